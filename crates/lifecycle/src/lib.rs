@@ -1,0 +1,29 @@
+//! The life of a KeyPackage as pure functions.
+//!
+//! A KeyPackage (RFC 9420 §10) is single-use. This crate decides what may happen to one: in the directory
+//! ([`DirectoryState`]), in the pool of the device that owns it ([`PoolState`]), how many a device should hold
+//! ([`PoolPolicy`], [`plan`]) and how the two sides agree again after anything went wrong ([`reconcile`]). Server and
+//! client, their stores and their tests share these functions, so there is one place where a transition can be wrong.
+//!
+//! # Architecture invariant
+//!
+//! Absent here: I/O, clocks, randomness, OpenMLS, HTTP, SQL, and any dependency. Time is an argument. The transition
+//! functions are total and have no `_` arm: a new state or event does not compile until every pair is decided.
+
+mod directory;
+mod plan;
+mod policy;
+mod pool;
+mod reconcile;
+mod time;
+
+pub use directory::{DirectoryEvent, DirectoryState, DirectoryStatus, Refusal};
+pub use plan::{Census, Level, Plan, plan};
+pub use policy::{
+    DirectoryPolicy, EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS, InvalidPolicy,
+    KEY_PACKAGE_LIFETIME_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, Lifetime, LifetimeRefusal, POOL_HARD_CAP,
+    POOL_LOW_WATERMARK, POOL_TARGET, PoolPolicy, RESERVATION_SECONDS, SKEW_SECONDS, TOMBSTONE_SECONDS,
+};
+pub use pool::{PoolEvent, PoolRefusal, PoolState};
+pub use reconcile::{Correction, reconcile};
+pub use time::UnixSeconds;

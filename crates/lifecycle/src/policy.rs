@@ -1,0 +1,260 @@
+use std::fmt;
+
+use crate::time::UnixSeconds;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Unspent KeyPackages that a device keeps in the directory.
+pub const POOL_TARGET: u32 = 32;
+/// Below this many the pool is `low`, and the directory tells its owner.
+pub const POOL_LOW_WATERMARK: u32 = 8;
+/// Live KeyPackages of one device that neither side exceeds.
+pub const POOL_HARD_CAP: u32 = 64;
+/// The lifetime of a KeyPackage that we mint: 60 days, of which it is served during the first 30.
+pub const KEY_PACKAGE_LIFETIME_SECONDS: u64 = 60 * DAY;
+/// The longest total lifetime that anyone accepts (RFC 9420 §7.2): 84 days and one hour for skewed clocks.
+pub const KEY_PACKAGE_LIFETIME_SECONDS_MAX: u64 = 84 * DAY + HOUR;
+/// Clock skew tolerated in `not_before` at upload: 5 minutes.
+pub const SKEW_SECONDS: u64 = 5 * MINUTE;
+/// How long the delivery service keeps an unacknowledged inbox row: 30 days.
+pub const INBOX_RETENTION_SECONDS: u64 = 30 * DAY;
+/// A reservation, before the sweeper may lapse it: one hour.
+pub const RESERVATION_SECONDS: u64 = HOUR;
+/// The private keys of an expired KeyPackage are kept this much longer, for a Welcome in flight: 24 hours.
+pub const GRACE_SECONDS: u64 = DAY;
+/// Terminal KeyPackages are remembered this long: 30 days (in the directory, after `not_after`).
+pub const TOMBSTONE_SECONDS: u64 = 30 * DAY;
+/// A KeyPackage with less serving life left than this is replaced: 2 days.
+pub const EXPIRING_SOON_SECONDS: u64 = 2 * DAY;
+
+/// The lifetime of a KeyPackage (RFC 9420 §7.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Valid from here on.
+    pub not_before: UnixSeconds,
+    /// Valid up to here.
+    pub not_after: UnixSeconds,
+}
+
+/// What the directory demands of lifetimes and how it times things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryPolicy {
+    /// The longest total lifetime, in seconds.
+    pub lifetime_seconds_max: u64,
+    /// Tolerated clock skew, in seconds.
+    pub skew_seconds: u64,
+    /// A KeyPackage is served while at least this much of its life is left, in seconds. It is the inbox retention:
+    /// a member who was offline that long must still be able to process the Add.
+    pub serving_margin_seconds: u64,
+    /// A reservation, in seconds.
+    pub reservation_seconds: u64,
+    /// Terminal rows are kept until `not_after` plus this, in seconds.
+    pub tombstone_seconds: u64,
+    /// Live KeyPackages per device.
+    pub hard_cap: u32,
+    /// Below this many available KeyPackages the owner is told.
+    pub low_watermark: u32,
+}
+
+impl Default for DirectoryPolicy {
+    fn default() -> Self {
+        Self {
+            lifetime_seconds_max: KEY_PACKAGE_LIFETIME_SECONDS_MAX,
+            skew_seconds: SKEW_SECONDS,
+            serving_margin_seconds: INBOX_RETENTION_SECONDS,
+            reservation_seconds: RESERVATION_SECONDS,
+            tombstone_seconds: TOMBSTONE_SECONDS,
+            hard_cap: POOL_HARD_CAP,
+            low_watermark: POOL_LOW_WATERMARK,
+        }
+    }
+}
+
+/// Why a lifetime is not acceptable at upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LifetimeRefusal {
+    /// The total lifetime exceeds the maximum, or runs backwards.
+    TooLong,
+    /// Too little is left to ever be served.
+    TooShort,
+    /// It starts in the future.
+    NotYetValid,
+}
+
+impl DirectoryPolicy {
+    /// Whether a KeyPackage with this lifetime may enter the directory `now`.
+    ///
+    /// # Errors
+    /// [`LifetimeRefusal`], the first that applies.
+    pub fn check_lifetime(&self, lifetime: Lifetime, now: UnixSeconds) -> Result<(), LifetimeRefusal> {
+        let Lifetime {
+            not_before,
+            not_after,
+        } = lifetime;
+        if not_after < not_before || not_after.since(not_before) > self.lifetime_seconds_max {
+            return Err(LifetimeRefusal::TooLong);
+        }
+        if not_before > now.plus(self.skew_seconds) {
+            return Err(LifetimeRefusal::NotYetValid);
+        }
+        if now >= self.served_before(not_after) {
+            return Err(LifetimeRefusal::TooShort);
+        }
+        Ok(())
+    }
+
+    /// A KeyPackage is handed out before this time only.
+    pub fn served_before(&self, not_after: UnixSeconds) -> UnixSeconds {
+        not_after.minus(self.serving_margin_seconds)
+    }
+}
+
+/// How many KeyPackages a device holds, and how long they live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolPolicy {
+    target: u32,
+    low_watermark: u32,
+    hard_cap: u32,
+    /// The lifetime of a minted KeyPackage, in seconds. `not_after` is jittered downwards by up to a tenth of it, so
+    /// that a pool never expires at once.
+    pub lifetime_seconds: u64,
+    /// The serving margin of the directory, in seconds.
+    pub serving_margin_seconds: u64,
+    /// A KeyPackage with less serving life left than this counts as gone, in seconds.
+    pub expiring_soon_seconds: u64,
+    /// Private keys are kept until `not_after` plus this, in seconds.
+    pub grace_seconds: u64,
+    /// Metadata of terminal KeyPackages is kept this long, in seconds.
+    pub tombstone_seconds: u64,
+}
+
+/// Numbers that do not make a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidPolicy;
+
+impl fmt::Display for InvalidPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pool needs 0 < low watermark < target ≤ hard cap")
+    }
+}
+
+impl std::error::Error for InvalidPolicy {}
+
+impl PoolPolicy {
+    /// A policy with these counts and the default times.
+    ///
+    /// # Errors
+    /// [`InvalidPolicy`] unless 0 < `low_watermark` < `target` ≤ `hard_cap`.
+    pub fn new(target: u32, low_watermark: u32, hard_cap: u32) -> Result<Self, InvalidPolicy> {
+        if low_watermark == 0 || low_watermark >= target || target > hard_cap {
+            return Err(InvalidPolicy);
+        }
+        Ok(Self {
+            target,
+            low_watermark,
+            hard_cap,
+            ..Self::default()
+        })
+    }
+
+    /// KeyPackages to keep in the directory.
+    pub fn target(&self) -> u32 {
+        self.target
+    }
+
+    /// Below this many the pool is low.
+    pub fn low_watermark(&self) -> u32 {
+        self.low_watermark
+    }
+
+    /// Live KeyPackages never exceeded.
+    pub fn hard_cap(&self) -> u32 {
+        self.hard_cap
+    }
+
+    /// Whether a KeyPackage with this `not_after` is worth counting on `now`: the directory will serve it for a while.
+    pub fn counts_on(&self, not_after: UnixSeconds, now: UnixSeconds) -> bool {
+        now < not_after
+            .minus(self.serving_margin_seconds)
+            .minus(self.expiring_soon_seconds)
+    }
+
+    /// When the private keys of a KeyPackage are erased, if nothing else happens to it.
+    pub fn erase_at(&self, not_after: UnixSeconds) -> UnixSeconds {
+        not_after.plus(self.grace_seconds)
+    }
+}
+
+impl Default for PoolPolicy {
+    fn default() -> Self {
+        Self {
+            target: POOL_TARGET,
+            low_watermark: POOL_LOW_WATERMARK,
+            hard_cap: POOL_HARD_CAP,
+            lifetime_seconds: KEY_PACKAGE_LIFETIME_SECONDS,
+            serving_margin_seconds: INBOX_RETENTION_SECONDS,
+            expiring_soon_seconds: EXPIRING_SOON_SECONDS,
+            grace_seconds: GRACE_SECONDS,
+            tombstone_seconds: TOMBSTONE_SECONDS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+    fn check(not_before: UnixSeconds, not_after: UnixSeconds) -> Result<(), LifetimeRefusal> {
+        DirectoryPolicy::default().check_lifetime(
+            Lifetime {
+                not_before,
+                not_after,
+            },
+            NOW,
+        )
+    }
+
+    #[test]
+    fn lifetimes_are_judged_to_the_second() {
+        assert_eq!(check(NOW, NOW.plus(KEY_PACKAGE_LIFETIME_SECONDS_MAX)), Ok(()));
+        assert_eq!(
+            check(NOW, NOW.plus(KEY_PACKAGE_LIFETIME_SECONDS_MAX + 1)),
+            Err(LifetimeRefusal::TooLong)
+        );
+        assert_eq!(check(NOW.plus(2), NOW.plus(1)), Err(LifetimeRefusal::TooLong));
+        assert_eq!(
+            check(UnixSeconds(0), UnixSeconds(u64::MAX)),
+            Err(LifetimeRefusal::TooLong)
+        );
+        assert_eq!(check(NOW.plus(SKEW_SECONDS), NOW.plus(60 * DAY)), Ok(()));
+        assert_eq!(
+            check(NOW.plus(SKEW_SECONDS + 1), NOW.plus(60 * DAY)),
+            Err(LifetimeRefusal::NotYetValid)
+        );
+        assert_eq!(check(NOW, NOW.plus(INBOX_RETENTION_SECONDS + 1)), Ok(()));
+        assert_eq!(
+            check(NOW, NOW.plus(INBOX_RETENTION_SECONDS)),
+            Err(LifetimeRefusal::TooShort)
+        );
+    }
+
+    #[test]
+    fn counts_that_do_not_make_a_pool_are_refused() {
+        assert!(PoolPolicy::new(32, 8, 64).is_ok());
+        for (target, low, cap) in [(32, 0, 64), (8, 8, 64), (65, 8, 64), (0, 0, 0)] {
+            assert_eq!(PoolPolicy::new(target, low, cap), Err(InvalidPolicy));
+        }
+    }
+
+    #[test]
+    fn a_key_package_is_replaced_two_days_before_it_is_no_longer_served() {
+        let policy = PoolPolicy::default();
+        let not_after = NOW.plus(policy.lifetime_seconds);
+        assert!(policy.counts_on(not_after, NOW.plus(28 * DAY - 1)));
+        assert!(!policy.counts_on(not_after, NOW.plus(28 * DAY)));
+    }
+}
