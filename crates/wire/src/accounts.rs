@@ -1,0 +1,186 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Base64Url;
+use crate::names::{DeviceId, UserName};
+
+/// `GET /.well-known/larder`: what a client needs to know before it registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerInfo {
+    /// The name that sessions and registrations are signed for.
+    pub server_name: String,
+    /// The API version: `v1`.
+    pub api_version: String,
+    /// The accepted ciphersuites (RFC 9420 §17.1).
+    pub suites: Vec<u16>,
+    /// Bounds that requests are held to.
+    pub limits: Limits,
+    /// Who may register.
+    pub registration: Registration,
+}
+
+/// Who may register an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Registration {
+    /// Anyone.
+    Open,
+    /// Nobody.
+    Closed,
+}
+
+/// Bounds that requests are held to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Limits {
+    /// The longest total lifetime of a KeyPackage, in seconds (RFC 9420 §7.2).
+    pub key_package_lifetime_seconds_max: u64,
+    /// A KeyPackage is handed out only while at least this much of its life is left, in seconds.
+    pub serving_margin_seconds: u64,
+    /// One KeyPackage, in bytes.
+    pub key_package_bytes_max: u64,
+    /// KeyPackages in one upload.
+    pub upload_key_packages_max: u32,
+    /// Live KeyPackages of one device.
+    pub live_key_packages_max: u32,
+    /// A reservation, in seconds.
+    pub reservation_seconds: u64,
+    /// One application message, in bytes.
+    pub message_bytes_max: u64,
+    /// One request body, in bytes.
+    pub body_bytes_max: u64,
+    /// Unacknowledged inbox rows are kept this long, in seconds.
+    pub inbox_retention_seconds: u64,
+}
+
+/// `POST /v1/accounts`: registers a user with a first device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RegisterRequest {
+    /// The user's name.
+    pub user: UserName,
+    /// The device's id, chosen by the device.
+    pub device_id: DeviceId,
+    /// The device's Ed25519 authentication key, 32 bytes.
+    pub auth_key: Base64Url,
+    /// The device's MLS signature public key (RFC 9420 §5.1.2), Ed25519, 32 bytes.
+    pub mls_signature_key: Base64Url,
+    /// Proof that the device holds both private keys.
+    pub proofs: Proofs,
+}
+
+/// Signatures over [`registration_content`](crate::registration_content).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Proofs {
+    /// By the authentication key.
+    pub auth: Base64Url,
+    /// By the MLS signature key, through SignWithLabel with [`LABEL_REGISTER`](crate::LABEL_REGISTER).
+    pub mls: Base64Url,
+}
+
+/// The answer to a registration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Registered {
+    /// The user.
+    pub user: UserName,
+    /// The device.
+    pub device_id: DeviceId,
+}
+
+/// `POST /v1/sessions/challenge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ChallengeRequest {
+    /// The device that wants a session.
+    pub device_id: DeviceId,
+}
+
+/// What to sign for a session. An unknown device gets one too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Challenge {
+    /// 32 random bytes, good once.
+    pub challenge: Base64Url,
+    /// When it ends, in Unix seconds.
+    pub expires_at: u64,
+}
+
+/// `POST /v1/sessions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SessionRequest {
+    /// The device that wants a session.
+    pub device_id: DeviceId,
+    /// The challenge it was given.
+    pub challenge: Base64Url,
+    /// By the authentication key, over [`session_content`](crate::session_content).
+    pub signature: Base64Url,
+}
+
+/// A session. `Debug` hides the token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Session {
+    /// The bearer token.
+    pub token: String,
+    /// When it ends, in Unix seconds.
+    pub expires_at: u64,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("token", &"..")
+            .field("expires_at", &self.expires_at)
+            .finish()
+    }
+}
+
+/// `GET /v1/users/{user}/devices`: what a client pins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UserDevices {
+    /// The user.
+    pub user: UserName,
+    /// The user's devices, oldest first.
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// One device of a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeviceInfo {
+    /// The device's id.
+    pub device_id: DeviceId,
+    /// Its MLS signature public key.
+    pub mls_signature_key: Base64Url,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_redacts_its_token() {
+        let session = Session {
+            token: "secret".into(),
+            expires_at: 9,
+        };
+        assert_eq!(
+            format!("{session:?}"),
+            r#"Session { token: "..", expires_at: 9 }"#
+        );
+    }
+
+    #[test]
+    fn unknown_members_are_ignored() {
+        let request: ChallengeRequest =
+            serde_json::from_str(r#"{"device_id":"d-1","later":{"x":1}}"#).unwrap();
+        assert_eq!(request.device_id.as_str(), "d-1");
+    }
+}

@@ -1,0 +1,98 @@
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::{Base64Url, GroupId};
+
+/// `POST /v1/groups`: creates a group at its first epoch, with the caller as its only member.
+///
+/// Needs an `Idempotency-Key`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateGroupRequest {
+    /// The MLS group id: random, chosen by the creator.
+    pub group_id: GroupId,
+    /// The group's GroupInfo (RFC 9420 §12.4.3) as an `MLSMessage`, with external_pub and without the ratchet tree.
+    pub group_info: Base64Url,
+    /// The group's ratchet tree (RFC 9420 §12.4.3.3).
+    pub ratchet_tree: Base64Url,
+}
+
+/// The answer to the creation of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GroupCreated {
+    /// The group.
+    pub group_id: GroupId,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// `POST /v1/groups/{gid}/commits`. Idempotent by the SHA-256 of `commit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CommitRequest {
+    /// The Commit as an `MLSMessage` with a PublicMessage inside (RFC 9420 §12.4).
+    pub commit: Base64Url,
+    /// The Welcome as an `MLSMessage`, when the Commit adds anyone (RFC 9420 §12.4.3.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub welcome: Option<Base64Url>,
+    /// The GroupInfo of the new epoch as an `MLSMessage`, with external_pub.
+    pub group_info: Base64Url,
+    /// The reservation that the added KeyPackages come from. Informative: the KeyPackageRefs decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_id: Option<String>,
+}
+
+/// The answer to an accepted Commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Accepted {
+    /// The group's epoch after the Commit.
+    pub epoch: u64,
+    /// The Commit's number in the group's sequence, which has no gaps.
+    pub seq: u64,
+}
+
+/// `POST /v1/groups/{gid}/proposals`. May be posted raw as `message/mls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProposalRequest {
+    /// A standalone proposal as an `MLSMessage` with a PublicMessage inside.
+    pub proposal: Base64Url,
+}
+
+/// `POST /v1/groups/{gid}/messages`. Idempotent by the SHA-256 of `message`. May be posted raw as `message/mls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MessageRequest {
+    /// An application message of the current or the previous epoch as an `MLSMessage` with a PrivateMessage inside.
+    pub message: Base64Url,
+}
+
+/// The answer to a message or a proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Sent {
+    /// Its number in the group's sequence, which has no gaps.
+    pub seq: u64,
+}
+
+/// `GET /v1/groups/{gid}/info`: what an external Commit needs (RFC 9420 §12.4.3.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GroupInfoAnswer {
+    /// The group's epoch.
+    pub epoch: u64,
+    /// Its GroupInfo as an `MLSMessage`.
+    pub group_info: Base64Url,
+    /// Its ratchet tree.
+    pub ratchet_tree: Base64Url,
+}
+
+/// `GET /v1/groups/{gid}/trees/{epoch}`: what joining by a Welcome of that epoch needs. Served raw as
+/// `message/mls` when the request accepts that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RatchetTreeAnswer {
+    /// The ratchet tree of that epoch.
+    pub ratchet_tree: Base64Url,
+}

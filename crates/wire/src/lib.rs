@@ -1,0 +1,43 @@
+//! The Larder HTTP API, version 1: what travels between a client and the server.
+//!
+//! Requests, responses, inbox rows and problems are plain data with `serde`. Names, references and byte strings are
+//! parsed when they are read: a value of [`UserName`] or [`KeyPackageRef`] is well formed by construction.
+//!
+//! # Architecture invariant
+//!
+//! Absent here: OpenMLS, HTTP, SQL, clocks, randomness and private keys. MLS objects are opaque bytes (a whole
+//! `MLSMessage`, RFC 9420 §6) so that a client on any MLS library can speak this API.
+
+mod accounts;
+mod bytes;
+mod directory;
+mod groups;
+mod inbox;
+mod limits;
+mod names;
+mod problem;
+mod signing;
+
+pub use accounts::{
+    Challenge, ChallengeRequest, DeviceInfo, Limits, Proofs, RegisterRequest, Registered, Registration,
+    ServerInfo, Session, SessionRequest, UserDevices,
+};
+pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes};
+pub use directory::{
+    DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, PoolStatus,
+    ReserveRequest, Reserved, RevokeRequest, Revoked, SuiteStatus, UploadOutcome, UploadRequest,
+    UploadResult, Uploaded, UserReservation,
+};
+pub use groups::{
+    Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupInfoAnswer, MessageRequest,
+    ProposalRequest, RatchetTreeAnswer, Sent,
+};
+pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
+pub use limits::{
+    BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
+    INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
+    UPLOAD_KEY_PACKAGES_MAX,
+};
+pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
+pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
+pub use signing::{LABEL_REGISTER, registration_content, session_content, sign_with_label_content};

@@ -1,0 +1,20 @@
+//! Upper bounds of the API. A server refuses what exceeds them with `too-large` or `malformed`.
+
+/// A request body, in bytes.
+pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// One KeyPackage as an `MLSMessage`, in bytes.
+pub const KEY_PACKAGE_BYTES_MAX: usize = 8 * 1024;
+/// KeyPackages in one upload.
+pub const UPLOAD_KEY_PACKAGES_MAX: usize = 64;
+/// Users in one reserve request.
+pub const RESERVE_USERS_MAX: usize = 64;
+/// An application message as an `MLSMessage`, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// An MLS group id, in bytes.
+pub const GROUP_ID_BYTES_MAX: usize = 64;
+/// An `Idempotency-Key`, in characters.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 64;
+/// The longest a request for the inbox may wait for a row, in seconds.
+pub const INBOX_WAIT_SECONDS_MAX: u64 = 30;
+/// Inbox rows in one answer.
+pub const INBOX_PAGE_ROWS_MAX: u32 = 256;

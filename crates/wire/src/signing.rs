@@ -1,0 +1,74 @@
+//! The exact bytes that registration and sessions sign. Client and server build them with these functions.
+//!
+//! Every signature is separated by domain: authentication keys sign content that starts with `larder … v1`, MLS
+//! signature keys sign through RFC 9420's SignWithLabel with a label of our own, which no MLS message uses.
+
+use tls_codec::{Serialize as _, VLByteSlice};
+
+use crate::accounts::RegisterRequest;
+
+/// The SignWithLabel label (RFC 9420 §5.1.2) for [`registration_content`].
+pub const LABEL_REGISTER: &str = "LarderRegister";
+
+/// What a device signs with its authentication key to open a session.
+pub fn session_content(server_name: &str, challenge: &[u8]) -> Vec<u8> {
+    domain_separated("larder session v1", &[server_name.as_bytes(), challenge])
+}
+
+/// What a registering device signs with both of its keys: with the authentication key as it is, with the MLS
+/// signature key through [`sign_with_label_content`] under [`LABEL_REGISTER`].
+pub fn registration_content(server_name: &str, request: &RegisterRequest) -> Vec<u8> {
+    domain_separated(
+        "larder register v1",
+        &[
+            server_name.as_bytes(),
+            request.user.as_str().as_bytes(),
+            request.device_id.as_str().as_bytes(),
+            &request.auth_key.0,
+            &request.mls_signature_key.0,
+        ],
+    )
+}
+
+/// The `SignContent` of RFC 9420 §5.1.2, serialized: what an MLS signature key signs under `label`.
+pub fn sign_with_label_content(label: &str, content: &[u8]) -> Vec<u8> {
+    let label = format!("MLS 1.0 {label}");
+    [label.as_bytes(), content]
+        .iter()
+        .flat_map(|part| VLByteSlice(part).tls_serialize_detached().unwrap_or_default())
+        .collect()
+}
+
+/// `domain || 0x00 || part || 0x00 || part …`. Every part but the last is text without NUL or of fixed length.
+fn domain_separated(domain: &str, parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = domain.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(0);
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_content_is_the_documented_byte_string() {
+        assert_eq!(
+            session_content("chat.example", &[1, 2]),
+            b"larder session v1\0chat.example\0\x01\x02"
+        );
+    }
+
+    #[test]
+    fn sign_content_has_the_label_prefix_and_two_length_prefixed_fields() {
+        assert_eq!(sign_with_label_content("X", b"ab"), b"\x09MLS 1.0 X\x02ab");
+        let long = sign_with_label_content("X", &[7; 100]);
+        assert_eq!(
+            &long[..12],
+            b"\x09MLS 1.0 X\x40\x64",
+            "a length of 64 and more takes two bytes"
+        );
+    }
+}
