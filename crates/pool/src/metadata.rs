@@ -1,0 +1,219 @@
+//! The table `keypackage_pool_metadata`. Whatever a row holds that was never written is an error, not a default.
+
+use larder_lifecycle::{PoolState, UnixSeconds};
+use openmls::prelude::{Ciphersuite, GroupId, KeyPackageRef};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::error::{Corrupt, StoreError};
+use crate::key_package_ref::{from_column, to_column};
+
+const COLUMNS: &str = "key_package_ref, status, suite, created_at, not_after, uploaded_at, \
+                       reservation_expires_at, ended_at, spent_group_id";
+
+/// One KeyPackage of the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    pub(crate) key_package_ref: KeyPackageRef,
+    pub(crate) state: PoolState,
+    /// Opaque: code points that this version does not know may be in the file.
+    pub(crate) suite: u16,
+    pub(crate) created_at: UnixSeconds,
+    pub(crate) not_after: UnixSeconds,
+    /// The last attempt to upload it.
+    pub(crate) uploaded_at: Option<UnixSeconds>,
+    pub(crate) reservation_expires_at: Option<UnixSeconds>,
+    /// When it became terminal; exactly the terminal states have it.
+    pub(crate) ended_at: Option<UnixSeconds>,
+    pub(crate) spent_group_id: Option<GroupId>,
+}
+
+/// The integer of a state in the column `status`. Never reused for another state.
+pub(crate) fn status_of(state: PoolState) -> i64 {
+    match state {
+        PoolState::Created => 1,
+        PoolState::Available => 2,
+        PoolState::Reserved => 3,
+        PoolState::Spent => 4,
+        PoolState::Lapsed => 5,
+        PoolState::Expired => 6,
+        PoolState::Revoked => 7,
+    }
+}
+
+fn state_of(status: i64) -> Result<PoolState, Corrupt> {
+    PoolState::ALL
+        .into_iter()
+        .find(|&state| status_of(state) == status)
+        .ok_or(Corrupt::UnknownStatus(status))
+}
+
+/// Every row, oldest first.
+pub(crate) fn all(connection: &Connection) -> Result<Vec<Metadata>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM keypackage_pool_metadata ORDER BY created_at, key_package_ref"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(read(row)?);
+    }
+    Ok(all)
+}
+
+/// The row of one KeyPackage, if there is one.
+pub(crate) fn find(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+) -> Result<Option<Metadata>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM keypackage_pool_metadata WHERE key_package_ref = ?1"
+    ))?;
+    statement
+        .query_row([to_column(key_package_ref)?], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+/// A new row in the state `created`.
+pub(crate) fn insert(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+    suite: Ciphersuite,
+    created_at: UnixSeconds,
+    not_after: UnixSeconds,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO keypackage_pool_metadata (key_package_ref, status, suite, created_at, not_after)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            to_column(key_package_ref)?,
+            status_of(PoolState::Created),
+            u16::from(suite),
+            column(created_at),
+            column(not_after),
+        ])?;
+    Ok(())
+}
+
+/// Notes an attempt to upload.
+pub(crate) fn set_uploaded(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+    at: UnixSeconds,
+) -> Result<(), StoreError> {
+    let mut statement = connection
+        .prepare_cached("UPDATE keypackage_pool_metadata SET uploaded_at = ?2 WHERE key_package_ref = ?1")?;
+    one(statement.execute(params![to_column(key_package_ref)?, column(at)])?)
+}
+
+/// Notes what the directory told of the reservation.
+pub(crate) fn set_reservation(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+    expires_at: Option<UnixSeconds>,
+) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE keypackage_pool_metadata SET reservation_expires_at = ?2 WHERE key_package_ref = ?1",
+    )?;
+    one(statement.execute(params![to_column(key_package_ref)?, expires_at.map(column)])?)
+}
+
+/// Moves a row to another state. Guarded by the state that was read: nothing is moved that has moved since.
+pub(crate) fn set_state(
+    connection: &Connection,
+    row: &Metadata,
+    next: PoolState,
+    spent_group_id: Option<&GroupId>,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    let ended_at = (!next.is_live()).then(|| column(now));
+    let mut statement = connection.prepare_cached(
+        "UPDATE keypackage_pool_metadata SET status = ?3, ended_at = ?4, spent_group_id = ?5
+         WHERE key_package_ref = ?1 AND status = ?2",
+    )?;
+    one(statement.execute(params![
+        to_column(&row.key_package_ref)?,
+        status_of(row.state),
+        status_of(next),
+        ended_at,
+        spent_group_id.map(GroupId::as_slice),
+    ])?)
+}
+
+/// Forgets a terminal KeyPackage.
+pub(crate) fn delete(connection: &Connection, key_package_ref: &KeyPackageRef) -> Result<(), StoreError> {
+    let mut statement =
+        connection.prepare_cached("DELETE FROM keypackage_pool_metadata WHERE key_package_ref = ?1")?;
+    one(statement.execute([to_column(key_package_ref)?])?)
+}
+
+/// A number of rows, for an answer.
+pub(crate) fn count(rows: usize) -> u32 {
+    u32::try_from(rows).unwrap_or(u32::MAX)
+}
+
+fn read(row: &Row<'_>) -> Result<Metadata, StoreError> {
+    let key_package_ref: Vec<u8> = row.get(0)?;
+    let suite: i64 = row.get(2)?;
+    let metadata = Metadata {
+        key_package_ref: from_column(&key_package_ref)?,
+        state: state_of(row.get(1)?)?,
+        suite: u16::try_from(suite).map_err(|_| Corrupt::Suite(suite))?,
+        created_at: time(row, 3, "created_at")?.ok_or_else(|| null(3))?,
+        not_after: time(row, 4, "not_after")?.ok_or_else(|| null(4))?,
+        uploaded_at: time(row, 5, "uploaded_at")?,
+        reservation_expires_at: time(row, 6, "reservation_expires_at")?,
+        ended_at: time(row, 7, "ended_at")?,
+        spent_group_id: row
+            .get::<_, Option<Vec<u8>>>(8)?
+            .map(|id| GroupId::from_slice(&id)),
+    };
+    let spent = metadata.state == PoolState::Spent;
+    if metadata.state.is_live() != metadata.ended_at.is_none() || spent != metadata.spent_group_id.is_some() {
+        return Err(Corrupt::End.into());
+    }
+    Ok(metadata)
+}
+
+fn time(row: &Row<'_>, index: usize, name: &'static str) -> Result<Option<UnixSeconds>, StoreError> {
+    let seconds: Option<i64> = row.get(index)?;
+    Ok(seconds
+        .map(|seconds| u64::try_from(seconds).map_err(|_| Corrupt::NegativeTime(name)))
+        .transpose()?
+        .map(UnixSeconds))
+}
+
+fn null(index: usize) -> rusqlite::Error {
+    rusqlite::Error::InvalidColumnType(index, String::new(), Type::Null)
+}
+
+/// SQLite's integers are signed. Times saturate, as all arithmetic on them does.
+fn column(time: UnixSeconds) -> i64 {
+    i64::try_from(time.0).unwrap_or(i64::MAX)
+}
+
+/// Exactly one row was meant.
+fn one(changed: usize) -> Result<(), StoreError> {
+    match changed {
+        1 => Ok(()),
+        _ => Err(rusqlite::Error::StatementChangedRows(changed).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_its_own_integer_and_no_other_integer_is_a_state() {
+        for state in PoolState::ALL {
+            assert_eq!(state_of(status_of(state)), Ok(state));
+        }
+        for status in [i64::MIN, -1, 0, 8, i64::MAX] {
+            assert_eq!(state_of(status), Err(Corrupt::UnknownStatus(status)));
+        }
+    }
+}
