@@ -1,0 +1,123 @@
+//! Who is who: accounts, devices and sessions.
+
+mod idempotency;
+
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{
+    LABEL_REGISTER, ProblemType, RegisterRequest, registration_content, session_content,
+    sign_with_label_content,
+};
+use openmls_rust_crypto::RustCrypto;
+use openmls_traits::crypto::OpenMlsCrypto;
+use openmls_traits::types::SignatureScheme;
+use sha2::{Digest, Sha256};
+
+use crate::error::ServiceError;
+use crate::store::{DeviceRow, Tx};
+
+pub(crate) use idempotency::answered_once;
+
+/// A challenge, in seconds: one minute.
+pub(crate) const CHALLENGE_SECONDS: u64 = 60;
+/// Challenges that a device can have open; older ones are dropped.
+const CHALLENGES_PER_DEVICE_MAX: u32 = 8;
+/// An Ed25519 public key, in bytes.
+const PUBLIC_KEY_BYTES: usize = 32;
+
+/// Checks what a registration claims: key lengths, and possession of both private keys.
+pub(crate) fn check_registration(
+    crypto: &RustCrypto,
+    server_name: &str,
+    request: &RegisterRequest,
+) -> Result<(), ServiceError> {
+    let (auth_key, signature_key) = (&request.auth_key.0, &request.mls_signature_key.0);
+    if auth_key.len() != PUBLIC_KEY_BYTES
+        || signature_key.len() != PUBLIC_KEY_BYTES
+        || auth_key == signature_key
+    {
+        return Err(ProblemType::Malformed.into());
+    }
+    let content = registration_content(server_name, request);
+    let labelled = sign_with_label_content(LABEL_REGISTER, &content);
+    if !verifies(crypto, &content, auth_key, &request.proofs.auth.0)
+        || !verifies(crypto, &labelled, signature_key, &request.proofs.mls.0)
+    {
+        return Err(ProblemType::Unauthenticated.into());
+    }
+    Ok(())
+}
+
+pub(crate) fn register(tx: &Tx<'_>, request: &RegisterRequest, now: UnixSeconds) -> Result<(), ServiceError> {
+    let registered = tx.insert_account(
+        &request.user,
+        &request.device_id,
+        &request.auth_key.0,
+        &request.mls_signature_key.0,
+        now,
+    )?;
+    if registered {
+        Ok(())
+    } else {
+        Err(ProblemType::NameTaken.into())
+    }
+}
+
+/// Remembers a challenge. For an unknown device nothing is stored, and the caller is not told.
+pub(crate) fn open_challenge(
+    tx: &Tx<'_>,
+    device_id: &larder_wire::DeviceId,
+    challenge: &[u8],
+    expires_at: UnixSeconds,
+) -> Result<(), ServiceError> {
+    if let Some(device) = tx.device_by_id(device_id)? {
+        tx.insert_challenge(
+            &secret_hash(challenge),
+            device.key,
+            expires_at,
+            CHALLENGES_PER_DEVICE_MAX,
+        )?;
+    }
+    Ok(())
+}
+
+/// Trades a signed challenge for a session. The challenge is used up even when the signature is wrong.
+pub(crate) fn open_session(
+    tx: &Tx<'_>,
+    signed: &SignedChallenge<'_>,
+    token: &str,
+    now: UnixSeconds,
+    expires_at: UnixSeconds,
+) -> Result<Option<DeviceRow>, ServiceError> {
+    let Some(device) = tx.device_by_id(signed.device_id)? else {
+        return Ok(None);
+    };
+    if !tx.take_challenge(&secret_hash(signed.challenge), device.key, now)? {
+        return Ok(None);
+    }
+    let content = session_content(signed.server_name, signed.challenge);
+    if !verifies(signed.crypto, &content, &device.auth_key, signed.signature) {
+        return Ok(None);
+    }
+    tx.insert_session(&secret_hash(token.as_bytes()), device.key, expires_at)?;
+    Ok(Some(device))
+}
+
+/// What a device presents to open a session.
+pub(crate) struct SignedChallenge<'a> {
+    pub(crate) crypto: &'a RustCrypto,
+    pub(crate) server_name: &'a str,
+    pub(crate) device_id: &'a larder_wire::DeviceId,
+    pub(crate) challenge: &'a [u8],
+    pub(crate) signature: &'a [u8],
+}
+
+/// How tokens and challenges are stored. They are random, so a plain hash hides them.
+pub(crate) fn secret_hash(secret: &[u8]) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+fn verifies(crypto: &RustCrypto, content: &[u8], public_key: &[u8], signature: &[u8]) -> bool {
+    crypto
+        .verify_signature(SignatureScheme::ED25519, content, public_key, signature)
+        .is_ok()
+}

@@ -1,0 +1,49 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use larder_lifecycle::{DirectoryPolicy, INBOX_RETENTION_SECONDS, UnixSeconds};
+use larder_wire::Registration;
+
+/// Where the time comes from. The server never reads a clock itself; OpenMLS does, to judge lifetimes in Commits.
+pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
+
+/// A session, in seconds: one hour.
+const SESSION_SECONDS: u64 = 60 * 60;
+/// MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 (RFC 9420 §17.1).
+const SUITE_X25519_AES128GCM: u16 = 0x0001;
+/// MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519 (RFC 9420 §17.1).
+const SUITE_X25519_CHACHA20POLY1305: u16 = 0x0003;
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name that sessions and registrations are signed for.
+    pub server_name: String,
+    /// The SQLite database; created when absent.
+    pub database: PathBuf,
+    /// Accepted ciphersuites (RFC 9420 §17.1).
+    pub suites: Vec<u16>,
+    /// What the directory demands of KeyPackages.
+    pub directory: DirectoryPolicy,
+    /// Who may register.
+    pub registration: Registration,
+    /// How long a session lasts, in seconds.
+    pub session_seconds: u64,
+    /// How long an unacknowledged inbox row is kept, in seconds.
+    pub inbox_retention_seconds: u64,
+}
+
+impl Config {
+    /// The defaults, with this database.
+    pub fn new(database: PathBuf) -> Self {
+        Self {
+            server_name: "localhost".to_owned(),
+            database,
+            suites: vec![SUITE_X25519_AES128GCM, SUITE_X25519_CHACHA20POLY1305],
+            directory: DirectoryPolicy::default(),
+            registration: Registration::Open,
+            session_seconds: SESSION_SECONDS,
+            inbox_retention_seconds: INBOX_RETENTION_SECONDS,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What OpenMLS leaves to the application: who a leaf is, and what a GroupInfo is worth.
+
+use larder_wire::{CommitCheck, Problem, parse_credential_identity};
+use openmls::messages::group_info::VerifiableGroupInfo;
+use openmls::prelude::{
+    BasicCredential, Ciphersuite, ConfirmationTag, Credential, GroupContext, LeafNode, LeafNodeIndex,
+    OpenMlsSignaturePublicKey, PublicGroup, Verifiable,
+};
+use openmls_rust_crypto::RustCrypto;
+use openmls_traits::crypto::OpenMlsCrypto;
+
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceRow, Tx};
+
+/// The registered device that a credential names, whatever its key.
+pub(super) fn device_named_by(tx: &Tx<'_>, credential: &Credential) -> Result<Option<DeviceRow>, Fault> {
+    let Some((user, device_id)) = BasicCredential::try_from(credential.clone())
+        .ok()
+        .and_then(|basic| parse_credential_identity(basic.identity()).ok())
+    else {
+        return Ok(None);
+    };
+    Ok(tx.device_by_id(&device_id)?.filter(|device| device.user == user))
+}
+
+/// The registered device of a leaf; a leaf that is not exactly that of a registered device is refused.
+pub(super) fn device_of_leaf(tx: &Tx<'_>, leaf: &LeafNode) -> Result<DeviceRow, ServiceError> {
+    device_named_by(tx, leaf.credential())?
+        .filter(|device| device.signature_key == leaf.signature_key().as_slice())
+        .ok_or_else(|| Problem::commit(CommitCheck::Credential).into())
+}
+
+/// A member's message is the caller's only if it comes from the caller's leaf.
+pub(super) fn is_leaf_of(public_group: &PublicGroup, index: LeafNodeIndex, caller: &DeviceRow) -> bool {
+    public_group
+        .leaf(index)
+        .is_some_and(|leaf| leaf.signature_key().as_slice() == caller.signature_key)
+}
+
+/// A GroupInfo for exactly this epoch, signed by `signer`, from which an external Commit can start.
+///
+/// OpenMLS checks none of it after the creation of a group. What is rebuilt from the staged Commit must equal what
+/// was sent, and its signature must verify: new epoch, tree hash, tag and signer in one go.
+pub(super) fn check_group_info(
+    crypto: &RustCrypto,
+    sent: &VerifiableGroupInfo,
+    context: &GroupContext,
+    tag: &ConfirmationTag,
+    (signer_index, signer): (LeafNodeIndex, &DeviceRow),
+) -> Result<(), ServiceError> {
+    let refuse = || ServiceError::from(Problem::commit(CommitCheck::GroupInfo));
+    let expected = VerifiableGroupInfo::new(
+        context.clone(),
+        sent.extensions().clone(),
+        tag.clone(),
+        signer_index,
+        sent.signature().clone(),
+    );
+    if expected != *sent {
+        return Err(refuse());
+    }
+    let suite = context.ciphersuite();
+    let key =
+        OpenMlsSignaturePublicKey::new(signer.signature_key.clone().into(), suite.signature_algorithm())
+            .map_err(|_| refuse())?;
+    sent.verify_no_out(crypto, &key).map_err(|_| refuse())?;
+    if external_pub_is_usable(crypto, sent, suite) {
+        Ok(())
+    } else {
+        Err(refuse())
+    }
+}
+
+/// Whether an external Commit can be made from this GroupInfo: an all-zero key passes every signature check.
+pub(super) fn external_pub_is_usable(
+    crypto: &RustCrypto,
+    sent: &VerifiableGroupInfo,
+    suite: Ciphersuite,
+) -> bool {
+    sent.extensions().external_pub().is_some_and(|extension| {
+        crypto
+            .hpke_setup_sender_and_export(
+                suite.hpke_config(),
+                extension.external_pub().as_slice(),
+                b"",
+                b"larder external_pub probe",
+                suite.hash_length(),
+            )
+            .is_ok()
+    })
+}

@@ -1,0 +1,13 @@
+//! The KeyPackage directory: uploads, reservations and what the sweeper does.
+
+mod inventory;
+mod reserve;
+mod transition;
+mod upload;
+mod validate;
+
+pub(crate) use inventory::{inventory, pool_status};
+pub(crate) use reserve::{abandon, reserve};
+pub(crate) use transition::{revoke, spend, sweep};
+pub(crate) use upload::upload;
+pub(crate) use validate::{Validated, validate};

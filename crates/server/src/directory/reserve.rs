@@ -1,0 +1,224 @@
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, UnixSeconds};
+use larder_wire::{
+    Base64Url, DeviceOutcome, DeviceReservation, InboxKind, ProblemType, ReserveRequest, Reserved,
+    UserReservation,
+};
+
+use crate::directory::transition::{Actor, apply, event};
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceRow, NewInboxRow, Reservation, Tx};
+
+/// Reserves one KeyPackage of every device of the asked users, for the caller and one group.
+///
+/// The row and its audit entry are on disk before the answer leaves, because the answer leaves after the commit.
+pub(crate) fn reserve(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    request: &ReserveRequest,
+    reservation_id: &str,
+    policy: &DirectoryPolicy,
+    now: UnixSeconds,
+) -> Result<Reserved, ServiceError> {
+    let until = now.plus(policy.reservation_seconds);
+    let served_after = now.plus(policy.serving_margin_seconds);
+    let targets = targets(tx, caller, request)?;
+
+    let withhold =
+        request.all_or_nothing && !every_user_has_one(tx, &targets, &request.suites, served_after)?;
+    let reservation = Reservation {
+        id: reservation_id.to_owned(),
+        by: caller.key,
+        group: request.group_id.clone(),
+        until,
+    };
+    let mut reserved_any = false;
+    let mut users = Vec::with_capacity(targets.len());
+    for (user, devices) in request.users.iter().zip(targets) {
+        let mut outcomes = Vec::with_capacity(devices.len());
+        for device in devices {
+            let outcome = if withhold {
+                withheld(tx, &device, &request.suites, served_after)?
+            } else {
+                reserve_one(
+                    tx,
+                    caller,
+                    &device,
+                    (&request.suites, served_after),
+                    &reservation,
+                    (policy, now),
+                )?
+            };
+            reserved_any |= outcome.key_package_ref.is_some();
+            outcomes.push(outcome);
+        }
+        users.push(UserReservation {
+            user: user.clone(),
+            devices: outcomes,
+        });
+    }
+    Ok(Reserved {
+        reservation_id: reserved_any.then(|| reservation_id.to_owned()),
+        expires_at: until.0,
+        users,
+    })
+}
+
+/// The devices of each user, without the caller's own. One unknown user refuses the request before anything is
+/// reserved, in the same words as for a user who may not be reached.
+fn targets(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    request: &ReserveRequest,
+) -> Result<Vec<Vec<DeviceRow>>, ServiceError> {
+    let mut targets = Vec::with_capacity(request.users.len());
+    for user in &request.users {
+        let devices = tx.devices_of_user(user)?;
+        if devices.is_empty() {
+            return Err(ProblemType::NotFound.into());
+        }
+        targets.push(
+            devices
+                .into_iter()
+                .filter(|device| device.key != caller.key)
+                .collect(),
+        );
+    }
+    Ok(targets)
+}
+
+fn every_user_has_one(
+    tx: &Tx<'_>,
+    targets: &[Vec<DeviceRow>],
+    suites: &[u16],
+    served_after: UnixSeconds,
+) -> Result<bool, Fault> {
+    for devices in targets {
+        let mut reachable = false;
+        for device in devices {
+            reachable |= tx.count_available(device.key, suites, served_after)? > 0;
+        }
+        if !reachable {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn reserve_one(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    device: &DeviceRow,
+    (suites, served_after): (&[u16], UnixSeconds),
+    reservation: &Reservation,
+    (policy, now): (&DirectoryPolicy, UnixSeconds),
+) -> Result<DeviceReservation, ServiceError> {
+    let reserve = DirectoryEvent::Reserve {
+        by: reservation.by,
+        group: reservation.group.clone(),
+        until: reservation.until,
+    };
+    DirectoryState::Available
+        .apply(reserve)
+        .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
+    let Some((key_package_ref, bytes)) = tx.take_available(device.key, suites, served_after, reservation)?
+    else {
+        return outcome_without(tx, device, served_after);
+    };
+    tx.append_audit(
+        device.key,
+        &key_package_ref,
+        event::RESERVE,
+        Some(&caller.identity()),
+        Some(&reservation.group),
+        now,
+    )?;
+    tx.bump_generation(device.key)?;
+    tell_owner_when_low(tx, device, policy, served_after, now)?;
+    Ok(DeviceReservation {
+        device_id: device.device_id.clone(),
+        outcome: DeviceOutcome::Ok,
+        key_package_ref: Some(key_package_ref),
+        key_package: Some(Base64Url(bytes)),
+        last_resort: false,
+    })
+}
+
+/// Puts one `key-packages-low` row into the owner's inbox when the pool is below the low watermark.
+fn tell_owner_when_low(
+    tx: &Tx<'_>,
+    owner: &DeviceRow,
+    policy: &DirectoryPolicy,
+    served_after: UnixSeconds,
+    now: UnixSeconds,
+) -> Result<(), Fault> {
+    let available = tx.count_available_of_any_suite(owner.key, served_after)?;
+    if available < policy.low_watermark && !tx.has_low_notice(owner.key)? {
+        let row = NewInboxRow {
+            kind: InboxKind::KeyPackagesLow,
+            group: None,
+            epoch: None,
+            body: None,
+        };
+        tx.deliver(&[owner.key], &row, now)?;
+    }
+    Ok(())
+}
+
+fn withheld(
+    tx: &Tx<'_>,
+    device: &DeviceRow,
+    suites: &[u16],
+    served_after: UnixSeconds,
+) -> Result<DeviceReservation, ServiceError> {
+    if tx.count_available(device.key, suites, served_after)? > 0 {
+        return Ok(without_key_package(device, DeviceOutcome::Withheld));
+    }
+    outcome_without(tx, device, served_after)
+}
+
+/// Nothing can be handed out: because nothing is left, or nothing of the asked suites.
+fn outcome_without(
+    tx: &Tx<'_>,
+    device: &DeviceRow,
+    served_after: UnixSeconds,
+) -> Result<DeviceReservation, ServiceError> {
+    let of_other_suites = tx.count_available_of_any_suite(device.key, served_after)? > 0;
+    let outcome = if of_other_suites {
+        DeviceOutcome::Incompatible
+    } else {
+        DeviceOutcome::Exhausted
+    };
+    Ok(without_key_package(device, outcome))
+}
+
+fn without_key_package(device: &DeviceRow, outcome: DeviceOutcome) -> DeviceReservation {
+    DeviceReservation {
+        device_id: device.device_id.clone(),
+        outcome,
+        key_package_ref: None,
+        key_package: None,
+        last_resort: false,
+    }
+}
+
+/// Gives a reservation up: what is not spent lapses, and is never handed out again.
+pub(crate) fn abandon(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    reservation_id: &str,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let rows = tx.key_packages_of_reservation(reservation_id)?;
+    let identity = caller.identity();
+    for row in rows {
+        let actor = Actor {
+            name: event::ABANDON,
+            identity: Some(&identity),
+            group: None,
+        };
+        if apply(tx, row, DirectoryEvent::Abandon { by: caller.key }, &actor, now)?.is_err() {
+            return Err(ProblemType::NotFound.into());
+        }
+    }
+    Ok(())
+}

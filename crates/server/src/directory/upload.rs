@@ -1,0 +1,118 @@
+use larder_lifecycle::{DirectoryPolicy, UnixSeconds};
+use larder_wire::{
+    KeyPackageCheck, KeyPackageRef, KeyPackageState, Problem, UploadOutcome, UploadResult, Uploaded,
+};
+
+use crate::directory::Validated;
+use crate::directory::inventory::wire_state;
+use crate::directory::transition::event;
+use crate::error::ServiceError;
+use crate::store::{DeviceRow, NewKeyPackage, Tx};
+
+/// A KeyPackage as it came, with the verdict of [`validate`](super::validate).
+pub(crate) type Judged = (
+    Vec<u8>,
+    Result<Validated, (Option<KeyPackageRef>, KeyPackageCheck)>,
+);
+
+/// Stores the acceptable KeyPackages of a batch. Each gets its own verdict; the same bytes again change nothing.
+pub(crate) fn upload(
+    tx: &Tx<'_>,
+    uploader: &DeviceRow,
+    batch: Vec<Judged>,
+    policy: &DirectoryPolicy,
+    now: UnixSeconds,
+) -> Result<Uploaded, ServiceError> {
+    let mut live = tx.count_live(uploader.key)?;
+    let mut results = Vec::with_capacity(batch.len());
+    let mut changed = false;
+    for (bytes, verdict) in batch {
+        let result = match verdict {
+            Err((key_package_ref, check)) => rejected(key_package_ref, check),
+            Ok(validated) => store_one(tx, uploader, &bytes, validated, (&mut live, policy.hard_cap), now)?,
+        };
+        changed |= result.outcome == UploadOutcome::Accepted;
+        results.push(result);
+    }
+    if changed {
+        tx.bump_generation(uploader.key)?;
+    }
+    let available = tx.count_available_of_any_suite(uploader.key, now.plus(policy.serving_margin_seconds))?;
+    Ok(Uploaded { results, available })
+}
+
+fn store_one(
+    tx: &Tx<'_>,
+    uploader: &DeviceRow,
+    bytes: &[u8],
+    validated: Validated,
+    (live, hard_cap): (&mut u32, u32),
+    now: UnixSeconds,
+) -> Result<UploadResult, ServiceError> {
+    let Validated {
+        key_package_ref,
+        suite,
+        init_key_hash,
+        not_after,
+    } = validated;
+    if let Some(row) = tx.key_package(&key_package_ref)? {
+        if row.owner != uploader.key {
+            return Ok(rejected(Some(key_package_ref), KeyPackageCheck::DuplicateRef));
+        }
+        return Ok(result(
+            key_package_ref,
+            UploadOutcome::Present,
+            Some(wire_state(row.state.status())),
+        ));
+    }
+    if *live >= hard_cap {
+        return Ok(rejected(Some(key_package_ref), KeyPackageCheck::OverCap));
+    }
+    let new = NewKeyPackage {
+        key_package_ref: &key_package_ref,
+        owner: uploader.key,
+        suite,
+        init_key_hash: &init_key_hash,
+        not_after,
+        bytes,
+    };
+    if !tx.insert_key_package(&new, now)? {
+        return Ok(rejected(Some(key_package_ref), KeyPackageCheck::DuplicateInitKey));
+    }
+    *live += 1;
+    tx.append_audit(
+        uploader.key,
+        &key_package_ref,
+        event::UPLOAD,
+        Some(&uploader.identity()),
+        None,
+        now,
+    )?;
+    Ok(result(
+        key_package_ref,
+        UploadOutcome::Accepted,
+        Some(KeyPackageState::Available),
+    ))
+}
+
+fn result(
+    key_package_ref: KeyPackageRef,
+    outcome: UploadOutcome,
+    state: Option<KeyPackageState>,
+) -> UploadResult {
+    UploadResult {
+        key_package_ref: Some(key_package_ref),
+        outcome,
+        state,
+        problem: None,
+    }
+}
+
+fn rejected(key_package_ref: Option<KeyPackageRef>, check: KeyPackageCheck) -> UploadResult {
+    UploadResult {
+        key_package_ref,
+        outcome: UploadOutcome::Rejected,
+        state: None,
+        problem: Some(Problem::key_package(check)),
+    }
+}

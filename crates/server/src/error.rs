@@ -1,0 +1,53 @@
+use larder_wire::{Problem, ProblemType};
+
+/// Why a request was not carried out.
+///
+/// A refusal is an answer: it has a stable code and is the caller's to read. A fault is the server's: it is logged
+/// here, and the caller learns only that the server cannot answer now.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The request was understood and refused. Nothing changed.
+    #[error("refused: {0}")]
+    Refused(Box<Problem>),
+    /// The server failed. Nothing changed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// A failure of the server itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The database failed.
+    #[error("the database failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The schema could not be brought up to date.
+    #[error("the database could not be migrated")]
+    Migration(#[from] refinery::Error),
+    /// Something stored cannot be understood.
+    #[error("stored data is corrupt: {0}")]
+    Corrupt(&'static str),
+    /// The cryptographic library failed where no input can make it fail.
+    #[error("the cryptographic library failed: {0}")]
+    Crypto(&'static str),
+    /// The thread that owns the database has ended.
+    #[error("the database is closed")]
+    Closed,
+}
+
+impl From<Problem> for ServiceError {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(Box::new(problem))
+    }
+}
+
+impl From<ProblemType> for ServiceError {
+    fn from(problem_type: ProblemType) -> Self {
+        Problem::new(problem_type).into()
+    }
+}
+
+impl From<rusqlite::Error> for ServiceError {
+    fn from(error: rusqlite::Error) -> Self {
+        Fault::from(error).into()
+    }
+}

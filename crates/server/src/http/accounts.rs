@@ -1,0 +1,67 @@
+//! Accounts, sessions, devices.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use larder_wire::{
+    Challenge, ChallengeRequest, RegisterRequest, Registered, Session, SessionRequest, UserDevices, UserName,
+};
+
+use super::App;
+use super::extract::{Json, Path};
+use super::problem::{ChallengeProblems, Failure, FindProblems, RegisterProblems, SessionProblems};
+use crate::Caller;
+
+/// Registers a user with a first device.
+#[utoipa::path(
+    post, path = "/v1/accounts", tag = "accounts",
+    request_body = RegisterRequest,
+    responses((status = 201, description = "Registered", body = Registered), RegisterProblems),
+)]
+pub(super) async fn register(
+    State(app): State<App>,
+    Json(request): Json<RegisterRequest>,
+) -> Result<(StatusCode, Json<Registered>), Failure> {
+    let registered = app.service.register(request).await?;
+    Ok((StatusCode::CREATED, Json(registered)))
+}
+
+/// Asks for something to sign. An unknown device gets it too.
+#[utoipa::path(
+    post, path = "/v1/sessions/challenge", tag = "accounts",
+    request_body = ChallengeRequest,
+    responses((status = 200, description = "To be signed before it expires", body = Challenge), ChallengeProblems),
+)]
+pub(super) async fn challenge(
+    State(app): State<App>,
+    Json(request): Json<ChallengeRequest>,
+) -> Result<Json<Challenge>, Failure> {
+    Ok(Json(app.service.challenge(request).await?))
+}
+
+/// Opens a session with a signed challenge.
+#[utoipa::path(
+    post, path = "/v1/sessions", tag = "accounts",
+    request_body = SessionRequest,
+    responses((status = 200, description = "The session is open", body = Session), SessionProblems),
+)]
+pub(super) async fn open_session(
+    State(app): State<App>,
+    Json(request): Json<SessionRequest>,
+) -> Result<Json<Session>, Failure> {
+    Ok(Json(app.service.open_session(request).await?))
+}
+
+/// The devices of a user and their MLS signature keys: what a client pins and compares.
+#[utoipa::path(
+    get, path = "/v1/users/{user}/devices", tag = "accounts",
+    params(("user" = UserName, Path, description = "The user")),
+    responses((status = 200, description = "Oldest first", body = UserDevices), FindProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn user_devices(
+    caller: Caller,
+    State(app): State<App>,
+    Path(user): Path<UserName>,
+) -> Result<Json<UserDevices>, Failure> {
+    Ok(Json(app.service.user_devices(&caller, user).await?))
+}

@@ -1,0 +1,143 @@
+//! Groups: Commits, proposals, messages, and what joining needs.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use larder_wire::{
+    Accepted, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer,
+    MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
+};
+
+use super::App;
+use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path};
+use super::openapi::MlsObject;
+use super::problem::{CommitProblems, CreateGroupProblems, Failure, FindProblems, SendProblems};
+use crate::Caller;
+
+/// Creates a group at its first epoch.
+#[utoipa::path(
+    post, path = "/v1/groups", operation_id = "create_group", tag = "groups",
+    params((
+        "Idempotency-Key" = String, Header, min_length = 1, max_length = 64,
+        description = "Chosen by the caller; the same request with the same key gets the same answer",
+    )),
+    request_body = CreateGroupRequest,
+    responses((status = 201, description = "Created", body = GroupCreated), CreateGroupProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn create(
+    caller: Caller,
+    State(app): State<App>,
+    IdempotencyKey(key): IdempotencyKey,
+    Json(request): Json<CreateGroupRequest>,
+) -> Result<(StatusCode, Json<GroupCreated>), Failure> {
+    let created = app.service.create_group(&caller, key, request).await?;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Commits. The KeyPackages that it adds are spent by this, and by nothing else.
+#[utoipa::path(
+    post, path = "/v1/groups/{gid}/commits", tag = "groups",
+    params(("gid" = GroupId, Path, description = "The group")),
+    request_body = CommitRequest,
+    responses((status = 200, description = "Accepted", body = Accepted), CommitProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn commit(
+    caller: Caller,
+    State(app): State<App>,
+    Path(group): Path<GroupId>,
+    Json(request): Json<CommitRequest>,
+) -> Result<Json<Accepted>, Failure> {
+    Ok(Json(app.service.commit(&caller, group, request).await?))
+}
+
+/// Sends a standalone proposal.
+#[utoipa::path(
+    post, path = "/v1/groups/{gid}/proposals", tag = "groups",
+    params(("gid" = GroupId, Path, description = "The group")),
+    request_body(content((ProposalRequest = "application/json"), (MlsObject = "message/mls"))),
+    responses((status = 200, description = "Stored for every other member", body = Sent), SendProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn propose(
+    caller: Caller,
+    State(app): State<App>,
+    Path(group): Path<GroupId>,
+    body: MlsBody<ProposalRequest>,
+) -> Result<Json<Sent>, Failure> {
+    let proposal = match body {
+        MlsBody::Json(request) => request.proposal.0,
+        MlsBody::Bare(proposal) => proposal,
+    };
+    Ok(Json(app.service.propose(&caller, group, proposal).await?))
+}
+
+/// Sends an application message of the current or the previous epoch.
+#[utoipa::path(
+    post, path = "/v1/groups/{gid}/messages", tag = "groups",
+    params(("gid" = GroupId, Path, description = "The group")),
+    request_body(content((MessageRequest = "application/json"), (MlsObject = "message/mls"))),
+    responses((status = 200, description = "Stored for every other member", body = Sent), SendProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn send_message(
+    caller: Caller,
+    State(app): State<App>,
+    Path(group): Path<GroupId>,
+    body: MlsBody<MessageRequest>,
+) -> Result<Json<Sent>, Failure> {
+    let message = match body {
+        MlsBody::Json(request) => request.message.0,
+        MlsBody::Bare(message) => message,
+    };
+    Ok(Json(app.service.send_message(&caller, group, message).await?))
+}
+
+/// What an external Commit needs, for a device of a member user.
+#[utoipa::path(
+    get, path = "/v1/groups/{gid}/info", operation_id = "group_info", tag = "groups",
+    params(("gid" = GroupId, Path, description = "The group")),
+    responses((status = 200, description = "Of the present epoch", body = GroupInfoAnswer), FindProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn info(
+    caller: Caller,
+    State(app): State<App>,
+    Path(group): Path<GroupId>,
+) -> Result<Json<GroupInfoAnswer>, Failure> {
+    Ok(Json(app.service.group_info(&caller, group).await?))
+}
+
+/// The ratchet tree to join with, for a device with an unacknowledged Welcome of that epoch.
+#[utoipa::path(
+    get, path = "/v1/groups/{gid}/trees/{epoch}", tag = "groups",
+    params(
+        ("gid" = GroupId, Path, description = "The group"),
+        ("epoch" = u64, Path, description = "The epoch of the Welcome"),
+    ),
+    responses(
+        (status = 200, description = "The tree", content(
+            (RatchetTreeAnswer = "application/json"),
+            (MlsObject = "message/mls"),
+        )),
+        FindProblems,
+    ),
+    security(("session" = [])),
+)]
+pub(super) async fn ratchet_tree(
+    caller: Caller,
+    State(app): State<App>,
+    Path((group, epoch)): Path<(GroupId, u64)>,
+    AcceptsMls(bare): AcceptsMls,
+) -> Result<Response, Failure> {
+    let tree = app.service.ratchet_tree(&caller, group, epoch).await?;
+    Ok(if bare {
+        ([(header::CONTENT_TYPE, MESSAGE_MLS)], tree).into_response()
+    } else {
+        Json(RatchetTreeAnswer {
+            ratchet_tree: Base64Url(tree),
+        })
+        .into_response()
+    })
+}

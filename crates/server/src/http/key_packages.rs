@@ -1,0 +1,139 @@
+//! The KeyPackage directory.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use larder_wire::{
+    Inventory, KeyPackageRef, PoolStatus, ReserveRequest, Reserved, RevokeRequest, Revoked, UploadRequest,
+    Uploaded,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::App;
+use super::extract::{IdempotencyKey, Json, Path, Query};
+use super::problem::{BodyProblems, Failure, FindProblems, ReadProblems, ReserveProblems};
+use crate::Caller;
+
+/// Adds KeyPackages to the caller's pool. Each gets its own verdict.
+#[utoipa::path(
+    post, path = "/v1/key-packages", tag = "key packages",
+    request_body = UploadRequest,
+    responses((status = 200, description = "One verdict each", body = Uploaded), BodyProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn upload(
+    caller: Caller,
+    State(app): State<App>,
+    Json(request): Json<UploadRequest>,
+) -> Result<Json<Uploaded>, Failure> {
+    Ok(Json(app.service.upload(&caller, request).await?))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InventoryQuery {
+    /// The digest of the inventory that the caller has; answers 304 while nothing changed.
+    digest: Option<String>,
+}
+
+/// The caller's KeyPackages, tombstones included.
+#[utoipa::path(
+    get, path = "/v1/key-packages", tag = "key packages",
+    params(InventoryQuery),
+    responses(
+        (status = 200, description = "Oldest first", body = Inventory),
+        (status = 304, description = "The inventory still has the digest of the query"),
+        ReadProblems,
+    ),
+    security(("session" = [])),
+)]
+pub(super) async fn inventory(
+    caller: Caller,
+    State(app): State<App>,
+    Query(query): Query<InventoryQuery>,
+) -> Result<Response, Failure> {
+    Ok(match app.service.inventory(&caller, query.digest).await? {
+        Some(inventory) => Json(inventory).into_response(),
+        None => StatusCode::NOT_MODIFIED.into_response(),
+    })
+}
+
+/// The health of the caller's pool.
+#[utoipa::path(
+    get, path = "/v1/key-packages/status", tag = "key packages",
+    responses((status = 200, description = "Per ciphersuite", body = PoolStatus), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn status(caller: Caller, State(app): State<App>) -> Result<Json<PoolStatus>, Failure> {
+    Ok(Json(app.service.pool_status(&caller).await?))
+}
+
+/// Withdraws one KeyPackage of the caller. One that is terminal, unknown or another's stays as it is.
+#[utoipa::path(
+    delete, path = "/v1/key-packages/{ref}", tag = "key packages",
+    params(("ref" = KeyPackageRef, Path, description = "The KeyPackage")),
+    responses((status = 200, description = "What is revoked now", body = Revoked), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn revoke_one(
+    caller: Caller,
+    State(app): State<App>,
+    Path(key_package_ref): Path<KeyPackageRef>,
+) -> Result<Json<Revoked>, Failure> {
+    let request = RevokeRequest {
+        refs: vec![key_package_ref],
+    };
+    Ok(Json(app.service.revoke(&caller, request).await?))
+}
+
+/// Withdraws KeyPackages of the caller.
+#[utoipa::path(
+    post, path = "/v1/key-packages/revoke", tag = "key packages",
+    request_body = RevokeRequest,
+    responses((status = 200, description = "What is revoked now", body = Revoked), BodyProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn revoke(
+    caller: Caller,
+    State(app): State<App>,
+    Json(request): Json<RevokeRequest>,
+) -> Result<Json<Revoked>, Failure> {
+    Ok(Json(app.service.revoke(&caller, request).await?))
+}
+
+/// Reserves one KeyPackage of every device of some users, to add them to a group.
+#[utoipa::path(
+    post, path = "/v1/key-packages/reserve", tag = "key packages",
+    params((
+        "Idempotency-Key" = String, Header, min_length = 1, max_length = 64,
+        description = "Chosen by the caller; the same request with the same key gets the same answer",
+    )),
+    request_body = ReserveRequest,
+    responses((status = 200, description = "One outcome per device; nothing left to hand out is one of them", body = Reserved), ReserveProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn reserve(
+    caller: Caller,
+    State(app): State<App>,
+    IdempotencyKey(key): IdempotencyKey,
+    Json(request): Json<ReserveRequest>,
+) -> Result<Json<Reserved>, Failure> {
+    Ok(Json(app.service.reserve(&caller, key, request).await?))
+}
+
+/// Gives a reservation up. Its KeyPackages lapse; they are never handed out again.
+#[utoipa::path(
+    post, path = "/v1/reservations/{id}/abandon", tag = "key packages",
+    params(("id" = String, Path, description = "The reservation")),
+    responses((status = 204, description = "Given up"), FindProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn abandon(
+    caller: Caller,
+    State(app): State<App>,
+    Path(reservation_id): Path<String>,
+) -> Result<StatusCode, Failure> {
+    app.service.abandon(&caller, reservation_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,155 @@
+//! The HTTP API on top of [`Service`]: routing, parsing, problems, the OpenAPI document, and nothing of what it serves.
+//!
+//! Every route is registered together with its documentation (`utoipa_axum`), so a route cannot exist undocumented.
+//! What a request carries is parsed by the extractors of this module alone, so that every refusal is the same
+//! `application/problem+json`.
+
+mod accounts;
+mod extract;
+mod groups;
+mod inbox;
+mod key_packages;
+mod meta;
+mod openapi;
+mod problem;
+mod serve;
+mod ws;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use larder_wire::{BODY_BYTES_MAX, Problem, ProblemType};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use openapi::openapi;
+pub use serve::serve;
+
+use crate::Service;
+
+/// A request other than a long poll or a WebSocket is answered within this time, its body included, or given up.
+const REQUEST_SECONDS_MAX: u64 = 30;
+
+/// A request body of those endpoints that need no session, in bytes.
+const ANONYMOUS_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What every handler gets.
+#[derive(Clone)]
+struct App {
+    service: Service,
+    closing: Closing,
+}
+
+/// Becomes true when the server is about to stop: whoever waits, answers now. Its sender sees when the last holder is
+/// gone.
+#[derive(Clone)]
+struct Closing(watch::Receiver<bool>);
+
+impl Closing {
+    /// Whether the server is about to stop.
+    fn now(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns when the server is about to stop.
+    async fn wait(&self) {
+        let ended = self.0.clone().wait_for(|closing| *closing).await.map(drop);
+        if ended.is_err() {
+            // Nobody is left who could say so: the server runs until its process ends.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The API as a router, for embedding: no accept loop, no sweeper, and nothing ends the long polls and WebSockets
+/// before their time. [`serve`] adds these.
+pub fn router(service: Service) -> Router {
+    let (_, closing) = watch::channel(false);
+    app_router(App {
+        service,
+        closing: Closing(closing),
+    })
+}
+
+fn app_router(app: App) -> Router {
+    let (router, _) = documented_routes().split_for_parts();
+    router
+        .fallback(nowhere)
+        .method_not_allowed_fallback(nowhere)
+        .layer(middleware::map_response(never_stored))
+        .layer(CatchPanicLayer::custom(|_| {
+            problem::respond(Problem::new(ProblemType::Unavailable))
+        }))
+        .with_state(app)
+}
+
+/// Every route with its documentation.
+fn documented_routes() -> OpenApiRouter<App> {
+    let anonymous = OpenApiRouter::new()
+        .routes(routes!(meta::server_info))
+        .routes(routes!(meta::openapi_document))
+        .routes(routes!(meta::healthz))
+        .routes(routes!(meta::readyz))
+        .routes(routes!(accounts::register))
+        .routes(routes!(accounts::challenge))
+        .routes(routes!(accounts::open_session))
+        .layer(DefaultBodyLimit::max(ANONYMOUS_BODY_BYTES_MAX));
+    let with_session = OpenApiRouter::new()
+        .routes(routes!(accounts::user_devices))
+        .routes(routes!(key_packages::upload, key_packages::inventory))
+        .routes(routes!(key_packages::status))
+        .routes(routes!(key_packages::revoke_one))
+        .routes(routes!(key_packages::revoke))
+        .routes(routes!(key_packages::reserve))
+        .routes(routes!(key_packages::abandon))
+        .routes(routes!(groups::create))
+        .routes(routes!(groups::commit))
+        .routes(routes!(groups::propose))
+        .routes(routes!(groups::send_message))
+        .routes(routes!(groups::info))
+        .routes(routes!(groups::ratchet_tree))
+        .routes(routes!(inbox::acknowledge))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let waiting = OpenApiRouter::new()
+        .routes(routes!(inbox::read))
+        .routes(routes!(ws::connect));
+    OpenApiRouter::with_openapi(openapi::frame())
+        .merge(anonymous)
+        .merge(with_session)
+        .layer(middleware::from_fn(within_time))
+        .merge(waiting)
+}
+
+/// No such path, or not with this method: one answer, so that neither tells about the other.
+async fn nowhere() -> Problem404 {
+    Problem404
+}
+
+struct Problem404;
+
+impl IntoResponse for Problem404 {
+    fn into_response(self) -> Response {
+        problem::respond(Problem::new(ProblemType::NotFound))
+    }
+}
+
+/// Answers hold tokens, ciphertexts and what a device may know: no cache keeps them.
+async fn never_stored(mut response: Response) -> Response {
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Gives a request up that takes too long, a body that trickles in included.
+async fn within_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(Duration::from_secs(REQUEST_SECONDS_MAX), next.run(request))
+        .await
+        .unwrap_or_else(|_| problem::respond(Problem::new(ProblemType::Unavailable)))
+}

@@ -1,0 +1,67 @@
+//! The OpenAPI document. It is what the routes say about themselves, inside a frame.
+
+use std::sync::LazyLock;
+
+use larder_wire::{Ack, CommitCheck, KeyPackageCheck, Problem, ProblemType};
+use utoipa::openapi::schema::{KnownFormat, Schema, SchemaFormat, Type};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ObjectBuilder, OpenApi, RefOr};
+use utoipa::{Modify, OpenApi as _, PartialSchema, ToSchema};
+
+/// The OpenAPI 3.1 document of the API.
+pub fn openapi() -> OpenApi {
+    super::documented_routes().into_openapi()
+}
+
+/// The document as it is served.
+pub(super) fn document() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi().to_json().unwrap_or_default());
+    &DOCUMENT
+}
+
+/// The document without the routes.
+pub(super) fn frame() -> OpenApi {
+    Frame::openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Larder",
+        version = "v1",
+        description = "KeyPackage directory and delivery service for MLS (RFC 9420). MLS objects travel as base64url \
+                       without padding of a whole MLSMessage. Errors are application/problem+json (RFC 9457) with a \
+                       stable type URN. Unknown members are ignored both ways.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    components(schemas(Ack, Problem, ProblemType, KeyPackageCheck, CommitCheck)),
+    modifiers(&SessionScheme),
+)]
+struct Frame;
+
+/// One MLS object as the whole body of a request or response.
+pub(super) struct MlsObject;
+
+impl PartialSchema for MlsObject {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .description(Some("One MLS object, serialized as in RFC 9420"))
+            .into()
+    }
+}
+
+impl ToSchema for MlsObject {}
+
+struct SessionScheme;
+
+impl Modify for SessionScheme {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("session", scheme);
+    }
+}

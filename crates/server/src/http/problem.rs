@@ -1,0 +1,126 @@
+//! Refusals and faults as `application/problem+json` (RFC 9457). This is the one place where they become responses.
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use larder_wire::{Problem, ProblemType};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+
+use crate::ServiceError;
+
+/// The media type of a problem.
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What a handler answers instead of its result.
+pub(super) struct Failure(Box<Problem>);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<ProblemType> for Failure {
+    fn from(problem_type: ProblemType) -> Self {
+        Problem::new(problem_type).into()
+    }
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        Self(match error {
+            ServiceError::Refused(problem) => problem,
+            // What broke is for the operator's log alone.
+            ServiceError::Fault(fault) => {
+                tracing::error!(error = &fault as &dyn std::error::Error, "a request failed");
+                Box::new(Problem::new(ProblemType::Unavailable))
+            }
+        })
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        respond(*self.0)
+    }
+}
+
+/// A problem as a response.
+pub(super) fn respond(problem: Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = (status, axum::Json(&problem)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Documents the problems of an endpoint, grouped by status.
+fn documented(problems: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for problem in problems {
+        by_status
+            .entry(problem.status())
+            .or_default()
+            .push(problem.code());
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| {
+            let schema = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Problem")))
+                .build();
+            let response = ResponseBuilder::new()
+                .description(codes.join(" | "))
+                .content(PROBLEM_JSON, schema)
+                .build();
+            (status.to_string(), RefOr::T(response))
+        })
+        .collect()
+}
+
+/// Names a set of problems for `responses(…)` of an endpoint.
+macro_rules! problem_sets {
+    ($($(#[$doc:meta])* $name:ident: $($problem:ident)|*;)*) => {$(
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+                documented(&[$(ProblemType::$problem),*])
+            }
+        }
+    )*};
+}
+
+problem_sets! {
+    /// Of a request without a body and a session.
+    Unready: Unavailable;
+    /// Of a registration.
+    RegisterProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooLarge | UnsupportedMediaType | Unavailable;
+    /// Of a request for a challenge.
+    ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | Unavailable;
+    /// Of a request for a session.
+    SessionProblems: Malformed | Unauthenticated | TooLarge | UnsupportedMediaType | Unavailable;
+    /// Of reading something of one's own.
+    ReadProblems: Malformed | Unauthenticated | Unavailable;
+    /// Of reading something that may not be there.
+    FindProblems: Malformed | Unauthenticated | NotFound | Unavailable;
+    /// Of a request with a body.
+    BodyProblems: Malformed | Unauthenticated | TooLarge | UnsupportedMediaType | Unavailable;
+    /// Of a reserve request.
+    ReserveProblems: Malformed | Unauthenticated | NotFound | TooLarge | UnsupportedMediaType
+        | IdempotencyMismatch | RateLimited | Unavailable;
+    /// Of the creation of a group.
+    CreateGroupProblems: Malformed | Unauthenticated | GroupExists | TooLarge | UnsupportedMediaType
+        | InvalidCommit | IdempotencyMismatch | Unavailable;
+    /// Of a Commit.
+    CommitProblems: Malformed | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | ReservationLapsed
+        | TooLarge | UnsupportedMediaType | InvalidCommit | Unavailable;
+    /// Of a proposal or a message.
+    SendProblems: Malformed | Unauthenticated | Forbidden | NotFound | WrongEpoch | TooLarge | UnsupportedMediaType
+        | InvalidCommit | Unavailable;
+}

@@ -1,0 +1,27 @@
+//! The Larder server: a directory of single-use KeyPackages and a delivery service for MLS groups (RFC 9750).
+//!
+//! [`Service`] is everything that a client can ask for, with typed requests and answers; [`router`] puts it behind
+//! HTTP and [`serve`] runs it. Inside, `accounts`, `directory` and `delivery` decide over one `store`, each request
+//! in one transaction: load, apply the pure transition of `larder-lifecycle`, compare and set, audit, commit. Only
+//! then is the caller answered and are receivers woken.
+//!
+//! # Architecture invariant
+//!
+//! Absent here: private keys, plaintexts, group names; clocks (a [`Clock`] is passed in) and terminals. No bytes of a
+//! KeyPackage leave before its reservation is on disk.
+
+mod accounts;
+mod config;
+mod delivery;
+mod directory;
+mod error;
+mod http;
+mod random;
+mod service;
+mod store;
+mod wakeups;
+
+pub use config::{Clock, Config};
+pub use error::{Fault, ServiceError};
+pub use http::{openapi, router, serve};
+pub use service::{Caller, Service, Swept};

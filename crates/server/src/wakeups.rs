@@ -1,0 +1,56 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::store::DeviceKey;
+
+/// Tells waiting inboxes that rows may have arrived. A hint: who is told reads the store.
+#[derive(Clone, Default)]
+pub(crate) struct Wakeups {
+    waiting: Arc<Mutex<HashMap<DeviceKey, watch::Sender<u64>>>>,
+}
+
+impl Wakeups {
+    /// A receiver that changes whenever `device` is woken after this call.
+    pub(crate) fn subscribe(&self, device: DeviceKey) -> watch::Receiver<u64> {
+        self.lock()
+            .entry(device)
+            .or_insert_with(|| watch::Sender::new(0))
+            .subscribe()
+    }
+
+    pub(crate) fn wake(&self, devices: &[DeviceKey]) {
+        let mut waiting = self.lock();
+        for device in devices {
+            if let Some(sender) = waiting.get(device) {
+                sender.send_modify(|count| *count += 1);
+                if sender.receiver_count() == 0 {
+                    waiting.remove(device);
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceKey, watch::Sender<u64>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_woken_device_changes_and_nobody_waiting_leaves_nothing_behind() {
+        let (one, two) = (DeviceKey::for_tests(1), DeviceKey::for_tests(2));
+        let wakeups = Wakeups::default();
+        let (first, second) = (wakeups.subscribe(one), wakeups.subscribe(two));
+        wakeups.wake(&[one]);
+        assert!(first.has_changed().unwrap());
+        assert!(!second.has_changed().unwrap());
+        drop(first);
+        wakeups.wake(&[one]);
+        assert_eq!(wakeups.lock().len(), 1);
+    }
+}

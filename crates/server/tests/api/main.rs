@@ -1,0 +1,29 @@
+//! The server through its HTTP API: real requests, a real database, and OpenMLS on the other end.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod accounts;
+mod bad_input;
+mod commits;
+mod commits_invalid;
+mod commits_refused;
+mod delivery;
+mod external_commits;
+mod forged_commits;
+mod lifetimes;
+mod openapi;
+mod race;
+mod reserve;
+mod scene;
+mod secrets;
+mod serving;
+mod upload;
+mod websocket;

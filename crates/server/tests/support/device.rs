@@ -1,0 +1,252 @@
+use larder_wire::{
+    Base64Url, Challenge, ChallengeRequest, DeviceId, GroupId, Inventory, KeyPackageRef, LABEL_REGISTER,
+    Proofs, RegisterRequest, ReserveRequest, Reserved, Session, SessionRequest, UploadOutcome, UploadRequest,
+    Uploaded, UserName, credential_identity, registration_content, session_content, sign_with_label_content,
+};
+use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
+use openmls::prelude::{
+    BasicCredential, Capabilities, Ciphersuite, CredentialWithKey, ExtensionType, KeyPackage, KeyPackageIn,
+    Lifetime, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto as _, OpenMlsProvider as _,
+    ProtocolVersion, SignatureScheme,
+};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::OpenMlsRustCrypto;
+use openmls_traits::signatures::Signer as _;
+
+use super::server::now;
+use super::{Answer, Http, reserved_refs};
+
+pub(crate) const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// A KeyPackage to mint; what is not said is as it should be.
+#[derive(Default)]
+pub(crate) struct KeyPackageSpec {
+    /// Seconds from now at which the lifetime starts and ends.
+    pub(crate) lifetime: Option<(i64, i64)>,
+    pub(crate) identity: Option<Vec<u8>>,
+    pub(crate) signer: Option<SignatureKeyPair>,
+    pub(crate) suite: Option<Ciphersuite>,
+    pub(crate) last_resort: bool,
+}
+
+/// A device: its keys, its OpenMLS storage, and its session.
+pub(crate) struct Device {
+    pub(crate) user: UserName,
+    pub(crate) id: DeviceId,
+    pub(crate) auth: SignatureKeyPair,
+    pub(crate) mls: SignatureKeyPair,
+    pub(crate) provider: OpenMlsRustCrypto,
+    pub(crate) http: Http,
+    /// The private halves of `auth` and `mls`.
+    pub(crate) private_keys: [Vec<u8>; 2],
+}
+
+/// An MLS message as it travels.
+pub(crate) fn message_bytes(message: &MlsMessageOut) -> Vec<u8> {
+    message
+        .tls_serialize_detached()
+        .expect("an MLS message serializes")
+}
+
+fn key_pair(private: &[u8], public: &[u8]) -> SignatureKeyPair {
+    SignatureKeyPair::from_raw(SignatureScheme::ED25519, private.to_vec(), public.to_vec())
+}
+
+impl Device {
+    /// A device that the server does not know yet.
+    pub(crate) fn new(http: &Http, user: &str) -> Self {
+        let provider = OpenMlsRustCrypto::default();
+        let generate = || {
+            provider
+                .crypto()
+                .signature_key_gen(SignatureScheme::ED25519)
+                .expect("a key pair")
+        };
+        let ((auth, auth_public), (mls, mls_public)) = (generate(), generate());
+        Self {
+            user: user.parse().expect("a user name"),
+            id: format!("{}-1", user.replace(['.', '_'], "-"))
+                .parse()
+                .expect("a device id"),
+            auth: key_pair(&auth, &auth_public),
+            mls: key_pair(&mls, &mls_public),
+            provider,
+            http: http.clone(),
+            private_keys: [auth, mls],
+        }
+    }
+
+    /// The same device with nothing but its keys: what is left when its MLS state is lost.
+    pub(crate) fn without_state(&self) -> Self {
+        Self {
+            user: self.user.clone(),
+            id: self.id.clone(),
+            auth: key_pair(&self.private_keys[0], self.auth.public()),
+            mls: key_pair(&self.private_keys[1], self.mls.public()),
+            provider: OpenMlsRustCrypto::default(),
+            http: self.http.clone(),
+            private_keys: self.private_keys.clone(),
+        }
+    }
+
+    // Accounts
+
+    pub(crate) fn register_request(&self) -> RegisterRequest {
+        let mut request = RegisterRequest {
+            user: self.user.clone(),
+            device_id: self.id.clone(),
+            auth_key: Base64Url(self.auth.to_public_vec()),
+            mls_signature_key: Base64Url(self.mls.to_public_vec()),
+            proofs: Proofs {
+                auth: Base64Url::default(),
+                mls: Base64Url::default(),
+            },
+        };
+        let content = registration_content("localhost", &request);
+        let labelled = sign_with_label_content(LABEL_REGISTER, &content);
+        request.proofs.auth = Base64Url(self.auth.sign(&content).expect("a signature"));
+        request.proofs.mls = Base64Url(self.mls.sign(&labelled).expect("a signature"));
+        request
+    }
+
+    pub(crate) async fn register(&self) -> Answer {
+        self.http.post("/v1/accounts", &self.register_request()).await
+    }
+
+    pub(crate) async fn challenge(&self) -> Challenge {
+        let request = ChallengeRequest {
+            device_id: self.id.clone(),
+        };
+        self.http.post("/v1/sessions/challenge", &request).await.ok()
+    }
+
+    pub(crate) fn session_request(&self, challenge: &Challenge) -> SessionRequest {
+        let content = session_content("localhost", &challenge.challenge.0);
+        SessionRequest {
+            device_id: self.id.clone(),
+            challenge: challenge.challenge.clone(),
+            signature: Base64Url(self.auth.sign(&content).expect("a signature")),
+        }
+    }
+
+    /// Opens a session and uses it from now on.
+    pub(crate) async fn open_session(&mut self) -> Session {
+        let request = self.session_request(&self.challenge().await);
+        let session: Session = self.http.post("/v1/sessions", &request).await.ok();
+        self.http = self.http.with_token(&session.token);
+        session
+    }
+
+    // KeyPackages
+
+    pub(crate) fn credential(&self) -> CredentialWithKey {
+        CredentialWithKey {
+            credential: BasicCredential::new(credential_identity(&self.user, &self.id)).into(),
+            signature_key: self.mls.to_public_vec().into(),
+        }
+    }
+
+    /// Mints a KeyPackage and gives it as an `MLSMessage`.
+    pub(crate) fn mint(&self, spec: KeyPackageSpec) -> Vec<u8> {
+        let (start, end) = spec.lifetime.unwrap_or((-3600, 60 * DAY as i64));
+        let moment = |seconds: i64| now().saturating_add_signed(seconds);
+        let signer = spec.signer.as_ref().unwrap_or(&self.mls);
+        let identity = spec
+            .identity
+            .unwrap_or_else(|| credential_identity(&self.user, &self.id));
+        let credential = CredentialWithKey {
+            credential: BasicCredential::new(identity).into(),
+            signature_key: signer.to_public_vec().into(),
+        };
+        let mut builder =
+            KeyPackage::builder().key_package_lifetime(Lifetime::init(moment(start), moment(end)));
+        if spec.last_resort {
+            let capabilities = Capabilities::builder()
+                .extensions(vec![ExtensionType::LastResort])
+                .build();
+            builder = builder.leaf_node_capabilities(capabilities).mark_as_last_resort();
+        }
+        let bundle = builder
+            .build(spec.suite.unwrap_or(SUITE), &self.provider, signer, credential)
+            .expect("a KeyPackage");
+        message_bytes(&MlsMessageOut::from(bundle.into_key_package()))
+    }
+
+    pub(crate) async fn upload(&self, key_packages: &[Vec<u8>]) -> Uploaded {
+        let key_packages = key_packages.iter().cloned().map(Base64Url).collect();
+        self.http
+            .post("/v1/key-packages", &UploadRequest { key_packages })
+            .await
+            .ok()
+    }
+
+    /// Mints and uploads KeyPackages, all of which must be accepted.
+    pub(crate) async fn stock(&self, count: usize) -> Vec<KeyPackageRef> {
+        let minted: Vec<_> = (0..count).map(|_| self.mint(KeyPackageSpec::default())).collect();
+        let uploaded = self.upload(&minted).await;
+        uploaded
+            .results
+            .into_iter()
+            .map(|result| {
+                assert_eq!(result.outcome, UploadOutcome::Accepted, "{:?}", result.problem);
+                result
+                    .key_package_ref
+                    .expect("an accepted KeyPackage has a reference")
+            })
+            .collect()
+    }
+
+    pub(crate) async fn inventory(&self) -> Inventory {
+        self.http.get("/v1/key-packages").await.ok()
+    }
+
+    pub(crate) fn reserve_request(&self, users: &[&Device], group: &GroupId) -> ReserveRequest {
+        ReserveRequest {
+            users: users.iter().map(|device| device.user.clone()).collect(),
+            group_id: group.clone(),
+            suites: vec![SUITE.into()],
+            all_or_nothing: false,
+        }
+    }
+
+    /// Reserves one KeyPackage of each, under a fresh idempotency key.
+    pub(crate) async fn reserve(&self, users: &[&Device], group: &GroupId) -> Reserved {
+        let key = uuid::Uuid::new_v4().to_string();
+        let request = self.reserve_request(users, group);
+        self.http
+            .post_with_key("/v1/key-packages/reserve", &key, &request)
+            .await
+            .ok()
+    }
+
+    /// Reserves and validates one KeyPackage of each, ready to be added.
+    pub(crate) async fn take(
+        &self,
+        users: &[&Device],
+        group: &GroupId,
+    ) -> (Vec<KeyPackage>, Vec<KeyPackageRef>) {
+        let reserved = self.reserve(users, group).await;
+        let key_packages: Vec<_> = reserved
+            .users
+            .iter()
+            .flat_map(|user| &user.devices)
+            .map(|device| self.validate(&device.key_package.as_ref().expect("a KeyPackage").0))
+            .collect();
+        assert_eq!(key_packages.len(), users.len());
+        (key_packages, reserved_refs(&reserved))
+    }
+
+    /// Parses and validates a KeyPackage.
+    pub(crate) fn validate(&self, message: &[u8]) -> KeyPackage {
+        let message = MlsMessageIn::tls_deserialize_exact(message).expect("an MLS message");
+        let MlsMessageBodyIn::KeyPackage(key_package) = message.extract() else {
+            panic!("not a KeyPackage");
+        };
+        let key_package: KeyPackageIn = key_package;
+        key_package
+            .validate(self.provider.crypto(), ProtocolVersion::Mls10)
+            .expect("a valid KeyPackage")
+    }
+}

@@ -1,0 +1,123 @@
+use larder_wire::{Problem, ProblemType};
+use reqwest::{Method, RequestBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A plain HTTP client for one server, perhaps with a session.
+#[derive(Clone)]
+pub(crate) struct Http {
+    client: reqwest::Client,
+    base: String,
+    pub(crate) token: Option<String>,
+}
+
+impl Http {
+    pub(crate) fn new(address: &str) -> Self {
+        // The client demands a TLS provider although the tests speak plain HTTP; a second installation is refused.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("an HTTP client");
+        Self {
+            client,
+            base: format!("http://{address}"),
+            token: None,
+        }
+    }
+
+    /// The same server, with this session.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::to(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
+        Answer::to(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn post_with_key(&self, path: &str, key: &str, body: &impl Serialize) -> Answer {
+        let request = self.request(Method::POST, path).header("Idempotency-Key", key);
+        Answer::to(request.json(body)).await
+    }
+}
+
+/// What the server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: Option<String>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) async fn to(request: RequestBuilder) -> Self {
+        let response = request.send().await.expect("the server answers");
+        let content_type = response
+            .headers()
+            .get("content-type")
+            .map(|value| value.to_str().expect("ASCII").to_owned());
+        Self {
+            status: response.status().as_u16(),
+            content_type,
+            body: response.bytes().await.expect("a whole body").to_vec(),
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body of a success.
+    #[track_caller]
+    pub(crate) fn ok<T: DeserializeOwned>(&self) -> T {
+        assert!(
+            matches!(self.status, 200 | 201),
+            "{} {}",
+            self.status,
+            self.text()
+        );
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// A success without a body.
+    #[track_caller]
+    pub(crate) fn done(&self) {
+        assert_eq!(self.status, 204, "{}", self.text());
+    }
+
+    /// The problem of a refusal, which must be of this type.
+    #[track_caller]
+    pub(crate) fn refused(&self, expected: ProblemType) -> Problem {
+        assert_eq!(
+            self.content_type.as_deref(),
+            Some("application/problem+json"),
+            "{} {}",
+            self.status,
+            self.text()
+        );
+        let problem: Problem =
+            serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()));
+        assert_eq!(problem.problem_type, expected, "{problem}");
+        assert_eq!(
+            (problem.status, self.status),
+            (expected.status(), expected.status())
+        );
+        assert_eq!(problem.title, expected.title());
+        problem
+    }
+}

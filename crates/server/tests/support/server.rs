@@ -1,0 +1,132 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use larder_lifecycle::UnixSeconds;
+use larder_server::{Config, Service, router, serve};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Device, Http};
+
+/// The real time, in Unix seconds. OpenMLS reads the real clock, so the tests' time starts there.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test server stands in for the binary, which reads the clock"
+)]
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("the clock is past 1970")
+        .as_secs()
+}
+
+/// A server of its own for each test.
+pub(crate) struct TestServer {
+    pub(crate) service: Service,
+    pub(crate) http: Http,
+    address: String,
+    ahead_seconds: Arc<AtomicU64>,
+    directory: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+}
+
+impl TestServer {
+    /// The server as it is deployed, with its sweeper.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}, true).await
+    }
+
+    /// The server without its sweeper, for tests that move the clock and sweep themselves.
+    pub(crate) async fn unswept() -> Self {
+        Self::start_with(|_| {}, false).await
+    }
+
+    pub(crate) async fn start_with(configure: impl FnOnce(&mut Config), sweeper: bool) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let mut config = Config::new(directory.path().join("larder.db"));
+        configure(&mut config);
+        let ahead_seconds = Arc::new(AtomicU64::new(0));
+        let offset = Arc::clone(&ahead_seconds);
+        let clock = Arc::new(move || UnixSeconds(now() + offset.load(Ordering::SeqCst)));
+        let service = Service::open(config, clock).expect("the service opens");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let served = service.clone();
+        let running = tokio::spawn(async move {
+            if sweeper {
+                serve(listener, served, shutdown).await
+            } else {
+                axum::serve(listener, router(served))
+                    .with_graceful_shutdown(shutdown)
+                    .await
+            }
+            .expect("the server runs");
+        });
+        let http = Http::new(&address);
+        Self {
+            service,
+            http,
+            address,
+            ahead_seconds,
+            directory,
+            stop: Some(stop),
+            running,
+        }
+    }
+
+    /// `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The SQLite database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.directory.path().join("larder.db")
+    }
+
+    /// Moves the server's clock ahead.
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.ahead_seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// The server's present time, in Unix seconds.
+    pub(crate) fn time(&self) -> u64 {
+        now() + self.ahead_seconds.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn sweep(&self) {
+        self.service.sweep().await.expect("the sweep succeeds");
+    }
+
+    /// A registered device with a session.
+    pub(crate) async fn device(&self, user: &str) -> Device {
+        let mut device = Device::new(&self.http, user);
+        device.register().await.ok::<larder_wire::Registered>();
+        device.open_session().await;
+        device
+    }
+
+    /// A registered device with a session and `count` KeyPackages.
+    pub(crate) async fn device_with_key_packages(&self, user: &str, count: usize) -> Device {
+        let device = self.device(user).await;
+        device.stock(count).await;
+        device
+    }
+
+    /// Tells the server to stop and waits until it has.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        (&mut self.running).await.expect("the server ends in order");
+    }
+}
