@@ -1,0 +1,216 @@
+//! The asynchronous shell.
+
+mod operations;
+mod pool;
+mod sync;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use larder_pool::PoolHealth;
+use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
+use tokio::sync::Mutex;
+
+use crate::core::{self, CIPHERSUITE, Core, Handle, Registering};
+use crate::error::Error;
+use crate::transport::{Anonymous, Transport};
+use crate::types::{GroupKey, GroupSummary, Me, Member, Message, Options};
+
+/// One device of one user on one server.
+///
+/// Clones share the connection; the profile is released when the last one is dropped. Operations that change groups
+/// (create, invite, send, remove, leave, sync) run one after the other; the rest does not wait for them. Every one may
+/// be cancelled: what it had begun is in the outbox, and the next [`sync`](Self::sync) goes on with it.
+#[derive(Clone)]
+pub struct MlsConnection(Arc<Inner>);
+
+struct Inner {
+    me: Me,
+    core: Arc<Handle>,
+    transport: Transport,
+    /// Serialises the operations.
+    operation: Mutex<()>,
+    /// Serialises the refreshes of the pool.
+    refreshing: Mutex<()>,
+    /// A refresh is wanted: none was made since the start, or since something used a KeyPackage.
+    refresh_due: AtomicBool,
+    /// The last inbox row that the server knows to be stored here.
+    acknowledged: AtomicU64,
+}
+
+impl fmt::Debug for MlsConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MlsConnection")
+            .field("me", &self.0.me)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MlsConnection {
+    /// Registers an account at `server` (`http://host:port`) and opens its profile.
+    ///
+    /// The keys are stored before the request is sent. When the answer is lost, calling this again with the same
+    /// arguments goes on with them: a name that is taken by ourselves is recognised by our key. For an account that is
+    /// registered already this is the same as [`open`](Self::open).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `name-taken` and others; [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a
+    /// profile with another account; [`Error::ProfileLocked`]; [`Error::Profile`]; [`Error::InvalidServer`];
+    /// [`Error::UnsupportedServer`].
+    pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
+        let (anonymous, server) = Anonymous::new(server)?;
+        let info = anonymous.info().await?;
+        let suite = u16::from(CIPHERSUITE);
+        if !info.suites.contains(&suite) {
+            return Err(Error::UnsupportedServer(suite));
+        }
+        let registering = Registering {
+            user,
+            server,
+            server_name: info.server_name,
+        };
+        let opening = options.clone();
+        let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
+        let connection = Self::start(options, core).await?;
+        connection.finish_registration(&anonymous).await?;
+        Ok(connection)
+    }
+
+    /// Opens the profile of a registered account. Needs no network.
+    ///
+    /// # Errors
+    /// [`Error::NotRegistered`], [`Error::ProfileLocked`], [`Error::Profile`], [`Error::Store`].
+    pub async fn open(options: Options) -> Result<Self, Error> {
+        let opening = options.clone();
+        let core = Handle::start(move || Core::open(&opening)).await?;
+        Self::start(options, core).await
+    }
+
+    async fn start(options: Options, core: Handle) -> Result<Self, Error> {
+        let me = core.write(|_, context| Ok(context.identity.me.clone())).await?;
+        let core = Arc::new(core);
+        let transport = Transport::new(&me.server, me.device_id.clone(), Arc::clone(&core), options.clock)?;
+        Ok(Self(Arc::new(Inner {
+            me,
+            core,
+            transport,
+            operation: Mutex::new(()),
+            refreshing: Mutex::new(()),
+            refresh_due: AtomicBool::new(true),
+            acknowledged: AtomicU64::new(0),
+        })))
+    }
+
+    async fn finish_registration(&self, anonymous: &Anonymous) -> Result<(), Error> {
+        let core = &self.0.core;
+        if core.write(|tx, _| core::is_registered(tx)).await? {
+            return Ok(());
+        }
+        let request = core.write(|_, context| core::registration(context)).await?;
+        match anonymous.register(&request).await {
+            Ok(_) => {}
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NameTaken => {
+                // Taken by ourselves, if our key opens a session: an earlier answer was lost.
+                if let Err(error) = self.0.transport.authenticate().await {
+                    return Err(match error {
+                        Error::Refused(_) => Error::Refused(problem),
+                        other => other,
+                    });
+                }
+            }
+            Err(other) => return Err(other),
+        }
+        core.write(|tx, _| core::mark_registered(tx)).await
+    }
+
+    /// Who this is.
+    pub fn me(&self) -> &Me {
+        &self.0.me
+    }
+
+    /// The pool, from what is known here.
+    ///
+    /// # Errors
+    /// [`Error::Pool`].
+    pub async fn pool_health(&self) -> Result<PoolHealth, Error> {
+        self.0
+            .core
+            .write(|tx, context| Ok(context.pool.health(tx, context.now())?))
+            .await
+    }
+
+    /// Every group that this device knows, the ones it has left included.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn groups(&self) -> Result<Vec<GroupSummary>, Error> {
+        self.0.core.write(|tx, _| core::summaries(tx)).await
+    }
+
+    /// The members of a group; none for a group that this device has left.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub async fn members(&self, group: &GroupKey) -> Result<Vec<Member>, Error> {
+        let group = group.clone();
+        self.0
+            .core
+            .write(move |tx, context| core::members(tx, context, &group))
+            .await
+    }
+
+    /// What others sent or did and is not marked as read, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn unread(&self) -> Result<Vec<Message>, Error> {
+        self.0.core.write(|tx, _| core::unread(tx)).await
+    }
+
+    /// Rows up to and including this one are read. Going backwards does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn mark_read(&self, up_to: i64) -> Result<(), Error> {
+        self.0.core.write(move |tx, _| core::mark_read(tx, up_to)).await
+    }
+
+    /// The last `limit` rows of a group's history, own ones included, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub async fn history(&self, group: &GroupKey, limit: u32) -> Result<Vec<Message>, Error> {
+        let group = group.clone();
+        self.0
+            .core
+            .write(move |tx, _| {
+                core::group_state(tx, &group)?;
+                core::history(tx, &group, limit)
+            })
+            .await
+    }
+
+    /// The group that a person means: by its exact name, or by its id or a beginning of it of 4 characters and more that
+    /// fits no other. Groups that this device is a member of go first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Ambiguous`].
+    pub async fn resolve_group(&self, text: &str) -> Result<GroupKey, Error> {
+        let text = text.to_owned();
+        self.0.core.write(move |tx, _| core::resolve(tx, &text)).await
+    }
+
+    /// Waits until the server has inbox rows for this device, at most `wait` and at most 30 seconds. `true` when there
+    /// are some: then call [`sync`](Self::sync). Other operations go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    pub async fn wait(&self, wait: Duration) -> Result<bool, Error> {
+        let after = self.0.core.write(|tx, _| core::cursor(tx)).await?;
+        let wait = wait.min(Duration::from_secs(INBOX_WAIT_SECONDS_MAX));
+        let inbox = self.0.transport.inbox(after, 1, wait).await?;
+        Ok(!inbox.rows.is_empty())
+    }
+}

@@ -1,0 +1,249 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use larder_wire::{InboxKind, InboxRow, ProblemType};
+
+use crate::connection::MlsConnection;
+use crate::core::{self, Outcome, Purpose, QueuedRequest, Settled, Verdict};
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, Synced};
+
+/// How often one sync sends, catches up and makes requests again before it leaves the rest to the next one.
+const ROUNDS_MAX: u32 = 16;
+
+/// Inbox rows asked for at once. The server would give more; fewer keep an answer small when they are Commits of a large
+/// group.
+const PAGE_ROWS: u32 = 64;
+
+/// Attempts to rejoin one group in one sync. Each may lose a race.
+const REJOINS_MAX: u32 = 4;
+
+/// What happened so far.
+#[derive(Default)]
+pub(super) struct Progress {
+    synced: Synced,
+    settled: Vec<Settled>,
+    /// Attempts to rejoin a group.
+    rejoins: BTreeMap<GroupKey, u32>,
+}
+
+impl Progress {
+    fn take(&mut self, id: i64) -> Option<Outcome> {
+        let at = self.settled.iter().position(|settled| settled.id == id)?;
+        Some(self.settled.swap_remove(at).outcome)
+    }
+}
+
+impl MlsConnection {
+    /// Sends what is in the outbox, takes over the inbox, and does what follows from it: makes requests again that lost
+    /// a race, commits for members who asked to leave, rejoins groups that this device lost track of, and refreshes the
+    /// pool after a Welcome and at the first call.
+    ///
+    /// Each inbox row is one transaction with its effects; rows are acknowledged once they are stored. Call it at the
+    /// start, whenever [`wait`](Self::wait) says so, and after the network was gone.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept: call it again. A refresh of the
+    /// pool that fails is left to the next sync.
+    pub async fn sync(&self) -> Result<Synced, Error> {
+        let mut progress = Progress::default();
+        let synced = {
+            let _operation = self.0.operation.lock().await;
+            self.pump(&mut progress).await
+        };
+        let reachable = !matches!(synced, Err(Error::Unreachable(_)));
+        if reachable
+            && self.0.refresh_due.load(Ordering::Relaxed)
+            && let Err(error) = self.refresh_key_packages().await
+        {
+            tracing::warn!(code = error.code(), "the pool could not be refreshed");
+        }
+        synced.map(|()| progress.synced)
+    }
+
+    /// Works until a request of the outbox has ended; `None` when it did not within the bounds of one sync.
+    pub(super) async fn settle(&self, id: i64) -> Result<Option<Outcome>, Error> {
+        let mut progress = Progress::default();
+        self.flush(&mut progress).await?;
+        if let Some(outcome) = progress.take(id) {
+            return Ok(Some(outcome));
+        }
+        self.pump(&mut progress).await?;
+        if let Some(outcome) = progress.take(id) {
+            return Ok(Some(outcome));
+        }
+        // A row that is gone without an outcome went with the group: this device was removed meanwhile.
+        let waits = self.0.core.write(move |tx, _| core::waits(tx, id)).await?;
+        Ok((!waits).then_some(Outcome::NotActive(GroupState::Left)))
+    }
+
+    /// The rounds of a sync. The outbox goes first: nothing is taken from the inbox while the fate of a Commit of ours is
+    /// not known.
+    pub(super) async fn pump(&self, progress: &mut Progress) -> Result<(), Error> {
+        let core = &self.0.core;
+        for _ in 0..ROUNDS_MAX {
+            self.flush(progress).await?;
+            self.drain(progress).await?;
+            let (settled, ready) = core.write(core::remake).await?;
+            progress.settled.extend(settled);
+            let rejoining = self.rejoin(progress).await?;
+            let queued = core.write(core::housekeeping).await?;
+            if ready == 0 && !rejoining && !queued {
+                // What the last steps finished may have freed a request that waited behind it.
+                if core.write(|tx, _| core::next_ready(tx)).await?.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+        tracing::warn!("a sync left work to the next one");
+        Ok(())
+    }
+
+    /// Sends what is due, in order, and takes over each answer in one transaction.
+    async fn flush(&self, progress: &mut Progress) -> Result<(), Error> {
+        let core = &self.0.core;
+        while let Some(request) = core.write(|tx, _| core::next_ready(tx)).await? {
+            let id = request.id;
+            let verdict = self.deliver(request).await?;
+            let settled = core
+                .write(move |tx, context| core::settle(tx, context, id, verdict))
+                .await?;
+            if let Some(settled) = settled {
+                progress.synced.flushed += 1;
+                let done = u64::from(matches!(settled.outcome, Outcome::Done));
+                match settled.purpose {
+                    Purpose::Proposals => progress.synced.committed += done,
+                    Purpose::Rejoin => progress.synced.rejoined += done,
+                    Purpose::Asked => {}
+                }
+                progress.settled.push(settled);
+            }
+        }
+        Ok(())
+    }
+
+    /// An error leaves the request in the outbox.
+    async fn deliver(&self, request: QueuedRequest) -> Result<Verdict, Error> {
+        let QueuedRequest {
+            path,
+            idempotency_key,
+            body,
+            ..
+        } = request;
+        let answer = self
+            .0
+            .transport
+            .deliver(&path, idempotency_key.as_deref(), body)
+            .await;
+        match answer {
+            Ok(accepted) => Ok(Verdict::Accepted(accepted)),
+            Err(Error::Refused(problem)) => match problem.problem_type {
+                ProblemType::WrongEpoch => Ok(Verdict::WrongEpoch(problem.current_epoch)),
+                // Later, or after the session is mended.
+                ProblemType::RateLimited | ProblemType::Unauthenticated | ProblemType::Unavailable => {
+                    Err(Error::Refused(problem))
+                }
+                _ => Ok(Verdict::Refused(problem)),
+            },
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Takes over inbox rows until there are none.
+    async fn drain(&self, progress: &mut Progress) -> Result<(), Error> {
+        let core = &self.0.core;
+        loop {
+            let cursor = core.write(|tx, _| core::cursor(tx)).await?;
+            self.acknowledge(cursor).await?;
+            let inbox = self.0.transport.inbox(cursor, PAGE_ROWS, Duration::ZERO).await?;
+            let before = progress.synced.rows;
+            for row in inbox.rows {
+                self.take_over(row, progress).await?;
+            }
+            if progress.synced.rows == before {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take_over(&self, row: InboxRow, progress: &mut Progress) -> Result<(), Error> {
+        let tree = match (row.kind, &row.group_id, row.epoch) {
+            (InboxKind::Welcome, Some(group), Some(epoch)) => self.tree(group, epoch).await?,
+            _ => None,
+        };
+        let applied = self
+            .0
+            .core
+            .write(move |tx, context| core::apply(tx, context, &row, tree.as_deref()))
+            .await?;
+        if let Some(applied) = applied {
+            progress.synced.rows += 1;
+            progress.synced.joined += u64::from(applied.joined);
+            if applied.refresh {
+                self.0.refresh_due.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tree that a Welcome needs. A server that does not give it says so for good; one that cannot be reached is
+    /// asked again, and the Welcome waits.
+    async fn tree(&self, group: &GroupKey, epoch: u64) -> Result<Option<Vec<u8>>, Error> {
+        match self.0.transport.ratchet_tree(group, epoch).await {
+            Ok(tree) => Ok(Some(tree)),
+            Err(Error::Refused(problem)) => match problem.problem_type {
+                ProblemType::RateLimited | ProblemType::Unauthenticated => Err(Error::Refused(problem)),
+                _ => Ok(None),
+            },
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn acknowledge(&self, up_to: u64) -> Result<(), Error> {
+        if up_to > self.0.acknowledged.load(Ordering::Relaxed) {
+            self.0.transport.acknowledge(up_to).await?;
+            self.0.acknowledged.store(up_to, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Queues an external Commit for every group that this device lost track of. Whether there was any.
+    async fn rejoin(&self, progress: &mut Progress) -> Result<bool, Error> {
+        let core = &self.0.core;
+        let mut any = false;
+        for group in core.write(|tx, _| core::groups_to_rejoin(tx)).await? {
+            let attempts = progress.rejoins.entry(group.clone()).or_default();
+            if *attempts == REJOINS_MAX {
+                continue;
+            }
+            *attempts += 1;
+            let answer = match self.0.transport.group_info(&group).await {
+                Ok(answer) => answer,
+                Err(Error::Refused(problem))
+                    if matches!(
+                        problem.problem_type,
+                        ProblemType::NotFound | ProblemType::Forbidden
+                    ) =>
+                {
+                    // Not a member any more.
+                    core.write(move |tx, _| core::depart(tx, &group)).await?;
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
+            let staged = core
+                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &answer))
+                .await;
+            match staged {
+                Ok(()) => any = true,
+                // One group that cannot be rejoined does not keep the others from going on.
+                Err(error @ (Error::Mls { .. } | Error::Corrupt(_) | Error::KeyChanged { .. })) => {
+                    tracing::warn!(code = error.code(), "a group could not be rejoined");
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(any)
+    }
+}

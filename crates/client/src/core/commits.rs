@@ -1,0 +1,378 @@
+use larder_lifecycle::UnixSeconds;
+use larder_pool::Tx;
+use larder_wire::{Base64Url, CommitRequest, DeviceId, ProposalRequest, UserName};
+use openmls::prelude::{
+    KeyPackage, LeafNodeIndex, MlsGroup, MlsMessageOut, OpenMlsProvider, Proposal, Sender, StagedCommit,
+};
+
+use crate::core::messages::{self, Payload};
+use crate::core::outbox::{self, Intent};
+use crate::core::profile::Context;
+use crate::core::{groups, mls, peers};
+use crate::error::Error;
+use crate::transport::Accepted;
+use crate::types::{GroupKey, GroupState, MessageKind};
+
+/// Stages a Commit with these Adds and Removes, and with whatever members have proposed. It is pending until the server
+/// has answered.
+pub(super) fn stage(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &mut MlsGroup,
+    adds: Vec<KeyPackage>,
+    removes: &[LeafNodeIndex],
+    reservation_id: Option<String>,
+) -> Result<CommitRequest, Error> {
+    let provider = tx.provider();
+    let proposed = Proposed::of(group);
+    let consume = proposed.all_committable && !proposed.leavers.iter().any(|leaf| removes.contains(leaf));
+    let mut removes = removes.to_vec();
+    if !consume {
+        removes.extend(&proposed.leavers);
+        removes.sort_unstable();
+        removes.dedup();
+    }
+    let (commit, welcome, group_info) = group
+        .commit_builder()
+        .consume_proposal_store(consume)
+        .propose_adds(adds)
+        .propose_removals(removes)
+        .load_psks(provider.storage())
+        .map_err(Error::mls("building a Commit"))?
+        .create_group_info(true)
+        .use_ratchet_tree_extension(false)
+        .build(provider.rand(), provider.crypto(), &context.identity.mls, |_| {
+            true
+        })
+        .map_err(Error::mls("building a Commit"))?
+        .stage_commit(&provider)
+        .map_err(Error::mls("staging a Commit"))?
+        .into_messages();
+    commit_request(&commit, welcome.as_ref(), group_info.as_ref(), reservation_id)
+}
+
+pub(super) fn commit_request(
+    commit: &MlsMessageOut,
+    welcome: Option<&MlsMessageOut>,
+    group_info: Option<&MlsMessageOut>,
+    reservation_id: Option<String>,
+) -> Result<CommitRequest, Error> {
+    let bytes = |message: &MlsMessageOut| {
+        message
+            .to_bytes()
+            .map(Base64Url)
+            .map_err(Error::mls("encoding a Commit"))
+    };
+    Ok(CommitRequest {
+        commit: bytes(commit)?,
+        welcome: welcome.map(bytes).transpose()?,
+        group_info: bytes(group_info.ok_or(Error::Corrupt("a Commit without GroupInfo"))?)?,
+        reservation_id,
+    })
+}
+
+/// What members have proposed at this epoch.
+pub(super) struct Proposed {
+    /// Members other than us who asked to leave.
+    leavers: Vec<LeafNodeIndex>,
+    /// Whether a Commit of ours may contain all of it: members leaving and updating themselves. Anything else only
+    /// ends with the epoch.
+    all_committable: bool,
+    /// Whether anything was proposed.
+    pub(super) any: bool,
+    /// Whether we asked to leave.
+    own_leave: bool,
+}
+
+impl Proposed {
+    pub(super) fn of(group: &MlsGroup) -> Self {
+        let own = group.own_leaf_index();
+        let mut proposed = Self {
+            leavers: Vec::new(),
+            all_committable: true,
+            any: false,
+            own_leave: false,
+        };
+        for queued in group.pending_proposals() {
+            proposed.any = true;
+            match (queued.proposal(), queued.sender()) {
+                (Proposal::Remove(remove), Sender::Member(sender)) if remove.removed() == *sender => {
+                    if *sender == own {
+                        proposed.own_leave = true;
+                        proposed.all_committable = false;
+                    } else {
+                        proposed.leavers.push(*sender);
+                    }
+                }
+                (Proposal::Update(_), Sender::Member(sender)) if *sender != own => {}
+                _ => proposed.all_committable = false,
+            }
+        }
+        proposed
+    }
+}
+
+fn commits_path(group: &GroupKey) -> String {
+    format!("/v1/groups/{group}/commits")
+}
+
+/// Puts a staged Commit into the outbox.
+pub(super) fn push(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    request: &CommitRequest,
+    intent: &Intent,
+) -> Result<i64, Error> {
+    outbox::push(
+        tx.connection(),
+        group,
+        &commits_path(group),
+        None,
+        request,
+        intent,
+    )
+}
+
+/// Fails while a Commit or a proposal of ours waits for its answer.
+pub(super) fn require_quiet(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    groups::require_active(tx, group)?;
+    if outbox::handshake_waits(tx.connection(), group)? {
+        return Err(Error::TooManyRaces);
+    }
+    Ok(())
+}
+
+/// Stages the Commit that removes all devices of a user. Returns the outbox row.
+pub(crate) fn stage_remove(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    user: &UserName,
+) -> Result<i64, Error> {
+    require_quiet(tx, group)?;
+    let mut state = mls::load(tx, group)?;
+    let leaves = leaves_of(&state, user);
+    if leaves.is_empty() {
+        return Err(Error::NotAMember(user.clone()));
+    }
+    let request = stage(tx, context, &mut state, Vec::new(), &leaves, None)?;
+    push(tx, group, &request, &Intent::Remove { user: user.clone() })
+}
+
+pub(super) fn leaves_of(group: &MlsGroup, user: &UserName) -> Vec<LeafNodeIndex> {
+    group
+        .members()
+        .filter(|member| mls::who(&member.credential).is_some_and(|(name, _)| name == *user))
+        .map(|member| member.index)
+        .filter(|index| *index != group.own_leaf_index())
+        .collect()
+}
+
+/// Asks to leave: a Remove proposal for our own leaf, which another member commits. The only member just leaves.
+/// Returns the outbox row, if anything has to be sent.
+pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Option<i64>, Error> {
+    match groups::group_state(tx, group)? {
+        GroupState::Left => return Ok(None),
+        GroupState::Leaving => return Ok(None),
+        GroupState::NeedsRejoin | GroupState::Creating => {
+            return Err(Error::GroupNotActive(groups::group_state(tx, group)?));
+        }
+        GroupState::Active => {}
+    }
+    if mls::load(tx, group)?.members().count() == 1 {
+        groups::depart(tx, group)?;
+        return Ok(None);
+    }
+    require_quiet(tx, group)?;
+    groups::set_state(tx.connection(), group, GroupState::Leaving)?;
+    propose_leave(tx, context, group).map(Some)
+}
+
+fn propose_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<i64, Error> {
+    let provider = tx.provider();
+    let proposal = mls::load(tx, group)?
+        .leave_group(&provider, &context.identity.mls)
+        .map_err(Error::mls("proposing to leave"))?;
+    let request = ProposalRequest {
+        proposal: Base64Url(proposal.to_bytes().map_err(Error::mls("encoding a proposal"))?),
+    };
+    outbox::push(
+        tx.connection(),
+        group,
+        &format!("/v1/groups/{group}/proposals"),
+        None,
+        &request,
+        &Intent::Leave,
+    )
+}
+
+/// What remains to be done once the inbox is empty: commits what members proposed, and proposes again to leave where the
+/// epoch of the last attempt is over. Whether anything was put into the outbox.
+pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
+    let mut queued = false;
+    for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
+        if outbox::handshake_waits(tx.connection(), &group)? {
+            continue;
+        }
+        let mut state = mls::load(tx, &group)?;
+        let proposed = Proposed::of(&state);
+        match groups::group_state(tx, &group)? {
+            GroupState::Active if proposed.any => {
+                let request = stage(tx, context, &mut state, Vec::new(), &[], None)?;
+                push(tx, &group, &request, &Intent::CommitProposals)?;
+                queued = true;
+            }
+            GroupState::Leaving if state.members().count() == 1 => groups::depart(tx, &group)?,
+            GroupState::Leaving if !proposed.own_leave => {
+                propose_leave(tx, context, &group)?;
+                queued = true;
+            }
+            GroupState::Active
+            | GroupState::Leaving
+            | GroupState::Creating
+            | GroupState::Left
+            | GroupState::NeedsRejoin => {}
+        }
+    }
+    Ok(queued)
+}
+
+/// The server refused our Commit: the group stays at its epoch.
+pub(super) fn clear(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    mls::load(tx, group)?
+        .clear_pending_commit(tx.provider().storage())
+        .map_err(Error::mls("clearing a Commit"))
+}
+
+/// The server refused our proposal.
+pub(super) fn clear_proposals(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    mls::load(tx, group)?
+        .clear_pending_proposals(tx.provider().storage())
+        .map_err(Error::mls("clearing a proposal"))
+}
+
+/// The server accepted our Commit: the group moves on, the history says so, and newcomers are told the group's name.
+pub(super) fn merged(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    intent: &Intent,
+    _proof: Accepted,
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    let provider = tx.provider();
+    let mut state = mls::load(tx, group)?;
+    let me = &context.identity.me;
+    let events = state
+        .pending_commit()
+        .map(|staged| events(&state, staged, Some((&me.user, &me.device_id))))
+        .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
+    state
+        .merge_pending_commit(&provider)
+        .map_err(Error::mls("merging a Commit"))?;
+    record(tx, group, &events, now, true)?;
+    let newcomers = matches!(intent, Intent::Invite { .. });
+    if let (true, Some(name)) = (newcomers, groups::name(tx.connection(), group)?) {
+        messages::push(tx, context, group, &Payload::group_name(&name), None)?;
+    }
+    Ok(())
+}
+
+/// Something that a Commit did to the group, for the history.
+pub(super) struct Event {
+    kind: MessageKind,
+    by: Option<(UserName, DeviceId)>,
+    text: String,
+    /// A device that came, with its signature key.
+    came: Option<(UserName, DeviceId, Vec<u8>)>,
+}
+
+/// What a Commit of `by` does.
+pub(super) fn events(
+    group: &MlsGroup,
+    staged: &StagedCommit,
+    by: Option<(&UserName, &DeviceId)>,
+) -> Vec<Event> {
+    let owned = by.map(|(user, device)| (user.clone(), device.clone()));
+    let actor = by.map_or_else(|| "someone".to_owned(), |(user, _)| user.to_string());
+    let mut events = Vec::new();
+    for add in staged.add_proposals() {
+        let leaf = add.add_proposal().key_package().leaf_node();
+        if let Some((user, device)) = mls::who(leaf.credential()) {
+            events.push(Event {
+                kind: MessageKind::Added,
+                by: owned.clone(),
+                text: format!("{actor} added {user}"),
+                came: Some((user, device, leaf.signature_key().as_slice().to_vec())),
+            });
+        }
+    }
+    for remove in staged.remove_proposals() {
+        let leaf = remove.remove_proposal().removed();
+        let Some((user, device)) = group.member(leaf).and_then(mls::who) else {
+            continue;
+        };
+        let (kind, text) = match remove.sender() {
+            Sender::Member(sender) if *sender == leaf => (MessageKind::Left, format!("{user} left")),
+            Sender::NewMemberCommit => (
+                MessageKind::Notice,
+                format!("{user} came back by an external Commit"),
+            ),
+            _ => (MessageKind::Removed, format!("{actor} removed {user}")),
+        };
+        let by = match kind {
+            MessageKind::Left => Some((user, device)),
+            _ => owned.clone(),
+        };
+        events.push(Event {
+            kind,
+            by,
+            text,
+            came: None,
+        });
+    }
+    events
+}
+
+/// A device of a member user came by an external Commit (RFC 9420 §12.4.3.2) and replaced no leaf.
+pub(super) fn came(by: Option<&(UserName, DeviceId)>) -> Vec<Event> {
+    by.map(|(user, device)| Event {
+        kind: MessageKind::Notice,
+        by: Some((user.clone(), device.clone())),
+        text: format!("{user} came by an external Commit"),
+        came: None,
+    })
+    .into_iter()
+    .collect()
+}
+
+/// Writes what a Commit did into the history, and pins the keys of devices that came.
+pub(super) fn record(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    events: &[Event],
+    now: UnixSeconds,
+    mine: bool,
+) -> Result<(), Error> {
+    let connection = tx.connection();
+    for event in events {
+        let by = event.by.as_ref().map(|(user, device)| (user, device));
+        messages::note(connection, Some(group), by, event.kind, &event.text, now, mine)?;
+        let Some((user, device, key)) = &event.came else {
+            continue;
+        };
+        if peers::pin(connection, user, device, key, now)? == peers::Pin::Changed {
+            let text = format!("the signature key of {user}'s device {device} is not the one known before");
+            messages::note(
+                connection,
+                Some(group),
+                None,
+                MessageKind::Notice,
+                &text,
+                now,
+                false,
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+use larder_pool::Tx;
+use larder_wire::{Base64Url, CreateGroupRequest};
+use openmls::prelude::{MlsGroup, OpenMlsProvider};
+use openmls::treesync::RatchetTree;
+use rusqlite::{Connection, OptionalExtension};
+use tls_codec::Serialize as _;
+
+use crate::core::mls;
+use crate::core::outbox::{self, Intent};
+use crate::core::profile::Context;
+use crate::core::schema::corrupt;
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, GroupSummary};
+
+/// The shortest part of an id that may stand for it, in characters.
+const ID_PREFIX_CHARS_MIN: usize = 4;
+
+impl GroupState {
+    fn column(self) -> i64 {
+        match self {
+            Self::Creating => 0,
+            Self::Active => 1,
+            Self::Leaving => 2,
+            Self::Left => 3,
+            Self::NeedsRejoin => 4,
+        }
+    }
+
+    fn from_column(value: i64) -> Option<Self> {
+        [
+            Self::Creating,
+            Self::Active,
+            Self::Leaving,
+            Self::Left,
+            Self::NeedsRejoin,
+        ]
+        .into_iter()
+        .find(|state| state.column() == value)
+    }
+
+    /// Whether this device takes part in the group's epochs.
+    pub(super) fn takes_part(self) -> bool {
+        match self {
+            Self::Active | Self::Leaving => true,
+            Self::Creating | Self::Left | Self::NeedsRejoin => false,
+        }
+    }
+}
+
+/// Creates a group: its MLS state, its row and the request that tells the server. Returns the outbox row.
+pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(GroupKey, i64), Error> {
+    let provider = tx.provider();
+    let identity = &context.identity;
+    let group = MlsGroup::new(
+        &provider,
+        &identity.mls,
+        &mls::create_config(context.now()),
+        identity.credential.clone(),
+    )
+    .map_err(Error::mls("creating a group"))?;
+    let key = GroupKey::from_bytes(group.group_id().as_slice()).map_err(|_| Error::Corrupt("group id"))?;
+    let group_info = group
+        .export_group_info(provider.crypto(), &identity.mls, false)
+        .map_err(Error::mls("exporting the GroupInfo"))?;
+    let request = CreateGroupRequest {
+        group_id: key.clone(),
+        group_info: Base64Url(
+            group_info
+                .to_bytes()
+                .map_err(Error::mls("encoding the GroupInfo"))?,
+        ),
+        ratchet_tree: Base64Url(tree_bytes(&group.export_ratchet_tree())?),
+    };
+    enter(tx.connection(), &key, GroupState::Creating, 0)?;
+    set_name(tx.connection(), &key, name)?;
+    let id = outbox::push(
+        tx.connection(),
+        &key,
+        "/v1/groups",
+        Some(&uuid::Uuid::new_v4().to_string()),
+        &request,
+        &Intent::CreateGroup,
+    )?;
+    Ok((key, id))
+}
+
+pub(super) fn tree_bytes(tree: &RatchetTree) -> Result<Vec<u8>, Error> {
+    tree.tls_serialize_detached()
+        .map_err(Error::mls("encoding the ratchet tree"))
+}
+
+/// Writes the row of a group that this device created or joined at this epoch.
+pub(super) fn enter(
+    connection: &Connection,
+    group: &GroupKey,
+    state: GroupState,
+    epoch: u64,
+) -> Result<(), Error> {
+    connection.execute(
+        "INSERT INTO groups (group_id, state, joined_epoch) VALUES (?1, ?2, ?3)
+         ON CONFLICT (group_id) DO UPDATE SET state = excluded.state, joined_epoch = excluded.joined_epoch",
+        (group.as_bytes(), state.column(), epoch.cast_signed()),
+    )?;
+    Ok(())
+}
+
+/// Forgets a group that never came to be.
+pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    mls::delete(tx, group)?;
+    tx.connection()
+        .execute("DELETE FROM groups WHERE group_id = ?1", [group.as_bytes()])?;
+    outbox::drop_all_of(tx.connection(), group)
+}
+
+/// This device is not a member any more: its MLS state goes, the messages stay.
+pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    mls::delete(tx, group)?;
+    set_state(tx.connection(), group, GroupState::Left)?;
+    outbox::drop_all_of(tx.connection(), group)
+}
+
+pub(super) fn set_state(connection: &Connection, group: &GroupKey, state: GroupState) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE groups SET state = ?2 WHERE group_id = ?1",
+        (group.as_bytes(), state.column()),
+    )?;
+    Ok(())
+}
+
+pub(super) fn set_name(connection: &Connection, group: &GroupKey, name: &str) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE groups SET name = ?2 WHERE group_id = ?1",
+        (group.as_bytes(), name),
+    )?;
+    Ok(())
+}
+
+pub(super) fn name(connection: &Connection, group: &GroupKey) -> Result<Option<String>, Error> {
+    Ok(connection
+        .query_row(
+            "SELECT name FROM groups WHERE group_id = ?1",
+            [group.as_bytes()],
+            |row| row.get(0),
+        )
+        .optional()?
+        .flatten())
+}
+
+/// The state of a group, and the epoch that this device joined at; `None` for a group that it does not know.
+pub(super) fn find(connection: &Connection, group: &GroupKey) -> Result<Option<(GroupState, u64)>, Error> {
+    let row = connection
+        .prepare_cached("SELECT state, joined_epoch FROM groups WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })
+        .optional()?;
+    row.map(|(state, epoch)| {
+        let state = corrupt(GroupState::from_column(state), "group state")?;
+        Ok((state, epoch.cast_unsigned()))
+    })
+    .transpose()
+}
+
+/// The state of a group.
+pub(crate) fn group_state(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupState, Error> {
+    let (state, _) = find(tx.connection(), group)?.ok_or(Error::UnknownGroup)?;
+    Ok(state)
+}
+
+/// Fails unless this device is a member that does not mean to leave.
+pub(crate) fn require_active(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    match group_state(tx, group)? {
+        GroupState::Active => Ok(()),
+        other => Err(Error::GroupNotActive(other)),
+    }
+}
+
+/// The groups in a state, by id.
+pub(super) fn in_states(connection: &Connection, states: &[GroupState]) -> Result<Vec<GroupKey>, Error> {
+    let mut found = Vec::new();
+    for (key, state) in all(connection)? {
+        if states.contains(&state) {
+            found.push(key);
+        }
+    }
+    Ok(found)
+}
+
+fn all(connection: &Connection) -> Result<Vec<(GroupKey, GroupState)>, Error> {
+    let mut statement = connection.prepare_cached("SELECT group_id, state FROM groups ORDER BY group_id")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?)))?;
+    rows.map(|row| {
+        let (id, state) = row?;
+        let key = corrupt(GroupKey::from_bytes(&id).ok(), "group id")?;
+        Ok((key, corrupt(GroupState::from_column(state), "group state")?))
+    })
+    .collect()
+}
+
+/// Every group that this device knows.
+pub(crate) fn summaries(tx: &Tx<'_>) -> Result<Vec<GroupSummary>, Error> {
+    all(tx.connection())?
+        .into_iter()
+        .map(|(key, _)| summary(tx, &key))
+        .collect()
+}
+
+/// One group.
+pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Error> {
+    let state = group_state(tx, group)?;
+    let mls = mls::find(tx, group)?;
+    let unread: i64 = tx.connection().query_row(
+        "SELECT count(*) FROM messages WHERE group_id = ?1 AND mine = 0 AND row > (SELECT read_up_to FROM profile)",
+        [group.as_bytes()],
+        |row| row.get(0),
+    )?;
+    Ok(GroupSummary {
+        id: group.clone(),
+        name: name(tx.connection(), group)?,
+        epoch: mls.as_ref().map_or(0, |mls| mls.epoch().as_u64()),
+        members: mls
+            .as_ref()
+            .map_or(0, |mls| u32::try_from(mls.members().count()).unwrap_or(u32::MAX)),
+        state,
+        unread: unread.cast_unsigned(),
+    })
+}
+
+/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A group that this
+/// device has left is found only if no other one fits.
+pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
+    let mut fitting = Vec::new();
+    for (key, state) in all(tx.connection())? {
+        let by_name = name(tx.connection(), &key)?.as_deref() == Some(text);
+        let by_id = text.len() >= ID_PREFIX_CHARS_MIN && key.to_string().starts_with(text);
+        if by_name || by_id {
+            fitting.push((key, state, by_name));
+        }
+    }
+    for prefer in [
+        |state: GroupState, by_name: bool| by_name && state != GroupState::Left,
+        |state: GroupState, _: bool| state != GroupState::Left,
+        |_: GroupState, _: bool| true,
+    ] {
+        let groups: Vec<GroupKey> = fitting
+            .iter()
+            .filter(|(_, state, by_name)| prefer(*state, *by_name))
+            .map(|(key, ..)| key.clone())
+            .collect();
+        match groups.as_slice() {
+            [] => {}
+            [only] => return Ok(only.clone()),
+            _ => return Err(Error::Ambiguous { groups }),
+        }
+    }
+    Err(Error::UnknownGroup)
+}

@@ -1,0 +1,309 @@
+use larder_lifecycle::UnixSeconds;
+use larder_pool::Tx;
+use larder_wire::{DeviceId, InboxKind, InboxRow, UserName};
+use openmls::prelude::{
+    ContentType, MlsGroup, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProcessedMessage,
+    ProcessedMessageContent, ProtocolMessage, Sender,
+};
+use tls_codec::Deserialize as _;
+
+use crate::core::messages::{self, Content, NewMessage};
+use crate::core::profile::Context;
+use crate::core::{commits, groups, mls, welcome};
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
+
+/// What an inbox row led to.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Applied {
+    /// A group was joined.
+    pub(crate) joined: bool,
+    /// The pool should be refreshed: a KeyPackage was used, or is said to be, or the directory runs low.
+    pub(crate) refresh: bool,
+}
+
+/// Why a row had no effect. All that it did is undone.
+pub(super) enum Failed {
+    /// The row is at fault; the reason, for a person.
+    Row(String),
+    /// A Commit that the group has accepted cannot be processed here.
+    Lost,
+    /// Something here is at fault; the row stays and is tried again.
+    Fault(Box<Error>),
+}
+
+impl<E: Into<Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Fault(Box::new(error.into()))
+    }
+}
+
+impl Failed {
+    pub(super) fn row(reason: &str) -> Self {
+        Self::Row(reason.to_owned())
+    }
+}
+
+/// The last inbox row whose effects are stored.
+pub(crate) fn cursor(tx: &Tx<'_>) -> Result<u64, Error> {
+    let cursor: i64 = tx
+        .connection()
+        .query_row("SELECT inbox_cursor FROM profile", [], |row| row.get(0))?;
+    Ok(cursor.cast_unsigned())
+}
+
+/// Takes over one inbox row: MLS state, history and cursor in one transaction. `None` for a row that was handled before.
+///
+/// A row that cannot be processed changes nothing but the cursor and the history, which says so.
+pub(crate) fn apply(
+    tx: &Tx<'_>,
+    context: &Context,
+    row: &InboxRow,
+    tree: Option<&[u8]>,
+) -> Result<Option<Applied>, Error> {
+    if row.seq <= cursor(tx)? {
+        return Ok(None);
+    }
+    let connection = tx.connection();
+    connection.execute_batch("SAVEPOINT larder_row")?;
+    let effect = effect(tx, context, row, tree);
+    let undo = "ROLLBACK TO larder_row; RELEASE larder_row";
+    connection.execute_batch(if effect.is_ok() {
+        "RELEASE larder_row"
+    } else {
+        undo
+    })?;
+    let mut joined = false;
+    match effect {
+        Ok(did_join) => joined = did_join,
+        Err(Failed::Fault(error)) => return Err(*error),
+        Err(Failed::Row(reason)) => {
+            tracing::warn!(seq = row.seq, kind = ?row.kind, "an inbox row was not accepted");
+            let group = row.group_id.as_ref();
+            messages::note(
+                connection,
+                group,
+                None,
+                MessageKind::Notice,
+                &reason,
+                context.now(),
+                false,
+            )?;
+        }
+        Err(Failed::Lost) => lose(tx, context, row)?,
+    }
+    connection.execute("UPDATE profile SET inbox_cursor = ?1", [row.seq.cast_signed()])?;
+    Ok(Some(Applied {
+        joined,
+        refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
+    }))
+}
+
+/// This device cannot follow the group any more. The next sync rejoins.
+fn lose(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Error> {
+    let Some(group) = &row.group_id else {
+        return Ok(());
+    };
+    tracing::warn!(
+        seq = row.seq,
+        "a Commit cannot be processed; the group has to be rejoined"
+    );
+    groups::set_state(tx.connection(), group, GroupState::NeedsRejoin)?;
+    messages::note(
+        tx.connection(),
+        Some(group),
+        None,
+        MessageKind::Notice,
+        "this device lost track of the group and rejoins it",
+        context.now(),
+        false,
+    )
+}
+
+/// Whether a group was joined.
+fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -> Result<bool, Failed> {
+    match row.kind {
+        InboxKind::Welcome => welcome::join(tx, context, row, tree).map(|()| true),
+        InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
+            group_message(tx, context, row).map(|()| false)
+        }
+        InboxKind::KeyPackagesLow | InboxKind::DeviceChange => Ok(false),
+    }
+}
+
+fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed> {
+    let group = row
+        .group_id
+        .as_ref()
+        .ok_or_else(|| Failed::row("a message without a group arrived"))?;
+    let Some((state, joined_epoch)) = groups::find(tx.connection(), group)? else {
+        tracing::debug!(seq = row.seq, "a message of an unknown group");
+        return Ok(());
+    };
+    // A group that was left, or that has to be rejoined: the history has said so already.
+    if !state.takes_part() {
+        return Ok(());
+    }
+    let message = parse(row, group)?;
+    let mut mls = mls::load(tx, group)?;
+    let (epoch, current) = (message.epoch().as_u64(), mls.epoch().as_u64());
+    match row.kind {
+        InboxKind::Message if epoch < joined_epoch => return Ok(()),
+        InboxKind::Commit | InboxKind::Proposal if epoch < current => return Ok(()),
+        InboxKind::Commit if epoch > current => return Err(Failed::Lost),
+        _ => {}
+    }
+    let provider = tx.provider();
+    let processed = mls
+        .process_message(&provider, message)
+        .map_err(|error| match error {
+            ProcessMessageError::StorageError(error) => Failed::from(Error::Sqlite(error)),
+            error => {
+                tracing::debug!(seq = row.seq, "OpenMLS refuses a message: {error}");
+                match row.kind {
+                    InboxKind::Commit => Failed::Lost,
+                    _ => Failed::row("a message of this group could not be read"),
+                }
+            }
+        })?;
+    content(tx, context, row, group, &mut mls, processed)
+}
+
+/// One MLS message of the kind that the row promises, for the group that the row names.
+fn parse(row: &InboxRow, group: &GroupKey) -> Result<ProtocolMessage, Failed> {
+    let unreadable = || match row.kind {
+        InboxKind::Commit => Failed::Lost,
+        _ => Failed::row("a message of this group could not be read"),
+    };
+    let message = MlsMessageIn::tls_deserialize_exact(&row.body.0).map_err(|_| unreadable())?;
+    let message = message.try_into_protocol_message().map_err(|_| unreadable())?;
+    let fits = match row.kind {
+        InboxKind::Commit => message.content_type() == ContentType::Commit,
+        InboxKind::Proposal => message.content_type() == ContentType::Proposal,
+        _ => message.content_type() == ContentType::Application,
+    };
+    if fits && message.group_id().as_slice() == group.as_bytes() {
+        Ok(message)
+    } else {
+        Err(unreadable())
+    }
+}
+
+fn content(
+    tx: &Tx<'_>,
+    context: &Context,
+    row: &InboxRow,
+    group: &GroupKey,
+    state: &mut MlsGroup,
+    processed: ProcessedMessage,
+) -> Result<(), Failed> {
+    let provider = tx.provider();
+    let now = context.now();
+    let by = mls::who(processed.credential());
+    let sender = by.as_ref().map(|(user, device)| (user, device));
+    let rejoins = matches!(processed.sender(), Sender::NewMemberCommit);
+    match processed.into_content() {
+        ProcessedMessageContent::ApplicationMessage(message) => {
+            let sender = sender.ok_or_else(|| Failed::row("a message without a readable sender arrived"))?;
+            application(tx, row, group, sender, &message.into_bytes(), now)
+        }
+        ProcessedMessageContent::ProposalMessage(proposal) => {
+            state
+                .store_pending_proposal(provider.storage(), *proposal)
+                .map_err(Error::Sqlite)?;
+            Ok(())
+        }
+        ProcessedMessageContent::StagedCommitMessage(staged) => {
+            let mut events = commits::events(state, &staged, sender);
+            let removed = staged.self_removed();
+            if rejoins && events.is_empty() {
+                events = commits::came(by.as_ref());
+            }
+            state
+                .merge_staged_commit(&provider, *staged)
+                .map_err(Error::mls("merging a Commit"))?;
+            commits::record(tx, group, &events, now, false)?;
+            if removed {
+                groups::depart(tx, group)?;
+            }
+            Ok(())
+        }
+        ProcessedMessageContent::OwnPendingCommit
+        | ProcessedMessageContent::OwnPrivateMessage
+        | ProcessedMessageContent::ExternalJoinProposalMessage(_) => Ok(()),
+    }
+}
+
+fn application(
+    tx: &Tx<'_>,
+    row: &InboxRow,
+    group: &GroupKey,
+    sender: (&UserName, &DeviceId),
+    bytes: &[u8],
+    now: UnixSeconds,
+) -> Result<(), Failed> {
+    let connection = tx.connection();
+    match messages::read_payload(bytes) {
+        Some(Content::Text { id, text }) => {
+            messages::insert(
+                connection,
+                &NewMessage {
+                    group: Some(group),
+                    sender: Some(sender),
+                    id: Some(&id),
+                    kind: MessageKind::Text,
+                    text: &text,
+                    sent_at: UnixSeconds(row.received_at),
+                    received_at: now,
+                    mine: false,
+                    status: SendStatus::Sent,
+                },
+            )?;
+            Ok(())
+        }
+        Some(Content::GroupName(name)) => {
+            let known = groups::name(connection, group)?;
+            if known.as_deref() == Some(&*name) {
+                return Ok(());
+            }
+            groups::set_name(connection, group, &name)?;
+            if known.is_some() {
+                let text = format!("{} renamed the group", sender.0);
+                messages::note(
+                    connection,
+                    Some(group),
+                    Some(sender),
+                    MessageKind::Notice,
+                    &text,
+                    now,
+                    false,
+                )?;
+            }
+            Ok(())
+        }
+        // Neither undoes the decryption: its keys are used up.
+        Some(Content::Unknown) | None => not_understood(tx, group, sender, now),
+    }
+}
+
+fn not_understood(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    sender: (&UserName, &DeviceId),
+    now: UnixSeconds,
+) -> Result<(), Failed> {
+    let text = format!(
+        "{} sent something that this version does not understand",
+        sender.0
+    );
+    messages::note(
+        tx.connection(),
+        Some(group),
+        Some(sender),
+        MessageKind::Notice,
+        &text,
+        now,
+        false,
+    )?;
+    Ok(())
+}

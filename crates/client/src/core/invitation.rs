@@ -1,0 +1,298 @@
+use std::collections::BTreeSet;
+
+use larder_lifecycle::{SKEW_SECONDS, UnixSeconds};
+use larder_pool::Tx;
+use larder_wire::{
+    DeviceId, DeviceOutcome, DeviceReservation, KeyPackageRef, Reserved, UserName, UserReservation,
+};
+use openmls::prelude::{
+    Ciphersuite, KeyPackage, Lifetime, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider,
+    ProtocolVersion,
+};
+use rusqlite::OptionalExtension;
+use tls_codec::Deserialize as _;
+
+use crate::core::outbox::{Intent, InvitePackage};
+use crate::core::profile::Context;
+use crate::core::{commits, mls, peers};
+use crate::error::{Error, KeyPackageFlaw};
+use crate::types::{GroupKey, NotAdded};
+
+/// A reserve request without an answer is repeated under the same key for this long, in seconds. The server keeps its
+/// answers for a day; after an hour what it reserved may have lapsed.
+const RESERVE_ATTEMPT_SECONDS: u64 = larder_lifecycle::RESERVATION_SECONDS;
+
+/// What became of a reservation after the checks.
+#[derive(Default)]
+pub(crate) struct Checked {
+    packages: Vec<InvitePackage>,
+    pub(crate) not_added: Vec<(UserName, NotAdded)>,
+}
+
+impl Checked {
+    /// The users with at least one KeyPackage that passed.
+    pub(crate) fn users(&self) -> Vec<UserName> {
+        let mut users: Vec<_> = self.packages.iter().map(|package| package.user.clone()).collect();
+        users.dedup();
+        users
+    }
+}
+
+/// Which of these users are members already.
+pub(crate) fn already_members(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    users: &[UserName],
+) -> Result<Vec<UserName>, Error> {
+    commits::require_quiet(tx, group)?;
+    let members: BTreeSet<UserName> = mls::load(tx, group)?
+        .members()
+        .filter_map(|member| mls::who(&member.credential))
+        .map(|(user, _)| user)
+        .collect();
+    Ok(users
+        .iter()
+        .filter(|user| members.contains(*user))
+        .cloned()
+        .collect())
+}
+
+/// The idempotency key to reserve with: that of an attempt whose answer was lost, or a new one.
+pub(crate) fn reserve_key(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    users: &[UserName],
+) -> Result<String, Error> {
+    let now = context.now();
+    let connection = tx.connection();
+    connection.execute(
+        "DELETE FROM reserve_attempts WHERE created_at < ?1",
+        [now.minus(RESERVE_ATTEMPT_SECONDS).0.cast_signed()],
+    )?;
+    let users = joined(users);
+    let known = connection
+        .query_row(
+            "SELECT idempotency_key FROM reserve_attempts WHERE group_id = ?1 AND users = ?2",
+            (group.as_bytes(), &users),
+            |row| row.get(0),
+        )
+        .optional()?;
+    if let Some(key) = known {
+        return Ok(key);
+    }
+    let key = uuid::Uuid::new_v4().to_string();
+    connection.execute(
+        "INSERT INTO reserve_attempts (group_id, users, idempotency_key, created_at) VALUES (?1, ?2, ?3, ?4)",
+        (group.as_bytes(), users, &key, now.0.cast_signed()),
+    )?;
+    Ok(key)
+}
+
+/// The reserve request was answered: the next one is a new one.
+pub(crate) fn reserve_finished(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> Result<(), Error> {
+    tx.connection().execute(
+        "DELETE FROM reserve_attempts WHERE group_id = ?1 AND users = ?2",
+        (group.as_bytes(), joined(users)),
+    )?;
+    Ok(())
+}
+
+fn joined(users: &[UserName]) -> String {
+    users.iter().map(UserName::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// Checks everything that the directory handed out. What fails is reported and never added; a user with one bad device
+/// is not added at all.
+pub(crate) fn check_reservation(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    users: &[UserName],
+    reserved: &Reserved,
+) -> Result<Checked, Error> {
+    let suite = mls::load(tx, group)?.ciphersuite();
+    let mut checked = Checked::default();
+    let mut seen = BTreeSet::new();
+    for user in users {
+        let answer = reserved.users.iter().find(|answer| answer.user == *user);
+        match check_user(tx, context, suite, user, answer, &mut seen)? {
+            Ok(packages) => checked.packages.extend(packages),
+            Err(reason) => checked.not_added.push((user.clone(), reason)),
+        }
+    }
+    Ok(checked)
+}
+
+fn check_user(
+    tx: &Tx<'_>,
+    context: &Context,
+    suite: Ciphersuite,
+    user: &UserName,
+    answer: Option<&UserReservation>,
+    seen: &mut BTreeSet<KeyPackageRef>,
+) -> Result<Result<Vec<InvitePackage>, NotAdded>, Error> {
+    let devices = answer.map_or(&[][..], |answer| &answer.devices);
+    let mut packages = Vec::new();
+    let mut reason = NotAdded::NotFound;
+    for device in devices {
+        match device.outcome {
+            DeviceOutcome::Ok | DeviceOutcome::LastResort => {
+                let package = match check_device(tx, context, suite, user, device)? {
+                    Ok(package) => package,
+                    Err(reason) => return Ok(Err(reason)),
+                };
+                if !seen.insert(package.key_package_ref.clone()) {
+                    return Ok(Err(NotAdded::InvalidKeyPackage(KeyPackageFlaw::Duplicate)));
+                }
+                packages.push(package);
+            }
+            DeviceOutcome::Exhausted | DeviceOutcome::Withheld => reason = NotAdded::Exhausted,
+            DeviceOutcome::Incompatible => reason = NotAdded::Incompatible,
+            DeviceOutcome::RateLimited => reason = NotAdded::RateLimited,
+        }
+    }
+    Ok(if packages.is_empty() {
+        Err(reason)
+    } else {
+        Ok(packages)
+    })
+}
+
+fn check_device(
+    tx: &Tx<'_>,
+    context: &Context,
+    suite: Ciphersuite,
+    user: &UserName,
+    answer: &DeviceReservation,
+) -> Result<Result<InvitePackage, NotAdded>, Error> {
+    let device = &answer.device_id;
+    let (Some(key_package_ref), Some(bytes)) = (&answer.key_package_ref, &answer.key_package) else {
+        return Ok(Err(NotAdded::InvalidKeyPackage(KeyPackageFlaw::Missing)));
+    };
+    let key_package = match check(
+        tx,
+        &bytes.0,
+        key_package_ref,
+        suite,
+        (user, device),
+        context.now(),
+    ) {
+        Ok(key_package) => key_package,
+        Err(flaw) => return Ok(Err(NotAdded::InvalidKeyPackage(flaw))),
+    };
+    let signature_key = key_package.leaf_node().signature_key().as_slice();
+    if peers::compare(tx.connection(), user, device, signature_key)? == peers::Pin::Changed {
+        return Ok(Err(NotAdded::KeyChanged {
+            device: device.clone(),
+        }));
+    }
+    Ok(Ok(InvitePackage {
+        user: user.clone(),
+        device_id: device.clone(),
+        key_package_ref: key_package_ref.clone(),
+        key_package: bytes.clone(),
+    }))
+}
+
+/// The checks of an adder. The bytes are hostile until all of them pass.
+fn check(
+    tx: &Tx<'_>,
+    bytes: &[u8],
+    key_package_ref: &KeyPackageRef,
+    suite: Ciphersuite,
+    (user, device): (&UserName, &DeviceId),
+    now: UnixSeconds,
+) -> Result<KeyPackage, KeyPackageFlaw> {
+    let key_package = parse(tx, bytes)?;
+    let computed = key_package
+        .hash_ref(tx.provider().crypto())
+        .map_err(|_| KeyPackageFlaw::Invalid)?;
+    if computed.as_slice() != key_package_ref.as_bytes() {
+        return Err(KeyPackageFlaw::WrongReference);
+    }
+    if key_package.ciphersuite() != suite {
+        return Err(KeyPackageFlaw::Ciphersuite);
+    }
+    if !lifetime_holds(key_package.life_time(), now) {
+        return Err(KeyPackageFlaw::Lifetime);
+    }
+    match mls::who(key_package.leaf_node().credential()) {
+        Some((name, id)) if name == *user && id == *device => Ok(key_package),
+        Some(_) | None => Err(KeyPackageFlaw::Credential),
+    }
+}
+
+/// OpenMLS checks "now" by the system's clock only, and accepts any length.
+fn lifetime_holds(lifetime: &Lifetime, now: UnixSeconds) -> bool {
+    lifetime.has_acceptable_range()
+        && lifetime.not_before() <= now.plus(SKEW_SECONDS).0
+        && now.0 < lifetime.not_after()
+}
+
+/// One `MLSMessage` with a valid KeyPackage (RFC 9420 §10.1), and nothing after it.
+fn parse(tx: &Tx<'_>, bytes: &[u8]) -> Result<KeyPackage, KeyPackageFlaw> {
+    let message = MlsMessageIn::tls_deserialize_exact(bytes).map_err(|_| KeyPackageFlaw::Malformed)?;
+    let MlsMessageBodyIn::KeyPackage(key_package) = message.extract() else {
+        return Err(KeyPackageFlaw::Malformed);
+    };
+    key_package
+        .validate(tx.provider().crypto(), ProtocolVersion::Mls10)
+        .map_err(|_| KeyPackageFlaw::Invalid)
+}
+
+/// Stages the Commit that adds those who passed, pins their keys, and puts it into the outbox. Returns the outbox row.
+pub(crate) fn stage_invite(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    checked: &Checked,
+    reservation_id: Option<String>,
+) -> Result<i64, Error> {
+    commits::require_quiet(tx, group)?;
+    let mut state = mls::load(tx, group)?;
+    let (packages, adds) = still_to_add(tx, &state, &checked.packages)?;
+    for (package, add) in packages.iter().zip(&adds) {
+        let signature_key = add.leaf_node().signature_key().as_slice();
+        peers::pin(
+            tx.connection(),
+            &package.user,
+            &package.device_id,
+            signature_key,
+            context.now(),
+        )?;
+    }
+    let request = commits::stage(tx, context, &mut state, adds, &[], reservation_id.clone())?;
+    commits::push(
+        tx,
+        group,
+        &request,
+        &Intent::Invite {
+            reservation_id,
+            packages,
+        },
+    )
+}
+
+/// Those whose device is not a member yet.
+pub(super) fn still_to_add(
+    tx: &Tx<'_>,
+    group: &MlsGroup,
+    packages: &[InvitePackage],
+) -> Result<(Vec<InvitePackage>, Vec<KeyPackage>), Error> {
+    let members: BTreeSet<(UserName, DeviceId)> = group
+        .members()
+        .filter_map(|member| mls::who(&member.credential))
+        .collect();
+    let mut kept = (Vec::new(), Vec::new());
+    for package in packages {
+        if members.contains(&(package.user.clone(), package.device_id.clone())) {
+            continue;
+        }
+        let key_package = parse(tx, &package.key_package.0)
+            .map_err(|_| Error::Corrupt("a KeyPackage in the outbox is not valid any more"))?;
+        kept.0.push(package.clone());
+        kept.1.push(key_package);
+    }
+    Ok(kept)
+}

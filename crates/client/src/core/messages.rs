@@ -1,0 +1,374 @@
+use larder_lifecycle::UnixSeconds;
+use larder_pool::Tx;
+use larder_wire::{Base64Url, DeviceId, MessageRequest, UserName, parse_credential_identity};
+use rusqlite::{Connection, Row, named_params};
+use serde::{Deserialize, Serialize};
+
+use crate::core::outbox::{self, Intent};
+use crate::core::profile::Context;
+use crate::core::schema::corrupt;
+use crate::core::{groups, mls};
+use crate::error::Error;
+use crate::types::{
+    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
+};
+
+/// The version of [`Payload`] that we write.
+const PAYLOAD_VERSION: u8 = 1;
+const KIND_TEXT: &str = "text";
+const KIND_GROUP_NAME: &str = "group-name";
+
+/// What a PrivateMessage carries, as a CBOR map. Members that we do not know are ignored. Who sent it is not in here:
+/// the MLS credential says so.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Payload {
+    v: u8,
+    id: String,
+    kind: String,
+    text: String,
+}
+
+/// A payload as read.
+pub(super) enum Content {
+    /// A message of a person.
+    Text { id: String, text: String },
+    /// The group's name.
+    GroupName(String),
+    /// Something that a later version understands.
+    Unknown,
+}
+
+impl Payload {
+    pub(super) fn group_name(name: &str) -> Self {
+        Self::new(KIND_GROUP_NAME, name)
+    }
+
+    fn new(kind: &str, text: &str) -> Self {
+        Self {
+            v: PAYLOAD_VERSION,
+            id: uuid::Uuid::now_v7().to_string(),
+            kind: kind.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(self, &mut bytes).map_err(Error::mls("encoding a message"))?;
+        Ok(bytes)
+    }
+}
+
+/// Reads a payload; `None` when it is none.
+pub(super) fn read_payload(bytes: &[u8]) -> Option<Content> {
+    let payload: Payload = ciborium::from_reader(bytes).ok()?;
+    let id = uuid::Uuid::parse_str(&payload.id).ok()?.to_string();
+    match payload.kind.as_str() {
+        KIND_TEXT if payload.text.len() <= TEXT_BYTES_MAX => Some(Content::Text {
+            id,
+            text: payload.text,
+        }),
+        KIND_TEXT => None,
+        KIND_GROUP_NAME => Some(match check_name(&payload.text) {
+            Ok(()) => Content::GroupName(payload.text),
+            Err(_) => Content::Unknown,
+        }),
+        _ => Some(Content::Unknown),
+    }
+}
+
+/// Whether a group may have this name.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let fits = !name.trim().is_empty() && name.chars().count() <= GROUP_NAME_CHARS_MAX;
+    if fits && !name.chars().any(char::is_control) {
+        Ok(())
+    } else {
+        Err(Error::InvalidGroupName)
+    }
+}
+
+/// Encrypts a text and puts it into the history and the outbox. Returns the outbox row.
+pub(crate) fn send(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    text: &str,
+) -> Result<(SentMessage, i64), Error> {
+    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+        return Err(Error::InvalidText);
+    }
+    groups::require_active(tx, group)?;
+    let payload = Payload::new(KIND_TEXT, text);
+    let now = context.now();
+    let me = &context.identity.me;
+    let row = insert(
+        tx.connection(),
+        &NewMessage {
+            group: Some(group),
+            sender: Some((&me.user, &me.device_id)),
+            id: Some(&payload.id),
+            kind: MessageKind::Text,
+            text,
+            sent_at: now,
+            received_at: now,
+            mine: true,
+            status: SendStatus::Pending,
+        },
+    )?;
+    let id = push(tx, context, group, &payload, row)?;
+    let sent = SentMessage {
+        id: payload.id,
+        status: SendStatus::Pending,
+    };
+    Ok((sent, id))
+}
+
+/// Encrypts a payload and puts it into the outbox.
+///
+/// While a Commit of ours waits for its answer, or a proposal for its Commit, the encryption waits too: OpenMLS demands
+/// the latter, and what is written after an invitation is meant for the newcomer as well.
+pub(super) fn push(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    payload: &Payload,
+    row: Option<i64>,
+) -> Result<i64, Error> {
+    let connection = tx.connection();
+    let path = format!("/v1/groups/{group}/messages");
+    let payload = payload.encode()?;
+    let intent = |payload| Intent::Message {
+        payload: Base64Url(payload),
+        row,
+    };
+    if can_encrypt(tx, group)? {
+        let request = encrypt(tx, context, group, &payload)?;
+        outbox::push(connection, group, &path, None, &request, &intent(payload))
+    } else {
+        outbox::push_to_make(connection, group, &path, &intent(payload))
+    }
+}
+
+/// Whether a message of the group's present epoch can be made now.
+pub(super) fn can_encrypt(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+    Ok(!outbox::handshake_waits(tx.connection(), group)? && !mls::load(tx, group)?.has_pending_proposals())
+}
+
+/// A payload as a PrivateMessage of the group's present epoch.
+pub(super) fn encrypt(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    payload: &[u8],
+) -> Result<MessageRequest, Error> {
+    let provider = tx.provider();
+    let message = mls::load(tx, group)?
+        .create_message(&provider, &context.identity.mls, payload)
+        .map_err(Error::mls("encrypting a message"))?;
+    Ok(MessageRequest {
+        message: Base64Url(message.to_bytes().map_err(Error::mls("encoding a message"))?),
+    })
+}
+
+/// A row of the history to be written.
+pub(super) struct NewMessage<'a> {
+    pub(super) group: Option<&'a GroupKey>,
+    pub(super) sender: Option<(&'a UserName, &'a DeviceId)>,
+    pub(super) id: Option<&'a str>,
+    pub(super) kind: MessageKind,
+    pub(super) text: &'a str,
+    pub(super) sent_at: UnixSeconds,
+    pub(super) received_at: UnixSeconds,
+    pub(super) mine: bool,
+    pub(super) status: SendStatus,
+}
+
+/// Writes a row, unless the same message of the same sender is there already.
+pub(super) fn insert(connection: &Connection, message: &NewMessage<'_>) -> Result<Option<i64>, Error> {
+    let sender = message.sender.map(|(user, device)| format!("{user}/{device}"));
+    let inserted = connection
+        .prepare_cached(
+            "INSERT INTO messages (group_id, sender, message_id, kind, text, sent_at, received_at, mine, status)
+             VALUES (:group_id, :sender, :id, :kind, :text, :sent_at, :received_at, :mine, :status)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(named_params! {
+            ":group_id": message.group.map(GroupKey::as_bytes),
+            ":sender": sender,
+            ":id": message.id,
+            ":kind": message.kind.column(),
+            ":text": message.text,
+            ":sent_at": message.sent_at.0.cast_signed(),
+            ":received_at": message.received_at.0.cast_signed(),
+            ":mine": message.mine,
+            ":status": message.status.column(),
+        })?;
+    Ok((inserted == 1).then(|| connection.last_insert_rowid()))
+}
+
+/// Writes a row that says what happened to a group.
+pub(super) fn note(
+    connection: &Connection,
+    group: Option<&GroupKey>,
+    by: Option<(&UserName, &DeviceId)>,
+    kind: MessageKind,
+    text: &str,
+    now: UnixSeconds,
+    mine: bool,
+) -> Result<(), Error> {
+    insert(
+        connection,
+        &NewMessage {
+            group,
+            sender: by,
+            id: None,
+            kind,
+            text,
+            sent_at: now,
+            received_at: now,
+            mine,
+            status: SendStatus::Sent,
+        },
+    )?;
+    Ok(())
+}
+
+pub(super) fn set_status(connection: &Connection, row: i64, status: SendStatus) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE messages SET status = ?2 WHERE row = ?1",
+        (row, status.column()),
+    )?;
+    Ok(())
+}
+
+const SELECT: &str = "SELECT m.row, m.group_id, g.name, m.sender, m.message_id, m.kind, m.text, m.sent_at,
+    m.received_at, m.mine, m.status FROM messages m LEFT JOIN groups g ON g.group_id = m.group_id";
+
+/// What others sent or did and is not marked as read, oldest first.
+pub(crate) fn unread(tx: &Tx<'_>) -> Result<Vec<Message>, Error> {
+    let sql =
+        format!("{SELECT} WHERE m.mine = 0 AND m.row > (SELECT read_up_to FROM profile) ORDER BY m.row");
+    select(tx.connection(), &sql, [])
+}
+
+/// The last `limit` rows of a group, oldest first.
+pub(crate) fn history(tx: &Tx<'_>, group: &GroupKey, limit: u32) -> Result<Vec<Message>, Error> {
+    let sql = format!("{SELECT} WHERE m.group_id = ?1 ORDER BY m.row DESC LIMIT ?2");
+    let mut rows = select(tx.connection(), &sql, (group.as_bytes(), limit))?;
+    rows.reverse();
+    Ok(rows)
+}
+
+/// Rows up to and including this one are read. Going backwards does nothing.
+pub(crate) fn mark_read(tx: &Tx<'_>, up_to: i64) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE profile SET read_up_to = ?1 WHERE read_up_to < ?1",
+        [up_to],
+    )?;
+    Ok(())
+}
+
+fn select(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Message>, Error> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut messages = Vec::new();
+    while let Some(row) = rows.next()? {
+        messages.push(read(row)?);
+    }
+    Ok(messages)
+}
+
+fn read(row: &Row<'_>) -> Result<Message, Error> {
+    let group: Option<Vec<u8>> = row.get(1)?;
+    let sender: Option<String> = row.get(3)?;
+    Ok(Message {
+        row: row.get(0)?,
+        group: group
+            .map(|id| corrupt(GroupKey::from_bytes(&id).ok(), "group id"))
+            .transpose()?,
+        group_name: row.get(2)?,
+        sender: sender
+            .map(|sender| {
+                corrupt(
+                    parse_credential_identity(sender.as_bytes()).ok(),
+                    "sender of a message",
+                )
+            })
+            .transpose()?
+            .map(|(user, _)| user),
+        id: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+        kind: corrupt(MessageKind::from_column(row.get(5)?), "message kind")?,
+        text: row.get(6)?,
+        sent_at: UnixSeconds(row.get::<_, i64>(7)?.cast_unsigned()),
+        received_at: UnixSeconds(row.get::<_, i64>(8)?.cast_unsigned()),
+        mine: row.get(9)?,
+        status: corrupt(SendStatus::from_column(row.get(10)?), "message status")?,
+    })
+}
+
+impl MessageKind {
+    fn column(self) -> i64 {
+        match self {
+            Self::Text => 0,
+            Self::Joined => 1,
+            Self::Added => 2,
+            Self::Removed => 3,
+            Self::Left => 4,
+            Self::Notice => 5,
+        }
+    }
+
+    fn from_column(value: i64) -> Option<Self> {
+        [
+            Self::Text,
+            Self::Joined,
+            Self::Added,
+            Self::Removed,
+            Self::Left,
+            Self::Notice,
+        ]
+        .into_iter()
+        .find(|kind| kind.column() == value)
+    }
+}
+
+impl SendStatus {
+    fn column(self) -> i64 {
+        match self {
+            Self::Sent => 0,
+            Self::Pending => 1,
+            Self::Failed => 2,
+        }
+    }
+
+    fn from_column(value: i64) -> Option<Self> {
+        [Self::Sent, Self::Pending, Self::Failed]
+            .into_iter()
+            .find(|status| status.column() == value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_survives_and_unknown_members_and_kinds_are_no_error() {
+        let bytes = Payload::new(KIND_TEXT, "hello").encode().unwrap();
+        assert!(matches!(read_payload(&bytes), Some(Content::Text { text, .. }) if text == "hello"));
+        let id = uuid::Uuid::now_v7().to_string();
+        let later = serde_json::json!({"v": 2, "id": id, "kind": "poll", "text": "", "options": ["a"]});
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&later, &mut bytes).unwrap();
+        assert!(matches!(read_payload(&bytes), Some(Content::Unknown)));
+        assert!(read_payload(b"not cbor").is_none());
+    }
+
+    #[test]
+    fn group_names_are_short_and_printable() {
+        assert!(check_name("lunch").is_ok());
+        for bad in ["", "  ", "a\nb", "a\u{1b}[2J", &"x".repeat(65)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

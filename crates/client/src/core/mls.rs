@@ -1,0 +1,87 @@
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{DeviceId, UserName, parse_credential_identity};
+use openmls::prelude::{
+    BasicCredential, Ciphersuite, Credential, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
+    OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
+};
+
+use larder_pool::Tx;
+
+use crate::error::Error;
+use crate::types::GroupKey;
+
+/// The ciphersuite of the groups that we create and of the KeyPackages that we mint.
+pub(crate) const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+
+/// How many past epochs stay readable. The server accepts a message of the present and of the previous epoch, and
+/// delivers Commits and messages in one order, so one would do; a few more let messages through that several members
+/// had under way while Commits raced. Each costs forward secrecy for its messages until it is dropped.
+const PAST_EPOCHS: usize = 4;
+
+/// Application messages are padded to a multiple of this, in bytes, so that their length tells less.
+const PADDING_BYTES: usize = 32;
+
+/// The lifetime of the leaf of a group's creator, in seconds; its first Commit replaces that leaf.
+const CREATOR_LEAF_SECONDS: u64 = larder_lifecycle::KEY_PACKAGE_LIFETIME_SECONDS;
+
+/// Backdating for members whose clocks are behind, in seconds.
+const BACKDATED_SECONDS: u64 = 3600;
+
+/// How we take part in groups.
+///
+/// Handshake messages are PublicMessages, so that the server can check each Commit against the group's public state
+/// before anyone has to process it; application messages are PrivateMessages always. The ratchet tree is served by the
+/// server and not embedded: a Welcome stays small, and the signed GroupInfo protects the tree by its hash. The sender
+/// ratchets tolerate what OpenMLS does by default (5 out of order, 1,000 skipped); the server keeps the order anyway.
+pub(super) fn join_config() -> MlsGroupJoinConfig {
+    MlsGroupJoinConfig::builder()
+        .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .use_ratchet_tree_extension(false)
+        .max_past_epochs(PAST_EPOCHS)
+        .padding_size(PADDING_BYTES)
+        .build()
+}
+
+/// The same for a group that we create.
+pub(super) fn create_config(now: UnixSeconds) -> MlsGroupCreateConfig {
+    MlsGroupCreateConfig::builder()
+        .ciphersuite(CIPHERSUITE)
+        .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .use_ratchet_tree_extension(false)
+        .max_past_epochs(PAST_EPOCHS)
+        .padding_size(PADDING_BYTES)
+        .lifetime(Lifetime::init(
+            now.minus(BACKDATED_SECONDS).0,
+            now.plus(CREATOR_LEAF_SECONDS).0,
+        ))
+        .build()
+}
+
+pub(super) fn mls_id(group: &GroupKey) -> openmls::prelude::GroupId {
+    openmls::prelude::GroupId::from_slice(group.as_bytes())
+}
+
+/// The group's MLS state.
+pub(super) fn load(tx: &Tx<'_>, group: &GroupKey) -> Result<MlsGroup, Error> {
+    find(tx, group)?.ok_or(Error::Corrupt("the MLS state of a group is missing"))
+}
+
+/// The group's MLS state, if there is any.
+pub(super) fn find(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<MlsGroup>, Error> {
+    MlsGroup::load(tx.provider().storage(), &mls_id(group)).map_err(Error::mls("loading a group"))
+}
+
+/// Deletes the group's MLS state, if there is any.
+pub(super) fn delete(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    if let Some(mut mls) = find(tx, group)? {
+        mls.delete(tx.provider().storage())
+            .map_err(Error::mls("deleting a group"))?;
+    }
+    Ok(())
+}
+
+/// Who a leaf's credential says it is; `None` unless it is a `basic` credential of `user/device_id`.
+pub(super) fn who(credential: &Credential) -> Option<(UserName, DeviceId)> {
+    let basic = BasicCredential::try_from(credential.clone()).ok()?;
+    parse_credential_identity(basic.identity()).ok()
+}

@@ -1,0 +1,36 @@
+//! The synchronous core: everything that touches the database, in functions that take a transaction.
+
+mod actor;
+mod commits;
+mod groups;
+mod identity;
+mod incoming;
+mod invitation;
+mod members;
+mod messages;
+mod mls;
+mod outbox;
+mod peers;
+mod profile;
+mod rejoin;
+mod remake;
+mod schema;
+mod welcome;
+
+pub(crate) use actor::Handle;
+pub(crate) use commits::{housekeeping, stage_leave, stage_remove};
+pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};
+pub(crate) use identity::{auth_signature, registration};
+pub(crate) use incoming::{apply, cursor};
+pub(crate) use invitation::{
+    already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
+};
+pub(crate) use members::members;
+pub(crate) use messages::{check_name, history, mark_read, send, unread};
+pub(crate) use mls::CIPHERSUITE;
+pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
+pub(crate) use profile::{
+    Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
+};
+pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
+pub(crate) use remake::remake;

@@ -1,0 +1,407 @@
+use larder_lifecycle::UnixSeconds;
+use larder_pool::Tx;
+use larder_wire::{Base64Url, DeviceId, KeyPackageRef, Problem, ProblemType, UserName};
+use rusqlite::{Connection, OptionalExtension, named_params};
+use serde::{Deserialize, Serialize};
+
+use crate::core::commits::{self, merged};
+use crate::core::profile::Context;
+use crate::core::schema::corrupt;
+use crate::core::{groups, messages, mls, rejoin};
+use crate::error::Error;
+use crate::transport::Accepted;
+use crate::types::{GroupKey, GroupState, SendStatus};
+
+const STATE_READY: i64 = 0;
+const STATE_TO_REMAKE: i64 = 1;
+
+/// What a request in the outbox is for, and what it takes to make it again at another epoch.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Intent {
+    /// Tells the server of a new group.
+    CreateGroup,
+    /// Adds the owners of these KeyPackages, which are reserved for this group.
+    Invite {
+        reservation_id: Option<String>,
+        packages: Vec<InvitePackage>,
+    },
+    /// Removes all devices of a user.
+    Remove { user: UserName },
+    /// Commits what members proposed.
+    CommitProposals,
+    /// Proposes that this device be removed.
+    Leave,
+    /// Comes back by an external Commit.
+    Rejoin,
+    /// Sends a payload. `row` is its row in the history, if it has one.
+    Message { payload: Base64Url, row: Option<i64> },
+}
+
+impl Intent {
+    pub(super) fn purpose(&self) -> Purpose {
+        match self {
+            Self::CommitProposals => Purpose::Proposals,
+            Self::Rejoin => Purpose::Rejoin,
+            Self::CreateGroup
+            | Self::Invite { .. }
+            | Self::Remove { .. }
+            | Self::Leave
+            | Self::Message { .. } => Purpose::Asked,
+        }
+    }
+
+    /// Whether it moves the group's epoch, or asks for it.
+    fn is_handshake(&self) -> bool {
+        match self {
+            Self::Message { .. } => false,
+            Self::CreateGroup
+            | Self::Invite { .. }
+            | Self::Remove { .. }
+            | Self::CommitProposals
+            | Self::Leave
+            | Self::Rejoin => true,
+        }
+    }
+}
+
+/// A KeyPackage that was checked against what was asked for.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct InvitePackage {
+    pub(super) user: UserName,
+    pub(super) device_id: DeviceId,
+    pub(super) key_package_ref: KeyPackageRef,
+    pub(super) key_package: Base64Url,
+}
+
+/// A request that is due.
+pub(crate) struct QueuedRequest {
+    pub(crate) id: i64,
+    pub(crate) path: String,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The server's answer to a request of the outbox. There is none for a timeout: then the row stays as it is.
+pub(crate) enum Verdict {
+    /// It happened.
+    Accepted(Accepted),
+    /// It did not, because the group is at another epoch: this one, if the server says.
+    WrongEpoch(Option<u64>),
+    /// It did not, and never will.
+    Refused(Problem),
+}
+
+/// The end of a row of the outbox.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) id: i64,
+    pub(crate) outcome: Outcome,
+    pub(crate) purpose: Purpose,
+}
+
+/// What a sync counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A Commit of what members proposed.
+    Proposals,
+    /// An external Commit.
+    Rejoin,
+    /// What somebody asked for.
+    Asked,
+}
+
+/// How a row of the outbox ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The server did it.
+    Done,
+    /// After catching up there was nothing left to do: someone else had done it.
+    Moot,
+    /// The server refused.
+    Refused(Problem),
+    /// The group changed too often meanwhile.
+    Raced,
+    /// This device is not a member any more, or has to rejoin first.
+    NotActive(GroupState),
+}
+
+/// Puts a message into the outbox that can be encrypted only once a Commit before it is settled.
+pub(super) fn push_to_make(
+    connection: &Connection,
+    group: &GroupKey,
+    path: &str,
+    intent: &Intent,
+) -> Result<i64, Error> {
+    let id = push(connection, group, path, None, &(), intent)?;
+    remake_later(connection, id, None)?;
+    Ok(id)
+}
+
+/// Puts a request into the outbox.
+pub(super) fn push(
+    connection: &Connection,
+    group: &GroupKey,
+    path: &str,
+    idempotency_key: Option<&str>,
+    body: &impl Serialize,
+    intent: &Intent,
+) -> Result<i64, Error> {
+    connection.execute(
+        "INSERT INTO outbox (group_id, path, idempotency_key, body, intent, handshake, state)
+         VALUES (:group_id, :path, :key, :body, :intent, :handshake, :state)",
+        named_params! {
+            ":group_id": group.as_bytes(),
+            ":path": path,
+            ":key": idempotency_key,
+            ":body": json(body)?,
+            ":intent": json(intent)?,
+            ":handshake": intent.is_handshake(),
+            ":state": STATE_READY,
+        },
+    )?;
+    Ok(connection.last_insert_rowid())
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(Error::mls("encoding a request"))
+}
+
+/// The oldest request that is due. Those of one group go out in order: behind one that has to be made again, the others
+/// wait; only a Commit or a proposal does not wait for a message, which may itself wait for it.
+pub(crate) fn next_ready(tx: &Tx<'_>) -> Result<Option<QueuedRequest>, Error> {
+    Ok(tx
+        .connection()
+        .prepare_cached(
+            "SELECT id, path, idempotency_key, body FROM outbox o WHERE state = 0 AND NOT EXISTS (
+                 SELECT 1 FROM outbox e WHERE e.group_id = o.group_id AND e.id < o.id AND e.state = 1
+                     AND (e.handshake = 1 OR o.handshake = 0))
+             ORDER BY id LIMIT 1",
+        )?
+        .query_row([], |row| {
+            Ok(QueuedRequest {
+                id: row.get(0)?,
+                path: row.get(1)?,
+                idempotency_key: row.get(2)?,
+                body: row.get(3)?,
+            })
+        })
+        .optional()?)
+}
+
+/// Whether a request is still in the outbox.
+pub(crate) fn waits(tx: &Tx<'_>, id: i64) -> Result<bool, Error> {
+    Ok(entry(tx.connection(), id)?.is_some())
+}
+
+/// A row with what it is for.
+pub(super) struct Entry {
+    pub(super) id: i64,
+    pub(super) group: GroupKey,
+    pub(super) intent: Intent,
+    pub(super) attempts: u32,
+    /// The epoch that the server named when it refused the last attempt.
+    pub(super) server_epoch: Option<u64>,
+}
+
+pub(super) fn entry(connection: &Connection, id: i64) -> Result<Option<Entry>, Error> {
+    entries(connection, "WHERE id = ?1", [id]).map(|found| found.into_iter().next())
+}
+
+/// The rows that have to be made again, oldest first.
+pub(super) fn to_remake(connection: &Connection) -> Result<Vec<Entry>, Error> {
+    entries(connection, "WHERE state = ?1 ORDER BY id", [STATE_TO_REMAKE])
+}
+
+fn entries(
+    connection: &Connection,
+    clause: &str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<Entry>, Error> {
+    let sql = format!("SELECT id, group_id, intent, attempts, server_epoch FROM outbox {clause}");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params, |row| {
+        Ok((
+            row.get::<_, i64>(0)?,
+            row.get::<_, Vec<u8>>(1)?,
+            row.get::<_, Vec<u8>>(2)?,
+            row.get::<_, u32>(3)?,
+            row.get::<_, Option<i64>>(4)?,
+        ))
+    })?;
+    rows.map(|row| {
+        let (id, group, intent, attempts, server_epoch) = row?;
+        Ok(Entry {
+            id,
+            group: corrupt(GroupKey::from_bytes(&group).ok(), "group id")?,
+            intent: corrupt(serde_json::from_slice(&intent).ok(), "intent in the outbox")?,
+            attempts,
+            server_epoch: server_epoch.map(i64::cast_unsigned),
+        })
+    })
+    .collect()
+}
+
+/// Whether a Commit or a proposal of ours waits for its answer, so that no other may be made.
+pub(super) fn handshake_waits(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM outbox WHERE group_id = ?1 AND handshake = 1)")?
+        .query_row([group.as_bytes()], |row| row.get(0))?)
+}
+
+/// Replaces the bytes of a row that was made again at the group's present epoch.
+pub(super) fn replace(
+    connection: &Connection,
+    id: i64,
+    body: &impl Serialize,
+    intent: &Intent,
+) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE outbox SET body = ?2, intent = ?3, state = ?4, attempts = attempts + 1 WHERE id = ?1",
+        (id, json(body)?, json(intent)?, STATE_READY),
+    )?;
+    Ok(())
+}
+
+pub(super) fn remove(connection: &Connection, id: i64) -> Result<(), Error> {
+    connection.execute("DELETE FROM outbox WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// Nothing of this group can be sent any more; its unsent messages have failed.
+pub(super) fn drop_all_of(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+    for entry in entries(connection, "WHERE group_id = ?1", [group.as_bytes()])? {
+        if let Intent::Message { row: Some(row), .. } = entry.intent {
+            messages::set_status(connection, row, SendStatus::Failed)?;
+        }
+        remove(connection, entry.id)?;
+    }
+    Ok(())
+}
+
+fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE outbox SET state = ?2, server_epoch = ?3 WHERE id = ?1",
+        (id, STATE_TO_REMAKE, epoch.map(u64::cast_signed)),
+    )?;
+    Ok(())
+}
+
+/// Takes over the server's answer to a request: the effects and the end of the row, in one transaction. `None` when the
+/// request has to be made again after catching up.
+pub(crate) fn settle(
+    tx: &Tx<'_>,
+    context: &Context,
+    id: i64,
+    verdict: Verdict,
+) -> Result<Option<Settled>, Error> {
+    let Some(Entry { group, intent, .. }) = entry(tx.connection(), id)? else {
+        return Ok(None);
+    };
+    let now = context.now();
+    let outcome = match verdict {
+        Verdict::Accepted(proof) => {
+            // First, so that what the acceptance queues does not wait for this row.
+            remove(tx.connection(), id)?;
+            accepted(tx, context, &group, &intent, proof, now)?;
+            Outcome::Done
+        }
+        Verdict::WrongEpoch(current) => {
+            if !wrong_epoch(tx, &group, id, &intent, current)? {
+                return Ok(None);
+            }
+            Outcome::Raced
+        }
+        // A new group's id is random: one that exists is ours, from a request whose answer was lost long ago.
+        Verdict::Refused(problem)
+            if matches!(intent, Intent::CreateGroup) && problem.problem_type == ProblemType::GroupExists =>
+        {
+            groups::set_state(tx.connection(), &group, GroupState::Active)?;
+            Outcome::Done
+        }
+        Verdict::Refused(problem) => {
+            refused(tx, &group, &intent, &problem)?;
+            Outcome::Refused(problem)
+        }
+    };
+    remove(tx.connection(), id)?;
+    Ok(Some(Settled {
+        id,
+        outcome,
+        purpose: intent.purpose(),
+    }))
+}
+
+fn accepted(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    intent: &Intent,
+    proof: Accepted,
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    let connection = tx.connection();
+    match intent {
+        Intent::CreateGroup => groups::set_state(connection, group, GroupState::Active),
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals => {
+            merged(tx, context, group, intent, proof, now)
+        }
+        Intent::Rejoin => rejoin::rejoined(tx, group, now),
+        Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
+        Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
+    }
+}
+
+/// Whether the row has ended.
+fn wrong_epoch(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    id: i64,
+    intent: &Intent,
+    current: Option<u64>,
+) -> Result<bool, Error> {
+    match intent {
+        // A new group has no other epoch; the server contradicts itself.
+        Intent::CreateGroup => {
+            groups::forget(tx, group)?;
+            Ok(true)
+        }
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals => {
+            commits::clear(tx, group)?;
+            remake_later(tx.connection(), id, current)?;
+            Ok(false)
+        }
+        // The proposal was for an epoch that is over. While the group is `leaving`, another one is made.
+        Intent::Leave => {
+            commits::clear_proposals(tx, group)?;
+            Ok(true)
+        }
+        // Built on an epoch that is over: thrown away, and begun anew while the group is `needs-rejoin`.
+        Intent::Rejoin => {
+            mls::delete(tx, group)?;
+            Ok(true)
+        }
+        Intent::Message { .. } => {
+            remake_later(tx.connection(), id, current)?;
+            Ok(false)
+        }
+    }
+}
+
+fn refused(tx: &Tx<'_>, group: &GroupKey, intent: &Intent, problem: &Problem) -> Result<(), Error> {
+    let connection = tx.connection();
+    match intent {
+        Intent::CreateGroup => groups::forget(tx, group),
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals => commits::clear(tx, group),
+        Intent::Leave => {
+            commits::clear_proposals(tx, group)?;
+            groups::set_state(connection, group, GroupState::Active)
+        }
+        Intent::Rejoin => match problem.problem_type {
+            // Not a member any more.
+            ProblemType::NotFound | ProblemType::Forbidden => groups::depart(tx, group),
+            _ => mls::delete(tx, group),
+        },
+        Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Failed),
+        Intent::Message { row: None, .. } => Ok(()),
+    }
+}

@@ -1,0 +1,254 @@
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::path::Path;
+
+use larder_lifecycle::UnixSeconds;
+use larder_pool::{KeyPackagePool, LocalStore, Tx};
+use larder_wire::{DeviceId, UserName};
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use crate::core::identity::Identity;
+use crate::core::mls::CIPHERSUITE;
+use crate::core::schema::migrate;
+use crate::error::Error;
+use crate::types::{Clock, Me, Options};
+
+const DATABASE_FILE: &str = "larder.db";
+const LOCK_FILE: &str = "larder.lock";
+
+/// What lives on the thread: the store, what transactions need besides it, and the lock, released last.
+pub(crate) struct Core {
+    store: LocalStore,
+    context: Context,
+    _lock: File,
+}
+
+/// What transactions need besides the database.
+pub(crate) struct Context {
+    pub(crate) pool: KeyPackagePool,
+    pub(crate) identity: Identity,
+    clock: Clock,
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> UnixSeconds {
+        (self.clock)()
+    }
+}
+
+/// An account to be registered.
+#[derive(Debug, Clone)]
+pub(crate) struct Registering {
+    pub(crate) user: UserName,
+    pub(crate) server: String,
+    pub(crate) server_name: String,
+}
+
+impl Core {
+    /// Opens the profile of a registered account.
+    pub(crate) fn open(options: &Options) -> Result<Self, Error> {
+        if !options.profile.join(DATABASE_FILE).exists() {
+            return Err(Error::NotRegistered);
+        }
+        let (lock, mut store) = open_store(&options.profile)?;
+        let identity = store.transaction(|tx| match stored_account(tx.connection())? {
+            Some(account) if account.registered => account.identity(tx),
+            Some(_) | None => Err(Error::NotRegistered),
+        })?;
+        Ok(Self::new(options, lock, store, identity))
+    }
+
+    /// Opens the profile of an account that is to be registered, with keys that are stored from here on. A registration
+    /// that was begun earlier goes on with its keys: the server may have accepted it.
+    pub(crate) fn open_to_register(options: &Options, registering: &Registering) -> Result<Self, Error> {
+        let (lock, mut store) = open_store(&options.profile)?;
+        let identity = store.transaction(|tx| {
+            match stored_account(tx.connection())? {
+                Some(account) if account.is_for(registering) => return account.identity(tx),
+                Some(account) if account.registered => {
+                    return Err(Error::AlreadyRegistered {
+                        user: account.me.user,
+                    });
+                }
+                Some(account) => account.forget(tx)?,
+                None => {}
+            }
+            let identity = Identity::generate(tx, registering)?;
+            insert_account(tx.connection(), &identity)?;
+            Ok::<_, Error>(identity)
+        })?;
+        Ok(Self::new(options, lock, store, identity))
+    }
+
+    fn new(options: &Options, lock: File, store: LocalStore, identity: Identity) -> Self {
+        Self {
+            store,
+            context: Context {
+                pool: KeyPackagePool::new(options.policy, CIPHERSUITE),
+                identity,
+                clock: options.clock.clone(),
+            },
+            _lock: lock,
+        }
+    }
+
+    pub(super) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Tx<'_>, &Context) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let context = &self.context;
+        self.store.transaction(|tx| work(tx, context))
+    }
+}
+
+/// Creates the directory if need be, takes the lock, opens the database and migrates it.
+fn open_store(profile: &Path) -> Result<(File, LocalStore), Error> {
+    let mut directory = DirBuilder::new();
+    directory.recursive(true);
+    let mut file = OpenOptions::new();
+    file.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        directory.mode(0o700);
+        file.mode(0o600);
+    }
+    directory.create(profile).map_err(Error::Profile)?;
+    let lock = file.open(profile.join(LOCK_FILE)).map_err(Error::Profile)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Error::ProfileLocked),
+        Err(TryLockError::Error(error)) => return Err(Error::Profile(error)),
+    }
+    // SQLite gives its side files the mode of the database, so it is set before SQLite creates any.
+    let database = profile.join(DATABASE_FILE);
+    drop(file.open(&database).map_err(Error::Profile)?);
+    restrict(profile, &database)?;
+    let mut store = LocalStore::open(&database)?;
+    migrate(&mut store)?;
+    Ok((lock, store))
+}
+
+/// A directory that was there before may be open to others.
+#[cfg(unix)]
+fn restrict(profile: &Path, database: &Path) -> Result<(), Error> {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    set_permissions(profile, Permissions::from_mode(0o700)).map_err(Error::Profile)?;
+    set_permissions(database, Permissions::from_mode(0o600)).map_err(Error::Profile)
+}
+
+#[cfg(not(unix))]
+fn restrict(_: &Path, _: &Path) -> Result<(), Error> {
+    Ok(())
+}
+
+struct StoredAccount {
+    me: Me,
+    auth_public_key: Vec<u8>,
+    mls_public_key: Vec<u8>,
+    registered: bool,
+}
+
+impl StoredAccount {
+    fn is_for(&self, registering: &Registering) -> bool {
+        let Me {
+            user,
+            device_id: _,
+            server,
+            server_name,
+        } = &self.me;
+        *user == registering.user && *server == registering.server && *server_name == registering.server_name
+    }
+
+    fn identity(self, tx: &Tx<'_>) -> Result<Identity, Error> {
+        Identity::load(tx, self.me, &self.auth_public_key, &self.mls_public_key)
+    }
+
+    fn forget(&self, tx: &Tx<'_>) -> Result<(), Error> {
+        Identity::erase(tx, &self.auth_public_key, &self.mls_public_key)?;
+        tx.connection().execute("DELETE FROM profile", [])?;
+        Ok(())
+    }
+}
+
+fn stored_account(connection: &Connection) -> Result<Option<StoredAccount>, Error> {
+    let row = connection
+        .query_row(
+            "SELECT user, device_id, server, server_name, auth_public_key, mls_public_key, registered FROM profile",
+            [],
+            |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, String>(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                    row.get(6)?,
+                ))
+            },
+        )
+        .optional()?;
+    let Some((user, device, server, server_name, auth_public_key, mls_public_key, registered)) = row else {
+        return Ok(None);
+    };
+    Ok(Some(StoredAccount {
+        me: Me {
+            user: user.parse().map_err(|_| Error::Corrupt("user name"))?,
+            device_id: device
+                .parse::<DeviceId>()
+                .map_err(|_| Error::Corrupt("device id"))?,
+            server,
+            server_name,
+        },
+        auth_public_key,
+        mls_public_key,
+        registered,
+    }))
+}
+
+fn insert_account(connection: &Connection, identity: &Identity) -> Result<(), Error> {
+    connection.execute(
+        "INSERT INTO profile (id, user, device_id, server, server_name, auth_public_key, mls_public_key, registered)
+         VALUES (1, :user, :device_id, :server, :server_name, :auth, :mls, 0)",
+        named_params! {
+            ":user": identity.me.user.as_str(),
+            ":device_id": identity.me.device_id.as_str(),
+            ":server": identity.me.server,
+            ":server_name": identity.me.server_name,
+            ":auth": identity.auth.public(),
+            ":mls": identity.mls.public(),
+        },
+    )?;
+    Ok(())
+}
+
+/// Whether the server is known to have the account.
+pub(crate) fn is_registered(tx: &Tx<'_>) -> Result<bool, Error> {
+    Ok(tx
+        .connection()
+        .query_row("SELECT registered FROM profile", [], |row| row.get(0))?)
+}
+
+/// The server has the account.
+pub(crate) fn mark_registered(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.connection()
+        .execute("UPDATE profile SET registered = 1 WHERE registered = 0", [])?;
+    Ok(())
+}
+
+/// The digest of the inventory that the pool was last reconciled with.
+pub(crate) fn inventory_digest(tx: &Tx<'_>) -> Result<Option<String>, Error> {
+    Ok(tx
+        .connection()
+        .query_row("SELECT inventory_digest FROM profile", [], |row| row.get(0))?)
+}
+
+/// Remembers the inventory that the pool was reconciled with.
+pub(crate) fn set_inventory_digest(tx: &Tx<'_>, digest: &str) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE profile SET inventory_digest = ?1 WHERE inventory_digest IS NOT ?1",
+        [digest],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+use larder_lifecycle::UnixSeconds;
+use larder_pool::Tx;
+use larder_wire::GroupInfoAnswer;
+use openmls::prelude::{
+    LeafNodeParameters, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider, RatchetTreeIn,
+};
+use tls_codec::Deserialize as _;
+
+use crate::core::outbox::{self, Intent};
+use crate::core::profile::Context;
+use crate::core::{commits, groups, messages, mls, peers};
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, MessageKind};
+
+/// The groups whose GroupInfo is wanted for an external Commit.
+pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
+    let mut wanted = groups::in_states(tx.connection(), &[GroupState::NeedsRejoin])?;
+    let mut waiting = Vec::new();
+    for group in &wanted {
+        if outbox::handshake_waits(tx.connection(), group)? {
+            waiting.push(group.clone());
+        }
+    }
+    wanted.retain(|group| !waiting.contains(group));
+    Ok(wanted)
+}
+
+/// Builds the external Commit that brings this device back (RFC 9420 §12.4.3.2): it removes our old leaf and adds a new
+/// one. The group's old state is replaced; until the server has accepted, the group stays `needs-rejoin`.
+pub(crate) fn stage_rejoin(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    answer: &GroupInfoAnswer,
+) -> Result<(), Error> {
+    let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
+    let message = MlsMessageIn::tls_deserialize_exact(&answer.group_info.0).map_err(|_| bad())?;
+    let MlsMessageBodyIn::GroupInfo(group_info) = message.extract() else {
+        return Err(bad());
+    };
+    if group_info.group_id().as_slice() != group.as_bytes() {
+        return Err(bad());
+    }
+    let tree = RatchetTreeIn::tls_deserialize_exact(&answer.ratchet_tree.0).map_err(|_| bad())?;
+    mls::delete(tx, group)?;
+    let provider = tx.provider();
+    let identity = &context.identity;
+    let (state, bundle) = MlsGroup::external_commit_builder()
+        .with_ratchet_tree(tree)
+        .with_config(mls::join_config())
+        // A member who never committed keeps its KeyPackage's lifetime in its leaf; nobody could come back after its end.
+        .skip_lifetime_validation()
+        .build_group(&provider, group_info, identity.credential.clone())
+        .map_err(Error::mls("building an external Commit"))?
+        .leaf_node_parameters(LeafNodeParameters::default())
+        .load_psks(provider.storage())
+        .map_err(Error::mls("building an external Commit"))?
+        .create_group_info(true)
+        .use_ratchet_tree_extension(false)
+        .build(provider.rand(), provider.crypto(), &identity.mls, |_| true)
+        .map_err(Error::mls("building an external Commit"))?
+        .finalize(&provider)
+        .map_err(Error::mls("building an external Commit"))?;
+    for member in state.members() {
+        let (user, device) = mls::who(&member.credential).ok_or_else(bad)?;
+        let connection = tx.connection();
+        let pin = peers::pin(connection, &user, &device, &member.signature_key, context.now())?;
+        if pin == peers::Pin::Changed {
+            return Err(Error::KeyChanged { user, device });
+        }
+    }
+    let (commit, _, group_info) = bundle.into_messages();
+    let request = commits::commit_request(&commit, None, group_info.as_ref(), None)?;
+    commits::push(tx, group, &request, &Intent::Rejoin)?;
+    Ok(())
+}
+
+/// The server accepted the external Commit: this device is a member again, from the new epoch on.
+pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
+    let epoch = mls::load(tx, group)?.epoch().as_u64();
+    groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
+    messages::note(
+        tx.connection(),
+        Some(group),
+        None,
+        MessageKind::Notice,
+        "this device rejoined the group; messages of the time between are missing",
+        now,
+        false,
+    )
+}

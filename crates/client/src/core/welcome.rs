@@ -1,0 +1,90 @@
+use larder_pool::{JoinError, Tx};
+use larder_wire::InboxRow;
+use openmls::prelude::MlsGroup;
+
+use crate::core::incoming::Failed;
+use crate::core::profile::Context;
+use crate::core::{groups, messages, mls, peers};
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, MessageKind};
+
+/// Joins the group of a Welcome. When this fails the KeyPackage is kept, so that the genuine Welcome still joins.
+pub(super) fn join(
+    tx: &Tx<'_>,
+    context: &Context,
+    row: &InboxRow,
+    tree: Option<&[u8]>,
+) -> Result<(), Failed> {
+    let connection = tx.connection();
+    let group = row
+        .group_id
+        .as_ref()
+        .ok_or_else(|| Failed::row("an invitation without a group arrived"))?;
+    if let Some((GroupState::NeedsRejoin | GroupState::Left, _)) = groups::find(connection, group)? {
+        // What is left of the group's old state is of no use, and in the way.
+        mls::delete(tx, group)?;
+    }
+    let joined = context
+        .pool
+        .join(tx, &row.body.0, tree, &mls::join_config(), context.now())
+        .map_err(|error| match error {
+            JoinError::Pool(error) => Failed::from(Error::Pool(error)),
+            error => Failed::Row(format!("an invitation could not be accepted: {error}")),
+        })?;
+    if joined.group.group_id().as_slice() != group.as_bytes() {
+        return Err(Failed::row("an invitation to another group than it said arrived"));
+    }
+    let members = verify_members(tx, context, &joined.group)?;
+    groups::enter(
+        connection,
+        group,
+        GroupState::Active,
+        joined.group.epoch().as_u64(),
+    )?;
+    let text = format!("you joined a group of {members}");
+    note(tx, context, group, MessageKind::Joined, &text)
+}
+
+/// Every leaf names a user's device, and those that we know have the key that we know. Unknown ones are pinned.
+/// Returns the number of members.
+fn verify_members(tx: &Tx<'_>, context: &Context, group: &MlsGroup) -> Result<u32, Failed> {
+    let mut members = 0;
+    for member in group.members() {
+        let (user, device) = mls::who(&member.credential).ok_or_else(|| {
+            Failed::row("an invitation to a group with an unreadable member was not accepted")
+        })?;
+        let pin = peers::pin(
+            tx.connection(),
+            &user,
+            &device,
+            &member.signature_key,
+            context.now(),
+        )?;
+        if pin == peers::Pin::Changed {
+            return Err(Failed::Row(format!(
+                "an invitation was not accepted: the signature key of {user}'s device {device} is not the one known before"
+            )));
+        }
+        members += 1;
+    }
+    Ok(members)
+}
+
+fn note(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    kind: MessageKind,
+    text: &str,
+) -> Result<(), Failed> {
+    messages::note(
+        tx.connection(),
+        Some(group),
+        None,
+        kind,
+        text,
+        context.now(),
+        false,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,211 @@
+use std::fmt;
+
+use larder_pool::{PoolError, StoreError};
+use larder_wire::{DeviceId, Problem, UserName};
+
+use crate::types::{GroupKey, GroupState, NotAdded};
+
+/// Why an operation failed. [`Error::code`] is stable; nothing in here holds a key, a token or the text of a message.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The profile holds no registered account.
+    #[error("this profile has no account yet: register first")]
+    NotRegistered,
+    /// The profile holds another account.
+    #[error("this profile already belongs to {user}")]
+    AlreadyRegistered {
+        /// The user that the profile belongs to.
+        user: UserName,
+    },
+    /// Another process uses the profile.
+    #[error("another process uses this profile")]
+    ProfileLocked,
+    /// The profile directory cannot be used.
+    #[error("the profile directory cannot be used")]
+    Profile(#[source] std::io::Error),
+    /// The server refused. Nothing of the request happened.
+    #[error("{0}")]
+    Refused(Problem),
+    /// No answer that proves anything. What was to be sent is in the outbox, if it had got that far, and the next sync
+    /// sends the same bytes again.
+    #[error("the server cannot be reached")]
+    Unreachable(#[source] Unreachable),
+    /// Not the address of a server: `http://` or `https://`, host, optional port.
+    #[error("not the address of a server")]
+    InvalidServer,
+    /// The server does not accept our ciphersuite.
+    #[error("the server does not accept the ciphersuite {0:#06x}")]
+    UnsupportedServer(u16),
+    /// No such group on this device.
+    #[error("no such group")]
+    UnknownGroup,
+    /// Several groups match.
+    #[error("several groups match")]
+    Ambiguous {
+        /// Their ids.
+        groups: Vec<GroupKey>,
+    },
+    /// The group is not in a state that allows this.
+    #[error("the group is {0}")]
+    GroupNotActive(GroupState),
+    /// The user is not a member of the group.
+    #[error("{0} is not a member of the group")]
+    NotAMember(UserName),
+    /// Nobody could be added.
+    #[error("nobody could be added")]
+    NoKeyPackages {
+        /// Why, for each user.
+        outcomes: Vec<(UserName, NotAdded)>,
+    },
+    /// Nobody could be added, and this user's KeyPackage was not acceptable.
+    #[error("the directory answered with a bad KeyPackage for {user}: {flaw}")]
+    InvalidKeyPackage {
+        /// The user.
+        user: UserName,
+        /// What is wrong with it.
+        flaw: KeyPackageFlaw,
+    },
+    /// Nobody could be added, and this user's device has another signature key than the one known before.
+    #[error("the signature key of {user}'s device {device} is not the one known before")]
+    KeyChanged {
+        /// The user.
+        user: UserName,
+        /// The device.
+        device: DeviceId,
+    },
+    /// The text of a message is empty or longer than [`TEXT_BYTES_MAX`](crate::TEXT_BYTES_MAX).
+    #[error("a message is 1 to 32768 bytes of text")]
+    InvalidText,
+    /// The name of a group is empty, too long or has control characters.
+    #[error("the name of a group is 1 to 64 characters, none of them a control character")]
+    InvalidGroupName,
+    /// The group kept moving on while we tried; nothing was done.
+    #[error("the group changed too often meanwhile; try again")]
+    TooManyRaces,
+    /// The local database failed.
+    #[error("the local database failed")]
+    Store(#[from] StoreError),
+    /// The local database failed.
+    #[error("the local database failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The pool failed.
+    #[error("the KeyPackage pool failed")]
+    Pool(#[from] PoolError),
+    /// The MLS library, or the encoding of what it made, refused or failed.
+    #[error("{doing} failed")]
+    Mls {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: Fault,
+    },
+    /// A row of the local database does not say what it should.
+    #[error("the local database is corrupt: {0}")]
+    Corrupt(&'static str),
+    /// The thread that owns the database has ended.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+/// A failure inside a library.
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no answer that proves anything.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The network failed, or the time was up.
+    #[error("network")]
+    Network(#[source] reqwest::Error),
+    /// The server cannot answer now.
+    #[error("{0}")]
+    Unavailable(Problem),
+    /// An answer that is not one of a Larder server.
+    #[error("the answer (status {status}) is not one of a Larder server")]
+    NotLarder {
+        /// The HTTP status.
+        status: u16,
+    },
+}
+
+/// What is wrong with a KeyPackage that the directory handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyPackageFlaw {
+    /// Not an `MLSMessage` with a KeyPackage inside, or bytes follow it.
+    Malformed,
+    /// A signature does not verify, it has expired, or an extension is not supported (RFC 9420 §10.1).
+    Invalid,
+    /// It is not the KeyPackage that was reserved.
+    WrongReference,
+    /// It is not valid now, or its total lifetime is longer than anyone may ask for (RFC 9420 §7.2).
+    Lifetime,
+    /// Its ciphersuite is not the group's.
+    Ciphersuite,
+    /// Its credential does not name that user and device.
+    Credential,
+    /// The same KeyPackage was handed out for two devices.
+    Duplicate,
+    /// The directory reported a KeyPackage and gave none.
+    Missing,
+}
+
+impl KeyPackageFlaw {
+    /// A stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Invalid => "invalid",
+            Self::WrongReference => "wrong-reference",
+            Self::Lifetime => "lifetime",
+            Self::Ciphersuite => "ciphersuite",
+            Self::Credential => "credential",
+            Self::Duplicate => "duplicate",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+impl fmt::Display for KeyPackageFlaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Error {
+    /// A stable code. For a refusal it is the problem's.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotRegistered => "not-registered",
+            Self::AlreadyRegistered { .. } => "already-registered",
+            Self::ProfileLocked => "profile-locked",
+            Self::Profile(_) => "profile",
+            Self::Refused(problem) => problem.problem_type.code(),
+            Self::Unreachable(_) => "unreachable",
+            Self::InvalidServer => "invalid-server",
+            Self::UnsupportedServer(_) => "unsupported-server",
+            Self::UnknownGroup => "unknown-group",
+            Self::Ambiguous { .. } => "ambiguous",
+            Self::GroupNotActive(_) => "group-not-active",
+            Self::NotAMember(_) => "not-a-member",
+            Self::NoKeyPackages { .. } => "no-key-packages",
+            Self::InvalidKeyPackage { .. } => "invalid-key-package",
+            Self::KeyChanged { .. } => "key-changed",
+            Self::InvalidText => "invalid-text",
+            Self::InvalidGroupName => "invalid-group-name",
+            Self::TooManyRaces => "too-many-races",
+            Self::Store(_) | Self::Sqlite(_) => "store",
+            Self::Pool(_) => "pool",
+            Self::Mls { .. } => "mls",
+            Self::Corrupt(_) => "corrupt",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// For `map_err`: the MLS library failed while doing this.
+    pub(crate) fn mls<E: Into<Fault>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Mls {
+            doing,
+            source: source.into(),
+        }
+    }
+}

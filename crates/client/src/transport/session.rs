@@ -1,0 +1,110 @@
+use std::fmt;
+use std::sync::Arc;
+
+use larder_wire::{
+    Base64Url, Challenge, ChallengeRequest, DeviceId, Problem, ProblemType, Session, SessionRequest,
+};
+use tokio::sync::Mutex;
+
+use crate::core::{Handle, auth_signature};
+use crate::error::Error;
+use crate::transport::http::{Http, Request};
+use crate::types::Clock;
+
+/// A session is renewed this long before its end, in seconds.
+const RENEWED_BEFORE_SECONDS: u64 = 60;
+
+/// A bearer token. `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Token(String);
+
+impl Token {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// The present session, opened when it is needed.
+pub(super) struct Sessions {
+    device_id: DeviceId,
+    core: Arc<Handle>,
+    clock: Clock,
+    present: Mutex<Option<(Token, u64)>>,
+}
+
+/// Whether the server says that the session is no longer good.
+pub(super) fn has_ended(problem: &Problem) -> bool {
+    problem.problem_type == ProblemType::Unauthenticated
+}
+
+impl Sessions {
+    pub(super) fn new(device_id: DeviceId, core: Arc<Handle>, clock: Clock) -> Self {
+        Self {
+            device_id,
+            core,
+            clock,
+            present: Mutex::new(None),
+        }
+    }
+
+    /// The token of the present session. Opens one if need be; several callers share it.
+    pub(super) async fn token(&self, http: &Http) -> Result<Token, Error> {
+        let mut present = self.present.lock().await;
+        if let Some((token, expires_at)) = &*present {
+            let now = (self.clock)();
+            if now.plus(RENEWED_BEFORE_SECONDS).0 < *expires_at {
+                return Ok(token.clone());
+            }
+        }
+        let Session { token, expires_at } = self.open(http).await?;
+        let token = Token(token);
+        *present = Some((token.clone(), expires_at));
+        Ok(token)
+    }
+
+    /// This token is no longer good. Another one that came meanwhile stays.
+    pub(super) async fn forget(&self, token: &Token) {
+        let mut present = self.present.lock().await;
+        if present.as_ref().is_some_and(|(held, _)| held == token) {
+            *present = None;
+        }
+    }
+
+    async fn open(&self, http: &Http) -> Result<Session, Error> {
+        let request = ChallengeRequest {
+            device_id: self.device_id.clone(),
+        };
+        let challenge: Challenge = http
+            .call_json(&Request::post("/v1/sessions/challenge", &request)?, None)
+            .await?;
+        let bytes = challenge.challenge.0.clone();
+        let signature = self
+            .core
+            .write(move |_, context| auth_signature(context, &bytes))
+            .await?;
+        let request = SessionRequest {
+            device_id: self.device_id.clone(),
+            challenge: challenge.challenge,
+            signature: Base64Url(signature),
+        };
+        // A challenge is good once: when the answer is lost, the caller begins with a new one.
+        let request = Request::post("/v1/sessions", &request)?.once();
+        http.call_json(&request, None).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_redacts_itself() {
+        assert_eq!(format!("{:?}", Token("secret".into())), "Token(..)");
+    }
+}

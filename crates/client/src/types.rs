@@ -1,0 +1,328 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use larder_lifecycle::{PoolPolicy, UnixSeconds};
+use larder_pool::PoolHealth;
+use larder_wire::{DeviceId, UserName};
+
+use crate::error::KeyPackageFlaw;
+
+/// Tells the time. Only the application reads a real clock.
+pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
+
+/// Names a group: its MLS group id. Prints and parses as base64url.
+pub type GroupKey = larder_wire::GroupId;
+
+/// The longest text of one message, in bytes. Encrypted, padded and framed it stays below the server's limit.
+pub const TEXT_BYTES_MAX: usize = 32 * 1024;
+/// The longest name of a group, in characters.
+pub const GROUP_NAME_CHARS_MAX: usize = 64;
+
+/// Where and how a connection keeps its state.
+#[derive(Clone)]
+pub struct Options {
+    /// The profile: a directory of its own for one device. It is created with mode 0700, the database in it (`larder.db`)
+    /// with 0600.
+    pub profile: PathBuf,
+    /// Tells the time.
+    pub clock: Clock,
+    /// How many KeyPackages the device keeps, and how long they live.
+    pub policy: PoolPolicy,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("profile", &self.profile)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who a connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Me {
+    /// The user.
+    pub user: UserName,
+    /// The device.
+    pub device_id: DeviceId,
+    /// The server's address, `http://…` or `https://…`, without a trailing slash.
+    pub server: String,
+    /// The server's name, as it was when the account was registered. Sessions are signed for it, so that another server
+    /// at the same address has no use for the signature.
+    pub server_name: String,
+}
+
+/// What a refresh of the pool did.
+#[derive(Debug, Clone)]
+pub struct Refreshed {
+    /// KeyPackages minted.
+    pub minted: u32,
+    /// KeyPackages that the directory holds now because of this refresh.
+    pub uploaded: u32,
+    /// KeyPackages withdrawn from the directory, because their private keys are not here.
+    pub revoked: u32,
+    /// The pool afterwards.
+    pub health: PoolHealth,
+}
+
+/// The state of a group on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GroupState {
+    /// Created here; the server has not confirmed it. The next sync sends the same request again.
+    Creating,
+    /// A member.
+    Active,
+    /// A member who asked to leave; another member's Commit makes it so.
+    Leaving,
+    /// Not a member any more. The messages stay readable.
+    Left,
+    /// A Commit could not be processed. The next sync rejoins by an external Commit (RFC 9420 §12.4.3.2).
+    NeedsRejoin,
+}
+
+impl GroupState {
+    /// The state in one word: `creating`, `active`, `leaving`, `left` or `needs-rejoin`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Active => "active",
+            Self::Leaving => "leaving",
+            Self::Left => "left",
+            Self::NeedsRejoin => "needs-rejoin",
+        }
+    }
+}
+
+impl fmt::Display for GroupState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A group in one line. `Debug` hides the name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GroupSummary {
+    /// The group.
+    pub id: GroupKey,
+    /// Its name, once a member has told it (inside an encrypted message).
+    pub name: Option<String>,
+    /// Its epoch; 0 when this device is not a member any more.
+    pub epoch: u64,
+    /// Its members (devices); 0 when this device is not a member any more.
+    pub members: u32,
+    /// Its state on this device.
+    pub state: GroupState,
+    /// Messages of others that are not marked as read.
+    pub unread: u64,
+}
+
+impl fmt::Debug for GroupSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupSummary")
+            .field("id", &self.id)
+            .field("epoch", &self.epoch)
+            .field("members", &self.members)
+            .field("state", &self.state)
+            .field("unread", &self.unread)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A member of a group: one leaf, which is one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The user, from the leaf's credential.
+    pub user: UserName,
+    /// The device, from the leaf's credential.
+    pub device_id: DeviceId,
+    /// SHA-256 of the leaf's signature key, 64 hexadecimal digits: for two people to compare.
+    pub signature_key_fingerprint: String,
+    /// Whether it is this device.
+    pub is_me: bool,
+}
+
+/// The outcome of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Invited {
+    /// Users who are members now.
+    pub added: Vec<UserName>,
+    /// Users who were not added, each with the reason.
+    pub not_added: Vec<(UserName, NotAdded)>,
+}
+
+/// Why a user was not added to a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum NotAdded {
+    /// A member already; nothing was reserved.
+    AlreadyMember,
+    /// No such user, or not one that the caller may reach.
+    NotFound,
+    /// No KeyPackage is left.
+    Exhausted,
+    /// No KeyPackage of the group's ciphersuite.
+    Incompatible,
+    /// Asked for too often.
+    RateLimited,
+    /// The directory handed out something that is not an acceptable KeyPackage of that user.
+    InvalidKeyPackage(KeyPackageFlaw),
+    /// The directory handed out a KeyPackage with another signature key than the one known for this device.
+    KeyChanged {
+        /// The device.
+        device: DeviceId,
+    },
+}
+
+impl NotAdded {
+    /// A stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyMember => "already-member",
+            Self::NotFound => "not-found",
+            Self::Exhausted => "exhausted",
+            Self::Incompatible => "incompatible",
+            Self::RateLimited => "rate-limited",
+            Self::InvalidKeyPackage(_) => "invalid-key-package",
+            Self::KeyChanged { .. } => "key-changed",
+        }
+    }
+}
+
+impl fmt::Display for NotAdded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyMember => f.write_str("is a member already"),
+            Self::NotFound => f.write_str("no such user"),
+            Self::Exhausted => f.write_str("has no KeyPackage left"),
+            Self::Incompatible => f.write_str("has no KeyPackage of the group's ciphersuite"),
+            Self::RateLimited => f.write_str("was asked for too often, try again later"),
+            Self::InvalidKeyPackage(flaw) => {
+                write!(f, "the directory answered with a bad KeyPackage: {flaw}")
+            }
+            Self::KeyChanged { device } => {
+                write!(
+                    f,
+                    "the signature key of device {device} is not the one known before"
+                )
+            }
+        }
+    }
+}
+
+/// A message that was accepted for sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentMessage {
+    /// The message's id, the same on every device.
+    pub id: String,
+    /// How far it got.
+    pub status: SendStatus,
+}
+
+/// How far a message got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SendStatus {
+    /// The server has it.
+    Sent,
+    /// It is in the outbox; the next sync sends it.
+    Pending,
+    /// The server refused it for good, for example because this device was removed.
+    Failed,
+}
+
+impl SendStatus {
+    /// The status in one word: `sent`, `pending` or `failed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Pending => "pending",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What a sync did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Inbox rows handled.
+    pub rows: u64,
+    /// Requests of the outbox that the server answered for good.
+    pub flushed: u64,
+    /// Groups joined by a Welcome.
+    pub joined: u64,
+    /// Accepted Commits for members who asked to leave.
+    pub committed: u64,
+    /// Groups rejoined by an external Commit.
+    pub rejoined: u64,
+}
+
+/// What a message row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MessageKind {
+    /// Somebody wrote `text`.
+    Text,
+    /// This device joined the group.
+    Joined,
+    /// Members were added.
+    Added,
+    /// A member was removed.
+    Removed,
+    /// A member left.
+    Left,
+    /// Something that the user should know, for example that a message could not be read.
+    Notice,
+}
+
+impl MessageKind {
+    /// The kind in one word: `text`, `joined`, `added`, `removed`, `left` or `notice`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Joined => "joined",
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Left => "left",
+            Self::Notice => "notice",
+        }
+    }
+}
+
+/// One row of the history. `Debug` hides the text and the group's name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The row's number on this device, in the order of arrival.
+    pub row: i64,
+    /// The group. `None` for a notice that concerns none, for example about a Welcome that could not be opened.
+    pub group: Option<GroupKey>,
+    /// The group's name, if it is known by now.
+    pub group_name: Option<String>,
+    /// Who sent it or caused it, from the MLS credential.
+    pub sender: Option<UserName>,
+    /// The message's id (`Text`), the same on every device; empty for other kinds.
+    pub id: String,
+    /// What the row says.
+    pub kind: MessageKind,
+    /// The text as written (`Text`: hostile input for a terminal), or a sentence (other kinds).
+    pub text: String,
+    /// When the sender's server stored it, in Unix seconds; for own messages the time of sending.
+    pub sent_at: UnixSeconds,
+    /// When this device stored it, in Unix seconds.
+    pub received_at: UnixSeconds,
+    /// Whether this device wrote it.
+    pub mine: bool,
+    /// How far an own message got; `Sent` for all others.
+    pub status: SendStatus,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("row", &self.row)
+            .field("group", &self.group)
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("mine", &self.mine)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}

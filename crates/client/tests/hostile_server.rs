@@ -1,0 +1,420 @@
+//! A directory and a delivery service that lie: what they hand out is checked, and what fails is never used.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod support;
+
+use larder_client::{Error, GroupState, KeyPackageFlaw, MessageKind, SendStatus};
+use larder_pool::openmls::prelude::{BasicCredential, Ciphersuite, CredentialWithKey};
+use larder_pool::{KeyPackagePool, LocalStore, PoolError};
+use larder_wire::{Base64Url, GroupInfoAnswer, Inbox, InboxKind, KeyPackageRef, Reserved};
+use openmls_basic_credential::SignatureKeyPair;
+use support::{Action, Client, Proxy, TestServer, now, options, user};
+
+const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+
+/// A genuine KeyPackage of anybody's making, with its reference.
+fn forge(identity: &[u8], policy: larder_client::PoolPolicy) -> (KeyPackageRef, Vec<u8>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = LocalStore::open(&directory.path().join("forger.db")).unwrap();
+    let signer = SignatureKeyPair::new(SUITE.signature_algorithm()).unwrap();
+    let credential = CredentialWithKey {
+        credential: BasicCredential::new(identity.to_vec()).into(),
+        signature_key: signer.public().into(),
+    };
+    let pool = KeyPackagePool::new(policy, SUITE);
+    let uploads = store
+        .transaction(|tx| {
+            pool.mint(tx, &signer, &credential, 1, now())?;
+            pool.begin_upload(tx, 1, now())
+        })
+        .map_err(|error: PoolError| error)
+        .unwrap();
+    let upload = uploads.into_iter().next().unwrap();
+    (
+        KeyPackageRef::from_bytes(upload.key_package_ref.as_slice()).unwrap(),
+        upload.key_package,
+    )
+}
+
+/// Changes what the directory hands out for the first device of the first user.
+fn tamper(proxy: &Proxy, change: impl Fn(&mut KeyPackageRef, &mut Vec<u8>) + Send + Clone + 'static) {
+    proxy.rule(move |seen| {
+        if !seen.is("POST", "/reserve") {
+            return Action::Forward;
+        }
+        let change = change.clone();
+        Action::Rewrite(Box::new(move |body| {
+            let mut reserved: Reserved = serde_json::from_slice(&body).unwrap();
+            let device = &mut reserved.users[0].devices[0];
+            let mut bytes = device.key_package.take().unwrap().0;
+            change(device.key_package_ref.as_mut().unwrap(), &mut bytes);
+            device.key_package = Some(Base64Url(bytes));
+            serde_json::to_vec(&reserved).unwrap()
+        }))
+    });
+}
+
+async fn assert_flaw(alice: &Client, group: &larder_client::GroupKey, expected: KeyPackageFlaw) {
+    let epoch = alice.epoch(group).await;
+    match alice.invite(group, &[user("bob")]).await {
+        Err(Error::InvalidKeyPackage { user: who, flaw }) => {
+            assert_eq!((who, flaw), (user("bob"), expected));
+        }
+        other => panic!("{expected}: {other:?}"),
+    }
+    assert_eq!(alice.users(group).await, ["alice"]);
+    assert_eq!(alice.epoch(group).await, epoch);
+}
+
+#[tokio::test]
+async fn a_forged_key_package_is_reported_and_never_added() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+
+    tamper(&proxy, |_, bytes| bytes.truncate(20));
+    assert_flaw(&alice, &group, KeyPackageFlaw::Malformed).await;
+    tamper(&proxy, |_, bytes| bytes.push(0));
+    assert_flaw(&alice, &group, KeyPackageFlaw::Malformed).await;
+    tamper(&proxy, |_, bytes| {
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+    });
+    assert_flaw(&alice, &group, KeyPackageFlaw::Invalid).await;
+    let mallorys = forge(b"mallory/d-1", options(alice.directory.path()).policy);
+    let bytes = mallorys.1.clone();
+    tamper(&proxy, move |_, shown| shown.clone_from(&bytes));
+    assert_flaw(&alice, &group, KeyPackageFlaw::WrongReference).await;
+    let forged = mallorys.clone();
+    tamper(&proxy, move |key_package_ref, shown| {
+        *key_package_ref = forged.0.clone();
+        shown.clone_from(&forged.1);
+    });
+    assert_flaw(&alice, &group, KeyPackageFlaw::Credential).await;
+    let mut forever = options(alice.directory.path()).policy;
+    forever.lifetime_seconds = 400 * 24 * 3600;
+    let identity = format!("bob/{}", bob.me().device_id);
+    let forged = forge(identity.as_bytes(), forever);
+    tamper(&proxy, move |key_package_ref, shown| {
+        *key_package_ref = forged.0.clone();
+        shown.clone_from(&forged.1);
+    });
+    assert_flaw(&alice, &group, KeyPackageFlaw::Lifetime).await;
+    assert_eq!(proxy.seen("POST", "/commits").len(), 0);
+    assert!(
+        proxy.seen("POST", "/abandon").len() >= 6,
+        "what cannot be used is given up"
+    );
+
+    proxy.forward();
+    assert_eq!(
+        alice.invite(&group, &[user("bob")]).await.unwrap().added,
+        [user("bob")]
+    );
+}
+
+#[tokio::test]
+async fn a_changed_signature_key_is_refused() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    alice.group_with(&[&bob]).await;
+    let second = alice.create_group("dinner").await.unwrap().id;
+    let identity = format!("bob/{}", bob.me().device_id);
+    let forged = forge(identity.as_bytes(), options(alice.directory.path()).policy);
+    tamper(&proxy, move |key_package_ref, shown| {
+        *key_package_ref = forged.0.clone();
+        shown.clone_from(&forged.1);
+    });
+    match alice.invite(&second, &[user("bob")]).await {
+        Err(Error::KeyChanged { user: who, device }) => {
+            assert_eq!((who, device), (user("bob"), bob.me().device_id.clone()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(alice.users(&second).await, ["alice"]);
+}
+
+#[tokio::test]
+async fn an_invitation_by_a_known_device_with_another_signature_key_is_not_accepted() {
+    let server = TestServer::start().await;
+    let (alice, mut bob) = (server.client("alice").await, server.client("bob").await);
+    alice.group_with(&[&bob]).await;
+    bob.stop().await;
+    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    let changed = database
+        .execute(
+            "UPDATE peers SET signature_key = zeroblob(32) WHERE user = 'alice'",
+            [],
+        )
+        .unwrap();
+    assert_eq!(changed, 1);
+    drop(database);
+    bob.restart().await;
+    let second = alice.create_group("dinner").await.unwrap().id;
+    alice.invite(&second, &[user("bob")]).await.unwrap();
+    bob.sync().await.unwrap();
+    let notices = bob.take_unread().await;
+    assert!(
+        notices[0].text.contains("signature key of alice"),
+        "{}",
+        notices[0].text
+    );
+    assert!(matches!(bob.members(&second).await, Err(Error::UnknownGroup)));
+    let health = bob.pool_health().await.unwrap();
+    assert_eq!(
+        (health.spent, health.reserved),
+        (1, 1),
+        "the key of the refused invitation is kept"
+    );
+}
+
+/// Changes the bodies of inbox rows of one kind.
+fn tamper_inbox(proxy: &Proxy, kind: InboxKind, change: fn(&mut [u8])) {
+    proxy.rule(move |seen| {
+        if !seen.is("GET", "/v1/inbox") {
+            return Action::Forward;
+        }
+        Action::Rewrite(Box::new(move |body| {
+            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
+            for row in inbox.rows.iter_mut().filter(|row| row.kind == kind) {
+                change(&mut row.body.0);
+            }
+            serde_json::to_vec(&inbox).unwrap()
+        }))
+    });
+}
+
+fn flip_last(bytes: &mut [u8]) {
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+}
+
+#[tokio::test]
+async fn a_corrupted_welcome_is_explained_and_leaves_the_key_usable() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    tamper_inbox(&proxy, InboxKind::Welcome, flip_last);
+    bob.sync().await.unwrap();
+    let notices = bob.take_unread().await;
+    assert_eq!(notices[0].kind, MessageKind::Notice);
+    assert!(
+        notices[0].text.contains("could not be accepted"),
+        "{}",
+        notices[0].text
+    );
+    assert!(bob.groups().await.unwrap().is_empty());
+    let health = bob.pool_health().await.unwrap();
+    assert_eq!(
+        (health.spent, health.reserved, health.available),
+        (0, 1, 32),
+        "the key is kept, the pool refilled"
+    );
+    let bundles = "SELECT count(*) FROM openmls_key_packages";
+    assert_eq!(support::count_rows(bob.directory.path(), bundles), 33);
+
+    // Invited anew, with another KeyPackage.
+    proxy.forward();
+    alice.remove(&group, &user("bob")).await.unwrap();
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    bob.sync().await.unwrap();
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+}
+
+#[tokio::test]
+async fn a_welcome_whose_tree_cannot_be_fetched_waits() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    proxy.rule(|seen| {
+        if seen.path.contains("/trees/") {
+            Action::CutAfter
+        } else {
+            Action::Forward
+        }
+    });
+    support::assert_unreachable(bob.sync().await);
+    assert!(bob.take_unread().await.is_empty(), "nothing is decided yet");
+    proxy.forward();
+    bob.sync().await.unwrap();
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_noticed_and_the_next_ones_arrive() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    alice.send(&group, "garbled").await.unwrap();
+    tamper_inbox(&proxy, InboxKind::Message, flip_last);
+    bob.sync().await.unwrap();
+    proxy.forward();
+    alice.send(&group, "clear").await.unwrap();
+    bob.sync().await.unwrap();
+    let kinds: Vec<_> = bob
+        .take_unread()
+        .await
+        .into_iter()
+        .map(|m| (m.kind, m.text))
+        .collect();
+    assert_eq!(kinds.len(), 2);
+    assert_eq!(kinds[0].0, MessageKind::Notice);
+    assert_eq!(kinds[1], (MessageKind::Text, "clear".to_owned()));
+}
+
+/// The length prefixes inside an MLSMessage promise more than a truncated one holds.
+#[tokio::test]
+async fn a_message_truncated_anywhere_is_noticed_each_time() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    alice.send(&group, "truncated").await.unwrap();
+    proxy.rule(|seen| {
+        if !seen.is("GET", "/v1/inbox") {
+            return Action::Forward;
+        }
+        Action::Rewrite(Box::new(|body| {
+            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
+            if let Some(whole) = inbox.rows.pop() {
+                inbox.rows.extend((0..whole.body.0.len()).map(|length| {
+                    let mut row = whole.clone();
+                    row.seq += length as u64;
+                    row.body.0.truncate(length);
+                    row
+                }));
+            }
+            serde_json::to_vec(&inbox).unwrap()
+        }))
+    });
+    let rows = bob.sync().await.unwrap().rows;
+    assert!(rows > 100, "{rows}");
+    let notices = bob.take_unread().await;
+    assert_eq!(notices.len() as u64, rows);
+    assert!(notices.iter().all(|message| message.kind == MessageKind::Notice));
+}
+
+#[tokio::test]
+async fn a_member_who_cannot_process_a_commit_rejoins() {
+    let server = TestServer::start().await;
+    let (alice, carol) = (server.client("alice").await, server.client("carol").await);
+    let (mut bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    alice.send(&group, "missed").await.unwrap();
+    // The way back is cut too, at first.
+    proxy.rule(|seen| {
+        if seen.is("POST", "/commits") {
+            return Action::CutAfter;
+        }
+        if !seen.is("GET", "/v1/inbox") {
+            return Action::Forward;
+        }
+        Action::Rewrite(Box::new(|body| {
+            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
+            for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
+                flip_last(&mut row.body.0);
+            }
+            serde_json::to_vec(&inbox).unwrap()
+        }))
+    });
+    support::assert_unreachable(bob.sync().await);
+    assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::NeedsRejoin);
+    bob.restart().await;
+    proxy.forward();
+    bob.sync().await.unwrap();
+    assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::Active);
+    let commits = proxy.seen("POST", "/commits");
+    assert!(
+        commits.iter().all(|request| request.body == commits[0].body),
+        "the identical external Commit"
+    );
+    bob.send(&group, "back again").await.unwrap();
+    assert_eq!(alice.receive().await, ["back again"]);
+    assert_eq!(carol.receive().await, ["missed", "back again"]);
+    alice.send(&group, "good").await.unwrap();
+    assert_eq!(bob.receive().await, ["good"]);
+    for client in [&alice, &bob, &carol] {
+        assert_eq!(client.users(&group).await, ["alice", "bob", "carol"]);
+        assert_eq!(client.epoch(&group).await, alice.epoch(&group).await);
+    }
+}
+
+#[tokio::test]
+async fn a_member_who_never_got_a_commit_finds_out_when_it_writes_and_rejoins() {
+    let server = TestServer::start().await;
+    let (alice, carol) = (server.client("alice").await, server.client("carol").await);
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    alice.remove(&group, &user("carol")).await.unwrap();
+    proxy.rule(|seen| {
+        if !seen.is("GET", "/v1/inbox") {
+            return Action::Forward;
+        }
+        Action::Rewrite(Box::new(|body| {
+            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
+            inbox.rows.retain(|row| row.kind != InboxKind::Commit);
+            serde_json::to_vec(&inbox).unwrap()
+        }))
+    });
+    let epoch = bob.epoch(&group).await;
+    assert_eq!(
+        bob.send(&group, "anyone?").await.unwrap().status,
+        SendStatus::Sent
+    );
+    assert!(bob.epoch(&group).await > epoch + 2);
+    assert_eq!(alice.receive().await, ["anyone?"]);
+    assert_eq!(alice.epoch(&group).await, bob.epoch(&group).await);
+    carol.sync().await.unwrap();
+    assert_eq!(carol.groups().await.unwrap()[0].state, GroupState::Left);
+}
+
+#[tokio::test]
+async fn a_group_info_that_does_not_verify_rejoins_nothing() {
+    let server = TestServer::start().await;
+    let (alice, carol) = (server.client("alice").await, server.client("carol").await);
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    proxy.rule(|seen| {
+        if seen.path.ends_with("/info") {
+            return Action::Rewrite(Box::new(|body| {
+                let mut answer: GroupInfoAnswer = serde_json::from_slice(&body).unwrap();
+                flip_last(&mut answer.group_info.0);
+                serde_json::to_vec(&answer).unwrap()
+            }));
+        }
+        if !seen.is("GET", "/v1/inbox") {
+            return Action::Forward;
+        }
+        Action::Rewrite(Box::new(|body| {
+            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
+            for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
+                flip_last(&mut row.body.0);
+            }
+            serde_json::to_vec(&inbox).unwrap()
+        }))
+    });
+    bob.sync().await.unwrap();
+    assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::NeedsRejoin);
+    assert_eq!(proxy.seen("POST", "/commits").len(), 0);
+    proxy.forward();
+    bob.sync().await.unwrap();
+    assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::Active);
+    carol.sync().await.unwrap();
+    assert_eq!(carol.users(&group).await, ["alice", "bob", "carol"]);
+}

@@ -1,0 +1,175 @@
+//! A real server on a loopback port, clients with their profiles, and a proxy between them that can lose answers.
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+
+mod proxy;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use larder_client::{
+    Error, GroupKey, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
+};
+use larder_pool::LocalStore;
+use larder_server::{Config, Service, serve};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+pub(crate) use proxy::{Action, Proxy};
+
+pub(crate) fn now() -> UnixSeconds {
+    UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())
+}
+
+pub(crate) struct TestServer {
+    pub(crate) url: String,
+    _directory: TempDir,
+}
+
+impl TestServer {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::new(directory.path().join("server.db"));
+        let service = Service::open(config, Arc::new(now)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(serve(listener, service, std::future::pending()));
+        Self {
+            url,
+            _directory: directory,
+        }
+    }
+
+    /// A registered client with a full pool.
+    pub(crate) async fn client(&self, name: &str) -> Client {
+        Client::register(&self.url, name).await
+    }
+
+    /// A registered client with a full pool, whose requests go through a proxy.
+    pub(crate) async fn proxied(&self, name: &str) -> (Client, Proxy) {
+        let proxy = Proxy::start(&self.url);
+        (Client::register(&proxy.url, name).await, proxy)
+    }
+}
+
+pub(crate) fn options(profile: &Path) -> Options {
+    Options {
+        profile: profile.to_owned(),
+        clock: Arc::new(now),
+        policy: PoolPolicy::default(),
+    }
+}
+
+pub(crate) fn user(name: &str) -> UserName {
+    name.parse().unwrap()
+}
+
+/// A client that can be restarted.
+pub(crate) struct Client {
+    pub(crate) directory: TempDir,
+    connection: Option<MlsConnection>,
+}
+
+impl std::ops::Deref for Client {
+    type Target = MlsConnection;
+
+    fn deref(&self) -> &MlsConnection {
+        self.connection.as_ref().expect("running")
+    }
+}
+
+impl Client {
+    async fn register(url: &str, name: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = MlsConnection::register(options(directory.path()), url, user(name))
+            .await
+            .unwrap();
+        connection.refresh_key_packages().await.unwrap();
+        Self {
+            directory,
+            connection: Some(connection),
+        }
+    }
+
+    /// Drops everything that is in memory and opens the profile again.
+    pub(crate) async fn restart(&mut self) {
+        drop(self.connection.take());
+        let connection = MlsConnection::open(options(self.directory.path())).await.unwrap();
+        self.connection = Some(connection);
+    }
+
+    /// Ends, and checks that the bundles of OpenMLS are those of the pool's live rows.
+    pub(crate) async fn stop_and_audit(mut self) {
+        self.stop().await;
+        let store = LocalStore::open(&self.directory.path().join("larder.db")).unwrap();
+        assert!(store.audit().unwrap().is_consistent(), "C1");
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        drop(self.connection.take());
+    }
+
+    /// Syncs and returns the unread texts, in order, and marks them as read.
+    pub(crate) async fn receive(&self) -> Vec<String> {
+        self.sync().await.unwrap();
+        self.take_unread()
+            .await
+            .into_iter()
+            .filter(|message| message.kind == MessageKind::Text)
+            .map(|message| message.text)
+            .collect()
+    }
+
+    pub(crate) async fn take_unread(&self) -> Vec<Message> {
+        let messages = self.unread().await.unwrap();
+        if let Some(last) = messages.last() {
+            self.mark_read(last.row).await.unwrap();
+        }
+        messages
+    }
+
+    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+        let groups = self.groups().await.unwrap();
+        groups
+            .into_iter()
+            .find(|summary| summary.id == *group)
+            .expect("known")
+            .epoch
+    }
+
+    /// The users in a group, sorted.
+    pub(crate) async fn users(&self, group: &GroupKey) -> Vec<String> {
+        let members = self.members(group).await.unwrap();
+        let mut users: Vec<_> = members
+            .into_iter()
+            .map(|member| member.user.to_string())
+            .collect();
+        users.sort();
+        users
+    }
+
+    /// Creates a group with these members, who have all joined.
+    pub(crate) async fn group_with(&self, others: &[&Client]) -> GroupKey {
+        let group = self.create_group("lunch").await.unwrap().id;
+        for other in others {
+            let invited = self.invite(&group, &[other.me().user.clone()]).await.unwrap();
+            assert_eq!(invited.added, vec![other.me().user.clone()]);
+        }
+        for other in others {
+            other.sync().await.unwrap();
+            other.take_unread().await;
+        }
+        self.sync().await.unwrap();
+        group
+    }
+}
+
+pub(crate) fn assert_unreachable<T: std::fmt::Debug>(result: Result<T, Error>) {
+    assert!(matches!(result, Err(Error::Unreachable(_))), "{result:?}");
+}
+
+/// The tables of the profile that hold key material must be OpenMLS's own; this counts rows of one.
+pub(crate) fn count_rows(profile: &Path, sql: &str) -> i64 {
+    let connection = rusqlite::Connection::open(profile.join("larder.db")).unwrap();
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
