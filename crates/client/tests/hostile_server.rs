@@ -142,6 +142,32 @@ async fn a_changed_signature_key_is_refused() {
 }
 
 #[tokio::test]
+async fn the_key_of_a_forgery_that_was_never_added_is_not_remembered() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    let identity = format!("bob/{}", bob.me().device_id);
+    let forged = forge(identity.as_bytes(), options(alice.directory.path()).policy);
+    tamper(&proxy, move |key_package_ref, shown| {
+        *key_package_ref = forged.0.clone();
+        shown.clone_from(&forged.1);
+    });
+    // On first contact nothing tells it from bob's, but the delivery service knows his key.
+    assert!(matches!(
+        alice.invite(&group, &[user("bob")]).await,
+        Err(Error::Refused(_))
+    ));
+    assert_eq!(alice.users(&group).await, ["alice"]);
+
+    proxy.forward();
+    assert_eq!(
+        alice.invite(&group, &[user("bob")]).await.unwrap().added,
+        [user("bob")]
+    );
+}
+
+#[tokio::test]
 async fn an_invitation_by_a_known_device_with_another_signature_key_is_not_accepted() {
     let server = TestServer::start().await;
     let (alice, mut bob) = (server.client("alice").await, server.client("bob").await);

@@ -241,7 +241,8 @@ fn parse(tx: &Tx<'_>, bytes: &[u8]) -> Result<KeyPackage, KeyPackageFlaw> {
         .map_err(|_| KeyPackageFlaw::Invalid)
 }
 
-/// Stages the Commit that adds those who passed, pins their keys, and puts it into the outbox. Returns the outbox row.
+/// Stages the Commit that adds those who passed, and puts it into the outbox. Returns the outbox row. Their keys are
+/// pinned once the Commit is accepted: the key of a forgery that the server refuses is not one to remember.
 pub(crate) fn stage_invite(
     tx: &Tx<'_>,
     context: &Context,
@@ -252,16 +253,6 @@ pub(crate) fn stage_invite(
     commits::require_quiet(tx, group)?;
     let mut state = mls::load(tx, group)?;
     let (packages, adds) = still_to_add(tx, &state, &checked.packages)?;
-    for (package, add) in packages.iter().zip(&adds) {
-        let signature_key = add.leaf_node().signature_key().as_slice();
-        peers::pin(
-            tx.connection(),
-            &package.user,
-            &package.device_id,
-            signature_key,
-            context.now(),
-        )?;
-    }
     let request = commits::stage(tx, context, &mut state, adds, &[], reservation_id.clone())?;
     commits::push(
         tx,
