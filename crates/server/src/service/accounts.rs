@@ -1,0 +1,116 @@
+use std::sync::Arc;
+
+use larder_wire::{
+    Base64Url, Challenge, ChallengeRequest, DeviceInfo, ProblemType, RegisterRequest, Registered,
+    Registration, Session, SessionRequest, UserDevices, UserName,
+};
+
+use super::{Caller, Service};
+use crate::accounts::{self, CHALLENGE_SECONDS, SignedChallenge, secret_hash};
+use crate::error::ServiceError;
+use crate::random::random_bytes;
+
+/// Accounts and sessions.
+impl Service {
+    /// Registers a user with a first device. Refuses with `forbidden` (registration is closed), `malformed` (a key is
+    /// not 32 bytes, or both are the same), `unauthenticated` (a proof does not verify) or `name-taken`.
+    pub async fn register(&self, request: RegisterRequest) -> Result<Registered, ServiceError> {
+        match self.inner.config.registration {
+            Registration::Open => {}
+            Registration::Closed => return Err(ProblemType::Forbidden.into()),
+        }
+        accounts::check_registration(&self.inner.crypto, &self.inner.config.server_name, &request)?;
+        let now = self.now();
+        let registered = Registered {
+            user: request.user.clone(),
+            device_id: request.device_id.clone(),
+        };
+        self.inner
+            .store
+            .write(move |tx| accounts::register(tx, &request, now))
+            .await?;
+        Ok(registered)
+    }
+
+    /// A challenge to sign. An unknown device gets one that nothing will accept.
+    pub async fn challenge(&self, request: ChallengeRequest) -> Result<Challenge, ServiceError> {
+        let challenge: [u8; 32] = random_bytes(&self.inner.crypto)?;
+        let expires_at = self.now().plus(CHALLENGE_SECONDS);
+        self.inner
+            .store
+            .write(move |tx| accounts::open_challenge(tx, &request.device_id, &challenge, expires_at))
+            .await?;
+        Ok(Challenge {
+            challenge: Base64Url(challenge.to_vec()),
+            expires_at: expires_at.0,
+        })
+    }
+
+    /// Trades a signed challenge for a session. Refuses with `unauthenticated`, whatever was wrong.
+    pub async fn open_session(&self, request: SessionRequest) -> Result<Session, ServiceError> {
+        let token = Base64Url(random_bytes::<32>(&self.inner.crypto)?.to_vec()).to_string();
+        let now = self.now();
+        let expires_at = now.plus(self.inner.config.session_seconds);
+        let session = Session {
+            token,
+            expires_at: expires_at.0,
+        };
+        let (inner, token) = (Arc::clone(&self.inner), session.token.clone());
+        let opened = self
+            .inner
+            .store
+            .write(move |tx| {
+                let signed = SignedChallenge {
+                    crypto: &inner.crypto,
+                    server_name: &inner.config.server_name,
+                    device_id: &request.device_id,
+                    challenge: &request.challenge.0,
+                    signature: &request.signature.0,
+                };
+                accounts::open_session(tx, &signed, &token, now, expires_at)
+            })
+            .await?;
+        if opened.is_some() {
+            Ok(session)
+        } else {
+            Err(ProblemType::Unauthenticated.into())
+        }
+    }
+
+    /// The device that a token belongs to. Refuses with `unauthenticated`.
+    pub async fn authenticate(&self, token: &str) -> Result<Caller, ServiceError> {
+        let hash = secret_hash(token.as_bytes());
+        let now = self.now();
+        let device = self
+            .inner
+            .store
+            .read(move |tx| Ok(tx.device_by_session(&hash, now)?))
+            .await?;
+        device
+            .map(|device| Caller {
+                device: Arc::new(device),
+            })
+            .ok_or_else(|| ProblemType::Unauthenticated.into())
+    }
+
+    /// The devices of a user. Refuses with `not-found`.
+    pub async fn user_devices(&self, _caller: &Caller, user: UserName) -> Result<UserDevices, ServiceError> {
+        let asked = user.clone();
+        let devices = self
+            .inner
+            .store
+            .read(move |tx| Ok(tx.devices_of_user(&asked)?))
+            .await?;
+        if devices.is_empty() {
+            return Err(ProblemType::NotFound.into());
+        }
+        let devices = devices
+            .into_iter()
+            .map(|device| DeviceInfo {
+                device_id: device.device_id,
+                mls_signature_key: Base64Url(device.signature_key),
+            })
+            .collect();
+        Ok(UserDevices { user, devices })
+    }
+}

@@ -1,0 +1,144 @@
+use std::sync::Arc;
+
+use larder_wire::{
+    Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer, INBOX_PAGE_ROWS_MAX,
+    Inbox, Sent,
+};
+use tokio::sync::watch;
+
+use super::{Caller, Service};
+use crate::accounts::answered_once;
+use crate::delivery;
+use crate::error::ServiceError;
+
+/// Groups and inboxes.
+impl Service {
+    /// Creates a group with the caller as its only member. Refuses with `malformed`, `invalid-commit`, `group-exists`
+    /// or `idempotency-mismatch`.
+    pub async fn create_group(
+        &self,
+        caller: &Caller,
+        idempotency_key: String,
+        request: CreateGroupRequest,
+    ) -> Result<GroupCreated, ServiceError> {
+        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| {
+                answered_once(
+                    tx,
+                    caller.key,
+                    &idempotency_key,
+                    ("create-group", &request),
+                    now,
+                    || {
+                        delivery::create_group(
+                            tx,
+                            &inner.crypto,
+                            &inner.config.suites,
+                            &caller,
+                            &request,
+                            now,
+                        )
+                    },
+                )
+            })
+            .await
+    }
+
+    /// Accepts a Commit and all that belongs to it. Refuses with `malformed`, `not-found`, `wrong-epoch`,
+    /// `invalid-commit`, `already-spent` or `reservation-lapsed`.
+    pub async fn commit(
+        &self,
+        caller: &Caller,
+        group: GroupId,
+        request: CommitRequest,
+    ) -> Result<Accepted, ServiceError> {
+        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| delivery::commit(tx, &inner.crypto, &caller, &group, &request, now))
+            .await
+    }
+
+    /// Queues a standalone Remove or Update. Refuses like [`commit`](Self::commit).
+    pub async fn propose(
+        &self,
+        caller: &Caller,
+        group: GroupId,
+        proposal: Vec<u8>,
+    ) -> Result<Sent, ServiceError> {
+        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| delivery::propose(tx, &inner.crypto, &caller, &group, &proposal, now))
+            .await
+    }
+
+    /// Delivers an application message. Refuses with `malformed`, `not-found`, `too-large` or `wrong-epoch`.
+    pub async fn send_message(
+        &self,
+        caller: &Caller,
+        group: GroupId,
+        message: Vec<u8>,
+    ) -> Result<Sent, ServiceError> {
+        let (caller, now) = (Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| delivery::send_message(tx, &caller, &group, &message, now))
+            .await
+    }
+
+    /// What an external Commit needs. Refuses with `not-found`.
+    pub async fn group_info(&self, caller: &Caller, group: GroupId) -> Result<GroupInfoAnswer, ServiceError> {
+        let caller = Arc::clone(&caller.device);
+        self.inner
+            .store
+            .read(move |tx| delivery::group_info(tx, &caller, &group))
+            .await
+    }
+
+    /// The ratchet tree of the epoch of a Welcome in the caller's inbox. Refuses with `not-found`.
+    pub async fn ratchet_tree(
+        &self,
+        caller: &Caller,
+        group: GroupId,
+        epoch: u64,
+    ) -> Result<Vec<u8>, ServiceError> {
+        let caller = Arc::clone(&caller.device);
+        self.inner
+            .store
+            .read(move |tx| delivery::ratchet_tree(tx, &caller, &group, epoch))
+            .await
+    }
+
+    /// Unacknowledged rows with a number above `after`, at most `limit` (and at most [`INBOX_PAGE_ROWS_MAX`]).
+    pub async fn inbox(
+        &self,
+        caller: &Caller,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Inbox, ServiceError> {
+        let (device, limit) = (caller.device.key, limit.min(INBOX_PAGE_ROWS_MAX));
+        let rows = self
+            .inner
+            .store
+            .read(move |tx| Ok(tx.inbox(device, after.unwrap_or(0), limit)?))
+            .await?;
+        Ok(Inbox { rows })
+    }
+
+    /// The rows up to and including `up_to` are stored by the device and go away here.
+    pub async fn acknowledge(&self, caller: &Caller, up_to: u64) -> Result<(), ServiceError> {
+        let device = caller.device.key;
+        self.inner
+            .store
+            .write(move |tx| Ok(tx.acknowledge(device, up_to)?))
+            .await
+    }
+
+    /// Changes whenever rows may have arrived in the caller's inbox. Subscribe first, then read.
+    pub fn subscribe(&self, caller: &Caller) -> watch::Receiver<u64> {
+        self.inner.wakeups.subscribe(caller.device.key)
+    }
+}

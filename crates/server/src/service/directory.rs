@@ -1,0 +1,131 @@
+use std::sync::Arc;
+
+use larder_wire::{
+    Base64Url, Inventory, PoolStatus, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved,
+    RevokeRequest, Revoked, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
+};
+use uuid::Uuid;
+
+use super::{Caller, Service, malformed};
+use crate::accounts::answered_once;
+use crate::config::Config;
+use crate::directory;
+use crate::error::{Fault, ServiceError};
+
+/// Ciphersuites in one reserve request.
+const RESERVE_SUITES_MAX: usize = 16;
+
+/// The KeyPackage directory.
+impl Service {
+    /// Adds KeyPackages to the caller's pool; each gets its own verdict. Refuses with `malformed` (an empty batch) or
+    /// `too-large`.
+    pub async fn upload(&self, caller: &Caller, request: UploadRequest) -> Result<Uploaded, ServiceError> {
+        if request.key_packages.is_empty() {
+            return Err(malformed("no KeyPackages"));
+        }
+        if request.key_packages.len() > UPLOAD_KEY_PACKAGES_MAX {
+            return Err(ProblemType::TooLarge.into());
+        }
+        let now = self.now();
+        let (inner, uploader) = (Arc::clone(&self.inner), Arc::clone(&caller.device));
+        // Signatures are checked before the batch takes its turn in the writer.
+        let judged = tokio::task::spawn_blocking(move || {
+            let Config {
+                directory, suites, ..
+            } = &inner.config;
+            request
+                .key_packages
+                .into_iter()
+                .map(|Base64Url(bytes)| {
+                    let verdict =
+                        directory::validate(&inner.crypto, &bytes, &uploader, (directory, suites), now);
+                    (bytes, verdict)
+                })
+                .collect()
+        })
+        .await
+        .map_err(|_| Fault::Closed)?;
+        let (inner, uploader) = (Arc::clone(&self.inner), Arc::clone(&caller.device));
+        self.inner
+            .store
+            .write(move |tx| directory::upload(tx, &uploader, judged, &inner.config.directory, now))
+            .await
+    }
+
+    /// The caller's KeyPackages; `None` when `digest` stands for the present answer.
+    pub async fn inventory(
+        &self,
+        caller: &Caller,
+        digest: Option<String>,
+    ) -> Result<Option<Inventory>, ServiceError> {
+        let owner = caller.device.key;
+        self.inner
+            .store
+            .read(move |tx| directory::inventory(tx, owner, digest.as_deref()))
+            .await
+    }
+
+    /// The caller's pool in numbers.
+    pub async fn pool_status(&self, caller: &Caller) -> Result<PoolStatus, ServiceError> {
+        let (inner, owner, now) = (Arc::clone(&self.inner), caller.device.key, self.now());
+        self.inner
+            .store
+            .read(move |tx| directory::pool_status(tx, owner, &inner.config.directory, now))
+            .await
+    }
+
+    /// Withdraws KeyPackages of the caller.
+    pub async fn revoke(&self, caller: &Caller, request: RevokeRequest) -> Result<Revoked, ServiceError> {
+        let (owner, now) = (Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| directory::revoke(tx, &owner, &request, now))
+            .await
+    }
+
+    /// Reserves one KeyPackage of every device of some users. Refuses with `malformed`, `not-found` (a user is unknown
+    /// or cannot be reached; nothing is reserved) or `idempotency-mismatch`.
+    pub async fn reserve(
+        &self,
+        caller: &Caller,
+        idempotency_key: String,
+        request: ReserveRequest,
+    ) -> Result<Reserved, ServiceError> {
+        let users = &request.users;
+        if users.is_empty() || users.len() > RESERVE_USERS_MAX {
+            return Err(malformed("between 1 and 64 users"));
+        }
+        if (1..users.len()).any(|index| users[..index].contains(&users[index])) {
+            return Err(malformed("a user is named twice"));
+        }
+        if request.suites.is_empty() || request.suites.len() > RESERVE_SUITES_MAX {
+            return Err(malformed("between 1 and 16 suites"));
+        }
+        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| {
+                answered_once(
+                    tx,
+                    caller.key,
+                    &idempotency_key,
+                    ("reserve", &request),
+                    now,
+                    || {
+                        let id = Uuid::new_v4().to_string();
+                        directory::reserve(tx, &caller, &request, &id, &inner.config.directory, now)
+                    },
+                )
+            })
+            .await
+    }
+
+    /// Gives a reservation up; what was not spent lapses. Refuses with `not-found` when another device holds it.
+    pub async fn abandon(&self, caller: &Caller, reservation_id: String) -> Result<(), ServiceError> {
+        let (caller, now) = (Arc::clone(&caller.device), self.now());
+        self.inner
+            .store
+            .write(move |tx| directory::abandon(tx, &caller, &reservation_id, now))
+            .await
+    }
+}

@@ -1,0 +1,178 @@
+//! The façade of the server: every request of the API as one method, with typed requests and answers.
+
+mod accounts;
+mod delivery;
+mod directory;
+
+use std::sync::Arc;
+
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{
+    BODY_BYTES_MAX, DeviceId, KEY_PACKAGE_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, Problem, ProblemType,
+    ServerInfo, UPLOAD_KEY_PACKAGES_MAX, UserName,
+};
+use openmls_rust_crypto::RustCrypto;
+use uuid::Uuid;
+
+use crate::config::{Clock, Config};
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceRow, Store};
+use crate::wakeups::Wakeups;
+
+/// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
+const SWEEP_ROWS_MAX: u32 = 500;
+/// Idempotent answers are kept this long, in seconds: one day.
+const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
+
+/// Everything that a client can ask for. A clone is another handle on the same server.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    clock: Clock,
+    store: Store,
+    wakeups: Wakeups,
+    crypto: RustCrypto,
+}
+
+/// An authenticated device.
+#[derive(Clone)]
+pub struct Caller {
+    device: Arc<DeviceRow>,
+}
+
+impl Caller {
+    /// The device's user.
+    pub fn user(&self) -> &UserName {
+        &self.device.user
+    }
+
+    /// The device.
+    pub fn device_id(&self) -> &DeviceId {
+        &self.device.device_id
+    }
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// KeyPackages that lapsed, expired or were forgotten.
+    pub key_packages: usize,
+    /// Inbox rows, sessions, answers and trees that were removed.
+    pub other_rows: usize,
+}
+
+impl Service {
+    /// Opens the server's database, creating it when absent.
+    ///
+    /// # Errors
+    /// [`Fault`] when the database cannot be opened or migrated.
+    pub fn open(config: Config, clock: Clock) -> Result<Self, Fault> {
+        let wakeups = Wakeups::default();
+        let waking = wakeups.clone();
+        let incarnation = Uuid::new_v4().to_string();
+        let store = Store::open(&config.database, &incarnation, move |devices| {
+            waking.wake(devices)
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                clock,
+                store,
+                wakeups,
+                crypto: RustCrypto::default(),
+            }),
+        })
+    }
+
+    fn now(&self) -> UnixSeconds {
+        (self.inner.clock)()
+    }
+
+    /// What a client needs to know before it registers.
+    pub fn info(&self) -> ServerInfo {
+        let Config {
+            server_name,
+            suites,
+            directory,
+            registration,
+            inbox_retention_seconds,
+            ..
+        } = &self.inner.config;
+        ServerInfo {
+            server_name: server_name.clone(),
+            api_version: "v1".to_owned(),
+            suites: suites.clone(),
+            limits: Limits {
+                key_package_lifetime_seconds_max: directory.lifetime_seconds_max,
+                serving_margin_seconds: directory.serving_margin_seconds,
+                key_package_bytes_max: KEY_PACKAGE_BYTES_MAX as u64,
+                upload_key_packages_max: UPLOAD_KEY_PACKAGES_MAX as u32,
+                live_key_packages_max: directory.hard_cap,
+                reservation_seconds: directory.reservation_seconds,
+                message_bytes_max: MESSAGE_BYTES_MAX as u64,
+                body_bytes_max: BODY_BYTES_MAX as u64,
+                inbox_retention_seconds: *inbox_retention_seconds,
+            },
+            registration: *registration,
+        }
+    }
+
+    /// Fails when the database cannot be read.
+    pub async fn ready(&self) -> Result<(), ServiceError> {
+        self.inner
+            .store
+            .read(|tx| Ok(tx.incarnation().map(|_| ())?))
+            .await
+    }
+
+    /// Does what is due: reservations lapse, KeyPackages expire, what nobody needs any more is removed. Each
+    /// transaction is small; a large backlog takes several.
+    pub async fn sweep(&self) -> Result<Swept, ServiceError> {
+        let mut total = Swept {
+            key_packages: 0,
+            other_rows: 0,
+        };
+        loop {
+            let (inner, now) = (Arc::clone(&self.inner), self.now());
+            let swept = self
+                .inner
+                .store
+                .write(move |tx| {
+                    let Config {
+                        directory,
+                        inbox_retention_seconds,
+                        ..
+                    } = &inner.config;
+                    let kept_since = now.minus(*inbox_retention_seconds);
+                    Ok(Swept {
+                        key_packages: crate::directory::sweep(tx, directory, now, SWEEP_ROWS_MAX)?,
+                        other_rows: tx.sweep_accounts(
+                            now,
+                            now.minus(IDEMPOTENT_ANSWER_SECONDS),
+                            SWEEP_ROWS_MAX,
+                        )? + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
+                            + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?,
+                    })
+                })
+                .await?;
+            if swept
+                == (Swept {
+                    key_packages: 0,
+                    other_rows: 0,
+                })
+            {
+                return Ok(total);
+            }
+            total.key_packages += swept.key_packages;
+            total.other_rows += swept.other_rows;
+        }
+    }
+}
+
+fn malformed(detail: &str) -> ServiceError {
+    Problem::new(ProblemType::Malformed).with_detail(detail).into()
+}
