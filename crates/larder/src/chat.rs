@@ -1,0 +1,233 @@
+//! `chat`: what is typed is sent, what arrives is printed.
+
+use std::io::{self, BufRead};
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::Result;
+use larder_client::{GroupKey, MlsConnection, SendStatus, UserName};
+use rustyline::error::ReadlineError;
+use tokio::sync::{Notify, mpsc};
+
+use crate::commands::{Context, group_name, invite, members, pool_record, sent_record};
+use crate::failure::{Exit, Failure};
+use crate::follow::{Connection, follow};
+use crate::output::Output;
+use crate::record::Record;
+use crate::shutdown::Shutdown;
+use crate::terminal;
+use crate::text::label;
+
+/// Lines that were typed and are not handled yet. More wait in the terminal.
+const LINES_WAITING_MAX: usize = 16;
+
+const HELP: &str = "\
+/invite USER…  add users to the group
+/remove USER   remove a user from the group
+/list          list the members
+/pool          show this device's KeyPackages
+/leave         leave the group
+/quit          end; messages that arrive meanwhile are shown next time
+//text         send a line that begins with a slash";
+
+/// Where typed lines come from.
+type Lines = mpsc::Receiver<String>;
+
+pub(crate) async fn chat(context: &Context<'_>, group: &str) -> Result<ExitCode> {
+    let output = context.output;
+    let mut shutdown = Shutdown::listen()?;
+    let (client, key) = context.open_group(group).await?;
+    if output.is_interactive() {
+        // However this ends, the terminal is left as it was found.
+        let _restored = terminal::Saved::save();
+        let lines = edited_lines(output)?;
+        output.note(format!(
+            "#{}: /help tells what can be typed",
+            label(&group_name(&client, &key).await?)
+        ))?;
+        let ended = converse(&client, &key, output, lines, &mut shutdown).await;
+        output.print_through(None);
+        ended?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    converse(&client, &key, output, plain_lines(), &mut shutdown).await
+}
+
+/// Until the lines end, `/quit`, or a signal. The exit code tells of the last line that failed.
+async fn converse(
+    client: &MlsConnection,
+    key: &GroupKey,
+    output: &Output,
+    mut lines: Lines,
+    shutdown: &mut Shutdown,
+) -> Result<ExitCode> {
+    let (nudge, quit) = (Notify::new(), Notify::new());
+    let tell = |connection| {
+        match connection {
+            Connection::Lost => output.note("-- the server cannot be reached; trying again")?,
+            Connection::Back => output.note("-- connected again")?,
+        }
+        Ok(())
+    };
+    let incoming = follow(client, output, &nudge, quit.notified(), tell);
+    let typed = async {
+        let mut ended = ExitCode::SUCCESS;
+        loop {
+            let line = tokio::select! {
+                line = lines.recv() => line,
+                () = shutdown.requested() => break,
+            };
+            let Some(line) = line else { break };
+            let session = Session {
+                client,
+                key,
+                output,
+                nudge: &nudge,
+            };
+            match session.handle(&line).await {
+                Ok(Next::Quit) => break,
+                Ok(Next::Go) => (),
+                Ok(Next::Failed(exit)) => ended = exit.into(),
+                Err(error) if error.is::<io::Error>() => return Err(error),
+                Err(error) => {
+                    let failure = Failure::of(&error);
+                    output.failure(&failure)?;
+                    ended = failure.exit.into();
+                }
+            }
+        }
+        quit.notify_one();
+        Ok(ended)
+    };
+    let (ended, ()) = tokio::try_join!(typed, incoming)?;
+    Ok(ended)
+}
+
+enum Next {
+    Go,
+    Failed(Exit),
+    Quit,
+}
+
+struct Session<'a> {
+    client: &'a MlsConnection,
+    key: &'a GroupKey,
+    output: &'a Output,
+    nudge: &'a Notify,
+}
+
+impl Session<'_> {
+    async fn handle(&self, line: &str) -> Result<Next> {
+        let line = line.trim_end();
+        if let Some(text) = line.strip_prefix('/').filter(|text| text.starts_with('/')) {
+            return self.send(text).await;
+        }
+        let Some(command) = line.strip_prefix('/') else {
+            return if line.is_empty() {
+                Ok(Next::Go)
+            } else {
+                self.send(line).await
+            };
+        };
+        let mut words = command.split_whitespace();
+        match (
+            words.next().unwrap_or_default(),
+            words.collect::<Vec<_>>().as_slice(),
+        ) {
+            ("quit", []) => return Ok(Next::Quit),
+            ("help", []) => self.output.note(HELP)?,
+            ("list", []) => members(self.client, self.key, self.output).await?,
+            ("pool", []) => {
+                let health = self.client.pool_health().await?;
+                self.output.print(&[Record::Pool(pool_record(&health))])?;
+            }
+            ("invite", names @ [_, ..]) => {
+                let users = names.iter().map(|name| user(name)).collect::<Result<Vec<_>>>()?;
+                invite(self.client, self.key, &users, self.output).await?;
+            }
+            ("remove", [name]) => {
+                let user = user(name)?;
+                self.client.remove(self.key, &user).await?;
+                self.output.print(&[Record::Removed {
+                    group: group_name(self.client, self.key).await?,
+                    user: user.to_string(),
+                }])?;
+            }
+            ("leave", []) => {
+                self.client.leave(self.key).await?;
+                self.output.print(&[Record::Left {
+                    group: group_name(self.client, self.key).await?,
+                }])?;
+            }
+            _ => {
+                let message = format!("/{command}: not understood; /help tells what can be typed");
+                return Err(Failure::new(Exit::Usage, "usage", message).into());
+            }
+        }
+        Ok(Next::Go)
+    }
+
+    async fn send(&self, text: &str) -> Result<Next> {
+        let sent = self.client.send(self.key, text).await?;
+        let next = match sent.status {
+            SendStatus::Sent => Next::Go,
+            SendStatus::Pending => {
+                self.nudge.notify_one();
+                Next::Failed(Exit::Unreachable)
+            }
+            SendStatus::Failed => Next::Failed(Exit::Refused),
+        };
+        // People see their line where they typed it; a program is told of each.
+        if self.output.is_json() || !matches!(next, Next::Go) {
+            self.output
+                .print(&[sent_record(self.client, self.key, &sent).await?])?;
+        }
+        Ok(next)
+    }
+}
+
+fn user(name: &str) -> Result<UserName> {
+    name.parse()
+        .map_err(|error| Failure::new(Exit::Usage, "usage", format!("{name}: {error}")).into())
+}
+
+/// The lines of stdin.
+fn plain_lines() -> Lines {
+    let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// Lines from a line editor, above which everything else is printed from now on.
+fn edited_lines(output: &Output) -> Result<Lines> {
+    let mut editor = rustyline::DefaultEditor::new()?;
+    output.print_through(Some(Box::new(editor.create_external_printer()?)));
+    let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
+    thread::spawn(move || {
+        loop {
+            match editor.readline("> ") {
+                Ok(line) => {
+                    let last = line.trim() == "/quit";
+                    // History is a convenience.
+                    let _ = editor.add_history_entry(&line);
+                    if sender.blocking_send(line).is_err() || last {
+                        return;
+                    }
+                }
+                Err(ReadlineError::Interrupted | ReadlineError::Eof) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the terminal cannot be read");
+                    return;
+                }
+            }
+        }
+    });
+    Ok(lines)
+}

@@ -1,0 +1,196 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use larder_wire::UserName;
+
+use crate::profile::ProfileName;
+
+/// Where `register` looks for a server, and where `serve` listens.
+pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:4000";
+
+const AFTER_HELP: &str = "\
+GROUP is a group's name, or the beginning (4 characters or more) of its id.
+
+Output:
+  Results go to stdout, logs to stderr. With --json every line of stdout is one
+  JSON object; a failure is {\"error\":{\"code\":…,\"message\":…,\"exit\":…}}.
+
+Exit codes:
+  0  done
+  1  failed
+  2  the command line is wrong
+  3  refused: by the server, or by the state of things (a name is taken, a user
+     cannot be invited, a port is in use)
+  4  the server cannot be reached; a message to send is kept and sent later
+  5  not registered, or no such group
+  6  the profile or the database is in use by another process
+
+Files:
+  $XDG_DATA_HOME/larder (~/.local/share/larder), or the directory --home names:
+  profiles/NAME for each profile, server/ for the server's database.";
+
+/// End-to-end encrypted group chat in which an invitation does not fail.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The profile to use: one account on one device
+    #[arg(
+        long,
+        global = true,
+        env = "LARDER_PROFILE",
+        value_name = "NAME",
+        default_value = "default"
+    )]
+    pub(crate) profile: ProfileName,
+    /// The server to register with (default http://127.0.0.1:4000); any other command refuses a profile of another
+    #[arg(long, global = true, env = "LARDER_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Print one JSON object per line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Keep everything in this directory
+    #[arg(long, global = true, env = "LARDER_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Log more to stderr; twice for more still (RUST_LOG overrides)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a server until SIGINT or SIGTERM
+    Serve(Serve),
+    /// Create an account on a server, with this profile as its device
+    Register {
+        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter
+        user: UserName,
+    },
+    /// Create groups
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Add users to a group, whether they are online or not
+    Invite {
+        /// The group
+        group: String,
+        /// The users to add
+        #[arg(required = true)]
+        users: Vec<UserName>,
+    },
+    /// Remove a user from a group
+    Remove {
+        /// The group
+        group: String,
+        /// The user to remove
+        user: UserName,
+    },
+    /// Leave a group
+    Leave {
+        /// The group
+        group: String,
+    },
+    /// Send a message
+    Send {
+        /// The group
+        group: String,
+        /// The text; several words are joined by spaces
+        #[arg(required = true, allow_negative_numbers = true)]
+        text: Vec<String>,
+    },
+    /// Fetch messages and print those not shown yet
+    Recv {
+        /// Go on until interrupted, or until nobody reads any more
+        #[arg(long)]
+        follow: bool,
+        /// When there is nothing new, wait this long for something
+        #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
+        wait: Option<u64>,
+    },
+    /// List groups
+    Groups,
+    /// List the members of a group
+    Members {
+        /// The group
+        group: String,
+    },
+    /// Look after the KeyPackages that others use to invite this device
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Chat: what is typed is sent, what arrives is printed
+    Chat {
+        /// The group
+        group: String,
+    },
+    /// Show all of it: a server and three accounts on this machine, gone again at the end
+    Demo,
+}
+
+/// `larder serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The address to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4000")]
+    pub(crate) listen: SocketAddr,
+    /// Keep the database in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Keep the database in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) database: Option<PathBuf>,
+    /// The name that clients sign their sessions for; it must not change later
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub(crate) server_name: String,
+}
+
+/// `larder group`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Create a group with yourself in it
+    Create {
+        /// Its name; only members learn it
+        name: String,
+    },
+}
+
+/// `larder pool`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Show how many KeyPackages there are, and their states
+    Status,
+    /// Agree with the server and fill the pool up
+    Refresh,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_message_is_words_and_takes_flags_only_after_two_hyphens() {
+        let cli = Cli::try_parse_from(["larder", "send", "room", "-5", "degrees", "--json"]).unwrap();
+        assert!(cli.global.json);
+        assert!(matches!(cli.command, Command::Send { text, .. } if text == ["-5", "degrees"]));
+        let cli = Cli::try_parse_from(["larder", "send", "room", "--", "--json"]).unwrap();
+        assert!(!cli.global.json);
+        assert!(matches!(cli.command, Command::Send { text, .. } if text == ["--json"]));
+    }
+}

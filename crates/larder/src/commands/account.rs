@@ -1,0 +1,37 @@
+//! `register`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use larder_client::{Error, MlsConnection, UserName};
+
+use super::Context;
+use crate::cli::DEFAULT_SERVER;
+use crate::failure::{Exit, Failure};
+use crate::record::Record;
+
+pub(super) async fn register(context: &Context<'_>, user: UserName) -> Result<ExitCode> {
+    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
+    let client = match MlsConnection::register(context.options(), server, user).await {
+        Err(Error::Refused(problem)) if problem.problem_type == larder_client::ProblemType::NameTaken => {
+            return Err(Failure::new(
+                Exit::Refused,
+                problem.problem_type.code(),
+                "that name is taken; choose another",
+            )
+            .into());
+        }
+        registered => registered?,
+    };
+    // Without KeyPackages nobody can invite this device.
+    let refreshed = client.refresh_key_packages().await?;
+    let me = client.me();
+    context.output.print(&[Record::Registered {
+        user: me.user.to_string(),
+        device_id: me.device_id.to_string(),
+        server: me.server.clone(),
+        profile: context.global.profile.to_string(),
+        pool_available: refreshed.health.available,
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,130 @@
+//! `group create`, `invite`, `remove`, `leave`, `groups`, `members`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use larder_client::{Error, GroupKey, GroupSummary, Invited, MlsConnection, UserName};
+
+use super::{Context, group_name};
+use crate::failure::Exit;
+use crate::output::Output;
+use crate::record::{NotAdded, Record};
+
+pub(super) async fn create(context: &Context<'_>, name: &str) -> Result<ExitCode> {
+    let client = context.open().await?;
+    let group = client.create_group(name).await?;
+    context.output.print(&[group_record(&group)])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn invite_command(
+    context: &Context<'_>,
+    group: &str,
+    users: &[UserName],
+) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.sync().await?;
+    invite(&client, &key, users, context.output).await
+}
+
+/// Invites, and tells of each user. Not everybody added is a refusal.
+pub(crate) async fn invite(
+    client: &MlsConnection,
+    key: &GroupKey,
+    users: &[UserName],
+    output: &Output,
+) -> Result<ExitCode> {
+    let invited = match client.invite(key, users).await {
+        Err(Error::NoKeyPackages { outcomes }) => Invited {
+            added: Vec::new(),
+            not_added: outcomes,
+        },
+        invited => invited?,
+    };
+    let code = match invited.not_added.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => Exit::Refused.into(),
+    };
+    output.print(&[Record::Invited {
+        group: group_name(client, key).await?,
+        added: invited.added.iter().map(ToString::to_string).collect(),
+        not_added: invited
+            .not_added
+            .iter()
+            .map(|(user, why)| NotAdded {
+                user: user.to_string(),
+                code: why.code(),
+                reason: why.to_string(),
+            })
+            .collect(),
+    }])?;
+    Ok(code)
+}
+
+pub(super) async fn remove(context: &Context<'_>, group: &str, user: &UserName) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.sync().await?;
+    client.remove(&key, user).await?;
+    context.output.print(&[Record::Removed {
+        group: group_name(&client, &key).await?,
+        user: user.to_string(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn leave(context: &Context<'_>, group: &str) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.sync().await?;
+    client.leave(&key).await?;
+    context.output.print(&[Record::Left {
+        group: group_name(&client, &key).await?,
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn list(context: &Context<'_>) -> Result<ExitCode> {
+    let client = context.open().await?;
+    let groups = client.groups().await?;
+    if groups.is_empty() {
+        context
+            .output
+            .note("no groups yet; create one with `larder group create NAME`")?;
+    }
+    let records: Vec<Record> = groups.iter().map(group_record).collect();
+    context.output.print(&records)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn members_command(context: &Context<'_>, group: &str) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    members(&client, &key, context.output).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists the members of a group.
+pub(crate) async fn members(client: &MlsConnection, key: &GroupKey, output: &Output) -> Result<()> {
+    let members = client.members(key).await?;
+    let records: Vec<Record> = members
+        .into_iter()
+        .map(|member| Record::Member {
+            group: key.to_string(),
+            user: member.user.to_string(),
+            device_id: member.device_id.to_string(),
+            fingerprint: member.signature_key_fingerprint,
+            me: member.is_me,
+        })
+        .collect();
+    output.print(&records)?;
+    Ok(())
+}
+
+fn group_record(group: &GroupSummary) -> Record {
+    Record::Group {
+        id: group.id.to_string(),
+        name: group.name.clone(),
+        epoch: group.epoch,
+        members: group.members,
+        state: group.state.as_str(),
+        unread: group.unread,
+    }
+}

@@ -1,0 +1,114 @@
+//! `send` and `recv`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use larder_client::{GroupKey, Message, MlsConnection, SendStatus, SentMessage};
+use tokio::sync::Notify;
+
+use super::{Context, group_name};
+use crate::failure::Exit;
+use crate::follow::{self, Connection};
+use crate::output::Output;
+use crate::record::Record;
+use crate::shutdown::Shutdown;
+
+/// Messages printed before they are marked as read. A crash in between shows them again.
+const PRINT_AT_ONCE: usize = 64;
+
+pub(super) async fn send(context: &Context<'_>, group: &str, text: &str) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    let sent = client.send(&key, text).await?;
+    context
+        .output
+        .print(&[sent_record(&client, &key, &sent).await?])?;
+    Ok(match sent.status {
+        SendStatus::Sent => ExitCode::SUCCESS,
+        SendStatus::Pending => Exit::Unreachable.into(),
+        SendStatus::Failed => Exit::Refused.into(),
+    })
+}
+
+pub(crate) async fn sent_record(
+    client: &MlsConnection,
+    key: &GroupKey,
+    sent: &SentMessage,
+) -> Result<Record> {
+    Ok(Record::Sent {
+        group: key.to_string(),
+        group_name: group_name(client, key).await?,
+        id: sent.id.clone(),
+        status: sent.status.as_str(),
+    })
+}
+
+pub(super) async fn receive(context: &Context<'_>, wait: Option<u64>) -> Result<ExitCode> {
+    let client = context.open().await?;
+    let synced = client.sync().await;
+    let mut printed = print_unread(&client, context.output).await?;
+    synced?;
+    let deadline = Duration::from_secs(wait.unwrap_or(0));
+    let waiting = async {
+        while printed == 0 {
+            client.wait(deadline).await?;
+            client.sync().await?;
+            printed = print_unread(&client, context.output).await?;
+        }
+        anyhow::Ok(())
+    };
+    // Nothing came in time: that is an answer too.
+    if let Ok(result) = tokio::time::timeout(deadline, waiting).await {
+        result?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn follow(context: &Context<'_>) -> Result<ExitCode> {
+    let mut shutdown = Shutdown::listen()?;
+    let client = context.open().await?;
+    let tell = |connection| {
+        match connection {
+            Connection::Lost => tracing::warn!("the server cannot be reached; trying again"),
+            Connection::Back => tracing::warn!("the server answers again"),
+        }
+        Ok(())
+    };
+    follow::follow(
+        &client,
+        context.output,
+        &Notify::new(),
+        shutdown.requested(),
+        tell,
+    )
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what was not shown yet, and marks it as read once it has left the process. Returns how much there was.
+pub(crate) async fn print_unread(client: &MlsConnection, output: &Output) -> Result<usize> {
+    let unread = client.unread().await?;
+    for messages in unread.chunks(PRINT_AT_ONCE) {
+        let records: Vec<Record> = messages.iter().map(message_record).collect();
+        output.print(&records)?;
+        if let Some(last) = messages.last() {
+            client.mark_read(last.row).await?;
+        }
+    }
+    Ok(unread.len())
+}
+
+fn message_record(message: &Message) -> Record {
+    Record::Message {
+        row: message.row,
+        id: (!message.id.is_empty()).then(|| message.id.clone()),
+        group: message.group.as_ref().map(ToString::to_string),
+        group_name: message.group_name.clone(),
+        sender: message.sender.as_ref().map(ToString::to_string),
+        kind: message.kind.as_str(),
+        text: message.text.clone(),
+        sent_at: message.sent_at.0,
+        received_at: message.received_at.0,
+        mine: message.mine,
+    }
+}

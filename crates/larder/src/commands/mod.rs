@@ -1,0 +1,140 @@
+//! The commands, one module for each subject.
+
+mod account;
+mod groups;
+mod messages;
+mod pool;
+mod serve;
+
+pub(crate) use messages::{print_unread, sent_record};
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy};
+
+use crate::cli::{Cli, Command, Global, GroupCommand, PoolCommand};
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+use crate::profile::Home;
+use crate::{chat, clock, demo};
+
+pub(crate) use groups::{invite, members};
+pub(crate) use pool::pool_record;
+
+/// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
+pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
+    let context = Context {
+        home: Home::resolve(cli.global.home.clone())?,
+        global: cli.global,
+        output,
+    };
+    let context = &context;
+    match cli.command {
+        Command::Serve(options) => serve::serve(context, options).await,
+        Command::Register { user } => account::register(context, user).await,
+        Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
+        Command::Invite { group, users } => groups::invite_command(context, &group, &users).await,
+        Command::Remove { group, user } => groups::remove(context, &group, &user).await,
+        Command::Leave { group } => groups::leave(context, &group).await,
+        Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,
+        Command::Recv { follow: true, .. } => messages::follow(context).await,
+        Command::Recv { wait, .. } => messages::receive(context, wait).await,
+        Command::Groups => groups::list(context).await,
+        Command::Members { group } => groups::members_command(context, &group).await,
+        Command::Pool(PoolCommand::Status) => pool::status(context).await,
+        Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
+        Command::Chat { group } => chat::chat(context, &group).await,
+        Command::Demo => demo::demo(output).await,
+    }
+}
+
+/// What every command is given.
+pub(crate) struct Context<'a> {
+    pub(crate) home: Home,
+    pub(crate) global: Global,
+    pub(crate) output: &'a Output,
+}
+
+impl Context<'_> {
+    /// How a connection keeps its state.
+    fn options(&self) -> Options {
+        Options {
+            profile: self.home.profile(&self.global.profile),
+            clock: clock::system(),
+            policy: PoolPolicy::default(),
+        }
+    }
+
+    /// Opens the profile, which must be registered, and at the server that `--server` names, if it names one.
+    pub(crate) async fn open(&self) -> Result<MlsConnection> {
+        let client = match MlsConnection::open(self.options()).await {
+            Err(Error::NotRegistered) => {
+                return Err(Failure::new(
+                    Exit::Unknown,
+                    Error::NotRegistered.code(),
+                    format!(
+                        "the profile {} has no account; create one with `larder register USER`",
+                        self.global.profile
+                    ),
+                )
+                .into());
+            }
+            opened => opened?,
+        };
+        let theirs = &client.me().server;
+        match &self.global.server {
+            Some(wanted) if wanted.trim_end_matches('/') != theirs => Err(Failure::new(
+                Exit::Usage,
+                "other-server",
+                format!("the profile {} is registered at {theirs}", self.global.profile),
+            )
+            .into()),
+            Some(_) | None => Ok(client),
+        }
+    }
+
+    /// Opens the profile and finds a group in it. A group that is not known yet may be one that this device was invited
+    /// to meanwhile, so the server is asked before it is called unknown.
+    pub(crate) async fn open_group(&self, group: &str) -> Result<(MlsConnection, GroupKey)> {
+        let client = self.open().await?;
+        let key = match client.resolve_group(group).await {
+            Err(Error::UnknownGroup) => {
+                client.sync().await?;
+                client
+                    .resolve_group(group)
+                    .await
+                    .map_err(|error| unknown_group(error, group))?
+            }
+            found => found?,
+        };
+        Ok((client, key))
+    }
+}
+
+fn unknown_group(error: Error, group: &str) -> anyhow::Error {
+    match error {
+        Error::UnknownGroup => Failure::new(
+            Exit::Unknown,
+            Error::UnknownGroup.code(),
+            format!("no group called {group}"),
+        )
+        .into(),
+        other => other.into(),
+    }
+}
+
+/// What is known of one group.
+async fn summary(client: &MlsConnection, key: &GroupKey) -> Result<GroupSummary> {
+    let groups = client.groups().await?;
+    groups
+        .into_iter()
+        .find(|group| &group.id == key)
+        .ok_or_else(|| Error::UnknownGroup.into())
+}
+
+/// How a group is called in what is printed.
+pub(crate) async fn group_name(client: &MlsConnection, key: &GroupKey) -> Result<String> {
+    let summary = summary(client, key).await?;
+    Ok(summary.name.unwrap_or_else(|| key.to_string()))
+}

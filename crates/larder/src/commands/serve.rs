@@ -1,0 +1,111 @@
+//! `serve`.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use larder_server::{Config, Service};
+use tokio::net::TcpListener;
+
+use super::Context;
+use crate::cli::Serve;
+use crate::clock;
+use crate::failure::{Exit, Failure};
+use crate::profile;
+use crate::record::Record;
+use crate::shutdown::Shutdown;
+
+const DATABASE: &str = "server.db";
+
+pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
+    let mut shutdown = Shutdown::listen()?;
+    let database = match (options.database, options.data) {
+        (Some(file), _) => file,
+        (None, Some(directory)) => directory.join(DATABASE),
+        (None, None) => context.home.server().join(DATABASE),
+    };
+    if let Some(directory) = database
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+    {
+        profile::create_private(directory)
+            .with_context(|| format!("the directory {} cannot be created", directory.display()))?;
+    }
+    let _lock = lock(&database)?;
+    // The address first: a server that cannot listen has no business with the database.
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|error| cannot_listen(&error, &options.listen))?;
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
+    }
+    let mut config = Config::new(database.clone());
+    config.server_name = options.server_name;
+    let server_name = config.server_name.clone();
+    let service = Service::open(config, clock::system())
+        .with_context(|| format!("the database {} cannot be opened", database.display()))?;
+    context.output.print(&[Record::Listening {
+        url: format!("http://{address}"),
+        server_name,
+    }])?;
+    let (told, tell) = tokio::sync::oneshot::channel::<()>();
+    let serving = larder_server::serve(listener, service, async {
+        // The sender is dropped without a word only with everything else.
+        let _ = tell.await;
+    });
+    let stopping = async {
+        shutdown.requested().await;
+        tracing::info!("ending: requests under way are answered first");
+        // The server may have ended by itself.
+        let _ = told.send(());
+        // Asked twice, it does not wait for anybody.
+        shutdown.requested().await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = stopping => (),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cannot_listen(error: &io::Error, address: &std::net::SocketAddr) -> Failure {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return Failure::new(
+            Exit::Refused,
+            "address-in-use",
+            format!(
+                "{address} is in use, perhaps by another `larder serve`; choose another address with --listen"
+            ),
+        );
+    }
+    Failure::new(
+        Exit::Failed,
+        "cannot-listen",
+        format!("cannot listen on {address}: {error}"),
+    )
+}
+
+/// Makes sure that no other server uses the database: each would wake only its own clients. The lock ends with the
+/// process, however it ends.
+fn lock(database: &Path) -> Result<File> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let file =
+        File::create(&path).with_context(|| format!("the file {} cannot be created", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(
+            Exit::InUse,
+            "database-locked",
+            format!("another server uses the database {}", database.display()),
+        )
+        .into()),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} cannot be locked", path.display()))
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Why a command failed: a stable code, a sentence, an exit code.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::process::ExitCode;
+
+/// The documented exit codes (`larder --help`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// A fault: here, on disk or in what was received.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The server or the state of things does not allow it.
+    Refused = 3,
+    /// The server does not answer.
+    Unreachable = 4,
+    /// No account in this profile, or no such group.
+    Unknown = 5,
+    /// Another process uses the profile or the database.
+    InUse = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failure that the user is told of.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) code: Cow<'static, str>,
+    pub(crate) message: String,
+    pub(crate) exit: Exit,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code: Cow::Borrowed(code),
+            message: message.into(),
+            exit,
+        }
+    }
+
+    /// What to tell of any error: its own words if it is a [`Failure`] or the client's, else those of a fault.
+    pub(crate) fn of(error: &anyhow::Error) -> Cow<'_, Self> {
+        if let Some(failure) = error.downcast_ref::<Self>() {
+            return Cow::Borrowed(failure);
+        }
+        if let Some(error) = error.downcast_ref::<larder_client::Error>() {
+            return Cow::Owned(Self {
+                code: Cow::Borrowed(error.code()),
+                message: message_of(error),
+                exit: exit_of(error),
+            });
+        }
+        Cow::Owned(Self {
+            code: Cow::Borrowed("failed"),
+            message: format!("{error:#}"),
+            exit: Exit::Failed,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn exit_of(error: &larder_client::Error) -> Exit {
+    use larder_client::Error as E;
+    match error {
+        E::NotRegistered | E::UnknownGroup => Exit::Unknown,
+        E::ProfileLocked => Exit::InUse,
+        E::Unreachable(_) => Exit::Unreachable,
+        E::InvalidServer | E::Ambiguous { .. } | E::InvalidText | E::InvalidGroupName => Exit::Usage,
+        E::Refused(_)
+        | E::AlreadyRegistered { .. }
+        | E::UnsupportedServer(_)
+        | E::GroupNotActive(_)
+        | E::NotAMember(_)
+        | E::NoKeyPackages { .. }
+        | E::InvalidKeyPackage { .. }
+        | E::KeyChanged { .. }
+        | E::TooManyRaces => Exit::Refused,
+        E::Profile(_)
+        | E::Store(_)
+        | E::Sqlite(_)
+        | E::Pool(_)
+        | E::Mls { .. }
+        | E::Corrupt(_)
+        | E::Closed => Exit::Failed,
+    }
+}
+
+/// The client's sentence, with what it leaves to its variants' data, and with the sources of a fault.
+fn message_of(error: &larder_client::Error) -> String {
+    use larder_client::Error as E;
+    match error {
+        E::Ambiguous { groups } => {
+            let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
+            format!("{error}: {}; use the beginning of an id", ids.join(", "))
+        }
+        E::NoKeyPackages { outcomes } => {
+            let reasons: Vec<String> = outcomes
+                .iter()
+                .map(|(user, why)| format!("{user}: {why}"))
+                .collect();
+            format!("{error}: {}", reasons.join("; "))
+        }
+        _ => {
+            let mut message = error.to_string();
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                let cause_text = cause.to_string();
+                if !message.contains(&cause_text) {
+                    message.push_str(": ");
+                    message.push_str(&cause_text);
+                }
+                source = cause.source();
+            }
+            message
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Everything that is printed goes through here.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+
+use rustyline::ExternalPrinter;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::record::Record;
+use crate::text::plain;
+
+/// A line editor's way to print above the line that is being typed.
+type Printer = Box<dyn ExternalPrinter + Send>;
+
+/// Where results go: stdout, as lines for people or as JSON.
+pub(crate) struct Output {
+    json: bool,
+    printer: Mutex<Option<Printer>>,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            printer: Mutex::new(None),
+        }
+    }
+
+    /// Whether programs read this.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether a person sits at both ends.
+    pub(crate) fn is_interactive(&self) -> bool {
+        !self.json && io::stdin().is_terminal() && io::stdout().is_terminal()
+    }
+
+    /// Prints records above the line editor from now on, or to stdout again.
+    pub(crate) fn print_through(&self, printer: Option<Printer>) {
+        *self.lock() = printer;
+    }
+
+    /// Prints records and flushes: when this returns, they have left the process.
+    pub(crate) fn print(&self, records: &[Record]) -> io::Result<()> {
+        let mut text = String::new();
+        for record in records {
+            if self.json {
+                text.push_str(&serde_json::to_string(record)?);
+            } else {
+                text.push_str(&record.line());
+            }
+            text.push('\n');
+        }
+        self.write(text)
+    }
+
+    /// A word from this program. Not for `--json`, where every line means something.
+    pub(crate) fn note(&self, text: impl Into<String>) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        self.print(&[Record::Note { text: text.into() }])
+    }
+
+    /// Tells of a failure: on stdout as JSON, else on stderr.
+    pub(crate) fn failure(&self, failure: &Failure) -> io::Result<()> {
+        if self.json {
+            let Failure { code, message, exit } = failure;
+            let error = json!({"error": {"code": code, "message": message, "exit": *exit as u8}});
+            return self.write(format!("{error}\n"));
+        }
+        let line = format!("larder: {}\n", plain(&failure.message));
+        if self.lock().is_some() {
+            return self.write(line);
+        }
+        let mut stderr = io::stderr().lock();
+        stderr.write_all(line.as_bytes())
+    }
+
+    fn write(&self, text: String) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        if let Some(printer) = self.lock().as_mut() {
+            return printer.print(text).map_err(io::Error::other);
+        }
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Printer>> {
+        // A panic while printing leaves nothing half done that matters to the next line.
+        self.printer
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

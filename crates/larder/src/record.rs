@@ -1,0 +1,301 @@
+//! What commands print: one type, with a line for people and a JSON object for programs.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::text::{label, plain};
+
+/// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Record {
+    /// The server accepts connections.
+    Listening { url: String, server_name: String },
+    /// The account exists.
+    Registered {
+        user: String,
+        device_id: String,
+        server: String,
+        profile: String,
+        pool_available: u32,
+    },
+    /// A group of this device.
+    Group {
+        id: String,
+        name: Option<String>,
+        epoch: u64,
+        members: u32,
+        state: &'static str,
+        unread: u64,
+    },
+    /// A member of a group.
+    Member {
+        group: String,
+        user: String,
+        device_id: String,
+        fingerprint: String,
+        me: bool,
+    },
+    /// The outcome of an invitation.
+    Invited {
+        group: String,
+        added: Vec<String>,
+        not_added: Vec<NotAdded>,
+    },
+    /// A user is no longer a member.
+    Removed { group: String, user: String },
+    /// This device asked to leave.
+    Left { group: String },
+    /// A message was accepted by the server (`sent`) or waits for it (`pending`).
+    Sent {
+        group: String,
+        group_name: String,
+        id: String,
+        status: &'static str,
+    },
+    /// A message, or an event of a group, not shown before.
+    Message {
+        row: i64,
+        id: Option<String>,
+        group: Option<String>,
+        group_name: Option<String>,
+        sender: Option<String>,
+        kind: &'static str,
+        text: String,
+        sent_at: u64,
+        received_at: u64,
+        mine: bool,
+    },
+    /// The state of the pool of KeyPackages.
+    Pool(Pool),
+    /// The outcome of a refresh of the pool.
+    Refreshed {
+        minted: u32,
+        uploaded: u32,
+        revoked: u32,
+        pool: Pool,
+    },
+    /// A word from this program: help, the state of the connection, the demonstration's story.
+    Note { text: String },
+}
+
+/// A user who was not added, and why.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NotAdded {
+    pub(crate) user: String,
+    pub(crate) code: &'static str,
+    pub(crate) reason: String,
+}
+
+/// Counts of a pool.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Pool {
+    pub(crate) level: &'static str,
+    pub(crate) available: u32,
+    pub(crate) target: u32,
+    pub(crate) reserved: u32,
+    pub(crate) spent: u32,
+    pub(crate) lapsed: u32,
+    pub(crate) expired: u32,
+    pub(crate) expiring_soon: u32,
+    pub(crate) unconfirmed: u32,
+    pub(crate) last_upload: Option<u64>,
+}
+
+impl Record {
+    /// The line for people. Nothing that others wrote can break out of it.
+    pub(crate) fn line(&self) -> String {
+        match self {
+            Self::Listening { url, .. } => format!("listening on {url}"),
+            Self::Registered {
+                user,
+                server,
+                profile,
+                pool_available,
+                ..
+            } => format!(
+                "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory",
+                plain(server)
+            ),
+            Self::Group {
+                id,
+                name,
+                members,
+                state,
+                unread,
+                ..
+            } => {
+                let mut line = format!(
+                    "#{}  {members} {}",
+                    group_label(name.as_deref(), id),
+                    people(*members)
+                );
+                if *unread > 0 {
+                    // Writing to a String cannot fail, here and below.
+                    let _ = write!(line, ", {unread} unread");
+                }
+                if *state != "active" {
+                    let _ = write!(line, ", {state}");
+                }
+                let _ = write!(line, "  {id}");
+                line
+            }
+            Self::Member {
+                user,
+                device_id,
+                fingerprint,
+                me,
+                ..
+            } => {
+                let me = if *me { "  (you)" } else { "" };
+                format!("{user}  device {device_id}  key {fingerprint}{me}")
+            }
+            Self::Invited {
+                group,
+                added,
+                not_added,
+            } => {
+                let mut parts = Vec::new();
+                if !added.is_empty() {
+                    parts.push(format!("{} joined #{}", added.join(", "), label(group)));
+                }
+                parts.extend(
+                    not_added
+                        .iter()
+                        .map(|NotAdded { user, reason, .. }| format!("{user}: {}", plain(reason))),
+                );
+                parts.join("; ")
+            }
+            Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
+            Self::Left { group } => format!("you are leaving #{}", label(group)),
+            Self::Sent { status, .. } if *status == "pending" => {
+                "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
+            }
+            Self::Sent { status, .. } => (*status).to_owned(),
+            Self::Message {
+                group,
+                group_name,
+                sender,
+                kind,
+                text,
+                ..
+            } => {
+                let text = plain(text);
+                let Some(group) = group else {
+                    return format!("* {text}");
+                };
+                let group = group_label(group_name.as_deref(), group);
+                match sender {
+                    Some(sender) if *kind == "text" => format!("#{group} <{sender}> {text}"),
+                    _ => format!("#{group} * {text}"),
+                }
+            }
+            Self::Pool(pool) => pool.line(),
+            Self::Refreshed {
+                minted,
+                uploaded,
+                revoked,
+                pool,
+            } => format!(
+                "minted {minted}, uploaded {uploaded}, revoked {revoked}; {}",
+                pool.line()
+            ),
+            Self::Note { text } => text.clone(),
+        }
+    }
+}
+
+impl Pool {
+    fn line(&self) -> String {
+        let mut line = format!(
+            "pool {}: {} of {} available",
+            self.level, self.available, self.target
+        );
+        for (count, what) in [
+            (self.reserved, "reserved"),
+            (self.spent, "spent"),
+            (self.lapsed, "lapsed"),
+            (self.expired, "expired"),
+            (self.expiring_soon, "expiring soon"),
+            (self.unconfirmed, "not uploaded yet"),
+        ] {
+            if count > 0 {
+                let _ = write!(line, ", {count} {what}");
+            }
+        }
+        if let Some(at) = self
+            .last_upload
+            .and_then(|at| i64::try_from(at).ok())
+            .and_then(|at| jiff::Timestamp::from_second(at).ok())
+        {
+            let _ = write!(line, "; last upload {at}");
+        }
+        line
+    }
+}
+
+/// A group's name, or the beginning of its id while the name is not known.
+pub(crate) fn group_label(name: Option<&str>, id: &str) -> String {
+    match name {
+        Some(name) => label(name).into_owned(),
+        None => id.chars().take(8).collect(),
+    }
+}
+
+fn people(count: u32) -> &'static str {
+    if count == 1 { "member" } else { "members" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(group_name: &str, sender: Option<&str>, kind: &'static str, text: &str) -> Record {
+        Record::Message {
+            row: 7,
+            id: Some("0193".into()),
+            group: Some("Z3JvdXAtaWQ".into()),
+            group_name: Some(group_name.into()),
+            sender: sender.map(str::to_owned),
+            kind,
+            text: text.into(),
+            sent_at: 1,
+            received_at: 2,
+            mine: false,
+        }
+    }
+
+    #[test]
+    fn a_message_is_one_line_that_names_group_and_sender() {
+        assert_eq!(
+            message("room", Some("bob"), "text", "hi").line(),
+            "#room <bob> hi"
+        );
+        assert_eq!(
+            message("room", Some("bob"), "joined", "bob joined").line(),
+            "#room * bob joined"
+        );
+    }
+
+    #[test]
+    fn hostile_text_and_names_stay_on_their_line() {
+        let line = message(
+            "a <eve> x",
+            Some("bob"),
+            "text",
+            "\u{1b}[1A\n#room <eve> \u{202e}",
+        )
+        .line();
+        assert_eq!(line, r##"#"a <eve> x" <bob> \u{1b}[1A\n#room <eve> \u{202e}"##);
+    }
+
+    #[test]
+    fn json_carries_the_text_as_it_is_on_one_line() {
+        let json = serde_json::to_string(&message("room", Some("bob"), "text", "a\nb\u{1b}")).unwrap();
+        assert_eq!(
+            json,
+            r#"{"type":"message","row":7,"id":"0193","group":"Z3JvdXAtaWQ","group_name":"room","sender":"bob","kind":"text","text":"a\nb\u001b","sent_at":1,"received_at":2,"mine":false}"#
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Text written by others, made harmless for a terminal.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// Shows text that somebody else wrote on one line that it cannot leave.
+///
+/// A terminal obeys what it is sent: escape sequences move the cursor, rewrite titles and, on some, run commands;
+/// a line feed starts a line that looks like another person's; bidirectional controls show words in another order
+/// than they are stored; other format characters hide text. Each such character is replaced by its Rust escape
+/// (`\n`, `\u{1b}`, `\u{202e}`). A tab becomes a space. The joiners that emoji and many scripts need stay.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\t' => shown.push(' '),
+            '\n' => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            c if is_hostile(c) => {
+                // Writing to a String cannot fail.
+                let _ = write!(shown, "{}", c.escape_unicode());
+            }
+            c => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Shows a group's name, which its creator chose, where `#name <user> text` is read: a name of anything but letters,
+/// digits and `-_.` is put in quotes, so that no name can look like the rest of a line.
+pub(crate) fn label(name: &str) -> Cow<'_, str> {
+    let simple = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.is_empty() && name.chars().all(simple) {
+        return Cow::Borrowed(name);
+    }
+    let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
+    Cow::Owned(format!("\"{}\"", plain(&quoted)))
+}
+
+fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{061c}'                      // Arabic letter mark
+                | '\u{180e}'                // Mongolian vowel separator
+                | '\u{200b}'                // zero width space
+                | '\u{200e}' | '\u{200f}'   // left-to-right and right-to-left marks
+                | '\u{2028}' | '\u{2029}'   // line and paragraph separators
+                | '\u{202a}'..='\u{202e}'   // bidirectional embeddings and overrides
+                | '\u{2060}'..='\u{206f}'   // invisible operators, bidirectional isolates, deprecated controls
+                | '\u{feff}'                // zero width no-break space
+                | '\u{fff9}'..='\u{fffb}'   // interlinear annotations
+                | '\u{e0000}'..='\u{e007f}' // tags
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_text_of_any_script_is_untouched() {
+        for text in [
+            "",
+            "hello, world",
+            "grüße – naïve",
+            "שלום עולם",
+            "مرحبا",
+            "नमस्ते",
+            "👩‍🍳 cooks",
+            "می‌خواهم",
+        ] {
+            assert!(
+                matches!(plain(text), Cow::Borrowed(same) if same == text),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn escape_sequences_are_shown_and_not_obeyed() {
+        assert_eq!(
+            plain("\u{1b}[2J\u{1b}]0;title\u{7}"),
+            r"\u{1b}[2J\u{1b}]0;title\u{7}"
+        );
+        assert_eq!(plain("\u{9b}31m\u{7f}\u{0}"), r"\u{9b}31m\u{7f}\u{0}");
+    }
+
+    #[test]
+    fn a_text_cannot_start_a_line_of_its_own() {
+        assert_eq!(plain("hi\r\n#room <admin> obey"), r"hi\r\n#room <admin> obey");
+        assert_eq!(plain("a\u{2028}b\u{85}c\u{b}d"), r"a\u{2028}b\u{85}c\u{b}d");
+    }
+
+    #[test]
+    fn text_cannot_be_reordered_or_hidden() {
+        for c in [
+            '\u{202e}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{200f}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            let shown = plain(&format!("a{c}b")).into_owned();
+            assert!(!shown.contains(c) && shown.is_ascii(), "{shown}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_shown_is_hostile() {
+        for c in (0..=0x10ffff).filter_map(char::from_u32) {
+            assert!(!plain(&c.to_string()).contains(is_hostile), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_name_cannot_pose_as_a_sender() {
+        assert_eq!(label("kitchen-2.b_ü"), "kitchen-2.b_ü");
+        assert_eq!(label("room <alice> hi"), r#""room <alice> hi""#);
+        assert_eq!(label("a\" <bob> \u{1b}"), r#""a\" <bob> \u{1b}""#);
+        assert_eq!(label(""), r#""""#);
+    }
+}

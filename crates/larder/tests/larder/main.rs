@@ -1,0 +1,17 @@
+//! The binary as people and programs meet it: real processes, a real server, real files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
+
+mod conversation;
+mod crashes;
+mod demo;
+mod secrets;
+mod support;
+#[cfg(unix)]
+mod terminal;
+mod transcripts;
