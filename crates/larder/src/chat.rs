@@ -50,17 +50,34 @@ pub(crate) async fn chat(context: &Context<'_>, group: &str) -> Result<ExitCode>
         ended?;
         return Ok(ExitCode::SUCCESS);
     }
-    converse(&client, &key, output, plain_lines(), &mut shutdown).await
+    let ended = converse(&client, &key, output, plain_lines(), &mut shutdown).await?;
+    match ended {
+        Ended {
+            failed: Some(exit), ..
+        } => Ok(exit.into()),
+        // What was pending may have been sent since.
+        Ended { pending: true, .. } if client.sync().await.is_err() => Ok(Exit::Unreachable.into()),
+        Ended { .. } => Ok(ExitCode::SUCCESS),
+    }
 }
 
-/// Until the lines end, `/quit`, or a signal. The exit code tells of the last line that failed.
+/// What became of the lines that were typed.
+#[derive(Default)]
+struct Ended {
+    /// Why the last one failed that did.
+    failed: Option<Exit>,
+    /// Whether one had to wait for the server.
+    pending: bool,
+}
+
+/// Until the lines end, `/quit`, or a signal.
 async fn converse(
     client: &MlsConnection,
     key: &GroupKey,
     output: &Output,
     mut lines: Lines,
     shutdown: &mut Shutdown,
-) -> Result<ExitCode> {
+) -> Result<Ended> {
     let (nudge, quit) = (Notify::new(), Notify::new());
     let tell = |connection| {
         match connection {
@@ -71,7 +88,7 @@ async fn converse(
     };
     let incoming = follow(client, output, &nudge, quit.notified(), tell);
     let typed = async {
-        let mut ended = ExitCode::SUCCESS;
+        let mut ended = Ended::default();
         loop {
             let line = tokio::select! {
                 line = lines.recv() => line,
@@ -87,12 +104,13 @@ async fn converse(
             match session.handle(&line).await {
                 Ok(Next::Quit) => break,
                 Ok(Next::Go) => (),
-                Ok(Next::Failed(exit)) => ended = exit.into(),
+                Ok(Next::Pending) => ended.pending = true,
+                Ok(Next::Failed(exit)) => ended.failed = Some(exit),
                 Err(error) if error.is::<io::Error>() => return Err(error),
                 Err(error) => {
                     let failure = Failure::of(&error);
                     output.failure(&failure)?;
-                    ended = failure.exit.into();
+                    ended.failed = Some(failure.exit);
                 }
             }
         }
@@ -105,6 +123,7 @@ async fn converse(
 
 enum Next {
     Go,
+    Pending,
     Failed(Exit),
     Quit,
 }
@@ -173,7 +192,7 @@ impl Session<'_> {
             SendStatus::Sent => Next::Go,
             SendStatus::Pending => {
                 self.nudge.notify_one();
-                Next::Failed(Exit::Unreachable)
+                Next::Pending
             }
             SendStatus::Failed => Next::Failed(Exit::Refused),
         };
