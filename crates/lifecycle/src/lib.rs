@@ -11,6 +11,7 @@
 //! functions are total and have no `_` arm: a new state or event does not compile until every pair is decided.
 
 mod directory;
+mod last_resort;
 mod plan;
 mod policy;
 mod pool;
@@ -18,6 +19,10 @@ mod reconcile;
 mod time;
 
 pub use directory::{DirectoryEvent, DirectoryState, DirectoryStatus, Refusal};
+pub use last_resort::{
+    LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_LIFETIME_SECONDS, LAST_RESORT_RETIRING_SECONDS, LastResortEvent,
+    LastResortRefusal, LastResortState, OwnLastResort, OwnLastResortEvent, last_resort_is_due,
+};
 pub use plan::{Census, Level, Plan, plan};
 pub use policy::{
     DirectoryPolicy, EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS, InvalidPolicy,

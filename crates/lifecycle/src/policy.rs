@@ -4,7 +4,7 @@ use crate::time::UnixSeconds;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
+pub(crate) const DAY: u64 = 24 * HOUR;
 
 /// Unspent KeyPackages that a device keeps in the directory.
 pub const POOL_TARGET: u32 = 32;

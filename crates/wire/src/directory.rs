@@ -5,11 +5,13 @@ use crate::names::{DeviceId, UserName};
 use crate::problem::Problem;
 
 /// The state of a KeyPackage in the directory.
+///
+/// A last resort is `available`, `retiring` or `gone`; it is never exclusively reserved and never spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeyPackageState {
-    /// May be handed out.
+    /// May be handed out; a last resort only when nothing else is left.
     Available,
     /// Handed out, once; a Commit may spend it.
     Reserved,
@@ -21,6 +23,12 @@ pub enum KeyPackageState {
     Expired,
     /// Withdrawn by its owner.
     Revoked,
+    /// A last resort that a newer one replaced: not handed out any more, but a Commit of a device that reserved it
+    /// before is accepted for 24 hours. Last resorts only.
+    Retiring,
+    /// A last resort that no Commit can add any more: replaced a day ago, at the end of its life, or withdrawn by its
+    /// owner. Last resorts only.
+    Gone,
 }
 
 /// `POST /v1/key-packages`: adds KeyPackages to the caller's pool.
@@ -37,7 +45,7 @@ pub struct UploadRequest {
 pub struct Uploaded {
     /// One verdict per KeyPackage, in the order of the request.
     pub results: Vec<UploadResult>,
-    /// The device's available KeyPackages after the upload.
+    /// The device's available KeyPackages after the upload, without the last resort.
     pub available: u32,
 }
 
@@ -98,8 +106,11 @@ pub struct InventoryItem {
     pub suite: u16,
     /// When it expires, in Unix seconds.
     pub not_after: u64,
-    /// Whether it is the last resort.
+    /// Whether it is a last resort (RFC 9420 §16.8), which is not single-use.
     pub last_resort: bool,
+    /// Whether it was ever handed out (last resorts only): its owner should replace it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<bool>,
     /// When its reservation lapses, in Unix seconds (`reserved`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved_until: Option<u64>,
@@ -131,6 +142,8 @@ pub struct SuiteStatus {
     pub expired: u32,
     /// Available, but not for much longer (2 days).
     pub expiring_soon: u32,
+    /// The last resort. It counts in none of the numbers above.
+    pub last_resort: LastResortStatus,
     /// When a KeyPackage was last accepted, in Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_upload: Option<u64>,
@@ -138,6 +151,16 @@ pub struct SuiteStatus {
     pub health: Health,
     /// What the owner should do, for a person.
     pub recommended_action: String,
+}
+
+/// Whether a device can be added when nothing else is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LastResortStatus {
+    /// Whether there is a last resort that may be handed out.
+    pub present: bool,
+    /// Whether it was handed out: replace it. `false` when there is none.
+    pub used: bool,
 }
 
 /// The health of a pool.
@@ -149,7 +172,7 @@ pub enum Health {
     Good,
     /// Below the low watermark.
     Low,
-    /// Nothing to hand out.
+    /// Nothing but perhaps the last resort.
     Empty,
 }
 
@@ -165,7 +188,8 @@ pub struct RevokeRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Revoked {
-    /// The KeyPackages that are revoked now, by this request or an earlier one.
+    /// The KeyPackages that are withdrawn now, by this request or an earlier one: `revoked`, or a last resort that is
+    /// `gone`.
     pub refs: Vec<KeyPackageRef>,
 }
 
@@ -181,7 +205,7 @@ pub struct ReserveRequest {
     pub group_id: GroupId,
     /// The ciphersuites that will do (RFC 9420 §17.1), usually one: the group's.
     pub suites: Vec<u16>,
-    /// Reserve nothing unless every user has a device that can be added.
+    /// Reserve nothing unless every user has a device that can be added, if only with its last resort.
     #[serde(default)]
     pub all_or_nothing: bool,
 }

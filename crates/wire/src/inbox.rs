@@ -43,7 +43,7 @@ pub enum InboxKind {
     Proposal,
     /// An application message of another device.
     Message,
-    /// The device's pool is below the low watermark: refresh it.
+    /// The device's pool is below the low watermark, or its last resort was handed out: refresh it.
     KeyPackagesLow,
     /// A device of a member user came or went.
     DeviceChange,

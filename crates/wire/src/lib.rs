@@ -24,8 +24,8 @@ pub use accounts::{
 };
 pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes};
 pub use directory::{
-    DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, PoolStatus,
-    ReserveRequest, Reserved, RevokeRequest, Revoked, SuiteStatus, UploadOutcome, UploadRequest,
+    DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus,
+    PoolStatus, ReserveRequest, Reserved, RevokeRequest, Revoked, SuiteStatus, UploadOutcome, UploadRequest,
     UploadResult, Uploaded, UserReservation,
 };
 pub use groups::{

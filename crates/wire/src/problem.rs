@@ -1,4 +1,5 @@
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -100,7 +101,7 @@ codes! {
         DuplicateRef = "duplicate-ref",
         /// Another KeyPackage with this init key is or was here.
         DuplicateInitKey = "duplicate-init-key",
-        /// The device has as many live KeyPackages as it may.
+        /// The device has as many live KeyPackages, or last resorts of this ciphersuite, as it may.
         OverCap = "over-cap",
         /// Bytes follow the KeyPackage.
         TrailingBytes = "trailing-bytes",
@@ -198,6 +199,9 @@ pub struct Problem {
     /// The KeyPackages concerned (`already-spent`, `reservation-lapsed`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refs: Vec<KeyPackageRef>,
+    /// How long to wait before asking again, in seconds. It travels in the header `Retry-After`, not in the body.
+    #[serde(skip)]
+    pub retry_after_seconds: Option<NonZeroU32>,
 }
 
 impl Problem {
@@ -211,6 +215,7 @@ impl Problem {
             check: None,
             current_epoch: None,
             refs: Vec::new(),
+            retry_after_seconds: None,
         }
     }
 

@@ -1,11 +1,15 @@
 use std::collections::BTreeMap;
 
 use larder_lifecycle::{
-    DirectoryPolicy, DirectoryState, DirectoryStatus, EXPIRING_SOON_SECONDS, Level, UnixSeconds,
+    DirectoryPolicy, DirectoryState, DirectoryStatus, EXPIRING_SOON_SECONDS, LastResortState, Level,
+    UnixSeconds,
 };
-use larder_wire::{Base64Url, Health, Inventory, InventoryItem, KeyPackageState, PoolStatus, SuiteStatus};
+use larder_wire::{
+    Base64Url, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus, PoolStatus, SuiteStatus,
+};
 use sha2::{Digest, Sha256};
 
+use crate::directory::last_resort;
 use crate::error::ServiceError;
 use crate::store::{DeviceKey, Tx};
 
@@ -21,15 +25,15 @@ pub(crate) fn inventory(
     if known_digest == Some(digest.as_str()) {
         return Ok(None);
     }
-    let items = tx
-        .key_packages_of(owner)?
-        .into_iter()
-        .map(|row| InventoryItem {
+    let mut items: Vec<(UnixSeconds, InventoryItem)> = Vec::new();
+    items.extend(tx.key_packages_of(owner)?.into_iter().map(|row| {
+        let item = InventoryItem {
             key_package_ref: row.key_package_ref,
             state: wire_state(row.state.status()),
             suite: row.suite,
             not_after: row.not_after.0,
             last_resort: false,
+            used: None,
             reserved_until: match row.state {
                 DirectoryState::Reserved { until, .. } => Some(until.0),
                 DirectoryState::Available
@@ -38,13 +42,28 @@ pub(crate) fn inventory(
                 | DirectoryState::Expired
                 | DirectoryState::Revoked => None,
             },
-        })
-        .collect();
+        };
+        (row.uploaded_at, item)
+    }));
+    items.extend(tx.last_resorts_of(owner)?.into_iter().map(|row| {
+        let item = InventoryItem {
+            key_package_ref: row.key_package_ref,
+            state: last_resort::wire_state(row.state),
+            suite: row.suite,
+            not_after: row.not_after.0,
+            last_resort: true,
+            used: Some(row.used),
+            reserved_until: None,
+        };
+        (row.uploaded_at, item)
+    }));
+    // Stable: within a second, each kind stays in its order.
+    items.sort_by_key(|(uploaded_at, _)| *uploaded_at);
     Ok(Some(Inventory {
         incarnation,
         generation,
         digest,
-        items,
+        items: items.into_iter().map(|(_, item)| item).collect(),
     }))
 }
 
@@ -66,19 +85,21 @@ pub(crate) fn pool_status(
 ) -> Result<PoolStatus, ServiceError> {
     let (_, last_upload) = tx.generation(owner)?;
     let mut suites: BTreeMap<u16, SuiteStatus> = BTreeMap::new();
+    let nothing = |suite| SuiteStatus {
+        suite,
+        available: 0,
+        reserved: 0,
+        spent: 0,
+        lapsed: 0,
+        expired: 0,
+        expiring_soon: 0,
+        last_resort: LastResortStatus::default(),
+        last_upload: last_upload.map(|time| time.0),
+        health: Health::Empty,
+        recommended_action: String::new(),
+    };
     for row in tx.key_packages_of(owner)? {
-        let status = suites.entry(row.suite).or_insert_with(|| SuiteStatus {
-            suite: row.suite,
-            available: 0,
-            reserved: 0,
-            spent: 0,
-            lapsed: 0,
-            expired: 0,
-            expiring_soon: 0,
-            last_upload: last_upload.map(|time| time.0),
-            health: Health::Empty,
-            recommended_action: String::new(),
-        });
+        let status = suites.entry(row.suite).or_insert_with(|| nothing(row.suite));
         match row.state.status() {
             DirectoryStatus::Available => {
                 let served_before = policy.served_before(row.not_after);
@@ -94,19 +115,43 @@ pub(crate) fn pool_status(
             DirectoryStatus::Revoked => {}
         }
     }
+    for row in tx.last_resorts_of(owner)? {
+        let status = suites.entry(row.suite).or_insert_with(|| nothing(row.suite));
+        if row.state == LastResortState::Active && now < policy.served_before(row.not_after) {
+            status.last_resort = LastResortStatus {
+                present: true,
+                used: row.used,
+            };
+        }
+    }
     for status in suites.values_mut() {
-        (status.health, status.recommended_action) = match Level::of(status.available, policy.low_watermark) {
-            Level::Good => (Health::Good, "nothing".to_owned()),
-            Level::Low => (Health::Low, "upload KeyPackages".to_owned()),
-            Level::Empty => (
-                Health::Empty,
-                "upload KeyPackages now: nobody can add this device".to_owned(),
-            ),
+        let level = Level::of(status.available, policy.low_watermark);
+        status.health = match level {
+            Level::Good => Health::Good,
+            Level::Low => Health::Low,
+            Level::Empty => Health::Empty,
         };
+        status.recommended_action = recommended_action(level, status.last_resort).to_owned();
     }
     Ok(PoolStatus {
         suites: suites.into_values().collect(),
     })
+}
+
+/// What the owner should do first.
+fn recommended_action(level: Level, last_resort: LastResortStatus) -> &'static str {
+    match (level, last_resort) {
+        (Level::Empty, LastResortStatus { present: false, .. }) => {
+            "upload KeyPackages now: nobody can add this device"
+        }
+        (Level::Empty, LastResortStatus { present: true, .. }) => {
+            "upload KeyPackages now: only the last resort is left"
+        }
+        (Level::Low, _) => "upload KeyPackages",
+        (Level::Good, LastResortStatus { present: false, .. }) => "upload a last resort",
+        (Level::Good, LastResortStatus { used: true, .. }) => "replace the last resort: it was used",
+        (Level::Good, LastResortStatus { used: false, .. }) => "nothing",
+    }
 }
 
 pub(super) fn wire_state(status: DirectoryStatus) -> KeyPackageState {

@@ -1,14 +1,19 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, UnixSeconds};
 use larder_wire::{
-    Base64Url, DeviceOutcome, DeviceReservation, InboxKind, ProblemType, ReserveRequest, Reserved,
+    Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, ProblemType, ReserveRequest, Reserved,
     UserReservation,
 };
 
+use crate::directory::last_resort;
 use crate::directory::transition::{Actor, apply, event};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, NewInboxRow, Reservation, Tx};
 
-/// Reserves one KeyPackage of every device of the asked users, for the caller and one group.
+/// Reserves one KeyPackage of every device of the asked users, for the caller and one group: an ordinary one while
+/// there is any, else the last resort.
+///
+/// All or nothing counts a user whose only way in is a last resort as one who can be added. The last resort is there so
+/// that nobody becomes unreachable, and the caller, who is told, may still decide not to use it.
 ///
 /// The row and its audit entry are on disk before the answer leaves, because the answer leaves after the commit.
 pub(crate) fn reserve(
@@ -63,6 +68,32 @@ pub(crate) fn reserve(
     })
 }
 
+/// What somebody who asks for the caller's own device would get. It reserves like anybody else: undo it.
+pub(crate) fn probe(
+    tx: &Tx<'_>,
+    owner: &DeviceRow,
+    group: GroupId,
+    suites: &[u16],
+    policy: &DirectoryPolicy,
+    now: UnixSeconds,
+) -> Result<DeviceReservation, ServiceError> {
+    let reservation = Reservation {
+        id: String::new(),
+        by: owner.key,
+        group,
+        until: now.plus(policy.reservation_seconds),
+    };
+    let served_after = now.plus(policy.serving_margin_seconds);
+    reserve_one(
+        tx,
+        owner,
+        owner,
+        (suites, served_after),
+        &reservation,
+        (policy, now),
+    )
+}
+
 /// The devices of each user, without the caller's own. One unknown user refuses the request before anything is
 /// reserved, in the same words as for a user who may not be reached.
 fn targets(
@@ -95,13 +126,23 @@ fn every_user_has_one(
     for devices in targets {
         let mut reachable = false;
         for device in devices {
-            reachable |= tx.count_available(device.key, suites, served_after)? > 0;
+            reachable |= can_be_added(tx, device, suites, served_after)?;
         }
         if !reachable {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn can_be_added(
+    tx: &Tx<'_>,
+    device: &DeviceRow,
+    suites: &[u16],
+    served_after: UnixSeconds,
+) -> Result<bool, Fault> {
+    Ok(tx.count_available(device.key, suites, served_after)? > 0
+        || last_resort::can_be_reserved(tx, device, suites, served_after)?)
 }
 
 fn reserve_one(
@@ -122,7 +163,14 @@ fn reserve_one(
         .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
     let Some((key_package_ref, bytes)) = tx.take_available(device.key, suites, served_after, reservation)?
     else {
-        return outcome_without(tx, device, served_after);
+        let asked = (suites, served_after);
+        return match last_resort::reserve(tx, caller, device, asked, reservation, now)? {
+            Some(reserved) => {
+                tell_owner(tx, device, now)?;
+                Ok(reserved)
+            }
+            None => outcome_without(tx, device, served_after),
+        };
     };
     tx.append_audit(
         device.key,
@@ -143,7 +191,7 @@ fn reserve_one(
     })
 }
 
-/// Puts one `key-packages-low` row into the owner's inbox when the pool is below the low watermark.
+/// Tells the owner when the pool is below the low watermark.
 fn tell_owner_when_low(
     tx: &Tx<'_>,
     owner: &DeviceRow,
@@ -152,7 +200,15 @@ fn tell_owner_when_low(
     now: UnixSeconds,
 ) -> Result<(), Fault> {
     let available = tx.count_available_of_any_suite(owner.key, served_after)?;
-    if available < policy.low_watermark && !tx.has_low_notice(owner.key)? {
+    if available < policy.low_watermark {
+        tell_owner(tx, owner, now)?;
+    }
+    Ok(())
+}
+
+/// Puts a `key-packages-low` row into the owner's inbox unless one waits there.
+fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
+    if !tx.has_low_notice(owner.key)? {
         let row = NewInboxRow {
             kind: InboxKind::KeyPackagesLow,
             group: None,
@@ -170,7 +226,7 @@ fn withheld(
     suites: &[u16],
     served_after: UnixSeconds,
 ) -> Result<DeviceReservation, ServiceError> {
-    if tx.count_available(device.key, suites, served_after)? > 0 {
+    if can_be_added(tx, device, suites, served_after)? {
         return Ok(without_key_package(device, DeviceOutcome::Withheld));
     }
     outcome_without(tx, device, served_after)
@@ -182,7 +238,8 @@ fn outcome_without(
     device: &DeviceRow,
     served_after: UnixSeconds,
 ) -> Result<DeviceReservation, ServiceError> {
-    let of_other_suites = tx.count_available_of_any_suite(device.key, served_after)? > 0;
+    let of_other_suites = tx.count_available_of_any_suite(device.key, served_after)? > 0
+        || tx.has_active_last_resort(device.key, served_after)?;
     let outcome = if of_other_suites {
         DeviceOutcome::Incompatible
     } else {
@@ -201,7 +258,7 @@ fn without_key_package(device: &DeviceRow, outcome: DeviceOutcome) -> DeviceRese
     }
 }
 
-/// Gives a reservation up: what is not spent lapses, and is never handed out again.
+/// Gives a reservation up: what is not spent lapses, and is never handed out again; a last resort stays as it is.
 pub(crate) fn abandon(
     tx: &Tx<'_>,
     caller: &DeviceRow,
@@ -219,6 +276,12 @@ pub(crate) fn abandon(
         if apply(tx, row, DirectoryEvent::Abandon { by: caller.key }, &actor, now)?.is_err() {
             return Err(ProblemType::NotFound.into());
         }
+    }
+    for held in tx.last_resorts_of_reservation(reservation_id)? {
+        if held.holder != caller.key {
+            return Err(ProblemType::NotFound.into());
+        }
+        last_resort::give_up(tx, &held, event::ABANDON, Some(&identity), now)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, Refusal, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
 
+use crate::directory::last_resort;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, Tx};
 
@@ -13,6 +14,10 @@ pub(crate) mod event {
     pub(crate) const LAPSE: &str = "lapse";
     pub(crate) const EXPIRE: &str = "expire";
     pub(crate) const REVOKE: &str = "revoke";
+    /// A newer last resort took this one's place.
+    pub(crate) const RETIRE: &str = "retire";
+    /// No Commit can add this last resort any more.
+    pub(crate) const GONE: &str = "gone";
 }
 
 /// Who makes a transition happen, and for which group.
@@ -49,7 +54,8 @@ pub(super) fn apply(
     Ok(Ok(()))
 }
 
-/// Spends the KeyPackages that a Commit adds, all or none.
+/// Spends the KeyPackages that a Commit adds, all or none. A last resort stays; what is used up is the sender's
+/// reservation on it for this group.
 ///
 /// # Errors
 /// `already-spent` or `reservation-lapsed`, naming the KeyPackages that cannot be spent by this Commit.
@@ -69,7 +75,13 @@ pub(crate) fn spend(
     };
     for key_package_ref in refs {
         let Some(row) = tx.key_package(key_package_ref)? else {
-            unreserved.push(key_package_ref.clone());
+            let may_add = match tx.last_resort(key_package_ref)? {
+                Some(row) => last_resort::commit(tx, &row, (by, group), &actor, now)?,
+                None => false,
+            };
+            if !may_add {
+                unreserved.push(key_package_ref.clone());
+            }
             continue;
         };
         match apply(
@@ -121,6 +133,14 @@ pub(crate) fn revoke(
     };
     let mut refs = Vec::new();
     for key_package_ref in &request.refs {
+        if let Some(row) = tx
+            .last_resort(key_package_ref)?
+            .filter(|row| row.owner == owner.key)
+        {
+            last_resort::revoke(tx, &row, &actor, now)?;
+            refs.push(key_package_ref.clone());
+            continue;
+        }
         let Some(row) = tx
             .key_package(key_package_ref)?
             .filter(|row| row.owner == owner.key)
@@ -135,7 +155,7 @@ pub(crate) fn revoke(
     Ok(Revoked { refs })
 }
 
-/// Lapses and expires what is due and forgets old tombstones; at most `limit` of each. Returns how many.
+/// Lapses, expires and ends what is due and forgets old tombstones; at most `limit` of each. Returns how many.
 pub(crate) fn sweep(
     tx: &Tx<'_>,
     policy: &DirectoryPolicy,
@@ -163,5 +183,8 @@ pub(crate) fn sweep(
         };
         moved += usize::from(apply(tx, row, expire, &actor, now)?.is_ok());
     }
-    Ok(moved + tx.forget_key_packages(now.minus(policy.tombstone_seconds), limit)?)
+    let tombstones_since = now.minus(policy.tombstone_seconds);
+    Ok(moved
+        + tx.forget_key_packages(tombstones_since, limit)?
+        + last_resort::sweep(tx, now, tombstones_since, limit)?)
 }

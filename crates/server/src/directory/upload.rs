@@ -5,9 +5,10 @@ use larder_wire::{
 
 use crate::directory::Validated;
 use crate::directory::inventory::wire_state;
+use crate::directory::last_resort;
 use crate::directory::transition::event;
-use crate::error::ServiceError;
-use crate::store::{DeviceRow, NewKeyPackage, Tx};
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceKey, DeviceRow, NewKeyPackage, Tx};
 
 /// A KeyPackage as it came, with the verdict of [`validate`](super::validate).
 pub(crate) type Judged = (
@@ -15,7 +16,8 @@ pub(crate) type Judged = (
     Result<Validated, (Option<KeyPackageRef>, KeyPackageCheck)>,
 );
 
-/// Stores the acceptable KeyPackages of a batch. Each gets its own verdict; the same bytes again change nothing.
+/// Stores the acceptable KeyPackages of a batch. Each gets its own verdict; the same bytes again change nothing. The
+/// hard cap counts ordinary KeyPackages; last resorts have a bound of their own.
 pub(crate) fn upload(
     tx: &Tx<'_>,
     uploader: &DeviceRow,
@@ -54,19 +56,13 @@ fn store_one(
         suite,
         init_key_hash,
         not_after,
+        is_last_resort,
     } = validated;
-    if let Some(row) = tx.key_package(&key_package_ref)? {
-        if row.owner != uploader.key {
+    if let Some((owner, state)) = known(tx, &key_package_ref)? {
+        if owner != uploader.key {
             return Ok(rejected(Some(key_package_ref), KeyPackageCheck::DuplicateRef));
         }
-        return Ok(result(
-            key_package_ref,
-            UploadOutcome::Present,
-            Some(wire_state(row.state.status())),
-        ));
-    }
-    if *live >= hard_cap {
-        return Ok(rejected(Some(key_package_ref), KeyPackageCheck::OverCap));
+        return Ok(result(key_package_ref, UploadOutcome::Present, Some(state)));
     }
     let new = NewKeyPackage {
         key_package_ref: &key_package_ref,
@@ -76,10 +72,19 @@ fn store_one(
         not_after,
         bytes,
     };
-    if !tx.insert_key_package(&new, now)? {
-        return Ok(rejected(Some(key_package_ref), KeyPackageCheck::DuplicateInitKey));
+    let stored = if is_last_resort {
+        last_resort::store(tx, uploader, &new, now)?
+    } else if *live >= hard_cap {
+        Err(KeyPackageCheck::OverCap)
+    } else if tx.insert_key_package(&new, now)? {
+        *live += 1;
+        Ok(())
+    } else {
+        Err(KeyPackageCheck::DuplicateInitKey)
+    };
+    if let Err(check) = stored {
+        return Ok(rejected(Some(key_package_ref), check));
     }
-    *live += 1;
     tx.append_audit(
         uploader.key,
         &key_package_ref,
@@ -93,6 +98,18 @@ fn store_one(
         UploadOutcome::Accepted,
         Some(KeyPackageState::Available),
     ))
+}
+
+/// Whose this KeyPackage is and its state, if it is or was here.
+fn known(
+    tx: &Tx<'_>,
+    key_package_ref: &KeyPackageRef,
+) -> Result<Option<(DeviceKey, KeyPackageState)>, Fault> {
+    if let Some(row) = tx.key_package(key_package_ref)? {
+        return Ok(Some((row.owner, wire_state(row.state.status()))));
+    }
+    let last_resort = tx.last_resort(key_package_ref)?;
+    Ok(last_resort.map(|row| (row.owner, last_resort::wire_state(row.state))))
 }
 
 fn result(

@@ -16,6 +16,8 @@ pub(crate) struct Validated {
     pub(crate) suite: u16,
     pub(crate) init_key_hash: [u8; 32],
     pub(crate) not_after: UnixSeconds,
+    /// Marked as a last resort, which `validate` of OpenMLS accepts only with the capability announced.
+    pub(crate) is_last_resort: bool,
 }
 
 /// A refused KeyPackage: which one, if that much could be told, and why.
@@ -54,10 +56,6 @@ pub(crate) fn validate(
     if leaf.signature_key().as_slice() != uploader.signature_key {
         return Err(refuse(KeyPackageCheck::WrongSignatureKey));
     }
-    // One last-resort KeyPackage would be handed out like any other, and its owner would keep its key.
-    if unchecked.last_resort() {
-        return Err(refuse(KeyPackageCheck::UnsupportedExtension));
-    }
 
     let verdict = parsed.validate(crypto, ProtocolVersion::Mls10);
     // `validate` judges the lifetime last and by the system clock; ours is judged below, with tolerance for skew.
@@ -93,6 +91,7 @@ pub(crate) fn validate(
         suite,
         init_key_hash: Sha256::digest(unchecked.hpke_init_key().as_slice()).into(),
         not_after,
+        is_last_resort: unchecked.last_resort(),
     })
 }
 

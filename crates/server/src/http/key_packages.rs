@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use larder_wire::{
-    Inventory, KeyPackageRef, PoolStatus, ReserveRequest, Reserved, RevokeRequest, Revoked, UploadRequest,
-    Uploaded,
+    DeviceReservation, Inventory, KeyPackageRef, PoolStatus, ReserveRequest, Reserved, RevokeRequest,
+    Revoked, UploadRequest, Uploaded,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -15,7 +15,8 @@ use super::extract::{IdempotencyKey, Json, Path, Query};
 use super::problem::{BodyProblems, Failure, FindProblems, ReadProblems, ReserveProblems};
 use crate::Caller;
 
-/// Adds KeyPackages to the caller's pool. Each gets its own verdict.
+/// Adds KeyPackages to the caller's pool. Each gets its own verdict. One that is marked as a last resort replaces the
+/// last resort of its ciphersuite.
 #[utoipa::path(
     post, path = "/v1/key-packages", tag = "key packages",
     request_body = UploadRequest,
@@ -69,6 +70,28 @@ pub(super) async fn status(caller: Caller, State(app): State<App>) -> Result<Jso
     Ok(Json(app.service.pool_status(&caller).await?))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ProbeQuery {
+    /// The ciphersuite that an adder would ask for (RFC 9420 §17.1).
+    suite: u16,
+}
+
+/// What an adder who asks for the caller's device would get now, for the owner to check. Nothing is reserved.
+#[utoipa::path(
+    get, path = "/v1/key-packages/probe", tag = "key packages",
+    params(ProbeQuery),
+    responses((status = 200, description = "As in the answer to a reserve request", body = DeviceReservation), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn probe(
+    caller: Caller,
+    State(app): State<App>,
+    Query(query): Query<ProbeQuery>,
+) -> Result<Json<DeviceReservation>, Failure> {
+    Ok(Json(app.service.probe(&caller, vec![query.suite]).await?))
+}
+
 /// Withdraws one KeyPackage of the caller. One that is terminal, unknown or another's stays as it is.
 #[utoipa::path(
     delete, path = "/v1/key-packages/{ref}", tag = "key packages",
@@ -102,7 +125,8 @@ pub(super) async fn revoke(
     Ok(Json(app.service.revoke(&caller, request).await?))
 }
 
-/// Reserves one KeyPackage of every device of some users, to add them to a group.
+/// Reserves one KeyPackage of every device of some users, to add them to a group. A device that has nothing else left is
+/// reserved by its last resort, if it has one.
 #[utoipa::path(
     post, path = "/v1/key-packages/reserve", tag = "key packages",
     params((
@@ -122,7 +146,7 @@ pub(super) async fn reserve(
     Ok(Json(app.service.reserve(&caller, key, request).await?))
 }
 
-/// Gives a reservation up. Its KeyPackages lapse; they are never handed out again.
+/// Gives a reservation up. Its KeyPackages lapse; they are never handed out again. Last resorts stay as they are.
 #[utoipa::path(
     post, path = "/v1/reservations/{id}/abandon", tag = "key packages",
     params(("id" = String, Path, description = "The reservation")),

@@ -104,6 +104,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(accounts::user_devices))
         .routes(routes!(key_packages::upload, key_packages::inventory))
         .routes(routes!(key_packages::status))
+        .routes(routes!(key_packages::probe))
         .routes(routes!(key_packages::revoke_one))
         .routes(routes!(key_packages::revoke))
         .routes(routes!(key_packages::reserve))

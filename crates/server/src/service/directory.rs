@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    Base64Url, Inventory, PoolStatus, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved,
-    RevokeRequest, Revoked, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
+    Base64Url, DeviceReservation, GroupId, Inventory, PoolStatus, ProblemType, RESERVE_USERS_MAX,
+    ReserveRequest, Reserved, RevokeRequest, Revoked, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
 };
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use crate::accounts::answered_once;
 use crate::config::Config;
 use crate::directory;
 use crate::error::{Fault, ServiceError};
+use crate::random::random_bytes;
 
 /// Ciphersuites in one reserve request.
 const RESERVE_SUITES_MAX: usize = 16;
@@ -98,9 +99,7 @@ impl Service {
         if (1..users.len()).any(|index| users[..index].contains(&users[index])) {
             return Err(malformed("a user is named twice"));
         }
-        if request.suites.is_empty() || request.suites.len() > RESERVE_SUITES_MAX {
-            return Err(malformed("between 1 and 16 suites"));
-        }
+        check_suites(&request.suites)?;
         let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
         self.inner
             .store
@@ -120,6 +119,19 @@ impl Service {
             .await
     }
 
+    /// What an adder who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
+    /// to anybody else. Refuses with `malformed`.
+    pub async fn probe(&self, caller: &Caller, suites: Vec<u16>) -> Result<DeviceReservation, ServiceError> {
+        check_suites(&suites)?;
+        let (inner, owner, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        let group = GroupId::from_bytes(&random_bytes::<16>(&self.inner.crypto)?)
+            .map_err(|_| Fault::Crypto("no randomness"))?;
+        self.inner
+            .store
+            .rehearse(move |tx| directory::probe(tx, &owner, group, &suites, &inner.config.directory, now))
+            .await
+    }
+
     /// Gives a reservation up; what was not spent lapses. Refuses with `not-found` when another device holds it.
     pub async fn abandon(&self, caller: &Caller, reservation_id: String) -> Result<(), ServiceError> {
         let (caller, now) = (Arc::clone(&caller.device), self.now());
@@ -128,4 +140,11 @@ impl Service {
             .write(move |tx| directory::abandon(tx, &caller, &reservation_id, now))
             .await
     }
+}
+
+fn check_suites(suites: &[u16]) -> Result<(), ServiceError> {
+    if suites.is_empty() || suites.len() > RESERVE_SUITES_MAX {
+        return Err(malformed("between 1 and 16 suites"));
+    }
+    Ok(())
 }

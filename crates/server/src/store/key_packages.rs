@@ -25,6 +25,7 @@ pub(crate) struct KeyPackageRow {
     pub(crate) owner: DeviceKey,
     pub(crate) suite: u16,
     pub(crate) not_after: UnixSeconds,
+    pub(crate) uploaded_at: UnixSeconds,
     pub(crate) state: StoredState,
 }
 
@@ -57,12 +58,14 @@ fn status_from_sql(number: i64) -> Result<DirectoryStatus, Fault> {
 }
 
 const ROW: &str =
-    "SELECT ref, device_id, suite, not_after, status, holder, group_id, reserved_until FROM key_packages";
+    "SELECT ref, device_id, suite, not_after, uploaded_at, status, holder, group_id, reserved_until
+     FROM key_packages";
 
 type RawRow = (
     Vec<u8>,
     i64,
     u16,
+    i64,
     i64,
     i64,
     Option<i64>,
@@ -80,11 +83,12 @@ fn raw_row(row: &Row<'_>) -> rusqlite::Result<RawRow> {
         row.get(5)?,
         row.get(6)?,
         row.get(7)?,
+        row.get(8)?,
     ))
 }
 
 fn parse_row(
-    (key_package_ref, owner, suite, not_after, status, holder, group, until): RawRow,
+    (key_package_ref, owner, suite, not_after, uploaded_at, status, holder, group, until): RawRow,
 ) -> Result<KeyPackageRow, Fault> {
     let holding = || -> Result<(DeviceKey, GroupId), Fault> {
         let holder = holder.ok_or(Fault::Corrupt("a reservation without a holder"))?;
@@ -117,6 +121,7 @@ fn parse_row(
         owner: DeviceKey(owner),
         suite,
         not_after: UnixSeconds(from_sql(not_after)?),
+        uploaded_at: UnixSeconds(from_sql(uploaded_at)?),
         state,
     })
 }
@@ -180,7 +185,8 @@ impl Tx<'_> {
         rows.map(|row| parse_row(row?)).collect()
     }
 
-    /// Stores a KeyPackage as available; `false` when its init key is or was here under another reference.
+    /// Stores a KeyPackage as available; `false` when its init key is or was here under another reference, be it a
+    /// last resort's.
     pub(crate) fn insert_key_package(
         &self,
         new: &NewKeyPackage<'_>,
@@ -190,7 +196,9 @@ impl Tx<'_> {
             .connection()
             .prepare_cached(
                 "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
-                 VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6) ON CONFLICT (init_key_hash) DO NOTHING",
+                 SELECT ?1, ?2, ?3, 0, ?4, ?5, ?6
+                 WHERE NOT EXISTS (SELECT 1 FROM last_resorts WHERE init_key_hash = ?4)
+                 ON CONFLICT (init_key_hash) DO NOTHING",
             )?
             .execute((
                 new.key_package_ref.as_bytes(),
@@ -206,10 +214,16 @@ impl Tx<'_> {
         self.connection()
             .prepare_cached("INSERT INTO key_package_bytes (ref, bytes) VALUES (?1, ?2)")?
             .execute((new.key_package_ref.as_bytes(), new.bytes))?;
+        self.note_upload(new.owner, now)?;
+        Ok(true)
+    }
+
+    /// Notes when the device's last accepted upload was.
+    pub(super) fn note_upload(&self, owner: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
         self.connection()
             .prepare_cached("UPDATE devices SET last_upload = ?2 WHERE id = ?1")?
-            .execute((new.owner.0, to_sql(now.0)))?;
-        Ok(true)
+            .execute((owner.0, to_sql(now.0)))?;
+        Ok(())
     }
 
     /// Takes the oldest available KeyPackage of a device in one of `suites` that is still served, and returns it with

@@ -9,6 +9,7 @@ mod audit;
 mod groups;
 mod inbox;
 mod key_packages;
+mod last_resorts;
 mod readers;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_wire::ProblemType;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -28,6 +30,7 @@ pub(crate) use accounts::DeviceRow;
 pub(crate) use groups::{AcceptedKind, NewAccepted};
 pub(crate) use inbox::NewInboxRow;
 pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
+pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub(crate) use tx::{DeviceKey, Tx};
 
 /// How long SQLite waits for a lock that another process holds.
@@ -75,6 +78,24 @@ impl Store {
             let _ = answer.send(result);
         })?;
         answered.await.map_err(|_| Fault::Closed)?
+    }
+
+    /// Runs `work` in a transaction and undoes all that it did: for what would happen, without letting it.
+    pub(crate) async fn rehearse<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let undone = self.write(move |tx| -> Result<(), ServiceError> {
+            let _ = answer.send(work(tx));
+            // Any refusal undoes what was done.
+            Err(ProblemType::Forbidden.into())
+        });
+        match (undone.await, answered.await) {
+            (Err(ServiceError::Fault(fault)), _) => Err(fault.into()),
+            (_, rehearsed) => rehearsed.map_err(|_| Fault::Closed)?,
+        }
     }
 
     /// Runs `work` on a snapshot of what is committed.

@@ -168,6 +168,131 @@ async fn the_schema_refuses_every_move_that_the_lifecycle_refuses() {
 }
 
 #[tokio::test]
+async fn the_schema_allows_a_last_resort_exactly_its_transitions() {
+    let opened = Opened::new();
+    let alice = opened.register("alice", 1).await;
+    let bob = opened.register("bob", 2).await;
+    let connection = opened.connection();
+    let insert = |number: u8, owner: DeviceKey, status: u8, used: u8| {
+        connection.execute(
+            "INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, not_after, uploaded_at,
+                 retiring_until)
+             VALUES (?1, ?2, 1, ?3, ?4, ?1, 9, 1, CASE WHEN ?3 = 1 THEN 5 END)",
+            ([number; 32], owner.0, status, used),
+        )
+    };
+    let forget = |number: u8| {
+        connection
+            .execute("DELETE FROM last_resorts WHERE ref = ?1", [[number; 32]])
+            .unwrap()
+    };
+    for (status, used) in [(1, 0), (2, 0), (0, 1)] {
+        assert!(
+            insert(1, alice.key, status, used).is_err(),
+            "it starts active and unused"
+        );
+    }
+    let allowed = [(0, 1), (0, 2), (1, 2)];
+    for from in 0..3 {
+        for to in 0..3 {
+            insert(1, alice.key, 0, 0).unwrap();
+            let shift = "UPDATE last_resorts SET status = ?2,
+                 retiring_until = ifnull(retiring_until, CASE WHEN ?2 = 1 THEN 5 END) WHERE ref = ?1";
+            if from > 0 {
+                connection.execute(shift, ([1u8; 32], from)).unwrap();
+            }
+            let moved = connection.execute(shift, ([1u8; 32], to));
+            assert_eq!(
+                moved.is_ok(),
+                allowed.contains(&(from, to)),
+                "{from} to {to}: {moved:?}"
+            );
+            forget(1);
+        }
+    }
+
+    insert(1, alice.key, 0, 0).unwrap();
+    assert!(
+        insert(2, alice.key, 0, 0).is_err(),
+        "one is active per device and suite"
+    );
+    insert(3, bob.key, 0, 0).unwrap();
+    let reserve = |holder: DeviceKey| {
+        connection.execute(
+            "INSERT INTO last_resort_reservations VALUES ('r', ?1, ?2, x'01', 9)",
+            ([1u8; 32], holder.0),
+        )
+    };
+    assert!(reserve(bob.key).is_err(), "one that is handed out is used");
+    let set = |sql: &str| {
+        connection.execute(
+            &format!("UPDATE last_resorts SET {sql} WHERE ref = ?1"),
+            [[1u8; 32]],
+        )
+    };
+    set("used = 1").unwrap();
+    reserve(bob.key).unwrap();
+    assert!(set("used = 0").is_err(), "used once is used for good");
+    let steal = "UPDATE last_resort_reservations SET holder = ?1";
+    assert!(connection.execute(steal, [alice.key.0]).is_err());
+    set("status = 1, retiring_until = 5").unwrap();
+    assert!(
+        set("retiring_until = 6").is_err(),
+        "the retirement is not prolonged"
+    );
+    connection
+        .execute("DELETE FROM last_resort_reservations", [])
+        .unwrap();
+    assert!(reserve(bob.key).is_err(), "a retiring one is not handed out");
+}
+
+#[tokio::test]
+async fn a_reference_and_an_init_key_name_one_key_package_of_either_kind() {
+    let opened = Opened::new();
+    let alice = opened.register("alice", 1).await;
+    opened.store_key_package(alice.key, 1).await;
+    opened
+        .store
+        .write(move |tx| {
+            let key_package = |name: u8, init_key: u8, store: &dyn Fn(&NewKeyPackage<'_>) -> bool| {
+                store(&NewKeyPackage {
+                    key_package_ref: &KeyPackageRef::from_bytes(&[name; 32]).unwrap(),
+                    owner: alice.key,
+                    suite: 1,
+                    init_key_hash: &[init_key; 32],
+                    not_after: NOW.plus(1000),
+                    bytes: b"bytes",
+                })
+            };
+            let as_last_resort = |new: &NewKeyPackage<'_>| tx.insert_last_resort(new, NOW).is_ok();
+            let as_ordinary = |new: &NewKeyPackage<'_>| matches!(tx.insert_key_package(new, NOW), Ok(true));
+            assert!(
+                !key_package(1, 2, &as_last_resort),
+                "the reference is an ordinary one's"
+            );
+            assert!(
+                !key_package(2, 1, &as_last_resort),
+                "the init key is an ordinary one's"
+            );
+            assert!(key_package(2, 2, &as_last_resort));
+            assert!(
+                !key_package(2, 3, &as_ordinary),
+                "the reference is a last resort's"
+            );
+            assert!(
+                !key_package(3, 2, &as_ordinary),
+                "the init key is a last resort's"
+            );
+            assert!(tx.knows_init_key(&[1; 32])? && tx.knows_init_key(&[2; 32])?);
+            assert!(!tx.knows_init_key(&[3; 32])?);
+            assert!(key_package(3, 3, &as_ordinary));
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn an_unknown_status_in_a_row_fails_closed() {
     let opened = Opened::new();
     let alice = opened.register("alice", 1).await;

@@ -9,13 +9,11 @@ use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::signatures::Signer as _;
 use reqwest::Method;
 
-use crate::support::{Answer, Device, KeyPackageSpec, TestServer, count, message_bytes, state_of};
+use crate::support::{
+    Answer, Device, KeyPackageSpec, SIGNATURE_BYTES, TestServer, count, message_bytes, state_of,
+};
 
 const DAY: i64 = 24 * 60 * 60;
-/// `MLSMessage` and `KeyPackage` start with two numbers of two bytes each, then comes the init key with its length.
-const INIT_KEY: std::ops::Range<usize> = 8..41;
-/// A `KeyPackage` ends with its Ed25519 signature of 64 bytes and the two bytes of its length.
-const SIGNATURE_BYTES: usize = 66;
 
 #[track_caller]
 fn check_of(result: &UploadResult) -> &str {
@@ -140,7 +138,7 @@ async fn a_key_package_names_its_uploader_and_carries_the_registered_key() {
 }
 
 #[tokio::test]
-async fn suites_and_last_resorts_that_the_server_does_not_take_are_refused() {
+async fn suites_that_the_server_does_not_take_are_refused() {
     let server = TestServer::start_with(|config| config.suites = vec![3], true).await;
     let alice = server.device("alice").await;
     refused(
@@ -150,12 +148,6 @@ async fn suites_and_last_resorts_that_the_server_does_not_take_are_refused() {
     )
     .await;
     let suite = Some(Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519);
-    let last_resort = alice.mint(KeyPackageSpec {
-        suite,
-        last_resort: true,
-        ..Default::default()
-    });
-    refused(&alice, last_resort, KeyPackageCheck::UnsupportedExtension).await;
     let uploaded = alice
         .upload(&[alice.mint(KeyPackageSpec {
             suite,
@@ -215,28 +207,14 @@ async fn no_flipped_bit_of_a_key_package_is_accepted() {
 async fn two_key_packages_with_one_init_key_never_both_enter() {
     let server = TestServer::start().await;
     let alice = server.device("alice").await;
-    let (first, mut second) = (
-        alice.mint(KeyPackageSpec::default()),
-        alice.mint(KeyPackageSpec::default()),
-    );
-    second[INIT_KEY].copy_from_slice(&first[INIT_KEY]);
-    let signed = second.len() - SIGNATURE_BYTES;
-    let content = sign_with_label_content("KeyPackageTBS", &second[4..signed]);
-    second[signed + 2..].copy_from_slice(&alice.mls.sign(&content).unwrap());
-    alice.validate(&second);
+    let first = alice.mint(KeyPackageSpec::default());
+    let second = alice.with_init_key_of(&alice.mint(KeyPackageSpec::default()), &first);
 
     let uploaded = alice.upload(std::slice::from_ref(&first)).await;
     let first_ref = uploaded.results[0].key_package_ref.clone().unwrap();
     refused(&alice, second.clone(), KeyPackageCheck::DuplicateInitKey).await;
     // Not even when the first is a tombstone.
-    let revoke = RevokeRequest {
-        refs: vec![first_ref],
-    };
-    alice
-        .http
-        .post("/v1/key-packages/revoke", &revoke)
-        .await
-        .ok::<Revoked>();
+    alice.revoke(&[first_ref]).await;
     refused(&alice, second, KeyPackageCheck::DuplicateInitKey).await;
 }
 

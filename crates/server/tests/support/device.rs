@@ -1,7 +1,8 @@
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, DeviceId, GroupId, Inventory, KeyPackageRef, LABEL_REGISTER,
-    Proofs, RegisterRequest, ReserveRequest, Reserved, Session, SessionRequest, UploadOutcome, UploadRequest,
-    Uploaded, UserName, credential_identity, registration_content, session_content, sign_with_label_content,
+    Base64Url, Challenge, ChallengeRequest, DeviceId, GroupId, Inventory, KeyPackageRef, KeyPackageState,
+    LABEL_REGISTER, Proofs, RegisterRequest, ReserveRequest, Reserved, RevokeRequest, Revoked, Session,
+    SessionRequest, UploadOutcome, UploadRequest, Uploaded, UserName, credential_identity,
+    registration_content, session_content, sign_with_label_content,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
@@ -19,6 +20,10 @@ use super::{Answer, Http, reserved_refs};
 pub(crate) const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 
 const DAY: u64 = 24 * 60 * 60;
+/// `MLSMessage` and `KeyPackage` start with two numbers of two bytes each, then comes the init key with its length.
+const INIT_KEY: std::ops::Range<usize> = 8..41;
+/// A `KeyPackage` ends with its Ed25519 signature of 64 bytes and the two bytes of its length.
+pub(crate) const SIGNATURE_BYTES: usize = 66;
 
 /// A KeyPackage to mint; what is not said is as it should be.
 #[derive(Default)]
@@ -28,7 +33,10 @@ pub(crate) struct KeyPackageSpec {
     pub(crate) identity: Option<Vec<u8>>,
     pub(crate) signer: Option<SignatureKeyPair>,
     pub(crate) suite: Option<Ciphersuite>,
+    /// Marked as a last resort (RFC 9420 §16.8).
     pub(crate) last_resort: bool,
+    /// The capabilities do not list the extensions that it carries.
+    pub(crate) unannounced: bool,
 }
 
 /// A device: its keys, its OpenMLS storage, and its session.
@@ -163,15 +171,58 @@ impl Device {
         let mut builder =
             KeyPackage::builder().key_package_lifetime(Lifetime::init(moment(start), moment(end)));
         if spec.last_resort {
-            let capabilities = Capabilities::builder()
-                .extensions(vec![ExtensionType::LastResort])
-                .build();
-            builder = builder.leaf_node_capabilities(capabilities).mark_as_last_resort();
+            builder = builder.mark_as_last_resort();
+            if !spec.unannounced {
+                let capabilities = Capabilities::builder()
+                    .extensions(vec![ExtensionType::LastResort])
+                    .build();
+                builder = builder.leaf_node_capabilities(capabilities);
+            }
         }
         let bundle = builder
             .build(spec.suite.unwrap_or(SUITE), &self.provider, signer, credential)
             .expect("a KeyPackage");
         message_bytes(&MlsMessageOut::from(bundle.into_key_package()))
+    }
+
+    /// Mints a last resort as a device should: it lives as long as anything may.
+    pub(crate) fn mint_last_resort(&self) -> Vec<u8> {
+        self.mint(KeyPackageSpec {
+            last_resort: true,
+            lifetime: Some((-3600, 84 * DAY as i64)),
+            ..Default::default()
+        })
+    }
+
+    /// Mints and uploads a last resort, which must be accepted.
+    pub(crate) async fn stock_last_resort(&self) -> KeyPackageRef {
+        let uploaded = self.upload(&[self.mint_last_resort()]).await;
+        let result = &uploaded.results[0];
+        assert_eq!(result.outcome, UploadOutcome::Accepted, "{:?}", result.problem);
+        assert_eq!(result.state, Some(KeyPackageState::Available));
+        result
+            .key_package_ref
+            .clone()
+            .expect("an accepted KeyPackage has a reference")
+    }
+
+    /// The KeyPackage with the init key of another of this device, properly signed.
+    pub(crate) fn with_init_key_of(&self, key_package: &[u8], other: &[u8]) -> Vec<u8> {
+        let mut forged = key_package.to_vec();
+        forged[INIT_KEY].copy_from_slice(&other[INIT_KEY]);
+        let signed = forged.len() - SIGNATURE_BYTES;
+        let content = sign_with_label_content("KeyPackageTBS", &forged[4..signed]);
+        forged[signed + 2..].copy_from_slice(&self.mls.sign(&content).expect("a signature"));
+        self.validate(&forged);
+        forged
+    }
+
+    pub(crate) async fn revoke(&self, refs: &[KeyPackageRef]) -> Revoked {
+        let refs = refs.to_vec();
+        self.http
+            .post("/v1/key-packages/revoke", &RevokeRequest { refs })
+            .await
+            .ok()
     }
 
     pub(crate) async fn upload(&self, key_packages: &[Vec<u8>]) -> Uploaded {

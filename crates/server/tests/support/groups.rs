@@ -210,6 +210,18 @@ impl Device {
         joined
     }
 
+    /// Joins by every Welcome in the inbox, in order, and acknowledges them.
+    pub(crate) async fn join_all(&self) -> Vec<MlsGroup> {
+        let mut joined = Vec::new();
+        for row in self.rows(InboxKind::Welcome).await {
+            let group = row.group_id.as_ref().expect("a group");
+            let tree: RatchetTreeAnswer = self.ratchet_tree(group, row.epoch.expect("an epoch")).await.ok();
+            joined.push(self.join_with(&row.body.0, &tree.ratchet_tree.0));
+            self.ack(row.seq).await;
+        }
+        joined
+    }
+
     fn join_with(&self, welcome: &[u8], tree: &[u8]) -> MlsGroup {
         let message = MlsMessageIn::tls_deserialize_exact(welcome).expect("an MLS message");
         let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
