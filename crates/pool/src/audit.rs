@@ -5,8 +5,9 @@ use openmls_sqlite_storage::Codec;
 use rusqlite::Connection;
 
 use crate::codec::CborCodec;
+use crate::column;
 use crate::error::{Corrupt, StoreError};
-use crate::metadata;
+use crate::{last_resort_rows, metadata};
 
 /// OpenMLS's bundles against the pool's live rows.
 ///
@@ -15,7 +16,7 @@ use crate::metadata;
 pub struct Audit {
     /// KeyPackages whose private keys OpenMLS holds.
     pub bundles: u32,
-    /// Live rows of the pool.
+    /// Live rows of the pool, last resorts included.
     pub live: u32,
     /// Live rows without private keys: an invitation could not be opened.
     pub without_bundle: Vec<KeyPackageRef>,
@@ -34,14 +35,18 @@ pub(crate) fn audit(connection: &Connection) -> Result<Audit, StoreError> {
     // One snapshot for both tables.
     let snapshot = connection.unchecked_transaction()?;
     let bundles = bundles(&snapshot)?;
-    let live: BTreeSet<_> = metadata::all(&snapshot)?
+    let key_packages = metadata::all(&snapshot)?
         .into_iter()
         .filter(|row| row.state.is_live())
-        .map(|row| row.key_package_ref)
-        .collect();
+        .map(|row| row.key_package_ref);
+    let last_resorts = last_resort_rows::all(&snapshot)?
+        .into_iter()
+        .filter(|row| row.state.is_live())
+        .map(|row| row.key_package_ref);
+    let live: BTreeSet<_> = key_packages.chain(last_resorts).collect();
     Ok(Audit {
-        bundles: metadata::count(bundles.len()),
-        live: metadata::count(live.len()),
+        bundles: column::count(bundles.len()),
+        live: column::count(live.len()),
         without_bundle: live.difference(&bundles).cloned().collect(),
         without_row: bundles.difference(&live).cloned().collect(),
     })

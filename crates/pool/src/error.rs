@@ -32,9 +32,15 @@ pub enum Corrupt {
     /// A KeyPackageRef that is none.
     #[error("malformed KeyPackageRef")]
     KeyPackageRef,
-    /// A ciphersuite that is not a 16-bit number.
-    #[error("suite {0}")]
-    Suite(i64),
+    /// A reason for a quarantine that no version of this crate writes.
+    #[error("unknown reason {0}")]
+    UnknownReason(i64),
+    /// A number of attempts that cannot have been made.
+    #[error("{0} attempts")]
+    Attempts(i64),
+    /// A hash that is not as long as hashes are.
+    #[error("malformed hash")]
+    Hash,
     /// A time before 1970; names the column.
     #[error("negative {0}")]
     NegativeTime(&'static str),
@@ -61,6 +67,12 @@ pub enum PoolError {
         asked: u32,
         /// [`PoolPolicy::hard_cap`](larder_lifecycle::PoolPolicy::hard_cap).
         hard_cap: u32,
+    },
+    /// The policy asks for a lifetime that nobody would accept (RFC 9420 §7.2).
+    #[error("a lifetime of {seconds} seconds exceeds 84 days")]
+    LifetimeTooLong {
+        /// [`PoolPolicy::lifetime_seconds`](larder_lifecycle::PoolPolicy::lifetime_seconds).
+        seconds: u64,
     },
     /// OpenMLS could not build a KeyPackage.
     #[error("a KeyPackage could not be built")]

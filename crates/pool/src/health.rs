@@ -1,11 +1,15 @@
-use larder_lifecycle::{Census, Level, Plan, PoolState, UnixSeconds, plan};
+use larder_lifecycle::{Census, Level, OwnLastResort, Plan, PoolState, UnixSeconds, plan};
 
+use crate::column::count;
 use crate::error::PoolError;
+use crate::generation::{self, Generation};
 use crate::metadata::{self, Metadata};
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
+use crate::{last_resort_rows, quarantine};
 
-/// How a pool is doing, from local facts.
+/// How a pool is doing, from local facts. It counts single-use KeyPackages of the present generation, unless a field
+/// says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolHealth {
     /// Confirmed by the directory, which can still hand them out.
@@ -24,10 +28,28 @@ pub struct PoolHealth {
     pub expiring_soon: u32,
     /// Minted, and not confirmed by the directory.
     pub unconfirmed: u32,
+    /// KeyPackages of older generations of this ciphersuite whose private keys are still kept, for invitations that may
+    /// be under way.
+    pub outdated: u32,
+    /// The last resort that the directory has confirmed; it is never among the available.
+    pub last_resort: Option<LastResortHealth>,
+    /// Welcomes that failed, for whatever KeyPackage.
+    pub quarantined: u32,
     /// The last attempt to upload.
     pub last_upload: Option<UnixSeconds>,
     /// The level, of what is available and not expiring soon.
     pub level: Level,
+}
+
+/// How the last resort is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastResortHealth {
+    /// Whether it was handed out, as far as is known here. A refresh replaces it.
+    pub used: bool,
+    /// When it was minted. A refresh replaces it after 30 days.
+    pub created_at: UnixSeconds,
+    /// The end of its lifetime.
+    pub not_after: UnixSeconds,
 }
 
 impl KeyPackagePool {
@@ -36,7 +58,7 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn plan(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Plan, PoolError> {
-        let census = self.census(&metadata::all(tx.connection())?, now);
+        let census = self.census(&metadata::all(tx.connection())?, self.generation(tx)?, now);
         Ok(plan(&self.policy, census))
     }
 
@@ -53,7 +75,7 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn needs_replenishing(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<bool, PoolError> {
-        let census = self.census(&metadata::all(tx.connection())?, now);
+        let census = self.census(&metadata::all(tx.connection())?, self.generation(tx)?, now);
         Ok(census.usable < self.policy.low_watermark())
     }
 
@@ -70,8 +92,10 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn health(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<PoolHealth, PoolError> {
+        let current = self.generation(tx)?;
+        let others = generation::of_suite(tx.connection(), self.ciphersuite)?;
         let rows = metadata::all(tx.connection())?;
-        let usable = self.census(&rows, now).usable;
+        let usable = self.census(&rows, current, now).usable;
         let mut health = PoolHealth {
             available: 0,
             reserved: 0,
@@ -81,14 +105,21 @@ impl KeyPackagePool {
             revoked: 0,
             expiring_soon: 0,
             unconfirmed: 0,
+            outdated: 0,
+            last_resort: None,
+            quarantined: quarantine::size(tx.connection())?,
             last_upload: None,
             level: Level::of(usable, self.policy.low_watermark()),
         };
-        for row in rows.iter().filter(|row| self.is_of_this_pool(row)) {
+        for row in rows {
+            if Some(row.generation) != current {
+                health.outdated += u32::from(row.state.is_live() && others.contains(&row.generation));
+                continue;
+            }
             health.last_upload = health.last_upload.max(row.uploaded_at);
             let count = match row.state {
                 PoolState::Created => &mut health.unconfirmed,
-                PoolState::Available if now < self.served_before(row) => &mut health.available,
+                PoolState::Available if now < self.served_before(&row) => &mut health.available,
                 PoolState::Reserved => &mut health.reserved,
                 PoolState::Spent => &mut health.spent,
                 PoolState::Lapsed => &mut health.lapsed,
@@ -99,20 +130,36 @@ impl KeyPackagePool {
         }
         // What counts is available, since it stops counting before it stops being handed out.
         health.expiring_soon = health.available.saturating_sub(usable);
+        for row in last_resort_rows::all(tx.connection())? {
+            if Some(row.generation) != current {
+                continue;
+            }
+            health.last_upload = health.last_upload.max(row.uploaded_at);
+            if row.state == OwnLastResort::Active {
+                health.last_resort = Some(LastResortHealth {
+                    used: row.used_at.is_some(),
+                    created_at: row.created_at,
+                    not_after: row.not_after,
+                });
+            }
+        }
         Ok(health)
     }
 
-    pub(crate) fn census(&self, rows: &[Metadata], now: UnixSeconds) -> Census {
+    /// Counts this generation; live are those of every generation and suite, as the hard cap counts them.
+    pub(crate) fn census(&self, rows: &[Metadata], current: Option<Generation>, now: UnixSeconds) -> Census {
         let counted = |state| {
             let rows = rows.iter().filter(|row| {
-                row.state == state && self.is_of_this_pool(row) && self.policy.counts_on(row.not_after, now)
+                row.state == state
+                    && Some(row.generation) == current
+                    && self.policy.counts_on(row.not_after, now)
             });
-            metadata::count(rows.count())
+            count(rows.count())
         };
         Census {
             usable: counted(PoolState::Available),
             unconfirmed: counted(PoolState::Created),
-            live: metadata::count(rows.iter().filter(|row| row.state.is_live()).count()),
+            live: count(rows.iter().filter(|row| row.state.is_live()).count()),
         }
     }
 

@@ -1,110 +1,58 @@
-use larder_lifecycle::{PoolEvent, PoolState, UnixSeconds};
+use larder_lifecycle::{OwnLastResort, OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
 use openmls::prelude::{
-    GroupId, JoinBuilder, KeyPackageBundle, KeyPackageRef, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn,
+    JoinBuilder, KeyPackageBundle, KeyPackageRef, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn,
     MlsMessageIn, OpenMlsProvider as _, ProcessedWelcome, RatchetTreeIn, StagedWelcome, Welcome,
-    WelcomeError,
 };
 use tls_codec::Deserialize as _;
 
 use crate::error::{Corrupt, PoolError, StoreError};
-use crate::metadata;
-use crate::pool::{KeyPackagePool, bundle, enter};
+use crate::join_error::{Erasure, JoinError};
+use crate::last_resort_rows::{self, LastResort};
+use crate::metadata::{self, Metadata};
+use crate::pool::{KeyPackagePool, bundle};
 use crate::provider::Provider;
+use crate::quarantine;
 use crate::store::Tx;
+use crate::transition::enter;
 
 /// A group joined from a Welcome.
 #[derive(Debug)]
 pub struct Joined {
     /// The group, stored.
     pub group: MlsGroup,
-    /// The KeyPackage that the Welcome was for; it is spent, and its init key is gone.
+    /// The KeyPackage that the Welcome was for. It is spent and its private keys are gone, unless it is a last resort.
     pub key_package_ref: KeyPackageRef,
+    /// Whether it is a last resort. It opens other invitations too, so its private keys are kept until it is replaced;
+    /// [`KeyPackagePool::last_resort_due`] says so from here on.
+    pub last_resort: bool,
 }
 
-/// Why a Welcome was not joined. Nothing has changed: the private keys are still there and the genuine Welcome joins.
-#[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    /// Not exactly one `MLSMessage` with a Welcome.
-    #[error("not a Welcome")]
-    Malformed,
-    /// The ratchet tree is not exactly one ratchet tree (RFC 9420 §12.4.3.3).
-    #[error("not a ratchet tree")]
-    MalformedRatchetTree,
-    /// It names no KeyPackage of this pool.
-    #[error("the Welcome is not for this device")]
-    NotOurs,
-    /// A Welcome was joined with this KeyPackage before.
-    #[error("KeyPackage {key_package_ref:?} was spent at {at}")]
-    AlreadySpent {
-        /// The KeyPackage.
-        key_package_ref: KeyPackageRef,
-        /// The group that was joined with it.
-        group_id: GroupId,
-        /// When.
-        at: UnixSeconds,
-    },
-    /// The private keys of this KeyPackage are gone.
-    #[error("KeyPackage {key_package_ref:?} was erased at {at} ({state:?})")]
-    Erased {
-        /// The KeyPackage.
-        key_package_ref: KeyPackageRef,
-        /// Why it is gone.
-        state: PoolState,
-        /// When.
-        at: UnixSeconds,
-    },
-    /// Our own leaf is past its lifetime and the grace after it.
-    #[error("KeyPackage {key_package_ref:?} expired at {not_after}")]
-    Expired {
-        /// The KeyPackage.
-        key_package_ref: KeyPackageRef,
-        /// The end of its lifetime.
-        not_after: UnixSeconds,
-    },
-    /// This device is a member of the group already.
-    #[error("the group is joined already")]
-    GroupExists {
-        /// The group.
-        group_id: GroupId,
-    },
-    /// The Welcome brings no ratchet tree, and none was given.
-    #[error("the ratchet tree is missing")]
-    MissingRatchetTree,
-    /// The leaf with our signature key is not the one of the KeyPackage (RFC 9420 §12.4.3.1).
-    #[error("the ratchet tree does not hold the leaf of KeyPackage {0:?}")]
-    NotOurLeaf(KeyPackageRef),
-    /// OpenMLS refuses the Welcome.
-    #[error("the Welcome is refused")]
-    Mls(#[source] Box<WelcomeError<rusqlite::Error>>),
-    /// The pool could not be changed.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
+/// What the pool knows of a KeyPackageRef.
+pub(crate) enum KnownRow {
+    KeyPackage(Metadata),
+    LastResort(LastResort),
 }
 
-impl From<StoreError> for JoinError {
-    fn from(error: StoreError) -> Self {
-        Self::Pool(error.into())
+impl KnownRow {
+    pub(crate) fn find(tx: &Tx<'_>, key_package_ref: &KeyPackageRef) -> Result<Option<Self>, StoreError> {
+        let connection = tx.connection();
+        if let Some(row) = metadata::find(connection, key_package_ref)? {
+            return Ok(Some(Self::KeyPackage(row)));
+        }
+        Ok(last_resort_rows::find(connection, key_package_ref)?.map(Self::LastResort))
     }
-}
 
-impl From<Corrupt> for JoinError {
-    fn from(corrupt: Corrupt) -> Self {
-        Self::Pool(corrupt.into())
-    }
-}
-
-impl From<WelcomeError<rusqlite::Error>> for JoinError {
-    fn from(error: WelcomeError<rusqlite::Error>) -> Self {
-        match error {
-            WelcomeError::MissingRatchetTree => Self::MissingRatchetTree,
-            WelcomeError::StorageError(error) => Self::Pool(error.into()),
-            other => Self::Mls(Box::new(other)),
+    fn not_after(&self) -> UnixSeconds {
+        match self {
+            Self::KeyPackage(row) => row.not_after,
+            Self::LastResort(row) => row.not_after,
         }
     }
 }
 
 impl KeyPackagePool {
-    /// Joins a group: stores it, spends the KeyPackage and erases its private keys, all in `tx`.
+    /// Joins a group: stores it, spends the KeyPackage and erases its private keys, all in `tx`. A last resort is not
+    /// spent: its use is noted and its private keys stay. KeyPackages of older generations join like any others.
     ///
     /// `welcome` is an `MLSMessage` (RFC 9420 §6); `ratchet_tree` is needed unless the Welcome brings it along. A group
     /// that this device was removed from is replaced. The lifetimes of other members' leaves are not checked: a member
@@ -112,7 +60,9 @@ impl KeyPackagePool {
     ///
     /// # Errors
     /// [`JoinError`]. Everything that the attempt did is undone then, even if the caller commits `tx`; OpenMLS alone
-    /// would delete the private keys before it decrypts, and any hostile Welcome would burn them.
+    /// would delete the private keys before it decrypts, and any hostile Welcome would burn them. Tell
+    /// [`quarantine`](Self::quarantine) of it; after [`JOIN_ATTEMPTS_MAX`](crate::JOIN_ATTEMPTS_MAX) failures the
+    /// answer is [`JoinError::Quarantined`].
     pub fn join(
         &self,
         tx: &Tx<'_>,
@@ -121,12 +71,17 @@ impl KeyPackagePool {
         config: &MlsGroupJoinConfig,
         now: UnixSeconds,
     ) -> Result<Joined, JoinError> {
-        let welcome = parse(welcome)?;
+        quarantine::admit(tx, welcome)?;
+        let parsed = parse(welcome)?;
         let ratchet_tree = ratchet_tree
             .map(RatchetTreeIn::tls_deserialize_exact)
             .transpose()
             .map_err(|_| JoinError::MalformedRatchetTree)?;
-        tx.atomically(|| self.join_parsed(tx, welcome, ratchet_tree, config, now))
+        tx.atomically(|| {
+            let joined = self.join_parsed(tx, parsed, ratchet_tree, config, now)?;
+            quarantine::release(tx, welcome)?;
+            Ok(joined)
+        })
     }
 
     fn join_parsed(
@@ -138,12 +93,12 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<Joined, JoinError> {
         let (key_package_ref, bundle) = look_up(tx, &welcome)?;
-        let row = metadata::find(tx.connection(), &key_package_ref)?.ok_or(Corrupt::Bundle)?;
-        let next = row.state.apply(PoolEvent::Joined).map_err(|_| Corrupt::Bundle)?;
-        if now >= self.policy.erase_at(row.not_after) {
+        let row = KnownRow::find(tx, &key_package_ref)?.ok_or(Corrupt::Bundle)?;
+        let not_after = row.not_after();
+        if now >= self.policy.erase_at(not_after) {
             return Err(JoinError::Expired {
                 key_package_ref,
-                not_after: row.not_after,
+                not_after,
             });
         }
 
@@ -155,15 +110,42 @@ impl KeyPackagePool {
         }
         let group = staged.into_group(&provider)?;
 
-        enter(tx, &row, next, Some(group.group_id()), now)?;
+        let last_resort = use_up(tx, &row, &group, now)?;
         Ok(Joined {
             group,
             key_package_ref,
+            last_resort,
         })
     }
 }
 
-fn parse(welcome: &[u8]) -> Result<Welcome, JoinError> {
+/// Spends the KeyPackage, or notes the use of a last resort. Returns whether it is one.
+fn use_up(tx: &Tx<'_>, row: &KnownRow, group: &MlsGroup, now: UnixSeconds) -> Result<bool, JoinError> {
+    match row {
+        KnownRow::KeyPackage(row) => {
+            let next = row.state.apply(PoolEvent::Joined).map_err(|_| Corrupt::Bundle)?;
+            enter(tx, row, next, Some(group.group_id()), now)?;
+            Ok(false)
+        }
+        KnownRow::LastResort(row) => {
+            let next = row.state.apply(OwnLastResortEvent::Joined);
+            if next.is_none_or(|next| next != row.state) {
+                return Err(Corrupt::Bundle.into());
+            }
+            last_resort_rows::set_used(tx.connection(), row, now)?;
+            // OpenMLS decides by the extension whether to keep the keys.
+            if bundle(tx, &row.key_package_ref)
+                .map_err(PoolError::from)?
+                .is_none()
+            {
+                return Err(Corrupt::Bundle.into());
+            }
+            Ok(true)
+        }
+    }
+}
+
+pub(crate) fn parse(welcome: &[u8]) -> Result<Welcome, JoinError> {
     // Not `tls_deserialize_exact_bytes`: its debug assertions panic on truncated bytes.
     let message = MlsMessageIn::tls_deserialize_exact(welcome).map_err(|_| JoinError::Malformed)?;
     match message.extract() {
@@ -187,24 +169,49 @@ fn look_up(tx: &Tx<'_>, welcome: &Welcome) -> Result<(KeyPackageRef, KeyPackageB
 fn explain(tx: &Tx<'_>, welcome: &Welcome) -> Result<JoinError, JoinError> {
     for secrets in welcome.secrets() {
         let key_package_ref = secrets.new_member();
-        let Some(row) = metadata::find(tx.connection(), &key_package_ref)? else {
-            continue;
-        };
-        let at = row.ended_at.ok_or(Corrupt::Bundle)?;
-        return Ok(match row.spent_group_id {
-            Some(group_id) => JoinError::AlreadySpent {
-                key_package_ref,
-                group_id,
-                at,
-            },
-            None => JoinError::Erased {
-                key_package_ref,
-                state: row.state,
-                at,
-            },
-        });
+        match KnownRow::find(tx, &key_package_ref)? {
+            None => {}
+            Some(KnownRow::KeyPackage(row)) => return explain_key_package(row),
+            Some(KnownRow::LastResort(row)) => {
+                return Ok(JoinError::Erased {
+                    key_package_ref,
+                    cause: match row.state {
+                        OwnLastResort::Erased => Erasure::LastResort,
+                        OwnLastResort::Created | OwnLastResort::Active | OwnLastResort::Retiring { .. } => {
+                            return Err(Corrupt::Bundle.into());
+                        }
+                    },
+                    at: row.ended_at.ok_or(Corrupt::Bundle)?,
+                });
+            }
+        }
     }
     Ok(JoinError::NotOurs)
+}
+
+fn explain_key_package(row: Metadata) -> Result<JoinError, JoinError> {
+    let key_package_ref = row.key_package_ref;
+    let at = row.ended_at.ok_or(Corrupt::Bundle)?;
+    let cause = match row.state {
+        PoolState::Spent => {
+            return Ok(JoinError::AlreadySpent {
+                key_package_ref,
+                group_id: row.spent_group_id.ok_or(Corrupt::End)?,
+                at,
+            });
+        }
+        PoolState::Lapsed => Erasure::Lapsed,
+        PoolState::Expired => Erasure::Expired,
+        PoolState::Revoked => Erasure::Revoked,
+        PoolState::Created | PoolState::Available | PoolState::Reserved => {
+            return Err(Corrupt::Bundle.into());
+        }
+    };
+    Ok(JoinError::Erased {
+        key_package_ref,
+        cause,
+        at,
+    })
 }
 
 fn stage(

@@ -1,14 +1,15 @@
 //! The table `keypackage_pool_metadata`. Whatever a row holds that was never written is an error, not a default.
 
 use larder_lifecycle::{PoolState, UnixSeconds};
-use openmls::prelude::{Ciphersuite, GroupId, KeyPackageRef};
-use rusqlite::types::Type;
+use openmls::prelude::{GroupId, KeyPackageRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::column::{of_time, one, optional_time, time};
 use crate::error::{Corrupt, StoreError};
+use crate::generation::Generation;
 use crate::key_package_ref::{from_column, to_column};
 
-const COLUMNS: &str = "key_package_ref, status, suite, created_at, not_after, uploaded_at, \
+const COLUMNS: &str = "key_package_ref, status, generation, created_at, not_after, uploaded_at, \
                        reservation_expires_at, ended_at, spent_group_id";
 
 /// One KeyPackage of the pool.
@@ -16,8 +17,7 @@ const COLUMNS: &str = "key_package_ref, status, suite, created_at, not_after, up
 pub(crate) struct Metadata {
     pub(crate) key_package_ref: KeyPackageRef,
     pub(crate) state: PoolState,
-    /// Opaque: code points that this version does not know may be in the file.
-    pub(crate) suite: u16,
+    pub(crate) generation: Generation,
     pub(crate) created_at: UnixSeconds,
     pub(crate) not_after: UnixSeconds,
     /// The last attempt to upload it.
@@ -79,21 +79,21 @@ pub(crate) fn find(
 pub(crate) fn insert(
     connection: &Connection,
     key_package_ref: &KeyPackageRef,
-    suite: Ciphersuite,
+    generation: Generation,
     created_at: UnixSeconds,
     not_after: UnixSeconds,
 ) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO keypackage_pool_metadata (key_package_ref, status, suite, created_at, not_after)
+            "INSERT INTO keypackage_pool_metadata (key_package_ref, status, generation, created_at, not_after)
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![
             to_column(key_package_ref)?,
             status_of(PoolState::Created),
-            u16::from(suite),
-            column(created_at),
-            column(not_after),
+            generation.0,
+            of_time(created_at),
+            of_time(not_after),
         ])?;
     Ok(())
 }
@@ -106,7 +106,18 @@ pub(crate) fn set_uploaded(
 ) -> Result<(), StoreError> {
     let mut statement = connection
         .prepare_cached("UPDATE keypackage_pool_metadata SET uploaded_at = ?2 WHERE key_package_ref = ?1")?;
-    one(statement.execute(params![to_column(key_package_ref)?, column(at)])?)
+    one(statement.execute(params![to_column(key_package_ref)?, of_time(at)])?)
+}
+
+/// Puts a row into the generation that it was found to be of.
+pub(crate) fn set_generation(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+    generation: Generation,
+) -> Result<(), StoreError> {
+    let mut statement = connection
+        .prepare_cached("UPDATE keypackage_pool_metadata SET generation = ?2 WHERE key_package_ref = ?1")?;
+    one(statement.execute(params![to_column(key_package_ref)?, generation.0])?)
 }
 
 /// Notes what the directory told of the reservation.
@@ -118,7 +129,7 @@ pub(crate) fn set_reservation(
     let mut statement = connection.prepare_cached(
         "UPDATE keypackage_pool_metadata SET reservation_expires_at = ?2 WHERE key_package_ref = ?1",
     )?;
-    one(statement.execute(params![to_column(key_package_ref)?, expires_at.map(column)])?)
+    one(statement.execute(params![to_column(key_package_ref)?, expires_at.map(of_time)])?)
 }
 
 /// Moves a row to another state. Guarded by the state that was read: nothing is moved that has moved since.
@@ -129,7 +140,7 @@ pub(crate) fn set_state(
     spent_group_id: Option<&GroupId>,
     now: UnixSeconds,
 ) -> Result<(), StoreError> {
-    let ended_at = (!next.is_live()).then(|| column(now));
+    let ended_at = (!next.is_live()).then(|| of_time(now));
     let mut statement = connection.prepare_cached(
         "UPDATE keypackage_pool_metadata SET status = ?3, ended_at = ?4, spent_group_id = ?5
          WHERE key_package_ref = ?1 AND status = ?2",
@@ -150,23 +161,17 @@ pub(crate) fn delete(connection: &Connection, key_package_ref: &KeyPackageRef) -
     one(statement.execute([to_column(key_package_ref)?])?)
 }
 
-/// A number of rows, for an answer.
-pub(crate) fn count(rows: usize) -> u32 {
-    u32::try_from(rows).unwrap_or(u32::MAX)
-}
-
 fn read(row: &Row<'_>) -> Result<Metadata, StoreError> {
     let key_package_ref: Vec<u8> = row.get(0)?;
-    let suite: i64 = row.get(2)?;
     let metadata = Metadata {
         key_package_ref: from_column(&key_package_ref)?,
         state: state_of(row.get(1)?)?,
-        suite: u16::try_from(suite).map_err(|_| Corrupt::Suite(suite))?,
-        created_at: time(row, 3, "created_at")?.ok_or_else(|| null(3))?,
-        not_after: time(row, 4, "not_after")?.ok_or_else(|| null(4))?,
-        uploaded_at: time(row, 5, "uploaded_at")?,
-        reservation_expires_at: time(row, 6, "reservation_expires_at")?,
-        ended_at: time(row, 7, "ended_at")?,
+        generation: Generation(row.get(2)?),
+        created_at: time(row, 3, "created_at")?,
+        not_after: time(row, 4, "not_after")?,
+        uploaded_at: optional_time(row, 5, "uploaded_at")?,
+        reservation_expires_at: optional_time(row, 6, "reservation_expires_at")?,
+        ended_at: optional_time(row, 7, "ended_at")?,
         spent_group_id: row
             .get::<_, Option<Vec<u8>>>(8)?
             .map(|id| GroupId::from_slice(&id)),
@@ -176,31 +181,6 @@ fn read(row: &Row<'_>) -> Result<Metadata, StoreError> {
         return Err(Corrupt::End.into());
     }
     Ok(metadata)
-}
-
-fn time(row: &Row<'_>, index: usize, name: &'static str) -> Result<Option<UnixSeconds>, StoreError> {
-    let seconds: Option<i64> = row.get(index)?;
-    Ok(seconds
-        .map(|seconds| u64::try_from(seconds).map_err(|_| Corrupt::NegativeTime(name)))
-        .transpose()?
-        .map(UnixSeconds))
-}
-
-fn null(index: usize) -> rusqlite::Error {
-    rusqlite::Error::InvalidColumnType(index, String::new(), Type::Null)
-}
-
-/// SQLite's integers are signed. Times saturate, as all arithmetic on them does.
-fn column(time: UnixSeconds) -> i64 {
-    i64::try_from(time.0).unwrap_or(i64::MAX)
-}
-
-/// Exactly one row was meant.
-fn one(changed: usize) -> Result<(), StoreError> {
-    match changed {
-        1 => Ok(()),
-        _ => Err(rusqlite::Error::StatementChangedRows(changed).into()),
-    }
 }
 
 #[cfg(test)]

@@ -27,11 +27,14 @@ mod schema {
 /// What one transaction changes in any of them is kept or lost together. Commits are durable when they return
 /// (`synchronous=FULL`); deleted private keys are overwritten (`secure_delete=ON`) and the write-ahead log that still
 /// holds them is emptied right after.
+///
+/// That the log has to be emptied is written down in the transaction that erases. A reader that holds the log back, a
+/// crash or a full disk so only postpone it: to the next transaction, or to the next opening of the file.
 pub struct LocalStore {
     connection: Connection,
     crypto: RustCrypto,
-    /// Erased private keys may still be in the write-ahead log.
-    scrub_due: bool,
+    /// What the file says: erased private keys may still be in the write-ahead log.
+    purge_owed: bool,
 }
 
 impl LocalStore {
@@ -49,16 +52,21 @@ impl LocalStore {
         SqliteStorageProvider::<CborCodec, &mut Connection>::new(&mut connection)
             .run_migrations()
             .map_err(migration)?;
+        // Grouped: were a migration and its record two transactions, a crash between them would leave a file that no
+        // version opens.
         schema::migrations::runner()
+            .set_grouped(true)
             .set_migration_table_name(MIGRATIONS_TABLE)
             .run(&mut connection)
             .map_err(migration)?;
-        Ok(Self {
+        let purge_owed = purge_owed(&connection)?;
+        let mut store = Self {
             connection,
             crypto: RustCrypto::default(),
-            // A crash may have come between an erasure and its scrub.
-            scrub_due: true,
-        })
+            purge_owed,
+        };
+        store.settle();
+        Ok(store)
     }
 
     /// The connection, for the application's own migrations and settings.
@@ -91,19 +99,20 @@ impl LocalStore {
         };
         let value = work(&tx)?;
         let erased = tx.erased.get();
-        tx.commit()?;
-        self.scrub_due |= erased;
-        if self.scrub_due {
-            // The transaction is committed; a reader that holds the log back only postpones this to the next one.
-            self.scrub_due = !self.scrub().unwrap_or(false);
+        if erased && !self.purge_owed {
+            // In the same transaction: were it noted afterwards, a crash in between would forget it.
+            owe_purge(tx.connection(), true)?;
         }
+        tx.commit()?;
+        self.purge_owed |= erased;
+        self.settle();
         Ok(value)
     }
 
     /// Empties the write-ahead log, so that erased private keys are in no file any more.
     ///
-    /// Every [`transaction`](Self::transaction) that erases private keys does this after its commit, and again after the
-    /// next one if another reader was in the way. `false` while a reader still is.
+    /// Every [`transaction`](Self::transaction) that erases private keys does this after its commit; if a reader was in
+    /// the way, the following transactions and the next [`open`](Self::open) try again. `false` while a reader still is.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -114,7 +123,30 @@ impl LocalStore {
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(busy? == 0)
+        if busy? != 0 {
+            return Ok(false);
+        }
+        if self.purge_owed {
+            owe_purge(&self.connection, false)?;
+            self.purge_owed = false;
+        }
+        Ok(true)
+    }
+
+    /// Whether erased private keys may still be in the write-ahead log, as written down in the file.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file cannot be read, or is corrupt.
+    pub fn purge_owed(&self) -> Result<bool, StoreError> {
+        purge_owed(&self.connection)
+    }
+
+    /// Does what is owed, if it can be done now.
+    fn settle(&mut self) {
+        if self.purge_owed {
+            // Nothing depends on it: the commit is done, the debt is written down, and there is a next time.
+            let _ = self.scrub();
+        }
     }
 
     /// Compares OpenMLS's bundles with the pool's live rows.
@@ -153,12 +185,14 @@ impl Tx<'_> {
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         self.batch("SAVEPOINT larder_pool")?;
+        let erased = self.erased.get();
         match work() {
             Ok(value) => {
                 self.or_doom("RELEASE larder_pool")?;
                 Ok(value)
             }
             Err(error) => {
+                self.erased.set(erased);
                 // The first error is the one to tell; a second one shows when the caller tries to commit.
                 let _ = self.or_doom("ROLLBACK TO larder_pool; RELEASE larder_pool");
                 Err(error)
@@ -172,8 +206,11 @@ impl Tx<'_> {
         self.batch(sql).inspect_err(|_| self.doomed.set(true))
     }
 
-    /// Private keys were erased: the write-ahead log has to be emptied after the commit.
-    pub(crate) fn note_erasure(&self) {
+    /// Secrets were deleted in this transaction: the write-ahead log is emptied after the commit.
+    ///
+    /// The pool calls this for every private key that it erases. An application calls it when it has OpenMLS delete
+    /// other secrets that must not stay in the file: a group that was left, a leaf that was replaced.
+    pub fn note_erasure(&self) {
         self.erased.set(true);
     }
 
@@ -221,6 +258,15 @@ fn configure(connection: &Connection) -> Result<(), StoreError> {
             return Err(StoreError::Pragma(pragma));
         }
     }
+    Ok(())
+}
+
+fn purge_owed(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(connection.query_row("SELECT owed FROM keypackage_pool_purge", [], |row| row.get(0))?)
+}
+
+fn owe_purge(connection: &Connection, owed: bool) -> Result<(), StoreError> {
+    connection.execute("UPDATE keypackage_pool_purge SET owed = ?1", [owed])?;
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use larder_lifecycle::DirectoryStatus;
-use larder_pool::{JoinError, LocalStore, PoolError, Verdict};
-use support::{Device, Dump, dump, join_config};
+use larder_pool::{Held, JoinError, LocalStore, PoolError, Verdict};
+use support::{ACTIVE, DAY, Device, Dump, dump, join_config};
 
 /// What a crash now would leave: the files as they are, opened by a new process.
 fn crash(device: &Path) -> (LocalStore, Dump, tempfile::TempDir) {
@@ -33,7 +33,7 @@ fn crash(device: &Path) -> (LocalStore, Dump, tempfile::TempDir) {
 }
 
 #[test]
-fn a_crash_while_minting_leaves_all_or_nothing() {
+fn c1_a_crash_while_minting_leaves_all_or_nothing() {
     let mut device = Device::new("alice/phone");
     device.mint(3);
     let before = device.dump();
@@ -41,7 +41,6 @@ fn a_crash_while_minting_leaves_all_or_nothing() {
         store,
         pool,
         signer,
-        credential,
         now,
         directory,
         ..
@@ -51,7 +50,7 @@ fn a_crash_while_minting_leaves_all_or_nothing() {
             // A small cache makes SQLite write uncommitted pages to the log before the commit.
             tx.connection().pragma_update(None, "cache_size", 1).unwrap();
             for _ in 0..16 {
-                pool.mint(tx, signer, credential, 2, *now)?;
+                pool.mint(tx, signer, 2, *now)?;
                 assert_eq!(crash(directory.path()).1, before);
             }
             Ok(())
@@ -92,7 +91,7 @@ fn a_torn_log_is_all_or_nothing_at_every_length() {
 }
 
 #[test]
-fn a_crash_while_joining_leaves_the_key_or_the_group() {
+fn c1_c4_a_crash_while_joining_leaves_the_key_or_the_group() {
     let mut bob = Device::new("bob/phone");
     let upload = bob.stock(2).remove(0);
     let invitation = Device::new("alice/phone").invite(&upload);
@@ -139,7 +138,7 @@ fn a_crash_while_joining_leaves_the_key_or_the_group() {
 }
 
 #[test]
-fn a_crash_while_erasing_leaves_the_key_and_its_row() {
+fn c1_a_crash_while_erasing_leaves_the_key_and_its_row() {
     let mut device = Device::new("alice/phone");
     let uploads = device.stock(3);
     let before = device.dump();
@@ -149,7 +148,7 @@ fn a_crash_while_erasing_leaves_the_key_and_its_row() {
         .map(|upload| {
             (
                 upload.key_package_ref.clone(),
-                Verdict::Held(DirectoryStatus::Lapsed),
+                Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
             )
         })
         .collect();
@@ -165,6 +164,68 @@ fn a_crash_while_erasing_leaves_the_key_and_its_row() {
 }
 
 #[test]
+fn c1_a_crash_while_a_last_resort_is_minted_replaced_or_erased_leaves_all_or_nothing() {
+    let mut device = Device::new("alice/phone");
+    device.stock_last_resort();
+    let before = device.dump();
+    let Device {
+        store,
+        pool,
+        signer,
+        now,
+        directory,
+        ..
+    } = &mut device;
+    let new = store
+        .transaction(|tx| {
+            tx.connection().pragma_update(None, "cache_size", 1).unwrap();
+            let new = pool.mint_last_resort(tx, signer, *now)?;
+            assert_eq!(crash(directory.path()).1, before);
+            Ok::<_, PoolError>(new)
+        })
+        .unwrap();
+    let before = device.dump();
+    let verdicts = [(new, ACTIVE)];
+    device.in_tx(|tx, pool, now| pool.confirm(tx, &verdicts, now));
+    assert_ne!(crash(device.directory.path()).1, before);
+
+    device.now = device.now.plus(DAY);
+    let before = device.dump();
+    let (pool, now, directory) = (&device.pool, device.now, &device.directory);
+    device
+        .store
+        .transaction(|tx| -> Result<(), PoolError> {
+            assert_eq!(pool.sweep(tx, now)?.retired, 1);
+            assert_eq!(crash(directory.path()).1, before);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(crash(device.directory.path()).0.audit().unwrap().bundles, 1);
+}
+
+#[test]
+fn c4_a_crash_while_joining_with_a_last_resort_leaves_both_the_group_and_the_use_or_neither() {
+    let mut bob = Device::new("bob/phone");
+    let upload = bob.stock_last_resort();
+    let invitation = Device::new("alice/phone").invite(&upload);
+    let before = bob.dump();
+    let (pool, now, directory) = (&bob.pool, bob.now, &bob.directory);
+    bob.store
+        .transaction(|tx| -> Result<(), JoinError> {
+            tx.connection().pragma_update(None, "cache_size", 1).unwrap();
+            let tree = Some(&invitation.ratchet_tree[..]);
+            pool.join(tx, &invitation.welcome, tree, &join_config(), now)?;
+            assert_eq!(crash(directory.path()).1, before);
+            Ok(())
+        })
+        .unwrap();
+    let (store, after, _files) = crash(bob.directory.path());
+    assert_eq!(after, bob.dump());
+    assert_eq!(store.audit().unwrap().live, 1);
+    assert!(bob.has_group(&invitation.group_id) && bob.last_resort_due());
+}
+
+#[test]
 fn a_panic_rolls_back() {
     let mut device = Device::new("alice/phone");
     device.mint(2);
@@ -173,13 +234,12 @@ fn a_panic_rolls_back() {
         store,
         pool,
         signer,
-        credential,
         now,
         ..
     } = &mut device;
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         store.transaction(|tx| -> Result<(), PoolError> {
-            pool.mint(tx, signer, credential, 2, *now)?;
+            pool.mint(tx, signer, 2, *now)?;
             panic!("in the middle of the application");
         })
     }));

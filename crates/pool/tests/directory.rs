@@ -10,14 +10,14 @@ mod support;
 use larder_lifecycle::{DirectoryStatus, Level, PoolPolicy, TOMBSTONE_SECONDS};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::{
-    DirectoryRow, KeyPackageRef, Reconciled, Swept, Upload, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackageRef, Reconciled, Swept, Upload, Verdict, key_package_ref_from_slice,
 };
 use support::{DAY, Device, files_holding, holds, key_package, message, private_keys, tables_holding};
 
 fn told(upload: &Upload, status: DirectoryStatus) -> DirectoryRow {
     DirectoryRow {
         key_package_ref: upload.key_package_ref.clone(),
-        status,
+        held: Held::KeyPackage(status),
         reserved_until: None,
     }
 }
@@ -80,7 +80,7 @@ fn every_attempt_uploads_identical_bytes_until_the_directory_answers() {
 
     device.confirm(
         &first[1].key_package_ref,
-        Verdict::Held(DirectoryStatus::Available),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
     );
     assert_eq!(device.begin_upload(), [first[0].clone(), first[2].clone()]);
     let one = device.in_tx(|tx, pool, now| pool.begin_upload(tx, 1, now));
@@ -116,7 +116,7 @@ fn a_confirmed_key_package_is_available_and_a_rejected_one_is_erased() {
 
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(DirectoryStatus::Available),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
     );
     device.confirm(&uploads[1].key_package_ref, Verdict::Rejected);
     let health = device.health();
@@ -131,14 +131,17 @@ fn late_and_foreign_answers_change_nothing() {
     let uploads = device.stock(2);
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(DirectoryStatus::Reserved),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
     );
     device.confirm(
         &uploads[1].key_package_ref,
-        Verdict::Held(DirectoryStatus::Lapsed),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
     );
     let before = device.dump();
-    for verdict in [Verdict::Held(DirectoryStatus::Available), Verdict::Rejected] {
+    for verdict in [
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
+        Verdict::Rejected,
+    ] {
         device.confirm(&uploads[0].key_package_ref, verdict);
         device.confirm(&uploads[1].key_package_ref, verdict);
         device.confirm(&foreign(7), verdict);
@@ -152,7 +155,7 @@ fn absence_from_the_inventory_erases_nothing() {
     let uploads = device.stock(3);
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(DirectoryStatus::Reserved),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
     );
     device.mint(1);
     let before = device.dump();
@@ -174,13 +177,13 @@ fn the_directory_is_told_to_revoke_what_nobody_could_open() {
     let uploads = device.stock(2);
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(DirectoryStatus::Revoked),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Revoked)),
     );
     let mut unknown = told(&uploads[0], DirectoryStatus::Reserved);
     unknown.key_package_ref = foreign(1);
     let mut gone = unknown.clone();
     gone.key_package_ref = foreign(2);
-    gone.status = DirectoryStatus::Spent;
+    gone.held = Held::KeyPackage(DirectoryStatus::Spent);
     let directory = [
         told(&uploads[0], DirectoryStatus::Available),
         told(&uploads[1], DirectoryStatus::Available),
@@ -280,7 +283,7 @@ fn erased_keys_leave_the_files_once_the_last_reader_is_gone() {
         .unwrap();
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(DirectoryStatus::Lapsed),
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
     );
     assert!(
         !files_holding(device.directory.path(), &keys[0]).is_empty(),
@@ -305,7 +308,10 @@ fn a_pool_refills_to_the_target_and_tells_its_level() {
         (Level::Low, true),
         (Level::Empty, true),
     ]) {
-        device.confirm(&upload.key_package_ref, Verdict::Held(DirectoryStatus::Reserved));
+        device.confirm(
+            &upload.key_package_ref,
+            Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
+        );
         assert_eq!(device.health().level, level);
         assert_eq!(
             device.in_tx(|tx, pool, now| pool.needs_replenishing(tx, now)),

@@ -10,9 +10,9 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use larder_lifecycle::{DirectoryStatus, PoolState, UnixSeconds};
+use larder_lifecycle::{DirectoryStatus, UnixSeconds};
 use larder_pool::openmls::prelude::{GroupId, Lifetime, MlsGroup, OpenMlsProvider as _, StagedWelcome};
-use larder_pool::{Corrupt, JoinError, PoolError, StoreError, Upload, Verdict};
+use larder_pool::{Corrupt, Erasure, Held, JoinError, PoolError, StoreError, Upload, Verdict};
 use openmls_traits::storage::StorageProvider as _;
 use support::{DAY, Device, Invitation, join_config, private_keys, tables_holding};
 
@@ -40,7 +40,7 @@ fn assert_harmless(
 }
 
 #[test]
-fn a_join_stores_the_group_and_spends_the_key_in_one_transaction() {
+fn c4_r_c3_a_join_stores_the_group_and_spends_the_key_in_one_transaction() {
     let (_alice, mut bob, upload, invitation) = invited();
     let bundle = bob.bundle(&upload.key_package_ref).unwrap();
     let init_key = bundle.init_private_key().to_vec();
@@ -52,7 +52,11 @@ fn a_join_stores_the_group_and_spends_the_key_in_one_transaction() {
     }));
 
     let joined = bob.join(&invitation).unwrap();
-    assert_eq!(commits.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        commits.load(Ordering::SeqCst),
+        2,
+        "one for the join, and one for the note that nothing is left in the log"
+    );
     assert_eq!(joined.key_package_ref, upload.key_package_ref);
     assert_eq!(joined.group.group_id(), &invitation.group_id);
     assert_eq!(joined.group.members().count(), 2);
@@ -69,7 +73,10 @@ fn a_join_stores_the_group_and_spends_the_key_in_one_transaction() {
 #[test]
 fn a_key_package_that_the_directory_calls_spent_still_joins() {
     let (_alice, mut bob, upload, invitation) = invited();
-    bob.confirm(&upload.key_package_ref, Verdict::Held(DirectoryStatus::Spent));
+    bob.confirm(
+        &upload.key_package_ref,
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Spent)),
+    );
     bob.join(&invitation).unwrap();
     bob.assert_consistent(2);
 }
@@ -95,7 +102,7 @@ fn an_error_after_the_join_undoes_it() {
 }
 
 #[test]
-fn no_flipped_byte_of_a_welcome_burns_the_key() {
+fn r_c4_no_flipped_byte_of_a_welcome_burns_the_key() {
     let (_alice, mut bob, _, invitation) = invited();
     let before = bob.dump();
     for position in 0..invitation.welcome.len() {
@@ -397,14 +404,17 @@ fn a_welcome_that_cannot_be_opened_is_explained() {
     assert!(matches!(bob.join(&invitation), Err(JoinError::NotOurs)));
     assert_eq!(bob.dump(), before);
 
-    carol.confirm(&for_carol.key_package_ref, Verdict::Held(DirectoryStatus::Lapsed));
+    carol.confirm(
+        &for_carol.key_package_ref,
+        Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
+    );
     let error = carol.join(&invitation).unwrap_err();
     assert!(
-        matches!(&error, JoinError::Erased { state: PoolState::Lapsed, at, .. } if *at == carol.now),
+        matches!(&error, JoinError::Erased { cause: Erasure::Lapsed, at, .. } if *at == carol.now),
         "{error:?}"
     );
     let told = error.to_string();
-    assert!(told.contains("Lapsed"), "{told}");
+    assert!(told.contains("nobody used it in time"), "{told}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
-use larder_pool::{Corrupt, KeyPackagePool, LocalStore, PoolError, StoreError, Verdict};
+use larder_pool::{Corrupt, Held, KeyPackagePool, LocalStore, PoolError, StoreError, Verdict};
 use support::{DAY, Device, SUITE, key_package, private_keys, tables_holding};
 
 #[test]
@@ -54,12 +54,11 @@ fn an_error_after_minting_leaves_neither_bundle_nor_row() {
         store,
         pool,
         signer,
-        credential,
         now,
         ..
     } = &mut device;
     let failed = store.transaction(|tx| {
-        pool.mint(tx, signer, credential, 5, *now)?;
+        pool.mint(tx, signer, 5, *now)?;
         Err::<(), _>(PoolError::Randomness)
     });
     assert!(matches!(failed, Err(PoolError::Randomness)));
@@ -86,12 +85,11 @@ fn a_batch_that_fails_in_the_middle_is_undone_even_if_the_caller_commits() {
         store,
         pool,
         signer,
-        credential,
         now,
         ..
     } = &mut device;
     let failed = store
-        .transaction(|tx| Ok::<_, StoreError>(pool.mint(tx, signer, credential, 5, *now)))
+        .transaction(|tx| Ok::<_, StoreError>(pool.mint(tx, signer, 5, *now)))
         .unwrap();
     assert!(
         matches!(failed, Err(PoolError::Store(StoreError::Sqlite(_)))),
@@ -191,7 +189,7 @@ fn private_keys_are_in_the_table_of_openmls_and_in_no_other() {
     let uploads = device.stock(4);
     device.confirm(
         &uploads[1].key_package_ref,
-        Verdict::Held(larder_lifecycle::DirectoryStatus::Reserved),
+        Verdict::Held(Held::KeyPackage(larder_lifecycle::DirectoryStatus::Reserved)),
     );
     let dump = device.dump();
     assert!(
@@ -215,7 +213,7 @@ fn metadata_of_an_available_key_package_takes_at_most_120_bytes() {
         .begin_upload()
         .into_iter()
         .map(|upload| {
-            let held = Verdict::Held(larder_lifecycle::DirectoryStatus::Available);
+            let held = Verdict::Held(Held::KeyPackage(larder_lifecycle::DirectoryStatus::Available));
             (upload.key_package_ref, held)
         })
         .collect();
@@ -314,7 +312,7 @@ fn a_pool_of_another_suite_counts_its_own_and_shares_the_cap() {
     let other =
         larder_pool::openmls::prelude::Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
     assert_ne!(other, SUITE);
-    device.pool = KeyPackagePool::new(PoolPolicy::new(4, 1, 6).unwrap(), other);
+    device.pool = KeyPackagePool::for_identity(PoolPolicy::new(4, 1, 6).unwrap(), other, &device.credential);
     assert_eq!(device.health().available, 0);
     assert_eq!(device.in_tx(|tx, pool, now| pool.how_many(tx, now)), 2);
     assert!(device.in_tx(|tx, pool, now| pool.needs_replenishing(tx, now)));

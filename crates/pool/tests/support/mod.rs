@@ -17,8 +17,8 @@ use larder_pool::openmls::prelude::{
 use larder_pool::rusqlite::Connection;
 use larder_pool::rusqlite::types::Value;
 use larder_pool::{
-    JoinError, Joined, KeyPackagePool, KeyPackageRef, LocalStore, PoolError, PoolHealth, StoreError, Tx,
-    Upload, Verdict,
+    Held, JoinError, Joined, KeyPackagePool, KeyPackageRef, LastResortHeld, LocalStore, PoolError,
+    PoolHealth, StoreError, Swept, Tx, Upload, Verdict,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::storage::StorageProvider as _;
@@ -26,6 +26,8 @@ use tempfile::TempDir;
 
 pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 pub const DAY: u64 = 86_400;
+/// The directory's answer to the first upload of a last resort.
+pub const ACTIVE: Verdict = Verdict::Held(Held::LastResort(LastResortHeld::Active { used: false }));
 
 /// OpenMLS reads the system clock when it validates a KeyPackage that is added, so the tests live today.
 #[expect(
@@ -60,6 +62,7 @@ pub struct Device {
     pub store: LocalStore,
     pub signer: SignatureKeyPair,
     pub credential: CredentialWithKey,
+    pub policy: PoolPolicy,
     pub pool: KeyPackagePool,
     pub now: UnixSeconds,
 }
@@ -88,9 +91,10 @@ impl Device {
         Self {
             directory,
             store,
+            policy,
+            pool: KeyPackagePool::for_identity(policy, SUITE, &credential),
             signer,
             credential,
-            pool: KeyPackagePool::new(policy, SUITE),
             now: today(),
         }
     }
@@ -116,11 +120,10 @@ impl Device {
             store,
             pool,
             signer,
-            credential,
             now,
             ..
         } = self;
-        store.transaction(|tx| pool.mint(tx, signer, credential, count, *now))
+        store.transaction(|tx| pool.mint(tx, signer, count, *now))
     }
 
     pub fn begin_upload(&mut self) -> Vec<Upload> {
@@ -137,9 +140,56 @@ impl Device {
         self.mint(count);
         let uploads = self.begin_upload();
         for upload in &uploads {
-            self.confirm(&upload.key_package_ref, Verdict::Held(DirectoryStatus::Available));
+            self.confirm(
+                &upload.key_package_ref,
+                Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
+            );
         }
         uploads
+    }
+
+    pub fn mint_last_resort(&mut self) -> KeyPackageRef {
+        let Self {
+            store,
+            pool,
+            signer,
+            now,
+            ..
+        } = self;
+        store
+            .transaction(|tx| pool.mint_last_resort(tx, signer, *now))
+            .unwrap()
+    }
+
+    /// Mints and uploads a last resort, which the directory then holds.
+    pub fn stock_last_resort(&mut self) -> Upload {
+        let key_package_ref = self.mint_last_resort();
+        let upload = self
+            .begin_upload()
+            .into_iter()
+            .find(|upload| upload.key_package_ref == key_package_ref)
+            .unwrap();
+        self.confirm(&key_package_ref, ACTIVE);
+        upload
+    }
+
+    pub fn last_resort_due(&mut self) -> bool {
+        self.in_tx(|tx, pool, now| pool.last_resort_due(tx, now))
+    }
+
+    pub fn sweep(&mut self) -> Swept {
+        self.in_tx(|tx, pool, now| pool.sweep(tx, now))
+    }
+
+    pub fn outdated(&mut self) -> Vec<KeyPackageRef> {
+        self.in_tx(|tx, pool, now| pool.outdated(tx, now))
+    }
+
+    /// Takes another signature key, under the same name.
+    pub fn rotate(&mut self) {
+        self.signer = SignatureKeyPair::new(SUITE.signature_algorithm()).unwrap();
+        self.credential.signature_key = self.signer.public().into();
+        self.pool = KeyPackagePool::for_identity(self.policy, SUITE, &self.credential);
     }
 
     pub fn health(&mut self) -> PoolHealth {

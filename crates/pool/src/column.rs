@@ -1,0 +1,42 @@
+//! How times and counts stand in columns. Whatever a column holds that was never written is an error, not a default.
+
+use larder_lifecycle::UnixSeconds;
+use rusqlite::Row;
+use rusqlite::types::Type;
+
+use crate::error::{Corrupt, StoreError};
+
+/// SQLite's integers are signed. Times saturate, as all arithmetic on them does.
+pub(crate) fn of_time(time: UnixSeconds) -> i64 {
+    i64::try_from(time.0).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn time(row: &Row<'_>, index: usize, name: &'static str) -> Result<UnixSeconds, StoreError> {
+    optional_time(row, index, name)?
+        .ok_or_else(|| rusqlite::Error::InvalidColumnType(index, name.to_owned(), Type::Null).into())
+}
+
+pub(crate) fn optional_time(
+    row: &Row<'_>,
+    index: usize,
+    name: &'static str,
+) -> Result<Option<UnixSeconds>, StoreError> {
+    let seconds: Option<i64> = row.get(index)?;
+    Ok(seconds
+        .map(|seconds| u64::try_from(seconds).map_err(|_| Corrupt::NegativeTime(name)))
+        .transpose()?
+        .map(UnixSeconds))
+}
+
+/// A number of rows, for an answer.
+pub(crate) fn count(rows: usize) -> u32 {
+    u32::try_from(rows).unwrap_or(u32::MAX)
+}
+
+/// Exactly one row was meant.
+pub(crate) fn one(changed: usize) -> Result<(), StoreError> {
+    match changed {
+        1 => Ok(()),
+        _ => Err(rusqlite::Error::StatementChangedRows(changed).into()),
+    }
+}

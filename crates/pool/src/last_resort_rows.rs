@@ -1,0 +1,207 @@
+//! The table `keypackage_pool_last_resorts`. Whatever a row holds that was never written is an error, not a default.
+
+use larder_lifecycle::{OwnLastResort, UnixSeconds};
+use openmls::prelude::KeyPackageRef;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::column::{of_time, one, optional_time, time};
+use crate::error::{Corrupt, StoreError};
+use crate::generation::Generation;
+use crate::key_package_ref::{from_column, to_column};
+
+const COLUMNS: &str = "sequence, key_package_ref, status, generation, created_at, not_after, uploaded_at, used_at, \
+                       retires_at, ended_at";
+
+/// One last resort of the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LastResort {
+    /// The order in which they were minted.
+    pub(crate) sequence: i64,
+    pub(crate) key_package_ref: KeyPackageRef,
+    pub(crate) state: OwnLastResort,
+    pub(crate) generation: Generation,
+    pub(crate) created_at: UnixSeconds,
+    pub(crate) not_after: UnixSeconds,
+    /// The last attempt to upload it.
+    pub(crate) uploaded_at: Option<UnixSeconds>,
+    /// The first use that is known here: a Welcome joined with it, or the directory's word.
+    pub(crate) used_at: Option<UnixSeconds>,
+    /// When it was erased; exactly the erased ones have it.
+    pub(crate) ended_at: Option<UnixSeconds>,
+}
+
+/// The integer of a state in the column `status`. Never reused for another state, nor for one of
+/// `keypackage_pool_metadata`.
+fn status_of(state: OwnLastResort) -> i64 {
+    match state {
+        OwnLastResort::Created => 8,
+        OwnLastResort::Active => 9,
+        OwnLastResort::Retiring { .. } => 10,
+        OwnLastResort::Erased => 11,
+    }
+}
+
+fn state_of(status: i64, retires_at: Option<UnixSeconds>) -> Result<OwnLastResort, Corrupt> {
+    match (status, retires_at) {
+        (8, None) => Ok(OwnLastResort::Created),
+        (9, None) => Ok(OwnLastResort::Active),
+        (10, Some(until)) => Ok(OwnLastResort::Retiring { until }),
+        (11, None) => Ok(OwnLastResort::Erased),
+        (8..=11, _) => Err(Corrupt::End),
+        (unknown, _) => Err(Corrupt::UnknownStatus(unknown)),
+    }
+}
+
+/// Every row, oldest first.
+pub(crate) fn all(connection: &Connection) -> Result<Vec<LastResort>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM keypackage_pool_last_resorts ORDER BY sequence"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(read(row)?);
+    }
+    Ok(all)
+}
+
+/// The row of one last resort, if there is one.
+pub(crate) fn find(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+) -> Result<Option<LastResort>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM keypackage_pool_last_resorts WHERE key_package_ref = ?1"
+    ))?;
+    statement
+        .query_row([to_column(key_package_ref)?], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+/// A new row in the state `created`.
+pub(crate) fn insert(
+    connection: &Connection,
+    key_package_ref: &KeyPackageRef,
+    generation: Generation,
+    created_at: UnixSeconds,
+    not_after: UnixSeconds,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO keypackage_pool_last_resorts (key_package_ref, status, generation, created_at, not_after)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            to_column(key_package_ref)?,
+            status_of(OwnLastResort::Created),
+            generation.0,
+            of_time(created_at),
+            of_time(not_after),
+        ])?;
+    Ok(())
+}
+
+/// Notes an attempt to upload.
+pub(crate) fn set_uploaded(
+    connection: &Connection,
+    row: &LastResort,
+    at: UnixSeconds,
+) -> Result<(), StoreError> {
+    let mut statement = connection
+        .prepare_cached("UPDATE keypackage_pool_last_resorts SET uploaded_at = ?2 WHERE sequence = ?1")?;
+    one(statement.execute(params![row.sequence, of_time(at)])?)
+}
+
+/// Notes a use. The first one counts.
+pub(crate) fn set_used(connection: &Connection, row: &LastResort, at: UnixSeconds) -> Result<(), StoreError> {
+    if row.used_at.is_some() {
+        return Ok(());
+    }
+    let mut statement = connection
+        .prepare_cached("UPDATE keypackage_pool_last_resorts SET used_at = ?2 WHERE sequence = ?1")?;
+    one(statement.execute(params![row.sequence, of_time(at)])?)
+}
+
+/// Moves a row to another state. Guarded by the state that was read: nothing is moved that has moved since.
+pub(crate) fn set_state(
+    connection: &Connection,
+    row: &LastResort,
+    next: OwnLastResort,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    let retires_at = match next {
+        OwnLastResort::Retiring { until } => Some(of_time(until)),
+        OwnLastResort::Created | OwnLastResort::Active | OwnLastResort::Erased => None,
+    };
+    let ended_at = (!next.is_live()).then(|| of_time(now));
+    let mut statement = connection.prepare_cached(
+        "UPDATE keypackage_pool_last_resorts SET status = ?3, retires_at = ?4, ended_at = ?5
+         WHERE sequence = ?1 AND status = ?2",
+    )?;
+    one(statement.execute(params![
+        row.sequence,
+        status_of(row.state),
+        status_of(next),
+        retires_at,
+        ended_at,
+    ])?)
+}
+
+/// Forgets an erased last resort.
+pub(crate) fn delete(connection: &Connection, row: &LastResort) -> Result<(), StoreError> {
+    let mut statement =
+        connection.prepare_cached("DELETE FROM keypackage_pool_last_resorts WHERE sequence = ?1")?;
+    one(statement.execute([row.sequence])?)
+}
+
+fn read(row: &Row<'_>) -> Result<LastResort, StoreError> {
+    let key_package_ref: Vec<u8> = row.get(1)?;
+    let retires_at = optional_time(row, 8, "retires_at")?;
+    let last_resort = LastResort {
+        sequence: row.get(0)?,
+        key_package_ref: from_column(&key_package_ref)?,
+        state: state_of(row.get(2)?, retires_at)?,
+        generation: Generation(row.get(3)?),
+        created_at: time(row, 4, "created_at")?,
+        not_after: time(row, 5, "not_after")?,
+        uploaded_at: optional_time(row, 6, "uploaded_at")?,
+        used_at: optional_time(row, 7, "used_at")?,
+        ended_at: optional_time(row, 9, "ended_at")?,
+    };
+    if last_resort.state.is_live() != last_resort.ended_at.is_none() {
+        return Err(Corrupt::End.into());
+    }
+    Ok(last_resort)
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_lifecycle::PoolState;
+
+    use super::*;
+
+    #[test]
+    fn every_state_has_its_own_integer_and_no_other_integer_is_a_state() {
+        let until = UnixSeconds(7);
+        for (state, retires_at) in [
+            (OwnLastResort::Created, None),
+            (OwnLastResort::Active, None),
+            (OwnLastResort::Retiring { until }, Some(until)),
+            (OwnLastResort::Erased, None),
+        ] {
+            let status = status_of(state);
+            assert_eq!(state_of(status, retires_at), Ok(state));
+            let other = retires_at.xor(Some(until));
+            assert_eq!(state_of(status, other), Err(Corrupt::End));
+            assert!(
+                PoolState::ALL
+                    .iter()
+                    .all(|&state| crate::metadata::status_of(state) != status)
+            );
+        }
+        for status in [i64::MIN, -1, 0, 1, 7, 12, i64::MAX] {
+            assert_eq!(state_of(status, None), Err(Corrupt::UnknownStatus(status)));
+        }
+    }
+}

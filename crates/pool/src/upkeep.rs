@@ -1,0 +1,142 @@
+use larder_lifecycle::{OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
+use openmls::prelude::KeyPackageRef;
+
+use crate::error::PoolError;
+use crate::generation::{self, Generation};
+use crate::metadata::Metadata;
+use crate::pool::KeyPackagePool;
+use crate::store::Tx;
+use crate::transition::{Change, apply, apply_to_last_resort};
+use crate::{last_resort_rows, metadata, quarantine};
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// KeyPackages whose life and grace are over; their private keys are gone.
+    pub expired: u32,
+    /// Replaced last resorts whose day is over; their private keys are gone.
+    pub retired: u32,
+    /// KeyPackages of an older generation that were never sent anywhere; their private keys are gone.
+    pub withdrawn: u32,
+    /// Terminal KeyPackages whose metadata was dropped.
+    pub forgotten: u32,
+    /// Quarantined Welcomes that were dropped.
+    pub released: u32,
+}
+
+impl KeyPackagePool {
+    /// Erases the private keys whose KeyPackage's life and grace are over, those of last resorts that were replaced a
+    /// day ago, and those of an older generation that never left this device; forgets what is old: terminal
+    /// KeyPackages, and quarantined Welcomes.
+    ///
+    /// # Errors
+    /// [`PoolError`] when the store cannot be used, or private keys survive their deletion.
+    pub fn sweep(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Swept, PoolError> {
+        tx.atomically(|| {
+            let mut swept = Swept::default();
+            let superseded = self.superseded(tx)?;
+            for row in metadata::all(tx.connection())? {
+                self.sweep_key_package(tx, &row, &superseded, now, &mut swept)?;
+            }
+            self.sweep_last_resorts(tx, now, &mut swept)?;
+            generation::forget_empty(tx.connection())?;
+            let long_ago = now.minus(self.policy.tombstone_seconds);
+            swept.released = quarantine::forget(tx.connection(), long_ago)?;
+            Ok(swept)
+        })
+    }
+
+    fn sweep_key_package(
+        &self,
+        tx: &Tx<'_>,
+        row: &Metadata,
+        superseded: &[Generation],
+        now: UnixSeconds,
+        swept: &mut Swept,
+    ) -> Result<(), PoolError> {
+        if let Some(ended_at) = row.ended_at {
+            if now >= ended_at.plus(self.policy.tombstone_seconds) {
+                metadata::delete(tx.connection(), &row.key_package_ref)?;
+                swept.forgotten += 1;
+            }
+            return Ok(());
+        }
+        let erase_at = self.policy.erase_at(row.not_after);
+        if apply(tx, row, PoolEvent::Sweep { now, erase_at }, now)? == Change::Erased {
+            swept.expired += 1;
+        } else if row.state == PoolState::Created
+            && row.uploaded_at.is_none()
+            && superseded.contains(&row.generation)
+        {
+            apply(tx, row, PoolEvent::Revoke, now)?;
+            swept.withdrawn += 1;
+        }
+        Ok(())
+    }
+
+    fn sweep_last_resorts(&self, tx: &Tx<'_>, now: UnixSeconds, swept: &mut Swept) -> Result<(), PoolError> {
+        for row in last_resort_rows::all(tx.connection())? {
+            if let Some(ended_at) = row.ended_at {
+                if now >= ended_at.plus(self.policy.tombstone_seconds) {
+                    last_resort_rows::delete(tx.connection(), &row)?;
+                    swept.forgotten += 1;
+                }
+                continue;
+            }
+            let erase_at = self.policy.erase_at(row.not_after);
+            let event = OwnLastResortEvent::Sweep { now, erase_at };
+            if apply_to_last_resort(tx, &row, event, now)? == Change::Erased {
+                match now >= erase_at {
+                    true => swept.expired += 1,
+                    false => swept.retired += 1,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the directory may still hand out of older generations of this ciphersuite: revoke it there, so that nobody
+    /// adds this device under an identity that it has given up.
+    ///
+    /// Nothing, as long as this generation has KeyPackages to mint or to be confirmed: the new ones are published before
+    /// the old ones are withdrawn, unless the hard cap leaves no room for them. What is reserved is never named; it still
+    /// joins, and ends like any other. Neither is a last resort: it retires when the new one is confirmed.
+    ///
+    /// Afterwards [`reconcile`](Self::reconcile) with a new inventory: what was revoked loses its private keys. What the
+    /// whole inventory, tombstones included, does not name was never received; telling [`confirm`](Self::confirm) that
+    /// it is [`Rejected`](crate::Verdict::Rejected) erases it too. Do not conclude that from the answer to the
+    /// revocation: what is spent by now is not revoked either, and its invitation is under way.
+    ///
+    /// # Errors
+    /// [`PoolError::Store`].
+    pub fn outdated(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Vec<KeyPackageRef>, PoolError> {
+        let rows = metadata::all(tx.connection())?;
+        let census = self.census(&rows, self.generation(tx)?, now);
+        if census.unconfirmed > 0 || larder_lifecycle::plan(&self.policy, census).mint > 0 {
+            return Ok(Vec::new());
+        }
+        let superseded = self.superseded(tx)?;
+        Ok(rows
+            .into_iter()
+            .filter(|row| superseded.contains(&row.generation))
+            .filter(|row| match row.state {
+                PoolState::Created => row.uploaded_at.is_some(),
+                PoolState::Available => true,
+                PoolState::Reserved
+                | PoolState::Spent
+                | PoolState::Lapsed
+                | PoolState::Expired
+                | PoolState::Revoked => false,
+            })
+            .map(|row| row.key_package_ref)
+            .collect())
+    }
+
+    /// The other generations of this ciphersuite.
+    fn superseded(&self, tx: &Tx<'_>) -> Result<Vec<Generation>, PoolError> {
+        let current = self.generation(tx)?;
+        let mut generations = generation::of_suite(tx.connection(), self.ciphersuite)?;
+        generations.retain(|generation| Some(*generation) != current);
+        Ok(generations)
+    }
+}
