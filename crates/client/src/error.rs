@@ -1,5 +1,7 @@
 use std::fmt;
+use std::time::Duration;
 
+use larder_pool::legacy::LegacyError;
 use larder_pool::{PoolError, StoreError};
 use larder_wire::{DeviceId, Problem, UserName};
 
@@ -91,6 +93,9 @@ pub enum Error {
     /// The pool failed.
     #[error("the KeyPackage pool failed")]
     Pool(#[from] PoolError),
+    /// An older pool could not be migrated, or not to the end.
+    #[error(transparent)]
+    Legacy(#[from] LegacyError),
     /// The MLS library, or the encoding of what it made, refused or failed.
     #[error("{doing} failed")]
     Mls {
@@ -147,6 +152,8 @@ pub enum KeyPackageFlaw {
     Duplicate,
     /// The directory reported a KeyPackage and gave none.
     Missing,
+    /// It is a last resort (RFC 9420 §16.8) and was handed out as if it were single-use, or the other way round.
+    LastResort,
 }
 
 impl KeyPackageFlaw {
@@ -161,6 +168,7 @@ impl KeyPackageFlaw {
             Self::Credential => "credential",
             Self::Duplicate => "duplicate",
             Self::Missing => "missing",
+            Self::LastResort => "last-resort",
         }
     }
 }
@@ -195,9 +203,21 @@ impl Error {
             Self::TooManyRaces => "too-many-races",
             Self::Store(_) | Self::Sqlite(_) => "store",
             Self::Pool(_) => "pool",
+            Self::Legacy(error) => error.code(),
             Self::Mls { .. } => "mls",
             Self::Corrupt(_) => "corrupt",
             Self::Closed => "closed",
+        }
+    }
+
+    /// How long the server asks to be left alone (`Retry-After`), if it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(problem) | Self::Unreachable(Unreachable::Unavailable(problem)) => {
+                let seconds = problem.retry_after_seconds?;
+                Some(Duration::from_secs(seconds.get().into()))
+            }
+            _ => None,
         }
     }
 

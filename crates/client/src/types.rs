@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::PoolHealth;
-use larder_wire::{DeviceId, UserName};
+use larder_wire::{DeviceId, KeyPackageRef, UserName};
 
 use crate::error::KeyPackageFlaw;
 
@@ -29,6 +29,8 @@ pub struct Options {
     pub clock: Clock,
     /// How many KeyPackages the device keeps, and how long they live.
     pub policy: PoolPolicy,
+    /// Writes a point in time for the person who reads the notices: only the application knows their zone and language.
+    pub dates: fn(UnixSeconds) -> String,
 }
 
 impl fmt::Debug for Options {
@@ -57,12 +59,14 @@ pub struct Me {
 /// What a refresh of the pool did.
 #[derive(Debug, Clone)]
 pub struct Refreshed {
-    /// KeyPackages minted.
+    /// KeyPackages minted, without the last resort.
     pub minted: u32,
-    /// KeyPackages that the directory holds now because of this refresh.
+    /// KeyPackages that the directory holds now because of this refresh, without the last resort.
     pub uploaded: u32,
-    /// KeyPackages withdrawn from the directory, because their private keys are not here.
+    /// KeyPackages withdrawn from the directory: their private keys are not here, or they are of an earlier generation.
     pub revoked: u32,
+    /// Whether a new last resort took the place of one that was missing, used or old.
+    pub last_resort_replaced: bool,
     /// The pool afterwards.
     pub health: PoolHealth,
 }
@@ -148,6 +152,8 @@ pub struct Member {
 pub struct Invited {
     /// Users who are members now.
     pub added: Vec<UserName>,
+    /// Those of them who were added with the last resort of one of their devices, because its pool was empty.
+    pub by_last_resort: Vec<UserName>,
     /// Users who were not added, each with the reason.
     pub not_added: Vec<(UserName, NotAdded)>,
 }
@@ -210,6 +216,26 @@ impl fmt::Display for NotAdded {
     }
 }
 
+/// What somebody who adds this device would get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// This KeyPackage, which is valid and whose private key is here.
+    Addable {
+        /// The KeyPackage.
+        key_package_ref: KeyPackageRef,
+        /// Whether it is the last resort: the pool is empty.
+        last_resort: bool,
+    },
+    /// A valid KeyPackage whose private key is not here, so that the invitation could not be opened. The next refresh
+    /// withdraws it.
+    NoPrivateKey {
+        /// The KeyPackage.
+        key_package_ref: KeyPackageRef,
+    },
+    /// Nothing, or nothing that an adder would accept.
+    NotAddable(NotAdded),
+}
+
 /// A message that was accepted for sending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentMessage {
@@ -254,6 +280,8 @@ pub struct Synced {
     pub committed: u64,
     /// Groups rejoined by an external Commit.
     pub rejoined: u64,
+    /// Groups in which this device replaced the leaf that it had joined with by a fresh one.
+    pub updated: u64,
 }
 
 /// What a message row says.

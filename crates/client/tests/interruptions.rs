@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use larder_client::{Error, GroupKey, SendStatus};
-use support::{Client, TestServer, user};
+use support::{Client, TestServer, catch_up, user};
 
 /// Polls a future at most `polls` times and drops it; `None` when it had not ended.
 async fn at_most<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
@@ -49,7 +49,7 @@ async fn an_invitation_interrupted_anywhere_is_finished_or_can_be_repeated() {
         let outcome = at_most(polls, alice.invite(&group, &[user("bob")])).await;
         alice.restart().await;
         finish_invitation(&alice, &group).await;
-        bob.sync().await.unwrap();
+        catch_up(&[&bob, &alice]).await;
         assert_eq!(bob.users(&group).await, ["alice", "bob"], "after {polls} polls");
         assert_eq!(bob.epoch(&group).await, alice.epoch(&group).await);
         bob.send(&group, "here").await.unwrap();

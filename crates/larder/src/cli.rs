@@ -171,6 +171,17 @@ pub(crate) enum PoolCommand {
     Status,
     /// Agree with the server and fill the pool up
     Refresh,
+    /// Can I be added? Check what somebody who invites this device would get now
+    Probe,
+    /// Take over the states of an older pool, and erase the private keys from its file; without --apply only tell
+    MigrateLegacy {
+        /// The older pool's database, with a table `keypackages`
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Do it. Look at what it would do first
+        #[arg(long)]
+        apply: bool,
+    },
 }
 
 #[cfg(test)]

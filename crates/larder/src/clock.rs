@@ -16,6 +16,20 @@ fn now() -> Duration {
         .unwrap_or(Duration::ZERO)
 }
 
+/// A point in time for a person: date and minute, in the zone of this machine.
+pub(crate) fn date(at: UnixSeconds) -> String {
+    i64::try_from(at.0)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(
+            || at.to_string(),
+            |at| {
+                let local = at.to_zoned_datetime(jiff::tz::TimeZone::system());
+                local.strftime("%Y-%m-%d %H:%M").to_string()
+            },
+        )
+}
+
 /// The system clock, for the server and for the client.
 pub(crate) fn system() -> Arc<dyn Fn() -> UnixSeconds + Send + Sync> {
     Arc::new(|| UnixSeconds(now().as_secs()))

@@ -74,10 +74,12 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 fn exit_of(error: &larder_client::Error) -> Exit {
-    use larder_client::Error as E;
+    use larder_client::{Error as E, LegacyError as L};
     match error {
         E::NotRegistered | E::UnknownGroup => Exit::Unknown,
-        E::ProfileLocked => Exit::InUse,
+        E::ProfileLocked | E::Legacy(L::Busy | L::Changed) => Exit::InUse,
+        E::Legacy(L::Open(_) | L::NotLegacy(_) | L::TooManyRows | L::AnotherStore { .. }) => Exit::Refused,
+        E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
         E::Unreachable(_) => Exit::Unreachable,
         E::InvalidServer | E::Ambiguous { .. } | E::InvalidText | E::InvalidGroupName => Exit::Usage,
         E::Refused(_)

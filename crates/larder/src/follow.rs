@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use backon::{BackoffBuilder, ConstantBuilder, ExponentialBuilder};
-use larder_client::{Error, MlsConnection};
+use larder_client::{Error, MlsConnection, ProblemType};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -17,7 +17,8 @@ const POLL: Duration = Duration::from_secs(25);
 /// The first pause after the server could not be reached; each further one is twice as long, up to the longest.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// The shortest time between two refreshes of the pool; the jitter adds up to as much again, an hour on average.
+/// The shortest time between two refreshes of the pool that nothing else asked for; the jitter adds up to as much again,
+/// an hour on average.
 const REFRESH: Duration = Duration::from_secs(40 * 60);
 
 /// The connection to the server changed.
@@ -69,6 +70,8 @@ pub(crate) async fn follow(
 struct Follower {
     client: MlsConnection,
     pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    /// The server asked for at least this pause.
+    asked_pause: Duration,
     refresh_at: Instant,
     wait_first: bool,
 }
@@ -78,7 +81,8 @@ impl Follower {
         Self {
             client,
             pauses: pauses(),
-            refresh_at: Instant::now(),
+            asked_pause: Duration::ZERO,
+            refresh_at: Instant::now() + refresh_pause(),
             wait_first: false,
         }
     }
@@ -91,8 +95,9 @@ impl Follower {
                 self.wait_first = true;
                 Ok(true)
             }
-            Err(Error::Unreachable(cause)) => {
-                tracing::debug!(%cause, "the server cannot be reached");
+            Err(error) if is_temporary(&error) => {
+                tracing::debug!(code = error.code(), "the server does not answer now");
+                self.asked_pause = error.retry_after().unwrap_or_default();
                 self.wait_first = false;
                 Ok(false)
             }
@@ -107,11 +112,16 @@ impl Follower {
                 () = nudge.notified() => (),
             }
         }
+        // This refreshes the pool when there is a reason, the first time among them.
         self.client.sync().await?;
         if Instant::now() >= self.refresh_at {
-            self.client.refresh_key_packages().await?;
-            let jittered = ConstantBuilder::default().with_delay(REFRESH).with_jitter();
-            self.refresh_at = Instant::now() + jittered.build().next().unwrap_or(REFRESH);
+            self.refresh_at = Instant::now() + refresh_pause();
+            match self.client.refresh_key_packages().await {
+                Ok(_) => (),
+                // The pool can wait, what people write cannot; a later sync tries again.
+                Err(Error::Refused(problem)) => tracing::warn!(%problem, "the pool could not be refreshed"),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -119,11 +129,27 @@ impl Follower {
     /// A pause, so as not to press a server that is down.
     async fn pause(&mut self, nudge: &Notify) {
         let pause = self.pauses.next().unwrap_or(PAUSE_MAX);
+        let pause = pause.max(std::mem::take(&mut self.asked_pause));
         tokio::select! {
             () = tokio::time::sleep(pause) => (),
             () = nudge.notified() => (),
         }
     }
+}
+
+/// Whether the same will do later.
+fn is_temporary(error: &Error) -> bool {
+    match error {
+        Error::Unreachable(_) => true,
+        Error::Refused(problem) => problem.problem_type == ProblemType::RateLimited,
+        _ => false,
+    }
+}
+
+/// Clients that started together do not come together.
+fn refresh_pause() -> Duration {
+    let jittered = ConstantBuilder::default().with_delay(REFRESH).with_jitter();
+    jittered.build().next().unwrap_or(REFRESH)
 }
 
 fn pauses() -> Box<dyn Iterator<Item = Duration> + Send> {
@@ -133,4 +159,24 @@ fn pauses() -> Box<dyn Iterator<Item = Duration> + Send> {
         .without_max_times()
         .with_jitter();
     Box::new(exponential.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_is_refreshed_about_once_an_hour_and_not_by_everybody_at_once() {
+        let pauses: Vec<Duration> = (0..100).map(|_| refresh_pause()).collect();
+        assert!(pauses.iter().all(|pause| (REFRESH..=2 * REFRESH).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+
+    #[test]
+    fn what_the_server_does_not_answer_now_is_asked_again() {
+        let refused = |problem_type| Error::Refused(larder_client::Problem::new(problem_type));
+        assert!(is_temporary(&refused(ProblemType::RateLimited)));
+        assert!(!is_temporary(&refused(ProblemType::Unauthenticated)));
+        assert!(!is_temporary(&Error::Closed));
+    }
 }

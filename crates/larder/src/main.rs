@@ -17,6 +17,7 @@ mod demo;
 mod failure;
 mod follow;
 mod logging;
+mod migration;
 mod output;
 mod profile;
 mod record;

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+use larder_client::UnixSeconds;
 use serde::Serialize;
 
+use crate::clock::date;
+use crate::migration::Migration;
 use crate::text::{label, plain};
 
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
@@ -41,6 +44,7 @@ pub(crate) enum Record {
     Invited {
         group: String,
         added: Vec<String>,
+        by_last_resort: Vec<String>,
         not_added: Vec<NotAdded>,
     },
     /// A user is no longer a member.
@@ -74,8 +78,27 @@ pub(crate) enum Record {
         minted: u32,
         uploaded: u32,
         revoked: u32,
+        last_resort_replaced: bool,
         pool: Pool,
     },
+    /// What somebody who adds this device would get.
+    Probed {
+        addable: bool,
+        code: &'static str,
+        reason: String,
+        key_package: Option<String>,
+    },
+    /// A Welcome that could not be joined.
+    Quarantined {
+        reason: &'static str,
+        explanation: String,
+        key_package: Option<String>,
+        attempts: u32,
+        first_at: u64,
+        last_at: u64,
+    },
+    /// The outcome of a migration of an older pool.
+    LegacyMigration(Migration),
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
 }
@@ -101,6 +124,12 @@ pub(crate) struct Pool {
     pub(crate) expiring_soon: u32,
     pub(crate) unconfirmed: u32,
     pub(crate) last_upload: Option<u64>,
+    /// `none`, `unused` or `used`.
+    pub(crate) last_resort: &'static str,
+    pub(crate) last_resort_created_at: Option<u64>,
+    pub(crate) quarantined: u32,
+    /// `none` or `refresh`.
+    pub(crate) next_action: &'static str,
 }
 
 impl Record {
@@ -154,12 +183,21 @@ impl Record {
             Self::Invited {
                 group,
                 added,
+                by_last_resort,
                 not_added,
             } => {
+                let group = label(group);
                 let mut parts = Vec::new();
-                if !added.is_empty() {
-                    parts.push(format!("{} joined #{}", added.join(", "), label(group)));
+                let (last, ordinary): (Vec<&str>, Vec<&str>) = added
+                    .iter()
+                    .map(String::as_str)
+                    .partition(|user| by_last_resort.iter().any(|other| other == user));
+                if !ordinary.is_empty() {
+                    parts.push(format!("{} joined #{group}", ordinary.join(", ")));
                 }
+                parts.extend(last.iter().map(|user| {
+                    format!("{user} joined #{group} (by a last-resort KeyPackage: their pool was empty)")
+                }));
                 parts.extend(
                     not_added
                         .iter()
@@ -196,11 +234,43 @@ impl Record {
                 minted,
                 uploaded,
                 revoked,
+                last_resort_replaced,
                 pool,
-            } => format!(
-                "minted {minted}, uploaded {uploaded}, revoked {revoked}; {}",
-                pool.line()
-            ),
+            } => {
+                let replaced = match last_resort_replaced {
+                    true => ", replaced the last resort",
+                    false => "",
+                };
+                format!(
+                    "minted {minted}, uploaded {uploaded}, revoked {revoked}{replaced}; {}",
+                    pool.line()
+                )
+            }
+            Self::Probed { addable, reason, .. } => match addable {
+                true => format!("this device can be added: {reason}"),
+                false => format!("this device cannot be added: {reason}"),
+            },
+            Self::Quarantined {
+                explanation,
+                attempts,
+                first_at,
+                last_at,
+                ..
+            } => {
+                let mut line = format!(
+                    "* an invitation failed on {}: {explanation}",
+                    date(UnixSeconds(*first_at))
+                );
+                if *attempts > 1 {
+                    let _ = write!(
+                        line,
+                        " ({attempts} times, last on {})",
+                        date(UnixSeconds(*last_at))
+                    );
+                }
+                line
+            }
+            Self::LegacyMigration(migration) => migration.line(),
             Self::Note { text } => text.clone(),
         }
     }
@@ -224,12 +294,20 @@ impl Pool {
                 let _ = write!(line, ", {count} {what}");
             }
         }
-        if let Some(at) = self
-            .last_upload
-            .and_then(|at| i64::try_from(at).ok())
-            .and_then(|at| jiff::Timestamp::from_second(at).ok())
-        {
-            let _ = write!(line, "; last upload {at}");
+        let _ = write!(line, "; last resort {}", self.last_resort);
+        if self.quarantined > 0 {
+            let invitations = if self.quarantined == 1 {
+                "invitation"
+            } else {
+                "invitations"
+            };
+            let _ = write!(line, "; {} failed {invitations}", self.quarantined);
+        }
+        if let Some(at) = self.last_upload {
+            let _ = write!(line, "; last upload {}", date(UnixSeconds(at)));
+        }
+        if self.next_action != "none" {
+            let _ = write!(line, "; next: larder pool {}", self.next_action);
         }
         line
     }
@@ -275,6 +353,20 @@ mod tests {
         assert_eq!(
             message("room", Some("bob"), "joined", "bob joined").line(),
             "#room * bob joined"
+        );
+    }
+
+    #[test]
+    fn who_was_added_with_a_last_resort_is_told_apart() {
+        let invited = Record::Invited {
+            group: "room".into(),
+            added: vec!["alice".into(), "bob".into(), "carol".into()],
+            by_last_resort: vec!["bob".into()],
+            not_added: Vec::new(),
+        };
+        assert_eq!(
+            invited.line(),
+            "alice, carol joined #room; bob joined #room (by a last-resort KeyPackage: their pool was empty)"
         );
     }
 

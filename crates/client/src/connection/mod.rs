@@ -1,7 +1,9 @@
 //! The asynchronous shell.
 
+mod legacy;
 mod operations;
 mod pool;
+mod probe;
 mod sync;
 
 use std::fmt;
@@ -9,14 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use larder_pool::PoolHealth;
+use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
 use tokio::sync::Mutex;
 
 use crate::core::{self, CIPHERSUITE, Core, Handle, Registering};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
-use crate::types::{GroupKey, GroupSummary, Me, Member, Message, Options};
+use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Message, Options};
 
 /// One device of one user on one server.
 ///
@@ -34,8 +36,12 @@ struct Inner {
     operation: Mutex<()>,
     /// Serialises the refreshes of the pool.
     refreshing: Mutex<()>,
-    /// A refresh is wanted: none was made since the start, or since something used a KeyPackage.
+    /// A refresh is wanted: none was made since the start, since the server could not be reached, or since something used
+    /// a KeyPackage.
     refresh_due: AtomicBool,
+    /// The server asked for no refresh before this, in Unix seconds.
+    refresh_not_before: AtomicU64,
+    clock: Clock,
     /// The last inbox row that the server knows to be stored here.
     acknowledged: AtomicU64,
 }
@@ -91,6 +97,7 @@ impl MlsConnection {
     async fn start(options: Options, core: Handle) -> Result<Self, Error> {
         let me = core.write(|_, context| Ok(context.identity.me.clone())).await?;
         let core = Arc::new(core);
+        let clock = Arc::clone(&options.clock);
         let transport = Transport::new(&me.server, me.device_id.clone(), Arc::clone(&core), options.clock)?;
         Ok(Self(Arc::new(Inner {
             me,
@@ -99,6 +106,8 @@ impl MlsConnection {
             operation: Mutex::new(()),
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
+            refresh_not_before: AtomicU64::new(0),
+            clock,
             acknowledged: AtomicU64::new(0),
         })))
     }
@@ -138,6 +147,17 @@ impl MlsConnection {
         self.0
             .core
             .write(|tx, context| Ok(context.pool.health(tx, context.now())?))
+            .await
+    }
+
+    /// The Welcomes that could not be joined, the latest failure first.
+    ///
+    /// # Errors
+    /// [`Error::Pool`].
+    pub async fn quarantined_welcomes(&self) -> Result<Vec<Quarantined>, Error> {
+        self.0
+            .core
+            .write(|tx, context| Ok(context.pool.quarantined(tx)?))
             .await
     }
 
@@ -210,7 +230,7 @@ impl MlsConnection {
     pub async fn wait(&self, wait: Duration) -> Result<bool, Error> {
         let after = self.0.core.write(|tx, _| core::cursor(tx)).await?;
         let wait = wait.min(Duration::from_secs(INBOX_WAIT_SECONDS_MAX));
-        let inbox = self.0.transport.inbox(after, 1, wait).await?;
-        Ok(!inbox.rows.is_empty())
+        let inbox = self.0.transport.inbox(after, 1, wait).await;
+        Ok(!self.note_outage(inbox)?.rows.is_empty())
     }
 }

@@ -8,9 +8,6 @@ use crate::core::{self, CIPHERSUITE, Outcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary, Invited, NotAdded, SendStatus, SentMessage};
 
-/// Users who were added, and those who were not.
-type AddedAndNot = (Vec<UserName>, Vec<(UserName, NotAdded)>);
-
 impl MlsConnection {
     /// Creates a group with this device as its only member. The name stays on this device until someone is invited;
     /// then it travels inside an encrypted message.
@@ -61,23 +58,24 @@ impl MlsConnection {
             .write(move |tx, _| core::already_members(tx, &key, &asked))
             .await?;
         let mut invited = Invited {
-            added: Vec::new(),
             not_added: members
                 .iter()
                 .map(|user| (user.clone(), NotAdded::AlreadyMember))
                 .collect(),
+            ..Invited::default()
         };
         let users: Vec<UserName> = users.into_iter().filter(|user| !members.contains(user)).collect();
         let mut failed = Vec::new();
         for users in users.chunks(RESERVE_USERS_MAX) {
-            let (added, not_added) = match self.invite_some(group, users).await {
+            let some = match self.invite_some(group, users).await {
                 Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
                     self.invite_known(group, users).await?
                 }
                 outcome => outcome?,
             };
-            invited.added.extend(added);
-            failed.extend(not_added);
+            invited.added.extend(some.added);
+            invited.by_last_resort.extend(some.by_last_resort);
+            failed.extend(some.not_added);
         }
         if invited.added.is_empty() && !failed.is_empty() {
             return Err(nobody(failed));
@@ -87,7 +85,7 @@ impl MlsConnection {
     }
 
     /// The directory refuses a request with an unknown user whole, and does not say which one: those are sorted out.
-    async fn invite_known(&self, group: &GroupKey, users: &[UserName]) -> Result<AddedAndNot, Error> {
+    async fn invite_known(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for user in users {
             match self.0.transport.user_devices(user).await {
@@ -98,15 +96,16 @@ impl MlsConnection {
                 Err(other) => return Err(other),
             }
         }
-        if known.is_empty() {
-            return Ok((known, unknown));
-        }
-        let (added, mut not_added) = self.invite_some(group, &known).await?;
-        not_added.extend(unknown);
-        Ok((added, not_added))
+        let mut invited = if known.is_empty() {
+            Invited::default()
+        } else {
+            self.invite_some(group, &known).await?
+        };
+        invited.not_added.extend(unknown);
+        Ok(invited)
     }
 
-    async fn invite_some(&self, group: &GroupKey, users: &[UserName]) -> Result<AddedAndNot, Error> {
+    async fn invite_some(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
         let core = &self.0.core;
         let reserved = self.reserve(group, users).await?;
         let reservation_id = reserved.reservation_id.clone();
@@ -135,7 +134,11 @@ impl MlsConnection {
             }
             (None, None) => {}
         }
-        Ok((checked.users(), checked.not_added))
+        Ok(Invited {
+            added: checked.users(),
+            by_last_resort: checked.by_last_resort(),
+            not_added: checked.not_added,
+        })
     }
 
     /// Reserves a KeyPackage of each device.

@@ -1,7 +1,9 @@
 use std::sync::atomic::Ordering;
 
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
-use larder_pool::{DirectoryRow, KeyPackageRef, Upload, Verdict, key_package_ref_from_slice};
+use larder_pool::{
+    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Upload, Verdict, key_package_ref_from_slice,
+};
 use larder_wire::{
     Base64Url, Inventory, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome, UploadRequest, Uploaded,
 };
@@ -15,12 +17,13 @@ impl MlsConnection {
     /// Brings the pool and the directory to agree, and fills both up to the target.
     ///
     /// Sweeps what has expired; takes over the directory's inventory if it changed; revokes there what cannot be opened
-    /// here; mints what is missing, in one transaction; uploads, noting the attempt first; takes over the verdicts.
+    /// here; mints what is missing, in one transaction; uploads, noting the attempt first; takes over the verdicts; then
+    /// replaces a last resort that is missing, used or old, and withdraws what is left of an earlier generation.
     /// After a lost answer the same KeyPackages are sent again, as the same bytes. When nothing is due it costs one
     /// request and writes nothing. Calls at the same time run one after the other.
     ///
-    /// [`sync`](Self::sync) calls this at its first run and after every Welcome. An application that stays open should
-    /// call it every hour or so besides.
+    /// [`sync`](Self::sync) calls this when there is a reason. An application that stays open should call it every hour
+    /// or so besides, and not before [`Error::retry_after`] when it was refused.
     ///
     /// # Errors
     /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept; [`Error::Pool`].
@@ -28,10 +31,29 @@ impl MlsConnection {
         let _one_at_a_time = self.0.refreshing.lock().await;
         self.0.refresh_due.store(false, Ordering::Relaxed);
         let refreshed = self.refresh().await;
-        if refreshed.is_err() {
+        let mut not_before = 0;
+        if let Err(error) = &refreshed {
+            self.0.refresh_due.store(true, Ordering::Relaxed);
+            if let Some(asked) = error.retry_after() {
+                not_before = (self.0.clock)().plus(asked.as_secs()).0;
+            }
+        }
+        self.0.refresh_not_before.store(not_before, Ordering::Relaxed);
+        refreshed
+    }
+
+    /// Whether there is a reason for a refresh, and nothing that speaks against it.
+    pub(super) fn refresh_is_due(&self) -> bool {
+        self.0.refresh_due.load(Ordering::Relaxed)
+            && (self.0.clock)().0 >= self.0.refresh_not_before.load(Ordering::Relaxed)
+    }
+
+    /// The server was gone: whatever happened meanwhile is a reason for a refresh.
+    pub(super) fn note_outage<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Unreachable(_)) = &answer {
             self.0.refresh_due.store(true, Ordering::Relaxed);
         }
-        refreshed
+        answer
     }
 
     async fn refresh(&self) -> Result<Refreshed, Error> {
@@ -40,7 +62,7 @@ impl MlsConnection {
             .write(|tx, context| Ok(context.pool.sweep(tx, context.now())?))
             .await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
-        let digest = match swept.expired {
+        let digest = match swept.expired + swept.retired {
             0 => core.write(|tx, _| core::inventory_digest(tx)).await?,
             _ => None,
         };
@@ -52,19 +74,21 @@ impl MlsConnection {
             .write(|tx, context| {
                 let (pool, now) = (&context.pool, context.now());
                 let missing = pool.plan(tx, now)?.mint;
-                let identity = &context.identity;
                 if missing > 0 {
-                    pool.mint(tx, &identity.mls, &identity.credential, missing, now)?;
+                    pool.mint(tx, &context.identity.mls, missing, now)?;
                 }
                 Ok(missing)
             })
             .await?;
         let uploaded = self.upload().await?;
+        let last_resort_replaced = self.replace_last_resort().await?;
+        let revoked = revoked + self.revoke_outdated().await?;
         let health = self.pool_health().await?;
         tracing::debug!(
             minted,
             uploaded,
             revoked,
+            last_resort_replaced,
             available = health.available,
             "pool refreshed"
         );
@@ -72,8 +96,31 @@ impl MlsConnection {
             minted,
             uploaded,
             revoked,
+            last_resort_replaced,
             health,
         })
+    }
+
+    /// Publishes a new last resort if one is due. The one that it replaces still opens invitations for a day; then the
+    /// sweep erases it. Whether there is a new one now: a directory takes only so many of them a day.
+    async fn replace_last_resort(&self) -> Result<bool, Error> {
+        let core = &self.0.core;
+        let due = core
+            .write(|tx, context| {
+                let (pool, now) = (&context.pool, context.now());
+                let due = pool.last_resort_due(tx, now)?;
+                if due {
+                    pool.mint_last_resort(tx, &context.identity.mls, now)?;
+                }
+                Ok(due)
+            })
+            .await?;
+        if !due {
+            return Ok(false);
+        }
+        self.upload().await?;
+        core.write(|tx, context| Ok(!context.pool.last_resort_due(tx, context.now())?))
+            .await
     }
 
     /// Returns how many were revoked.
@@ -85,7 +132,7 @@ impl MlsConnection {
             .map(|item| {
                 Ok(DirectoryRow {
                     key_package_ref: local_ref(&item.key_package_ref)?,
-                    status: status(item.state),
+                    held: held(item.state, item.last_resort, item.used)?,
                     reserved_until: item.reserved_until.map(UnixSeconds),
                 })
             })
@@ -100,10 +147,49 @@ impl MlsConnection {
                 Ok(reconciled.revoke_there)
             })
             .await?;
-        if revoke_there.is_empty() {
+        let revoked = self.revoke(&revoke_there).await?;
+        Ok(u32::try_from(revoked.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Withdraws from the directory what is left of an earlier generation, once this one is published. Returns how many.
+    async fn revoke_outdated(&self) -> Result<u32, Error> {
+        let core = &self.0.core;
+        let outdated = core
+            .write(|tx, context| Ok(context.pool.outdated(tx, context.now())?))
+            .await?;
+        if outdated.is_empty() {
             return Ok(0);
         }
-        let refs = revoke_there
+        let revoked = self.revoke(&outdated).await?;
+        let Some(inventory) = self.0.transport.inventory(None).await? else {
+            return Err(unfit());
+        };
+        let known = inventory
+            .items
+            .iter()
+            .map(|item| local_ref(&item.key_package_ref))
+            .collect::<Result<Vec<_>, Error>>()?;
+        self.reconcile(inventory).await?;
+        // An upload that never arrived.
+        let unknown: Vec<_> = outdated
+            .into_iter()
+            .filter(|key_package_ref| !known.contains(key_package_ref))
+            .map(|key_package_ref| (key_package_ref, Verdict::Rejected))
+            .collect();
+        core.write(move |tx, context| {
+            context.pool.confirm(tx, &unknown, context.now())?;
+            Ok(())
+        })
+        .await?;
+        Ok(u32::try_from(revoked.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Withdraws KeyPackages from the directory. Returns those that it does not hand out any more.
+    async fn revoke(&self, refs: &[KeyPackageRef]) -> Result<Vec<KeyPackageRef>, Error> {
+        if refs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let refs = refs
             .iter()
             .map(|key_package_ref| {
                 larder_wire::KeyPackageRef::from_bytes(key_package_ref.as_slice())
@@ -111,7 +197,7 @@ impl MlsConnection {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let revoked = self.0.transport.revoke(refs).await?;
-        Ok(u32::try_from(revoked.refs.len()).unwrap_or(u32::MAX))
+        revoked.refs.iter().map(local_ref).collect()
     }
 
     /// Uploads what the directory has not confirmed. Returns how many it holds now.
@@ -146,7 +232,9 @@ impl MlsConnection {
             held += u32::try_from(
                 verdicts
                     .iter()
-                    .filter(|(_, verdict)| *verdict == Verdict::Held(DirectoryStatus::Available))
+                    .filter(|(_, verdict)| {
+                        *verdict == Verdict::Held(Held::KeyPackage(DirectoryStatus::Available))
+                    })
                     .count(),
             )
             .unwrap_or(u32::MAX);
@@ -162,7 +250,6 @@ impl MlsConnection {
 
 /// The verdicts in the order of the request. An answer that does not fit the request proves nothing.
 fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef, Verdict)>, Error> {
-    let unfit = || Error::Unreachable(Unreachable::NotLarder { status: 200 });
     if answer.results.len() != uploads.len() {
         return Err(unfit());
     }
@@ -177,9 +264,12 @@ fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef,
             }
             let verdict = match (result.outcome, result.state) {
                 (UploadOutcome::Accepted | UploadOutcome::Present, Some(state)) => {
-                    Verdict::Held(status(state))
+                    // Whether it was used is for the inventory to tell.
+                    Verdict::Held(held(state, upload.last_resort, None)?)
                 }
-                (UploadOutcome::Accepted, None) => Verdict::Held(DirectoryStatus::Available),
+                (UploadOutcome::Accepted, None) => {
+                    Verdict::Held(held(KeyPackageState::Available, upload.last_resort, None)?)
+                }
                 (UploadOutcome::Present, None) => return Err(unfit()),
                 (UploadOutcome::Rejected, _) => {
                     let check = result
@@ -199,13 +289,27 @@ fn local_ref(key_package_ref: &larder_wire::KeyPackageRef) -> Result<KeyPackageR
     key_package_ref_from_slice(key_package_ref.as_bytes()).ok_or(Error::Corrupt("KeyPackageRef"))
 }
 
-fn status(state: KeyPackageState) -> DirectoryStatus {
-    match state {
-        KeyPackageState::Available => DirectoryStatus::Available,
-        KeyPackageState::Reserved => DirectoryStatus::Reserved,
-        KeyPackageState::Spent => DirectoryStatus::Spent,
-        KeyPackageState::Lapsed => DirectoryStatus::Lapsed,
-        KeyPackageState::Expired => DirectoryStatus::Expired,
-        KeyPackageState::Revoked => DirectoryStatus::Revoked,
-    }
+/// An answer that does not fit the request.
+fn unfit() -> Error {
+    Error::Unreachable(Unreachable::NotLarder { status: 200 })
+}
+
+/// What the directory says of a KeyPackage; the states of last resorts and of the others are not the same.
+fn held(state: KeyPackageState, last_resort: bool, used: Option<bool>) -> Result<Held, Error> {
+    use KeyPackageState as S;
+    Ok(match (last_resort, state) {
+        (false, S::Available) => Held::KeyPackage(DirectoryStatus::Available),
+        (false, S::Reserved) => Held::KeyPackage(DirectoryStatus::Reserved),
+        (false, S::Spent) => Held::KeyPackage(DirectoryStatus::Spent),
+        (false, S::Lapsed) => Held::KeyPackage(DirectoryStatus::Lapsed),
+        (false, S::Expired) => Held::KeyPackage(DirectoryStatus::Expired),
+        (false, S::Revoked) => Held::KeyPackage(DirectoryStatus::Revoked),
+        (true, S::Available) => Held::LastResort(LastResortHeld::Active {
+            used: used.unwrap_or(false),
+        }),
+        (true, S::Retiring) => Held::LastResort(LastResortHeld::Retiring),
+        (true, S::Gone) => Held::LastResort(LastResortHeld::Gone),
+        (false, S::Retiring | S::Gone)
+        | (true, S::Reserved | S::Spent | S::Lapsed | S::Expired | S::Revoked) => return Err(unfit()),
+    })
 }

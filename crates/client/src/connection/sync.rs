@@ -37,29 +37,40 @@ impl Progress {
 
 impl MlsConnection {
     /// Sends what is in the outbox, takes over the inbox, and does what follows from it: makes requests again that lost
-    /// a race, commits for members who asked to leave, rejoins groups that this device lost track of, and refreshes the
-    /// pool after a Welcome and at the first call.
+    /// a race, commits for members who asked to leave, rejoins groups that this device lost track of, replaces the leaf that
+    /// a Welcome brought by a fresh one (RFC 9750 §5.1), and refreshes the pool: at the first call, after the server was
+    /// gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
     ///
     /// Each inbox row is one transaction with its effects; rows are acknowledged once they are stored. Call it at the
     /// start, whenever [`wait`](Self::wait) says so, and after the network was gone.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept: call it again. A refresh of the
-    /// pool that fails is left to the next sync.
+    /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept: call it again. A fresh leaf that lost
+    /// a race and a refresh of the pool that failed are left to the next sync; the latter not before the time that the
+    /// server asked for.
     pub async fn sync(&self) -> Result<Synced, Error> {
         let mut progress = Progress::default();
         let synced = {
             let _operation = self.0.operation.lock().await;
-            self.pump(&mut progress).await
+            self.pump_and_update(&mut progress).await
         };
         let reachable = !matches!(synced, Err(Error::Unreachable(_)));
         if reachable
-            && self.0.refresh_due.load(Ordering::Relaxed)
+            && self.refresh_is_due()
             && let Err(error) = self.refresh_key_packages().await
         {
             tracing::warn!(code = error.code(), "the pool could not be refreshed");
         }
-        synced.map(|()| progress.synced)
+        self.note_outage(synced.map(|()| progress.synced))
+    }
+
+    /// The rounds of a sync, and then one attempt to replace the leaves that came from KeyPackages.
+    async fn pump_and_update(&self, progress: &mut Progress) -> Result<(), Error> {
+        self.pump(progress).await?;
+        if self.0.core.write(core::stage_updates).await? {
+            self.pump(progress).await?;
+        }
+        Ok(())
     }
 
     /// Works until a request of the outbox has ended; `None` when it did not within the bounds of one sync.
@@ -115,6 +126,7 @@ impl MlsConnection {
                 match settled.purpose {
                     Purpose::Proposals => progress.synced.committed += done,
                     Purpose::Rejoin => progress.synced.rejoined += done,
+                    Purpose::Update => progress.synced.updated += done,
                     Purpose::Asked => {}
                 }
                 progress.settled.push(settled);

@@ -56,9 +56,17 @@ impl Handle {
         &self,
         work: impl FnOnce(&Tx<'_>, &Context) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.run(move |core| core.write(work)).await
+    }
+
+    /// Runs `work` on the thread, outside of any transaction.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (done, answer) = oneshot::channel();
         let job: Job = Box::new(move |core| {
-            let _ = done.send(core.write(work));
+            let _ = done.send(work(core));
         });
         self.jobs
             .as_ref()

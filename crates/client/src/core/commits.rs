@@ -4,6 +4,7 @@ use larder_wire::{Base64Url, CommitRequest, DeviceId, ProposalRequest, UserName}
 use openmls::prelude::{
     KeyPackage, LeafNodeIndex, MlsGroup, MlsMessageOut, OpenMlsProvider, Proposal, Sender, StagedCommit,
 };
+use openmls::treesync::LeafNodeSource;
 
 use crate::core::messages::{self, Payload};
 use crate::core::outbox::{self, Intent};
@@ -14,7 +15,7 @@ use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
 /// Stages a Commit with these Adds and Removes, and with whatever members have proposed. It is pending until the server
-/// has answered.
+/// has answered. It brings a fresh leaf of ours if ours is still the one of a KeyPackage.
 pub(super) fn stage(
     tx: &Tx<'_>,
     context: &Context,
@@ -32,9 +33,11 @@ pub(super) fn stage(
         removes.sort_unstable();
         removes.dedup();
     }
+    let fresh_leaf = leaf_is_stale(group);
     let (commit, welcome, group_info) = group
         .commit_builder()
         .consume_proposal_store(consume)
+        .force_self_update(fresh_leaf)
         .propose_adds(adds)
         .propose_removals(removes)
         .load_psks(provider.storage())
@@ -110,6 +113,31 @@ impl Proposed {
         }
         proposed
     }
+}
+
+/// Whether our leaf is still that of a KeyPackage: it has an end, and others may hold copies of its keys.
+fn leaf_is_stale(group: &MlsGroup) -> bool {
+    group
+        .own_leaf_node()
+        .is_some_and(|leaf| matches!(leaf.leaf_node_source(), LeafNodeSource::KeyPackage(_)))
+}
+
+/// Stages a Commit that refreshes our leaf in every group where it is still that of a KeyPackage (RFC 9750 §5.1). A group
+/// without other members can wait: the Commit that adds the first one does it. Whether anything was put into the outbox.
+pub(crate) fn stage_updates(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
+    let mut queued = false;
+    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
+        if outbox::handshake_waits(tx.connection(), &group)? {
+            continue;
+        }
+        let mut state = mls::load(tx, &group)?;
+        if leaf_is_stale(&state) && state.members().count() > 1 {
+            let request = stage(tx, context, &mut state, Vec::new(), &[], None)?;
+            push(tx, &group, &request, &Intent::Update)?;
+            queued = true;
+        }
+    }
+    Ok(queued)
 }
 
 fn commits_path(group: &GroupKey) -> String {

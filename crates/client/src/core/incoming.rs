@@ -1,5 +1,5 @@
 use larder_lifecycle::UnixSeconds;
-use larder_pool::Tx;
+use larder_pool::{JoinError, Tx};
 use larder_wire::{DeviceId, InboxKind, InboxRow, UserName};
 use openmls::prelude::{
     ContentType, MlsGroup, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProcessedMessage,
@@ -26,6 +26,8 @@ pub(crate) struct Applied {
 pub(super) enum Failed {
     /// The row is at fault; the reason, for a person.
     Row(String),
+    /// The row is a Welcome, and it is at fault.
+    Welcome(JoinError),
     /// A Commit that the group has accepted cannot be processed here.
     Lost,
     /// Something here is at fault; the row stays and is tried again.
@@ -90,6 +92,7 @@ pub(crate) fn apply(
                 false,
             )?;
         }
+        Err(Failed::Welcome(error)) => welcome::quarantine(tx, context, row, &error)?,
         Err(Failed::Lost) => lose(tx, context, row)?,
     }
     connection.execute("UPDATE profile SET inbox_cursor = ?1", [row.seq.cast_signed()])?;

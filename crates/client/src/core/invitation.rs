@@ -26,6 +26,8 @@ const RESERVE_ATTEMPT_SECONDS: u64 = larder_lifecycle::RESERVATION_SECONDS;
 #[derive(Default)]
 pub(crate) struct Checked {
     packages: Vec<InvitePackage>,
+    /// The references of those that are a device's last resort.
+    last_resorts: BTreeSet<KeyPackageRef>,
     pub(crate) not_added: Vec<(UserName, NotAdded)>,
 }
 
@@ -33,6 +35,18 @@ impl Checked {
     /// The users with at least one KeyPackage that passed.
     pub(crate) fn users(&self) -> Vec<UserName> {
         let mut users: Vec<_> = self.packages.iter().map(|package| package.user.clone()).collect();
+        users.dedup();
+        users
+    }
+
+    /// Those of them with a device that nothing but its last resort was left of.
+    pub(crate) fn by_last_resort(&self) -> Vec<UserName> {
+        let mut users: Vec<_> = self
+            .packages
+            .iter()
+            .filter(|package| self.last_resorts.contains(&package.key_package_ref))
+            .map(|package| package.user.clone())
+            .collect();
         users.dedup();
         users
     }
@@ -117,7 +131,16 @@ pub(crate) fn check_reservation(
     for user in users {
         let answer = reserved.users.iter().find(|answer| answer.user == *user);
         match check_user(tx, context, suite, user, answer, &mut seen)? {
-            Ok(packages) => checked.packages.extend(packages),
+            Ok(packages) => {
+                let devices = answer.map_or(&[][..], |answer| &answer.devices);
+                checked.last_resorts.extend(
+                    devices
+                        .iter()
+                        .filter(|device| device.outcome == DeviceOutcome::LastResort)
+                        .filter_map(|device| device.key_package_ref.clone()),
+                );
+                checked.packages.extend(packages);
+            }
             Err(reason) => checked.not_added.push((user.clone(), reason)),
         }
     }
@@ -181,6 +204,10 @@ fn check_device(
         Ok(key_package) => key_package,
         Err(flaw) => return Ok(Err(NotAdded::InvalidKeyPackage(flaw))),
     };
+    // What is signed decides: passed off as single-use, a last resort would hide that the pool is empty.
+    if key_package.last_resort() != (answer.outcome == DeviceOutcome::LastResort) {
+        return Ok(Err(NotAdded::InvalidKeyPackage(KeyPackageFlaw::LastResort)));
+    }
     let signature_key = key_package.leaf_node().signature_key().as_slice();
     if peers::compare(tx.connection(), user, device, signature_key)? == peers::Pin::Changed {
         return Ok(Err(NotAdded::KeyChanged {
@@ -196,7 +223,7 @@ fn check_device(
 }
 
 /// The checks of an adder. The bytes are hostile until all of them pass.
-fn check(
+pub(super) fn check(
     tx: &Tx<'_>,
     bytes: &[u8],
     key_package_ref: &KeyPackageRef,

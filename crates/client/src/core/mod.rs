@@ -6,11 +6,13 @@ mod groups;
 mod identity;
 mod incoming;
 mod invitation;
+mod legacy;
 mod members;
 mod messages;
 mod mls;
 mod outbox;
 mod peers;
+mod probe;
 mod profile;
 mod rejoin;
 mod remake;
@@ -18,7 +20,7 @@ mod schema;
 mod welcome;
 
 pub(crate) use actor::Handle;
-pub(crate) use commits::{housekeeping, stage_leave, stage_remove};
+pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
@@ -29,6 +31,7 @@ pub(crate) use members::members;
 pub(crate) use messages::{check_name, history, mark_read, send, unread};
 pub(crate) use mls::CIPHERSUITE;
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
+pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };

@@ -29,6 +29,8 @@ pub(super) enum Intent {
     Remove { user: UserName },
     /// Commits what members proposed.
     CommitProposals,
+    /// Refreshes our leaf.
+    Update,
     /// Proposes that this device be removed.
     Leave,
     /// Comes back by an external Commit.
@@ -41,6 +43,7 @@ impl Intent {
     pub(super) fn purpose(&self) -> Purpose {
         match self {
             Self::CommitProposals => Purpose::Proposals,
+            Self::Update => Purpose::Update,
             Self::Rejoin => Purpose::Rejoin,
             Self::CreateGroup
             | Self::Invite { .. }
@@ -58,6 +61,7 @@ impl Intent {
             | Self::Invite { .. }
             | Self::Remove { .. }
             | Self::CommitProposals
+            | Self::Update
             | Self::Leave
             | Self::Rejoin => true,
         }
@@ -104,6 +108,8 @@ pub(crate) struct Settled {
 pub(crate) enum Purpose {
     /// A Commit of what members proposed.
     Proposals,
+    /// A Commit that refreshes our leaf.
+    Update,
     /// An external Commit.
     Rejoin,
     /// What somebody asked for.
@@ -342,7 +348,7 @@ fn accepted(
     let connection = tx.connection();
     match intent {
         Intent::CreateGroup => groups::set_state(connection, group, GroupState::Active),
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals => {
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals | Intent::Update => {
             merged(tx, context, group, intent, proof, now)
         }
         Intent::Rejoin => rejoin::rejoined(tx, group, now),
@@ -370,6 +376,11 @@ fn wrong_epoch(
             remake_later(tx.connection(), id, current)?;
             Ok(false)
         }
+        // Others were faster. The next sync tries again: at once, everybody who joined together would race everybody.
+        Intent::Update => {
+            commits::clear(tx, group)?;
+            Ok(true)
+        }
         // The proposal was for an epoch that is over. While the group is `leaving`, another one is made.
         Intent::Leave => {
             commits::clear_proposals(tx, group)?;
@@ -391,7 +402,9 @@ fn refused(tx: &Tx<'_>, group: &GroupKey, intent: &Intent, problem: &Problem) ->
     let connection = tx.connection();
     match intent {
         Intent::CreateGroup => groups::forget(tx, group),
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals => commits::clear(tx, group),
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals | Intent::Update => {
+            commits::clear(tx, group)
+        }
         Intent::Leave => {
             commits::clear_proposals(tx, group)?;
             groups::set_state(connection, group, GroupState::Active)

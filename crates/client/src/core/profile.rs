@@ -17,7 +17,7 @@ const LOCK_FILE: &str = "larder.lock";
 
 /// What lives on the thread: the store, what transactions need besides it, and the lock, released last.
 pub(crate) struct Core {
-    store: LocalStore,
+    pub(super) store: LocalStore,
     context: Context,
     _lock: File,
 }
@@ -26,6 +26,8 @@ pub(crate) struct Core {
 pub(crate) struct Context {
     pub(crate) pool: KeyPackagePool,
     pub(crate) identity: Identity,
+    /// Writes a point in time for a person.
+    pub(super) dates: fn(UnixSeconds) -> String,
     clock: Clock,
 }
 
@@ -83,8 +85,9 @@ impl Core {
         Self {
             store,
             context: Context {
-                pool: KeyPackagePool::new(options.policy, CIPHERSUITE),
+                pool: KeyPackagePool::for_identity(options.policy, CIPHERSUITE, &identity.credential),
                 identity,
+                dates: options.dates,
                 clock: options.clock.clone(),
             },
             _lock: lock,

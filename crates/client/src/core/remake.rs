@@ -105,7 +105,9 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
             let request = commits::stage(tx, context, &mut mls, Vec::new(), &[], None)?;
             outbox::replace(connection, id, &request, &intent)?;
         }
-        Intent::CreateGroup | Intent::Leave | Intent::Rejoin => return Ok(Remade::Ended(Outcome::Moot)),
+        Intent::CreateGroup | Intent::Update | Intent::Leave | Intent::Rejoin => {
+            return Ok(Remade::Ended(Outcome::Moot));
+        }
     }
     Ok(Remade::Ready)
 }

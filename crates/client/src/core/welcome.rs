@@ -1,6 +1,7 @@
 use larder_pool::{JoinError, Tx};
 use larder_wire::InboxRow;
 use openmls::prelude::MlsGroup;
+use sha2::{Digest, Sha256};
 
 use crate::core::incoming::Failed;
 use crate::core::profile::Context;
@@ -29,7 +30,7 @@ pub(super) fn join(
         .join(tx, &row.body.0, tree, &mls::join_config(), context.now())
         .map_err(|error| match error {
             JoinError::Pool(error) => Failed::from(Error::Pool(error)),
-            error => Failed::Row(format!("an invitation could not be accepted: {error}")),
+            error => Failed::Welcome(error),
         })?;
     if joined.group.group_id().as_slice() != group.as_bytes() {
         return Err(Failed::row("an invitation to another group than it said arrived"));
@@ -43,6 +44,65 @@ pub(super) fn join(
     )?;
     let text = format!("you joined a group of {members}");
     note(tx, context, group, MessageKind::Joined, &text)
+}
+
+/// Notes, after its effects were undone, that a Welcome failed, and tells the person; of the same failure of the same
+/// Welcome only once, however often it comes.
+pub(super) fn quarantine(
+    tx: &Tx<'_>,
+    context: &Context,
+    row: &InboxRow,
+    error: &JoinError,
+) -> Result<(), Error> {
+    tracing::warn!(
+        seq = row.seq,
+        code = error.code(),
+        "a Welcome could not be joined"
+    );
+    let hash: [u8; 32] = Sha256::digest(&row.body.0).into();
+    let told = matches!(error, JoinError::Quarantined { .. })
+        || context
+            .pool
+            .quarantined(tx)?
+            .iter()
+            .any(|known| known.welcome_hash == hash && Some(known.reason) == error.reason());
+    context.pool.quarantine(tx, &row.body.0, error, context.now())?;
+    if told {
+        return Ok(());
+    }
+    messages::note(
+        tx.connection(),
+        row.group_id.as_ref(),
+        None,
+        MessageKind::Notice,
+        &format!("an invitation could not be accepted: {}", explain(context, error)),
+        context.now(),
+        false,
+    )
+}
+
+/// The pool's words, with times for the person who reads them.
+fn explain(context: &Context, error: &JoinError) -> String {
+    let date = context.dates;
+    match error {
+        JoinError::AlreadySpent { at, .. } => format!(
+            "a group was joined with its KeyPackage already, on {}, and it was for one only",
+            date(*at)
+        ),
+        JoinError::Erased { cause, at, .. } => {
+            format!("its KeyPackage was erased on {}: {cause}", date(*at))
+        }
+        JoinError::Expired { not_after, .. } => format!("its KeyPackage expired on {}", date(*not_after)),
+        JoinError::Malformed
+        | JoinError::MalformedRatchetTree
+        | JoinError::NotOurs
+        | JoinError::GroupExists { .. }
+        | JoinError::MissingRatchetTree
+        | JoinError::NotOurLeaf(_)
+        | JoinError::Mls(_)
+        | JoinError::Quarantined { .. }
+        | JoinError::Pool(_) => error.to_string(),
+    }
 }
 
 /// Every leaf names a user's device, and those that we know have the key that we know. Unknown ones are pinned.

@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -171,7 +172,7 @@ impl Http {
         let error = match status {
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => decode(b"null", status),
             status if status.is_success() => decode(&bytes, status),
-            status => Err(refusal(&bytes, status)),
+            status => Err(refusal(&bytes, status, retry_after)),
         };
         error.map_err(|error| Attempt { error, retry_after })
     }
@@ -243,8 +244,13 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], status: StatusCode) -> Result<T, Er
 
 /// Only a problem of ours with a 4xx status says that the request did not happen. What a proxy or a crashing server
 /// answers says nothing.
-fn refusal(bytes: &[u8], status: StatusCode) -> Error {
-    match serde_json::from_slice::<Problem>(bytes) {
+fn refusal(bytes: &[u8], status: StatusCode, retry_after: Option<Duration>) -> Error {
+    let problem = serde_json::from_slice::<Problem>(bytes).map(|problem| Problem {
+        retry_after_seconds: retry_after
+            .and_then(|asked| NonZeroU32::new(u32::try_from(asked.as_secs()).unwrap_or(u32::MAX))),
+        ..problem
+    });
+    match problem {
         Ok(problem) if problem.problem_type == ProblemType::Unavailable => {
             Error::Unreachable(Unreachable::Unavailable(problem))
         }
@@ -279,17 +285,30 @@ mod tests {
     fn only_a_problem_of_ours_is_a_refusal() {
         let problem = serde_json::to_vec(&Problem::wrong_epoch(3)).unwrap();
         assert!(matches!(
-            refusal(&problem, StatusCode::CONFLICT),
+            refusal(&problem, StatusCode::CONFLICT, None),
             Error::Refused(_)
         ));
         assert!(matches!(
-            refusal(b"<html>", StatusCode::NOT_FOUND),
+            refusal(b"<html>", StatusCode::NOT_FOUND, None),
             Error::Unreachable(_)
         ));
         let unavailable = serde_json::to_vec(&Problem::new(ProblemType::Unavailable)).unwrap();
         assert!(matches!(
-            refusal(&unavailable, StatusCode::SERVICE_UNAVAILABLE),
+            refusal(&unavailable, StatusCode::SERVICE_UNAVAILABLE, None),
             Error::Unreachable(_)
         ));
+    }
+
+    #[test]
+    fn a_refusal_tells_how_long_to_wait() {
+        for (problem_type, status) in [
+            (ProblemType::RateLimited, StatusCode::TOO_MANY_REQUESTS),
+            (ProblemType::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let problem = serde_json::to_vec(&Problem::new(problem_type)).unwrap();
+            let asked = Duration::from_secs(90);
+            assert_eq!(refusal(&problem, status, Some(asked)).retry_after(), Some(asked));
+            assert_eq!(refusal(&problem, status, None).retry_after(), None);
+        }
     }
 }

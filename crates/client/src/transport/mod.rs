@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_wire::{
-    AckRequest, DeviceId, GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, RatchetTreeAnswer,
-    RegisterRequest, Registered, ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, UploadRequest,
-    Uploaded, UserDevices, UserName,
+    AckRequest, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef,
+    RatchetTreeAnswer, RegisterRequest, Registered, ReserveRequest, Reserved, RevokeRequest, Revoked,
+    ServerInfo, UploadRequest, Uploaded, UserDevices, UserName,
 };
 use serde::Deserialize;
 
@@ -123,6 +123,12 @@ impl Transport {
     pub(crate) async fn inventory(&self, digest: Option<String>) -> Result<Option<Inventory>, Error> {
         let query = digest.map(|digest| ("digest", digest)).into_iter().collect();
         self.call(&Request::get("/v1/key-packages").with_query(query))
+            .await
+    }
+
+    pub(crate) async fn probe(&self, suite: u16) -> Result<DeviceReservation, Error> {
+        let query = vec![("suite", suite.to_string())];
+        self.call(&Request::get("/v1/key-packages/probe").with_query(query))
             .await
     }
 

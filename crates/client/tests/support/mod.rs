@@ -5,6 +5,7 @@ mod proxy;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
@@ -15,7 +16,7 @@ use larder_server::{Config, Service, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-pub(crate) use proxy::{Action, Proxy};
+pub(crate) use proxy::{Action, Proxy, flip_last, tamper_inbox};
 
 pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())
@@ -45,10 +46,24 @@ impl TestServer {
         Client::register(&self.url, name).await
     }
 
+    /// The same, of this size.
+    pub(crate) async fn client_with_pool_of(&self, name: &str, target: u32) -> Client {
+        Client::register_with_pool_of(&self.url, name, target).await
+    }
+
     /// A registered client with a full pool, whose requests go through a proxy.
     pub(crate) async fn proxied(&self, name: &str) -> (Client, Proxy) {
+        self.proxied_with_pool_of(name, PoolPolicy::default().target())
+            .await
+    }
+
+    /// The same, of this size.
+    pub(crate) async fn proxied_with_pool_of(&self, name: &str, target: u32) -> (Client, Proxy) {
         let proxy = Proxy::start(&self.url);
-        (Client::register(&proxy.url, name).await, proxy)
+        (
+            Client::register_with_pool_of(&proxy.url, name, target).await,
+            proxy,
+        )
     }
 }
 
@@ -57,6 +72,7 @@ pub(crate) fn options(profile: &Path) -> Options {
         profile: profile.to_owned(),
         clock: Arc::new(now),
         policy: PoolPolicy::default(),
+        dates: |at| format!("day {}", at.0 / 86_400),
     }
 }
 
@@ -64,9 +80,11 @@ pub(crate) fn user(name: &str) -> UserName {
     name.parse().unwrap()
 }
 
-/// A client that can be restarted.
+/// A client that can be restarted, with a clock that can be put forward.
 pub(crate) struct Client {
     pub(crate) directory: TempDir,
+    options: Options,
+    ahead: Arc<AtomicU64>,
     connection: Option<MlsConnection>,
 }
 
@@ -80,21 +98,37 @@ impl std::ops::Deref for Client {
 
 impl Client {
     async fn register(url: &str, name: &str) -> Self {
+        Self::register_with_pool_of(url, name, PoolPolicy::default().target()).await
+    }
+
+    async fn register_with_pool_of(url: &str, name: &str, target: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let connection = MlsConnection::register(options(directory.path()), url, user(name))
+        let ahead = Arc::new(AtomicU64::new(0));
+        let by = Arc::clone(&ahead);
+        let mut options = options(directory.path());
+        options.clock = Arc::new(move || now().plus(by.load(Ordering::Relaxed)));
+        options.policy = PoolPolicy::new(target, target.div_ceil(4), 64).unwrap();
+        let connection = MlsConnection::register(options.clone(), url, user(name))
             .await
             .unwrap();
         connection.refresh_key_packages().await.unwrap();
         Self {
             directory,
+            options,
+            ahead,
             connection: Some(connection),
         }
+    }
+
+    /// Puts this client's clock forward.
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.ahead.fetch_add(seconds, Ordering::Relaxed);
     }
 
     /// Drops everything that is in memory and opens the profile again.
     pub(crate) async fn restart(&mut self) {
         drop(self.connection.take());
-        let connection = MlsConnection::open(options(self.directory.path())).await.unwrap();
+        let connection = MlsConnection::open(self.options.clone()).await.unwrap();
         self.connection = Some(connection);
     }
 
@@ -161,6 +195,16 @@ impl Client {
         }
         self.sync().await.unwrap();
         group
+    }
+}
+
+/// Everybody syncs until nobody has anything to tell: who has just joined makes one more Commit, which the others take
+/// over in the second round.
+pub(crate) async fn catch_up(clients: &[&Client]) {
+    for _ in 0..2 {
+        for client in clients {
+            client.sync().await.unwrap();
+        }
     }
 }
 

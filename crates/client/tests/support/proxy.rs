@@ -2,6 +2,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 
+use larder_wire::{Inbox, InboxKind};
+
 /// What happens to one request.
 pub(crate) enum Action {
     Forward,
@@ -9,6 +11,8 @@ pub(crate) enum Action {
     CutBefore,
     /// The server answers, and the client never sees that.
     CutAfter,
+    /// The server never sees it, and this is the answer.
+    Answer(Vec<u8>),
     /// The answer's body is changed on its way.
     Rewrite(Box<dyn FnOnce(Vec<u8>) -> Vec<u8> + Send>),
     /// Waits until the sender is dropped or used, and goes on.
@@ -121,6 +125,10 @@ fn converse(
         if let Action::CutBefore = action {
             return Ok(());
         }
+        if let Action::Answer(answer) = &action {
+            to_client.write_all(answer)?;
+            continue;
+        }
         if let Action::Hold(gate) = &action {
             let _ = gate.recv();
         }
@@ -133,7 +141,7 @@ fn converse(
                 let body = rewrite(body);
                 (with_length(&head, body.len()), body)
             }
-            Action::Forward | Action::Hold(_) | Action::CutBefore => (head, body),
+            Action::Forward | Action::Hold(_) | Action::CutBefore | Action::Answer(_) => (head, body),
         };
         to_client.write_all(head.as_bytes())?;
         to_client.write_all(&body)?;
@@ -181,5 +189,27 @@ fn sighting(head: &str, body: &[u8]) -> Seen {
         path: words.next().unwrap_or_default().to_owned(),
         idempotency_key: header(head, "idempotency-key").map(str::to_owned),
         body: body.to_vec(),
+    }
+}
+
+/// Changes the bodies of inbox rows of one kind.
+pub(crate) fn tamper_inbox(proxy: &Proxy, kind: InboxKind, change: fn(&mut [u8])) {
+    proxy.rule(move |seen| {
+        if !seen.is("GET", "/v1/inbox") {
+            return Action::Forward;
+        }
+        Action::Rewrite(Box::new(move |body| {
+            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
+            for row in inbox.rows.iter_mut().filter(|row| row.kind == kind) {
+                change(&mut row.body.0);
+            }
+            serde_json::to_vec(&inbox).unwrap()
+        }))
+    });
+}
+
+pub(crate) fn flip_last(bytes: &mut [u8]) {
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
     }
 }

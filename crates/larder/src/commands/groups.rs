@@ -36,8 +36,8 @@ pub(crate) async fn invite(
 ) -> Result<ExitCode> {
     let invited = match client.invite(key, users).await {
         Err(Error::NoKeyPackages { outcomes }) => Invited {
-            added: Vec::new(),
             not_added: outcomes,
+            ..Invited::default()
         },
         invited => invited?,
     };
@@ -48,6 +48,7 @@ pub(crate) async fn invite(
     output.print(&[Record::Invited {
         group: group_name(client, key).await?,
         added: invited.added.iter().map(ToString::to_string).collect(),
+        by_last_resort: invited.by_last_resort.iter().map(ToString::to_string).collect(),
         not_added: invited
             .not_added
             .iter()

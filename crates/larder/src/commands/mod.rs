@@ -2,6 +2,7 @@
 
 mod account;
 mod groups;
+mod legacy;
 mod messages;
 mod pool;
 mod serve;
@@ -44,6 +45,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Members { group } => groups::members_command(context, &group).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
+        Command::Pool(PoolCommand::Probe) => pool::probe(context).await,
+        Command::Pool(PoolCommand::MigrateLegacy { from, apply }) => {
+            legacy::migrate(context, from, apply).await
+        }
         Command::Chat { group } => chat::chat(context, &group).await,
         Command::Demo => demo::demo(output).await,
     }
@@ -63,6 +68,7 @@ impl Context<'_> {
             profile: self.home.profile(&self.global.profile),
             clock: clock::system(),
             policy: PoolPolicy::default(),
+            dates: clock::date,
         }
     }
 

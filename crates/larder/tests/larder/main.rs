@@ -10,6 +10,8 @@
 mod conversation;
 mod crashes;
 mod demo;
+mod legacy;
+mod pool;
 mod secrets;
 mod support;
 #[cfg(unix)]

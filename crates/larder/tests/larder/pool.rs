@@ -1,0 +1,123 @@
+//! What the pool of KeyPackages says of itself, and what becomes of an empty one.
+
+use larder_client::{MlsConnection, Options, PoolPolicy, UnixSeconds};
+
+use crate::support::World;
+
+/// Invites a user to this many new groups, as a registered account of its own.
+fn take_key_packages(world: &World, user: &str, count: usize) {
+    let options = Options {
+        profile: world.path("taker"),
+        clock: std::sync::Arc::new(|| UnixSeconds(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs())),
+        policy: PoolPolicy::default(),
+        dates: |at| at.to_string(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let taker = MlsConnection::register(options, &world.url(), "taker".parse().unwrap())
+            .await
+            .unwrap();
+        for _ in 0..count {
+            let group = taker.create_group("elsewhere").await.unwrap().id;
+            let invited = taker.invite(&group, &[user.parse().unwrap()]).await.unwrap();
+            assert!(invited.by_last_resort.is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_user_whose_pool_is_empty_is_invited_by_the_last_resort_and_it_is_told() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    let pool = world.json("bob", &["pool", "status"]).remove(0);
+    assert_eq!(
+        (&pool["last_resort"], &pool["next_action"], &pool["quarantined"]),
+        (&"unused".into(), &"none".into(), &0.into())
+    );
+    assert!(pool["last_resort_created_at"].is_u64());
+    assert_eq!(
+        world.ok("bob", &["pool", "probe"]),
+        "this device can be added: the next KeyPackage is valid, and its private key is here\n"
+    );
+    take_key_packages(&world, "bob", 32);
+    let probed = world.json("bob", &["pool", "probe"]).remove(0);
+    assert_eq!(
+        (&probed["addable"], &probed["code"]),
+        (&true.into(), &"last-resort".into())
+    );
+
+    world.ok("alice", &["group", "create", "room"]);
+    assert_eq!(
+        world.ok("alice", &["invite", "room", "bob"]),
+        "bob joined #room (by a last-resort KeyPackage: their pool was empty)\n"
+    );
+    world.ok("alice", &["group", "create", "hall"]);
+    let invited = world.json("alice", &["invite", "hall", "bob"]).remove(0);
+    assert_eq!(invited["added"], serde_json::json!(["bob"]));
+    assert_eq!(invited["by_last_resort"], serde_json::json!(["bob"]));
+
+    let refreshed = world.json("bob", &["pool", "refresh"]).remove(0);
+    assert_eq!(refreshed["last_resort_replaced"], true);
+    assert_eq!(refreshed["pool"]["available"], 32);
+    assert_eq!(refreshed["pool"]["last_resort"], "unused");
+    world.ok("bob", &["recv"]);
+    assert_eq!(world.json("bob", &["groups"]).len(), 32 + 2);
+    world.ok("alice", &["send", "room", "welcome"]);
+    assert_eq!(world.ok("bob", &["recv"]), "#room <alice> welcome\n");
+}
+
+#[test]
+fn an_invitation_that_fails_is_shown_with_the_pool() {
+    let mut world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    assert_eq!(world.stop_server(), 0);
+    // The server has lost the end of the Welcome.
+    let database = rusqlite::Connection::open(world.path("server").join("server.db")).unwrap();
+    let sql = "UPDATE bodies SET body = substr(body, 1, 40)
+               WHERE id IN (SELECT body_id FROM inbox WHERE kind = 0)";
+    assert_eq!(database.execute(sql, []).unwrap(), 1);
+    drop(database);
+    world.start_server();
+
+    let told = world.ok("bob", &["recv"]);
+    assert!(told.contains("an invitation could not be accepted"), "{told}");
+    let shown = world.ok("bob", &["pool", "status"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].contains("1 failed invitation;"), "{shown}");
+    assert!(lines[1].starts_with("* an invitation failed on 20"), "{shown}");
+    let records = world.json("bob", &["pool", "status"]);
+    assert_eq!(records[0]["quarantined"], 1);
+    assert_eq!(
+        (
+            &records[1]["type"],
+            &records[1]["reason"],
+            &records[1]["attempts"]
+        ),
+        (&"quarantined".into(), &"malformed".into(), &1.into())
+    );
+    assert_eq!(world.ok("bob", &["recv"]), "", "it is told once");
+}
+
+#[test]
+fn a_device_that_has_lost_its_private_keys_is_told_that_it_cannot_be_added() {
+    let world = World::new();
+    world.register(&["bob"]);
+    let database = rusqlite::Connection::open(world.profile("bob").join("larder.db")).unwrap();
+    assert_eq!(
+        database.execute("DELETE FROM openmls_key_packages", []).unwrap(),
+        33
+    );
+    drop(database);
+    let ended = world.run("bob", &["pool", "probe"]);
+    let (code, told) = (ended.code, ended.out);
+    assert_eq!(code, 3);
+    assert!(
+        told.starts_with("this device cannot be added: the private key of the next KeyPackage is not here"),
+        "{told}"
+    );
+}
