@@ -1,6 +1,6 @@
 use larder_pool::Tx;
 use larder_wire::{Base64Url, CreateGroupRequest};
-use openmls::prelude::{MlsGroup, OpenMlsProvider};
+use openmls::prelude::{MlsGroup, OpenMlsProvider, OpenMlsRand as _};
 use openmls::treesync::RatchetTree;
 use rusqlite::{Connection, OptionalExtension};
 use tls_codec::Serialize as _;
@@ -12,6 +12,8 @@ use crate::core::schema::corrupt;
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary};
 
+/// The length of the group ids that we choose, in bytes.
+const GROUP_ID_BYTES: usize = 16;
 /// The shortest part of an id that may stand for it, in characters.
 const ID_PREFIX_CHARS_MIN: usize = 4;
 
@@ -47,18 +49,31 @@ impl GroupState {
     }
 }
 
+/// A group id that nobody has had (RFC 9420 §11). People type its base64url form, so it begins with a letter: a hyphen
+/// would look like a flag.
+fn new_id(provider: &impl OpenMlsProvider) -> Result<GroupKey, Error> {
+    let mut random: [u8; GROUP_ID_BYTES] = provider
+        .rand()
+        .random_array()
+        .map_err(|error| Error::mls("choosing a group id")(error.to_string()))?;
+    // The first character stands for six bits; those up to 51 are letters, and these are below 32.
+    random[0] &= 0x7f;
+    GroupKey::from_bytes(&random).map_err(|_| Error::Corrupt("group id"))
+}
+
 /// Creates a group: its MLS state, its row and the request that tells the server. Returns the outbox row.
 pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(GroupKey, i64), Error> {
     let provider = tx.provider();
     let identity = &context.identity;
-    let group = MlsGroup::new(
+    let key = new_id(&provider)?;
+    let group = MlsGroup::new_with_group_id(
         &provider,
         &identity.mls,
         &mls::create_config(context.now()),
+        mls::mls_id(&key),
         identity.credential.clone(),
     )
     .map_err(Error::mls("creating a group"))?;
-    let key = GroupKey::from_bytes(group.group_id().as_slice()).map_err(|_| Error::Corrupt("group id"))?;
     let group_info = group
         .export_group_info(provider.crypto(), &identity.mls, false)
         .map_err(Error::mls("exporting the GroupInfo"))?;
@@ -254,4 +269,23 @@ pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
         }
     }
     Err(Error::UnknownGroup)
+}
+
+#[cfg(test)]
+mod tests {
+    use openmls_rust_crypto::OpenMlsRustCrypto;
+
+    use super::*;
+
+    #[test]
+    fn a_new_id_begins_with_a_letter_and_is_never_the_same() {
+        let provider = OpenMlsRustCrypto::default();
+        let ids: std::collections::BTreeSet<String> =
+            (0..500).map(|_| new_id(&provider).unwrap().to_string()).collect();
+        assert_eq!(ids.len(), 500);
+        assert!(
+            ids.iter()
+                .all(|id| id.starts_with(|c: char| c.is_ascii_alphabetic()))
+        );
+    }
 }

@@ -1,4 +1,4 @@
-use larder_pool::Tx;
+use larder_pool::{Ed25519Signer, Tx};
 use larder_wire::{
     Base64Url, LABEL_REGISTER, Proofs, RegisterRequest, credential_identity, registration_content,
     session_content, sign_with_label_content,
@@ -16,8 +16,8 @@ const SCHEME: SignatureScheme = SignatureScheme::ED25519;
 /// Who we are and the keys that prove it. The private keys are stored in OpenMLS's table and nowhere else.
 pub(crate) struct Identity {
     pub(crate) me: Me,
-    pub(crate) auth: SignatureKeyPair,
-    pub(crate) mls: SignatureKeyPair,
+    pub(crate) auth: Ed25519Signer,
+    pub(crate) mls: Ed25519Signer,
     pub(crate) credential: CredentialWithKey,
 }
 
@@ -35,16 +35,16 @@ impl Identity {
             .to_string()
             .parse()
             .map_err(|_| Error::Corrupt("device id"))?;
-        Ok(Self::new(
+        Self::new(
             Me {
                 user: registering.user.clone(),
                 device_id,
                 server: registering.server.clone(),
                 server_name: registering.server_name.clone(),
             },
-            auth,
-            mls,
-        ))
+            &auth,
+            &mls,
+        )
     }
 
     /// The keys stored under these public keys.
@@ -54,7 +54,7 @@ impl Identity {
             SignatureKeyPair::read(provider.storage(), public, SCHEME)
                 .ok_or(Error::Corrupt("a key of the profile is missing"))
         };
-        Ok(Self::new(me, read(auth)?, read(mls)?))
+        Self::new(me, &read(auth)?, &read(mls)?)
     }
 
     /// Deletes the keys of a registration that never came about.
@@ -67,17 +67,18 @@ impl Identity {
         Ok(())
     }
 
-    fn new(me: Me, auth: SignatureKeyPair, mls: SignatureKeyPair) -> Self {
+    fn new(me: Me, auth: &SignatureKeyPair, mls: &SignatureKeyPair) -> Result<Self, Error> {
         let credential = CredentialWithKey {
             credential: BasicCredential::new(credential_identity(&me.user, &me.device_id)).into(),
             signature_key: mls.public().into(),
         };
-        Self {
+        let expanded = |keys| Ed25519Signer::new(keys).map_err(Error::mls("reading a key"));
+        Ok(Self {
             me,
-            auth,
-            mls,
+            auth: expanded(auth)?,
+            mls: expanded(mls)?,
             credential,
-        }
+        })
     }
 }
 
@@ -106,7 +107,7 @@ pub(crate) fn auth_signature(context: &Context, challenge: &[u8]) -> Result<Vec<
     sign(auth, &session_content(&me.server_name, challenge))
 }
 
-fn sign(keys: &SignatureKeyPair, content: &[u8]) -> Result<Vec<u8>, Error> {
+fn sign(keys: &Ed25519Signer, content: &[u8]) -> Result<Vec<u8>, Error> {
     keys.sign(content)
         .map_err(|error: SignerError| Error::mls("signing")(format!("{error:?}")))
 }

@@ -71,9 +71,10 @@ pub(super) fn find(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<MlsGroup>, Er
     MlsGroup::load(tx.provider().storage(), &mls_id(group)).map_err(Error::mls("loading a group"))
 }
 
-/// Deletes the group's MLS state, if there is any.
+/// Deletes the group's MLS state, if there is any. Its secrets leave the write-ahead log too.
 pub(super) fn delete(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     if let Some(mut mls) = find(tx, group)? {
+        tx.note_erasure();
         mls.delete(tx.provider().storage())
             .map_err(Error::mls("deleting a group"))?;
     }
