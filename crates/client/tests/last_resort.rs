@@ -160,6 +160,26 @@ async fn a_replaced_last_resort_opens_invitations_under_way_and_is_erased_a_day_
 }
 
 #[tokio::test]
+async fn an_invitation_that_waited_for_longer_than_a_day_is_opened_before_the_last_resort_is_erased() {
+    let server = TestServer::start().await;
+    let mut bob = server.client_with_pool_of("bob", 2).await;
+    let (alice, carol) = (server.client("alice").await, server.client("carol").await);
+    let dave = server.client("dave").await;
+    let invited = everybody_invites_bob(&[&alice, &carol, &dave]).await;
+    assert_eq!(invited[2].1, [user("bob")]);
+    // It was replaced, and then bob was away with the invitations unread.
+    assert!(bob.refresh_key_packages().await.unwrap().last_resort_replaced);
+    bob.pass(5 * DAY);
+    bob.restart().await;
+
+    bob.refresh_key_packages().await.unwrap();
+    assert_eq!(kept(&bob), (2 + 1, 1), "C6: the used one is gone");
+    assert_eq!(bob.groups().await.unwrap().len(), 3, "and all have been joined");
+    they_talk(&dave, &bob, &invited[2].0).await;
+    bob.stop_and_audit().await;
+}
+
+#[tokio::test]
 async fn a_last_resort_that_was_only_handed_out_is_replaced_when_the_directory_says_so() {
     let server = TestServer::start().await;
     let (bob, proxy) = server.proxied_with_pool_of("bob", 2).await;

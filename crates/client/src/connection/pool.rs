@@ -2,13 +2,14 @@ use std::sync::atomic::Ordering;
 
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
 use larder_pool::{
-    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Upload, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Swept, Upload, Verdict, key_package_ref_from_slice,
 };
 use larder_wire::{
     Base64Url, Inventory, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome, UploadRequest, Uploaded,
 };
 
 use crate::connection::MlsConnection;
+use crate::connection::sync::Progress;
 use crate::core;
 use crate::error::{Error, Unreachable};
 use crate::types::Refreshed;
@@ -58,9 +59,7 @@ impl MlsConnection {
 
     async fn refresh(&self) -> Result<Refreshed, Error> {
         let core = &self.0.core;
-        let swept = core
-            .write(|tx, context| Ok(context.pool.sweep(tx, context.now())?))
-            .await?;
+        let swept = self.sweep().await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
         let digest = match swept.expired + swept.retired {
             0 => core.write(|tx, _| core::inventory_digest(tx)).await?,
@@ -99,6 +98,29 @@ impl MlsConnection {
             last_resort_replaced,
             health,
         })
+    }
+
+    /// Erases what is due, but only once the inbox has been read: an invitation may have waited there for longer than the
+    /// private keys that open it are kept after their end.
+    async fn sweep(&self) -> Result<Swept, Error> {
+        let core = &self.0.core;
+        if let Some(swept) = core.write(core::sweep_if_it_erases_nothing).await? {
+            return Ok(swept);
+        }
+        {
+            let _operation = self.0.operation.lock().await;
+            match self.pump(&mut Progress::default()).await {
+                Ok(()) => {}
+                Err(error @ Error::Unreachable(_)) => return Err(error),
+                // What is due can wait for the next refresh; filling the pool cannot.
+                Err(error) => {
+                    tracing::warn!(code = error.code(), "the inbox could not be read before a sweep");
+                    return Ok(Swept::default());
+                }
+            }
+        }
+        core.write(|tx, context| Ok(context.pool.sweep(tx, context.now())?))
+            .await
     }
 
     /// Publishes a new last resort if one is due. The one that it replaces still opens invitations for a day; then the

@@ -17,6 +17,7 @@ mod profile;
 mod rejoin;
 mod remake;
 mod schema;
+mod sweep;
 mod welcome;
 
 pub(crate) use actor::Handle;
@@ -37,3 +38,4 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
+pub(crate) use sweep::sweep_if_it_erases_nothing;

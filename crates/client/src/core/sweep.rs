@@ -1,0 +1,18 @@
+use larder_pool::{Swept, Tx};
+
+use crate::core::profile::Context;
+use crate::error::Error;
+
+/// Sweeps the pool, unless that would erase private keys that may still have an invitation to open: `None`, and nothing
+/// has changed.
+pub(crate) fn sweep_if_it_erases_nothing(tx: &Tx<'_>, context: &Context) -> Result<Option<Swept>, Error> {
+    let connection = tx.connection();
+    connection.execute_batch("SAVEPOINT larder_sweep")?;
+    let swept = context.pool.sweep(tx, context.now())?;
+    let erases = swept.expired + swept.retired > 0;
+    if erases {
+        connection.execute_batch("ROLLBACK TO larder_sweep")?;
+    }
+    connection.execute_batch("RELEASE larder_sweep")?;
+    Ok((!erases).then_some(swept))
+}
