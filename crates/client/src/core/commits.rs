@@ -385,6 +385,8 @@ pub(super) fn record(
     let connection = tx.connection();
     for event in events {
         let by = event.by.as_ref().map(|(user, device)| (user, device));
+        // Who leaves does so by itself, even if the Commit is ours.
+        let mine = mine && event.kind != MessageKind::Left;
         messages::note(connection, Some(group), by, event.kind, &event.text, now, mine)?;
         let Some((user, device, key)) = &event.came else {
             continue;

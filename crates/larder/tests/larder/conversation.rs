@@ -86,7 +86,7 @@ fn a_removed_member_reads_nothing_more_and_one_who_leaves_is_gone() {
     assert_eq!(world.run("carol", &["send", "room", "let me in"]).code, 3);
 
     world.ok("bob", &["leave", "room"]);
-    world.ok("alice", &["recv"]);
+    assert_eq!(world.ok("alice", &["recv"]), "#room * bob left\n");
     let members = world.json("alice", &["members", "room"]);
     assert_eq!(members.len(), 1);
     assert_eq!(members[0]["user"], "alice");
