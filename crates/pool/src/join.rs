@@ -108,6 +108,7 @@ impl KeyPackagePool {
         if staged.own_leaf_node() != Some(bundle.key_package().leaf_node()) {
             return Err(JoinError::NotOurLeaf(key_package_ref));
         }
+        refuse_replay(tx, &row, &staged)?;
         let group = staged.into_group(&provider)?;
 
         let last_resort = use_up(tx, &row, &group, now)?;
@@ -116,6 +117,23 @@ impl KeyPackagePool {
             key_package_ref,
             last_resort,
         })
+    }
+}
+
+/// The keys of a last resort outlive its use, so an old Welcome could be joined once more, for instance after this device
+/// was removed. Every genuine one is of a later epoch than the last.
+fn refuse_replay(tx: &Tx<'_>, row: &KnownRow, staged: &StagedWelcome) -> Result<(), JoinError> {
+    let KnownRow::LastResort(row) = row else {
+        return Ok(());
+    };
+    let context = staged.group_context();
+    match last_resort_rows::joined(tx.connection(), row, context.group_id())? {
+        Some((epoch, at)) if context.epoch().as_u64() <= epoch => Err(JoinError::Replayed {
+            key_package_ref: row.key_package_ref.clone(),
+            group_id: context.group_id().clone(),
+            at,
+        }),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -133,6 +151,8 @@ fn use_up(tx: &Tx<'_>, row: &KnownRow, group: &MlsGroup, now: UnixSeconds) -> Re
                 return Err(Corrupt::Bundle.into());
             }
             last_resort_rows::set_used(tx.connection(), row, now)?;
+            let (group_id, epoch) = (group.group_id(), group.epoch().as_u64());
+            last_resort_rows::set_joined(tx.connection(), row, group_id, epoch, now)?;
             // OpenMLS decides by the extension whether to keep the keys.
             if bundle(tx, &row.key_package_ref)
                 .map_err(PoolError::from)?

@@ -29,6 +29,16 @@ pub enum JoinError {
         /// When.
         at: UnixSeconds,
     },
+    /// A Welcome to this group, of this epoch or a later one, was joined with this last resort before.
+    #[error("this device joined the group of this invitation with it, or with a later one, at {at} already")]
+    Replayed {
+        /// The last resort.
+        key_package_ref: KeyPackageRef,
+        /// The group.
+        group_id: GroupId,
+        /// When.
+        at: UnixSeconds,
+    },
     /// The private keys of this KeyPackage are gone.
     #[error("the KeyPackage of this invitation was erased at {at}: {cause}")]
     Erased {
@@ -131,11 +141,13 @@ pub enum QuarantineReason {
     NotOurLeaf,
     /// [`JoinError::Mls`].
     Refused,
+    /// [`JoinError::Replayed`].
+    Replayed,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::MalformedRatchetTree,
         Self::NotOurs,
@@ -148,6 +160,7 @@ impl QuarantineReason {
         Self::MissingRatchetTree,
         Self::NotOurLeaf,
         Self::Refused,
+        Self::Replayed,
     ];
 
     /// A word for programs. It stays as it is in later versions.
@@ -165,6 +178,7 @@ impl QuarantineReason {
             Self::MissingRatchetTree => "missing-ratchet-tree",
             Self::NotOurLeaf => "not-our-leaf",
             Self::Refused => "refused",
+            Self::Replayed => "replayed",
         }
     }
 
@@ -180,7 +194,8 @@ impl QuarantineReason {
             | Self::Revoked
             | Self::Replaced
             | Self::NotOurLeaf
-            | Self::Refused => true,
+            | Self::Refused
+            | Self::Replayed => true,
             Self::MalformedRatchetTree | Self::GroupExists | Self::MissingRatchetTree => false,
         }
     }
@@ -201,6 +216,7 @@ impl fmt::Display for QuarantineReason {
             Self::MissingRatchetTree => "its ratchet tree is missing",
             Self::NotOurLeaf => "its group does not hold this device under the KeyPackage that it names",
             Self::Refused => "it cannot be opened, or contradicts itself",
+            Self::Replayed => "its group was joined with it, or with a later one, already",
         })
     }
 }
@@ -225,6 +241,7 @@ impl JoinError {
             Self::MalformedRatchetTree => Some(Reason::MalformedRatchetTree),
             Self::NotOurs => Some(Reason::NotOurs),
             Self::AlreadySpent { .. } => Some(Reason::AlreadySpent),
+            Self::Replayed { .. } => Some(Reason::Replayed),
             Self::Erased { cause, .. } => Some(match cause {
                 Erasure::Lapsed => Reason::Lapsed,
                 Erasure::Expired => Reason::Expired,

@@ -1,7 +1,7 @@
 //! The table `keypackage_pool_last_resorts`. Whatever a row holds that was never written is an error, not a default.
 
 use larder_lifecycle::{OwnLastResort, UnixSeconds};
-use openmls::prelude::KeyPackageRef;
+use openmls::prelude::{GroupId, KeyPackageRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::column::{of_time, one, optional_time, time};
@@ -121,6 +121,54 @@ pub(crate) fn set_used(connection: &Connection, row: &LastResort, at: UnixSecond
     let mut statement = connection
         .prepare_cached("UPDATE keypackage_pool_last_resorts SET used_at = ?2 WHERE sequence = ?1")?;
     one(statement.execute(params![row.sequence, of_time(at)])?)
+}
+
+/// The latest epoch of a Welcome to this group that was joined with this last resort, and when.
+pub(crate) fn joined(
+    connection: &Connection,
+    row: &LastResort,
+    group_id: &GroupId,
+) -> Result<Option<(u64, UnixSeconds)>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT epoch, joined_at FROM keypackage_pool_last_resort_joins WHERE sequence = ?1 AND group_id = ?2",
+    )?;
+    let mut rows = statement.query(params![row.sequence, group_id.as_slice()])?;
+    rows.next()?
+        .map(|found| {
+            Ok((
+                found.get::<_, i64>(0)?.cast_unsigned(),
+                time(found, 1, "joined_at")?,
+            ))
+        })
+        .transpose()
+}
+
+/// Notes that this group was joined with this last resort by a Welcome of this epoch.
+pub(crate) fn set_joined(
+    connection: &Connection,
+    row: &LastResort,
+    group_id: &GroupId,
+    epoch: u64,
+    at: UnixSeconds,
+) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO keypackage_pool_last_resort_joins (sequence, group_id, epoch, joined_at) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (sequence, group_id) DO UPDATE SET epoch = excluded.epoch, joined_at = excluded.joined_at",
+    )?;
+    one(statement.execute(params![
+        row.sequence,
+        group_id.as_slice(),
+        epoch.cast_signed(),
+        of_time(at)
+    ])?)
+}
+
+/// Nothing can be joined with this last resort any more.
+pub(crate) fn forget_joins(connection: &Connection, row: &LastResort) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("DELETE FROM keypackage_pool_last_resort_joins WHERE sequence = ?1")?
+        .execute([row.sequence])?;
+    Ok(())
 }
 
 /// Moves a row to another state. Guarded by the state that was read: nothing is moved that has moved since.

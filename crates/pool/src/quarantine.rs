@@ -227,6 +227,7 @@ fn integer_of(reason: QuarantineReason) -> i64 {
         QuarantineReason::MissingRatchetTree => 10,
         QuarantineReason::NotOurLeaf => 11,
         QuarantineReason::Refused => 12,
+        QuarantineReason::Replayed => 13,
     }
 }
 
@@ -246,7 +247,7 @@ mod tests {
         for reason in QuarantineReason::ALL {
             assert_eq!(reason_of(integer_of(reason)), Ok(reason));
         }
-        for integer in [i64::MIN, 0, 13, i64::MAX] {
+        for integer in [i64::MIN, 0, 14, i64::MAX] {
             assert_eq!(reason_of(integer), Err(Corrupt::UnknownReason(integer)));
         }
     }

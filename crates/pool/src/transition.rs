@@ -84,6 +84,7 @@ pub(crate) fn apply_to_last_resort(
             if next.is_live() {
                 return Ok(Change::Moved);
             }
+            last_resort_rows::forget_joins(tx.connection(), row)?;
             erase(tx, &row.key_package_ref)?;
             Ok(Change::Erased)
         }

@@ -242,6 +242,48 @@ fn r_c2_a_last_resort_opens_two_welcomes_and_an_ordinary_key_package_one() {
 }
 
 #[test]
+fn r_c2_an_old_welcome_for_a_last_resort_joins_nothing_again_and_a_newer_one_does() {
+    let (mut alice, mut bob) = (Device::new("alice/phone"), Device::new("bob/phone"));
+    let upload = bob.stock_last_resort();
+    let first = alice.invite(&upload);
+    bob.join(&first).unwrap();
+    alice.remove_others(&first.group_id);
+    bob.forget_group(&first.group_id);
+
+    let before = bob.dump();
+    match bob.join(&first) {
+        Err(JoinError::Replayed { group_id, .. }) => assert_eq!(group_id, first.group_id),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bob.dump(), before);
+
+    let second = alice.invite_to(&first.group_id, &upload);
+    bob.join(&second).unwrap();
+    bob.forget_group(&first.group_id);
+    for old in [&first, &second] {
+        assert!(matches!(bob.join(old), Err(JoinError::Replayed { .. })));
+    }
+    // Other groups are no concern of it.
+    bob.join(&Device::new("carol/phone").invite(&upload)).unwrap();
+
+    // What it remembers goes with its keys.
+    let memory = |bob: &mut Device| -> i64 {
+        let count = "SELECT count(*) FROM keypackage_pool_last_resort_joins";
+        bob.store
+            .connection_mut()
+            .query_row(count, [], |row| row.get(0))
+            .unwrap()
+    };
+    assert_eq!(memory(&mut bob), 2);
+    bob.confirm(
+        &upload.key_package_ref,
+        Verdict::Held(Held::LastResort(LastResortHeld::Gone)),
+    );
+    assert_eq!(memory(&mut bob), 0);
+    assert!(matches!(bob.join(&second), Err(JoinError::Erased { .. })));
+}
+
+#[test]
 fn r_c4_a_broken_welcome_leaves_the_last_resort_as_it_was() {
     let mut bob = Device::new("bob/phone");
     let upload = bob.stock_last_resort();

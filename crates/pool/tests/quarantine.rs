@@ -295,6 +295,14 @@ fn every_join_error_has_a_stable_code() {
             },
             "already-spent",
         ),
+        (
+            JoinError::Replayed {
+                key_package_ref: key_package_ref.clone(),
+                group_id: group_id.clone(),
+                at,
+            },
+            "replayed",
+        ),
         (erased(Erasure::Lapsed), "lapsed"),
         (erased(Erasure::Expired), "expired"),
         (erased(Erasure::Revoked), "revoked"),

@@ -89,6 +89,7 @@ fn explain(context: &Context, error: &JoinError) -> String {
             "a group was joined with its KeyPackage already, on {}, and it was for one only",
             date(*at)
         ),
+        JoinError::Replayed { at, .. } => format!("its group was joined already, on {}", date(*at)),
         JoinError::Erased { cause, at, .. } => {
             format!("its KeyPackage was erased on {}: {cause}", date(*at))
         }

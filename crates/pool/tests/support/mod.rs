@@ -235,6 +235,30 @@ impl Device {
             .unwrap()
     }
 
+    /// Removes everybody else from a group of ours and merges.
+    pub fn remove_others(&mut self, group_id: &GroupId) {
+        let Self { store, signer, .. } = self;
+        store
+            .transaction(|tx| -> Result<_, StoreError> {
+                let provider = tx.provider();
+                let mut group = MlsGroup::load(provider.storage(), group_id).unwrap().unwrap();
+                let own = group.own_leaf_index();
+                let others: Vec<_> = group.members().map(|m| m.index).filter(|at| *at != own).collect();
+                group.remove_members(&provider, signer, &others).unwrap();
+                group.merge_pending_commit(&provider).unwrap();
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    /// Forgets a group, as after being removed from it.
+    pub fn forget_group(&mut self, group_id: &GroupId) {
+        self.in_tx(|tx, _, _| {
+            let mut group = MlsGroup::load(tx.provider().storage(), group_id)?.unwrap();
+            Ok(group.delete(tx.provider().storage())?)
+        });
+    }
+
     pub fn join(&mut self, invitation: &Invitation) -> Result<Joined, JoinError> {
         self.join_bytes(&invitation.welcome, Some(&invitation.ratchet_tree))
     }
