@@ -1,8 +1,8 @@
-//! How times and counts stand in columns. Whatever a column holds that was never written is an error, not a default.
+//! How rows are read, and how times and counts stand in columns. Whatever a column holds that was never written is an error, not a default.
 
 use larder_lifecycle::UnixSeconds;
-use rusqlite::Row;
 use rusqlite::types::Type;
+use rusqlite::{Connection, Params, Row};
 
 use crate::error::{Corrupt, StoreError};
 
@@ -26,6 +26,22 @@ pub(crate) fn optional_time(
         .map(|seconds| u64::try_from(seconds).map_err(|_| Corrupt::NegativeTime(name)))
         .transpose()?
         .map(UnixSeconds))
+}
+
+/// Every row that a query finds.
+pub(crate) fn select<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(row)?);
+    }
+    Ok(found)
 }
 
 /// A number of rows, for an answer.

@@ -2,9 +2,9 @@
 
 use larder_lifecycle::{OwnLastResort, UnixSeconds};
 use openmls::prelude::{GroupId, KeyPackageRef};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use crate::column::{of_time, one, optional_time, time};
+use crate::column::{of_time, one, optional_time, select, time};
 use crate::error::{Corrupt, StoreError};
 use crate::generation::Generation;
 use crate::key_package_ref::{from_column, to_column};
@@ -54,15 +54,8 @@ fn state_of(status: i64, retires_at: Option<UnixSeconds>) -> Result<OwnLastResor
 
 /// Every row, oldest first.
 pub(crate) fn all(connection: &Connection) -> Result<Vec<LastResort>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM keypackage_pool_last_resorts ORDER BY sequence"
-    ))?;
-    let mut rows = statement.query([])?;
-    let mut all = Vec::new();
-    while let Some(row) = rows.next()? {
-        all.push(read(row)?);
-    }
-    Ok(all)
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_last_resorts ORDER BY sequence");
+    select(connection, &sql, [], read)
 }
 
 /// The row of one last resort, if there is one.
@@ -70,13 +63,8 @@ pub(crate) fn find(
     connection: &Connection,
     key_package_ref: &KeyPackageRef,
 ) -> Result<Option<LastResort>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM keypackage_pool_last_resorts WHERE key_package_ref = ?1"
-    ))?;
-    statement
-        .query_row([to_column(key_package_ref)?], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_last_resorts WHERE key_package_ref = ?1");
+    Ok(select(connection, &sql, [to_column(key_package_ref)?], read)?.pop())
 }
 
 /// A new row in the state `created`.
@@ -129,18 +117,10 @@ pub(crate) fn joined(
     row: &LastResort,
     group_id: &GroupId,
 ) -> Result<Option<(u64, UnixSeconds)>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT epoch, joined_at FROM keypackage_pool_last_resort_joins WHERE sequence = ?1 AND group_id = ?2",
-    )?;
-    let mut rows = statement.query(params![row.sequence, group_id.as_slice()])?;
-    rows.next()?
-        .map(|found| {
-            Ok((
-                found.get::<_, i64>(0)?.cast_unsigned(),
-                time(found, 1, "joined_at")?,
-            ))
-        })
-        .transpose()
+    let sql = "SELECT epoch, joined_at FROM keypackage_pool_last_resort_joins WHERE sequence = ?1 AND group_id = ?2";
+    let params = params![row.sequence, group_id.as_slice()];
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?.cast_unsigned(), time(row, 1, "joined_at")?));
+    Ok(select(connection, sql, params, read)?.pop())
 }
 
 /// Notes that this group was joined with this last resort by a Welcome of this epoch.

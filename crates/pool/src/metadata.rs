@@ -2,9 +2,9 @@
 
 use larder_lifecycle::{PoolState, UnixSeconds};
 use openmls::prelude::{GroupId, KeyPackageRef};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use crate::column::{of_time, one, optional_time, time};
+use crate::column::{of_time, one, optional_time, select, time};
 use crate::error::{Corrupt, StoreError};
 use crate::generation::Generation;
 use crate::key_package_ref::{from_column, to_column};
@@ -50,15 +50,8 @@ fn state_of(status: i64) -> Result<PoolState, Corrupt> {
 
 /// Every row, oldest first.
 pub(crate) fn all(connection: &Connection) -> Result<Vec<Metadata>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM keypackage_pool_metadata ORDER BY created_at, key_package_ref"
-    ))?;
-    let mut rows = statement.query([])?;
-    let mut all = Vec::new();
-    while let Some(row) = rows.next()? {
-        all.push(read(row)?);
-    }
-    Ok(all)
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_metadata ORDER BY created_at, key_package_ref");
+    select(connection, &sql, [], read)
 }
 
 /// The row of one KeyPackage, if there is one.
@@ -66,13 +59,8 @@ pub(crate) fn find(
     connection: &Connection,
     key_package_ref: &KeyPackageRef,
 ) -> Result<Option<Metadata>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM keypackage_pool_metadata WHERE key_package_ref = ?1"
-    ))?;
-    statement
-        .query_row([to_column(key_package_ref)?], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_metadata WHERE key_package_ref = ?1");
+    Ok(select(connection, &sql, [to_column(key_package_ref)?], read)?.pop())
 }
 
 /// A new row in the state `created`.

@@ -2,10 +2,10 @@
 
 use larder_lifecycle::UnixSeconds;
 use openmls::prelude::KeyPackageRef;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use sha2::{Digest as _, Sha256};
 
-use crate::column::{count, of_time, time};
+use crate::column::{count, of_time, select, time};
 use crate::error::{Corrupt, PoolError, StoreError};
 use crate::join::{self, KnownRow};
 use crate::join_error::{JoinError, QuarantineReason};
@@ -17,6 +17,8 @@ use crate::store::Tx;
 pub const JOIN_ATTEMPTS_MAX: u32 = 3;
 /// Quarantined Welcomes that are kept. Beyond that the one that failed longest ago is forgotten.
 pub const QUARANTINE_WELCOMES_MAX: u32 = 256;
+
+const COLUMNS: &str = "welcome_hash, key_package_ref, reason, attempts, first_at, last_at";
 
 /// A Welcome that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,16 +88,9 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn quarantined(&self, tx: &Tx<'_>) -> Result<Vec<Quarantined>, PoolError> {
-        let mut statement = tx.connection().prepare_cached(
-            "SELECT welcome_hash, key_package_ref, reason, attempts, first_at, last_at
-             FROM keypackage_pool_quarantine ORDER BY last_at DESC, welcome_hash",
-        )?;
-        let mut rows = statement.query([])?;
-        let mut all = Vec::new();
-        while let Some(row) = rows.next()? {
-            all.push(read(row)?);
-        }
-        Ok(all)
+        let sql =
+            format!("SELECT {COLUMNS} FROM keypackage_pool_quarantine ORDER BY last_at DESC, welcome_hash");
+        Ok(select(tx.connection(), &sql, [], read)?)
     }
 }
 
@@ -167,14 +162,8 @@ fn hash(welcome: &[u8]) -> [u8; 32] {
 }
 
 fn find(connection: &Connection, welcome_hash: &[u8; 32]) -> Result<Option<Quarantined>, StoreError> {
-    connection
-        .prepare_cached(
-            "SELECT welcome_hash, key_package_ref, reason, attempts, first_at, last_at
-             FROM keypackage_pool_quarantine WHERE welcome_hash = ?1",
-        )?
-        .query_row([welcome_hash], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_quarantine WHERE welcome_hash = ?1");
+    Ok(select(connection, &sql, [welcome_hash], read)?.pop())
 }
 
 fn write(connection: &Connection, quarantined: &Quarantined) -> Result<(), StoreError> {
