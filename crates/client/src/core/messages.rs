@@ -1,6 +1,7 @@
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{Base64Url, DeviceId, MessageRequest, UserName, parse_credential_identity};
+use openmls::prelude::MlsGroup;
 use rusqlite::{Connection, Row, named_params};
 use serde::{Deserialize, Serialize};
 
@@ -141,28 +142,33 @@ pub(super) fn push(
         payload: Base64Url(payload),
         row,
     };
-    if can_encrypt(tx, group)? {
-        let request = encrypt(tx, context, group, &payload)?;
-        outbox::push(connection, group, &path, None, &request, &intent(payload))
-    } else {
-        outbox::push_to_make(connection, group, &path, &intent(payload))
+    match ready_to_encrypt(tx, group)? {
+        Some(mut mls) => {
+            let request = encrypt(tx, context, &mut mls, &payload)?;
+            outbox::push(connection, group, &path, None, &request, &intent(payload))
+        }
+        None => outbox::push_to_make(connection, group, &path, &intent(payload)),
     }
 }
 
-/// Whether a message of the group's present epoch can be made now.
-pub(super) fn can_encrypt(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
-    Ok(!outbox::handshake_waits(tx.connection(), group)? && !mls::load(tx, group)?.has_pending_proposals())
+/// The group's MLS state, if a message of its present epoch can be made now.
+pub(super) fn ready_to_encrypt(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<MlsGroup>, Error> {
+    if outbox::handshake_waits(tx.connection(), group)? {
+        return Ok(None);
+    }
+    let mls = mls::load(tx, group)?;
+    Ok((!mls.has_pending_proposals()).then_some(mls))
 }
 
 /// A payload as a PrivateMessage of the group's present epoch.
 pub(super) fn encrypt(
     tx: &Tx<'_>,
     context: &Context,
-    group: &GroupKey,
+    mls: &mut MlsGroup,
     payload: &[u8],
 ) -> Result<MessageRequest, Error> {
     let provider = tx.provider();
-    let message = mls::load(tx, group)?
+    let message = mls
         .create_message(&provider, &context.identity.mls, payload)
         .map_err(Error::mls("encrypting a message"))?;
     Ok(MessageRequest {

@@ -122,22 +122,24 @@ fn open_store(profile: &Path) -> Result<(File, LocalStore), Error> {
         Err(TryLockError::WouldBlock) => return Err(Error::ProfileLocked),
         Err(TryLockError::Error(error)) => return Err(Error::Profile(error)),
     }
-    // SQLite gives its side files the mode of the database, so it is set before SQLite creates any.
     let database = profile.join(DATABASE_FILE);
-    drop(file.open(&database).map_err(Error::Profile)?);
     restrict(profile, &database)?;
     let mut store = LocalStore::open(&database)?;
     migrate(&mut store)?;
     Ok((lock, store))
 }
 
-/// A directory that was there before may be open to others.
+/// A directory or a database that was there before may be open to others. The pool creates a new database for its owner
+/// only; SQLite gives its side files the mode of the database, so an old one is mended before SQLite creates any.
 #[cfg(unix)]
 fn restrict(profile: &Path, database: &Path) -> Result<(), Error> {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;
     set_permissions(profile, Permissions::from_mode(0o700)).map_err(Error::Profile)?;
-    set_permissions(database, Permissions::from_mode(0o600)).map_err(Error::Profile)
+    if database.exists() {
+        set_permissions(database, Permissions::from_mode(0o600)).map_err(Error::Profile)?;
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]

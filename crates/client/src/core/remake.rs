@@ -69,10 +69,10 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
     }
     match &intent {
         Intent::Message { payload, .. } => {
-            if !messages::can_encrypt(tx, &group)? {
+            let Some(mut mls) = messages::ready_to_encrypt(tx, &group)? else {
                 return Ok(Remade::Later);
-            }
-            let request = messages::encrypt(tx, context, &group, &payload.0)?;
+            };
+            let request = messages::encrypt(tx, context, &mut mls, &payload.0)?;
             outbox::replace(connection, id, &request, &intent)?;
         }
         Intent::Invite {

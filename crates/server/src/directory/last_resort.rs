@@ -223,20 +223,17 @@ pub(super) fn sweep(
         identity: None,
         group: None,
     };
+    let end_if_due = |row: LastResortRow| -> Result<usize, Fault> {
+        let not_after = row.not_after;
+        let ended = apply(tx, &row, LastResortEvent::Sweep { now, not_after }, &actor, now)?;
+        Ok(usize::from(ended.is_ok()))
+    };
     // One after the other: a row that is due for both reasons is read the second time as what the first made of it.
     for row in tx.last_resorts_to_retire(now, limit)? {
-        let sweep = LastResortEvent::Sweep {
-            now,
-            not_after: row.not_after,
-        };
-        moved += usize::from(apply(tx, &row, sweep, &actor, now)?.is_ok());
+        moved += end_if_due(row)?;
     }
     for row in tx.last_resorts_to_end(now, limit)? {
-        let sweep = LastResortEvent::Sweep {
-            now,
-            not_after: row.not_after,
-        };
-        moved += usize::from(apply(tx, &row, sweep, &actor, now)?.is_ok());
+        moved += end_if_due(row)?;
     }
     Ok(moved + tx.forget_last_resorts(tombstones_since, limit)?)
 }
