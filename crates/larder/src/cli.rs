@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -149,9 +150,35 @@ pub(crate) struct Serve {
     /// Keep the database in this file
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub(crate) database: Option<PathBuf>,
+    /// Keep everything in postgres://USER:PASSWORD@HOST/DATABASE, which several servers may share, or in sqlite://FILE.
+    /// Others on this machine can read a command line: a password belongs into the variable
+    #[arg(
+        long,
+        env = "LARDER_STORE",
+        hide_env_values = true,
+        value_name = "URL|FILE",
+        conflicts_with_all = ["data", "database"]
+    )]
+    pub(crate) store: Option<StoreUrl>,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,
+}
+
+/// What `--store` was given. It may hold a password, so it is not shown, not even when it makes no sense.
+#[derive(Clone)]
+pub(crate) struct StoreUrl(pub(crate) String);
+
+impl From<String> for StoreUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreUrl(..)")
+    }
 }
 
 /// `larder group`.
@@ -193,6 +220,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_store_shows_no_password() {
+        let cli =
+            Cli::try_parse_from(["larder", "serve", "--store", "postgres://a:secret@db/larder"]).unwrap();
+        assert!(!format!("{cli:?}").contains("secret"));
     }
 
     #[test]

@@ -156,7 +156,9 @@ impl Stage<'_> {
     async fn start_server(&mut self) -> Result<Process> {
         self.line("$ larder serve")?;
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
-        let mut process = Process::start(command.stdin(Stdio::null()), "the server")?;
+        // Not into a store that is meant for a server that stays.
+        command.env_remove("LARDER_STORE").stdin(Stdio::null());
+        let mut process = Process::start(&mut command, "the server")?;
         let ready = process.line().await?;
         self.line(&ready)?;
         let Some(url) = ready.strip_prefix("listening on ") else {

@@ -1,8 +1,9 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use larder_lifecycle::{DirectoryPolicy, INBOX_RETENTION_SECONDS, UnixSeconds};
 use larder_wire::Registration;
+
+use crate::store::StoreLocation;
 
 /// Where the time comes from. The server never reads a clock itself; OpenMLS does, to judge lifetimes in Commits.
 pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
@@ -19,8 +20,8 @@ const SUITE_X25519_CHACHA20POLY1305: u16 = 0x0003;
 pub struct Config {
     /// The name that sessions and registrations are signed for.
     pub server_name: String,
-    /// The SQLite database; created when absent.
-    pub database: PathBuf,
+    /// Where everything is kept.
+    pub store: StoreLocation,
     /// Accepted ciphersuites (RFC 9420 §17.1).
     pub suites: Vec<u16>,
     /// What the directory demands of KeyPackages.
@@ -34,11 +35,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, with this database.
-    pub fn new(database: PathBuf) -> Self {
+    /// The defaults, with this store; a path is a SQLite database.
+    pub fn new(store: impl Into<StoreLocation>) -> Self {
         Self {
             server_name: "localhost".to_owned(),
-            database,
+            store: store.into(),
             suites: vec![SUITE_X25519_AES128GCM, SUITE_X25519_CHACHA20POLY1305],
             directory: DirectoryPolicy::default(),
             registration: Registration::Open,

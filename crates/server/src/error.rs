@@ -1,5 +1,7 @@
 use larder_wire::{Problem, ProblemType};
 
+use crate::store::PostgresError;
+
 /// Why a request was not carried out.
 ///
 /// A refusal is an answer: it has a stable code and is the caller's to read. A fault is the server's: it is logged
@@ -17,9 +19,12 @@ pub enum ServiceError {
 /// A failure of the server itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The database failed.
+    /// SQLite failed.
     #[error("the database failed")]
     Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL failed, or the connection to it.
+    #[error("the database failed")]
+    Postgres(#[from] PostgresError),
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
     Migration(#[from] refinery::Error),
@@ -43,6 +48,18 @@ impl From<Problem> for ServiceError {
 impl From<ProblemType> for ServiceError {
     fn from(problem_type: ProblemType) -> Self {
         Problem::new(problem_type).into()
+    }
+}
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error.into())
+    }
+}
+
+impl From<tokio_postgres::Error> for ServiceError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Fault::from(error).into()
     }
 }
 

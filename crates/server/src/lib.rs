@@ -25,3 +25,4 @@ pub use config::{Clock, Config};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
 pub use service::{Caller, Service, Swept};
+pub use store::{PostgresError, PostgresLocation, StoreLocation, StoreLocationError};

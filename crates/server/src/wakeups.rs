@@ -32,6 +32,13 @@ impl Wakeups {
         }
     }
 
+    /// The devices that somebody waits for.
+    pub(crate) fn waiting(&self) -> Vec<DeviceKey> {
+        let mut waiting = self.lock();
+        waiting.retain(|_, sender| sender.receiver_count() > 0);
+        waiting.keys().copied().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceKey, watch::Sender<u64>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,5 +59,8 @@ mod tests {
         drop(first);
         wakeups.wake(&[one]);
         assert_eq!(wakeups.lock().len(), 1);
+        assert_eq!(wakeups.waiting(), [two]);
+        drop(second);
+        assert!(wakeups.waiting().is_empty());
     }
 }

@@ -31,7 +31,7 @@ impl TestServer {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = Config::new(directory.path().join("server.db"));
-        let service = Service::open(config, Arc::new(now)).unwrap();
+        let service = Service::open(config, Arc::new(now)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(serve(listener, service, std::future::pending()));

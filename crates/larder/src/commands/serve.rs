@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Config, Service};
+use larder_server::{Config, Service, StoreLocation};
 use tokio::net::TcpListener;
 
 use super::Context;
-use crate::cli::Serve;
+use crate::cli::{Serve, StoreUrl};
 use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::profile;
@@ -21,19 +21,17 @@ const DATABASE: &str = "server.db";
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let mut shutdown = Shutdown::listen()?;
-    let database = match (options.database, options.data) {
-        (Some(file), _) => file,
-        (None, Some(directory)) => directory.join(DATABASE),
-        (None, None) => context.home.server().join(DATABASE),
+    let store = match (options.store, options.database, options.data) {
+        (Some(StoreUrl(store)), _, _) => store.parse::<StoreLocation>().context("--store")?,
+        (None, Some(file), _) => file.into(),
+        (None, None, Some(directory)) => directory.join(DATABASE).into(),
+        (None, None, None) => context.home.server().join(DATABASE).into(),
     };
-    if let Some(directory) = database
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty())
-    {
-        profile::create_private(directory)
-            .with_context(|| format!("the directory {} cannot be created", directory.display()))?;
-    }
-    let _lock = lock(&database)?;
+    let _lock = match &store {
+        StoreLocation::Sqlite(file) => Some(prepare(file)?),
+        // Any number of servers may use it.
+        StoreLocation::Postgres(_) => None,
+    };
     // The address first: a server that cannot listen has no business with the database.
     let listener = TcpListener::bind(options.listen)
         .await
@@ -42,11 +40,12 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
-    let mut config = Config::new(database.clone());
+    let mut config = Config::new(store.clone());
     config.server_name = options.server_name;
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::system())
-        .with_context(|| format!("the database {} cannot be opened", database.display()))?;
+        .await
+        .with_context(|| format!("the database {store} cannot be opened"))?;
     context.output.print(&[Record::Listening {
         url: format!("http://{address}"),
         server_name,
@@ -86,6 +85,18 @@ fn cannot_listen(error: &io::Error, address: &std::net::SocketAddr) -> Failure {
         "cannot-listen",
         format!("cannot listen on {address}: {error}"),
     )
+}
+
+/// Creates the directory of a SQLite database, and locks the database for this process.
+fn prepare(database: &Path) -> Result<File> {
+    if let Some(directory) = database
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+    {
+        profile::create_private(directory)
+            .with_context(|| format!("the directory {} cannot be created", directory.display()))?;
+    }
+    lock(database)
 }
 
 /// Makes sure that no other server uses the database: each would wake only its own clients. The lock ends with the

@@ -105,6 +105,7 @@ impl World {
         command
             .args(arguments)
             .env_remove("XDG_DATA_HOME")
+            .env_remove("LARDER_STORE")
             .env("LARDER_HOME", self.path("home"))
             .env("LARDER_PROFILE", profile)
             .env("LARDER_SERVER", self.url())

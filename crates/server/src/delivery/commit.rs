@@ -30,6 +30,7 @@ pub(crate) fn commit(
     now: UnixSeconds,
 ) -> Result<Accepted, ServiceError> {
     let bytes = &request.commit.0;
+    tx.lock_group(group)?;
     let Some(row) = tx.group(group)? else {
         return Err(ProblemType::NotFound.into());
     };
@@ -103,9 +104,14 @@ pub(crate) fn commit(
         &tag,
         (committer_index, caller),
     )?;
+    let members_before = tx.members(group)?;
+    let touched = members_before
+        .iter()
+        .map(|(device, _)| *device)
+        .chain(changes.added.iter().map(|(device, _)| *device));
+    tx.lock_devices(touched)?;
     directory::spend(tx, &added_refs, caller, group, now)?;
 
-    let members_before = tx.members(group)?;
     let new_epoch = staged.epoch().as_u64();
     public_group
         .merge_commit(&state, *staged)

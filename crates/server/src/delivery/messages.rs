@@ -23,6 +23,7 @@ pub(crate) fn send_message(
     if message.len() > MESSAGE_BYTES_MAX {
         return Err(ProblemType::TooLarge.into());
     }
+    tx.lock_group(group)?;
     let members = tx.members(group)?;
     let Some((_, member_since)) = members.iter().find(|(device, _)| *device == caller.key) else {
         return Err(ProblemType::NotFound.into());
@@ -73,6 +74,7 @@ pub(crate) fn propose(
     proposal: &[u8],
     now: UnixSeconds,
 ) -> Result<Sent, ServiceError> {
+    tx.lock_group(group)?;
     let members = tx.members(group)?;
     if !members.iter().any(|(device, _)| *device == caller.key) {
         return Err(ProblemType::NotFound.into());

@@ -212,7 +212,7 @@ pub(super) fn sweep(
     now: UnixSeconds,
     tombstones_since: UnixSeconds,
     limit: u32,
-) -> Result<usize, Fault> {
+) -> Result<u64, Fault> {
     let mut moved = 0;
     for reservation in tx.last_resort_reservations_to_lapse(now, limit)? {
         give_up(tx, &reservation, event::LAPSE, None, now)?;
@@ -223,10 +223,10 @@ pub(super) fn sweep(
         identity: None,
         group: None,
     };
-    let end_if_due = |row: LastResortRow| -> Result<usize, Fault> {
+    let end_if_due = |row: LastResortRow| -> Result<u64, Fault> {
         let not_after = row.not_after;
         let ended = apply(tx, &row, LastResortEvent::Sweep { now, not_after }, &actor, now)?;
-        Ok(usize::from(ended.is_ok()))
+        Ok(u64::from(ended.is_ok()))
     };
     // One after the other: a row that is due for both reasons is read the second time as what the first made of it.
     for row in tx.last_resorts_to_retire(now, limit)? {

@@ -27,6 +27,7 @@ pub(crate) fn reserve(
     let until = now.plus(policy.reservation_seconds);
     let served_after = now.plus(policy.serving_margin_seconds);
     let targets = targets(tx, caller, request)?;
+    tx.lock_devices(targets.iter().flatten().map(|device| device.key))?;
 
     let withhold =
         request.all_or_nothing && !every_user_has_one(tx, &targets, &request.suites, served_after)?;
@@ -84,6 +85,7 @@ pub(crate) fn probe(
         until: now.plus(policy.reservation_seconds),
     };
     let served_after = now.plus(policy.serving_margin_seconds);
+    tx.lock_devices([owner.key])?;
     reserve_one(
         tx,
         owner,
@@ -265,6 +267,7 @@ pub(crate) fn abandon(
     reservation_id: &str,
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
+    tx.lock_reservation(reservation_id)?;
     let rows = tx.key_packages_of_reservation(reservation_id)?;
     let identity = caller.identity();
     for row in rows {

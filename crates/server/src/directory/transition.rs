@@ -131,6 +131,7 @@ pub(crate) fn revoke(
         identity: Some(&identity),
         group: None,
     };
+    tx.lock_devices([owner.key])?;
     let mut refs = Vec::new();
     for key_package_ref in &request.refs {
         if let Some(row) = tx
@@ -161,7 +162,7 @@ pub(crate) fn sweep(
     policy: &DirectoryPolicy,
     now: UnixSeconds,
     limit: u32,
-) -> Result<usize, ServiceError> {
+) -> Result<u64, ServiceError> {
     let mut moved = 0;
     for row in tx.key_packages_to_lapse(now, limit)? {
         let actor = Actor {
@@ -169,7 +170,7 @@ pub(crate) fn sweep(
             identity: None,
             group: None,
         };
-        moved += usize::from(apply(tx, row, DirectoryEvent::Lapse { now }, &actor, now)?.is_ok());
+        moved += u64::from(apply(tx, row, DirectoryEvent::Lapse { now }, &actor, now)?.is_ok());
     }
     for row in tx.key_packages_to_expire(now.plus(policy.serving_margin_seconds), limit)? {
         let expire = DirectoryEvent::Expire {
@@ -181,7 +182,7 @@ pub(crate) fn sweep(
             identity: None,
             group: None,
         };
-        moved += usize::from(apply(tx, row, expire, &actor, now)?.is_ok());
+        moved += u64::from(apply(tx, row, expire, &actor, now)?.is_ok());
     }
     let tombstones_since = now.minus(policy.tombstone_seconds);
     Ok(moved

@@ -21,17 +21,25 @@ pub(crate) type Judged = (
 pub(crate) fn upload(
     tx: &Tx<'_>,
     uploader: &DeviceRow,
-    batch: Vec<Judged>,
+    batch: &[Judged],
     policy: &DirectoryPolicy,
     now: UnixSeconds,
 ) -> Result<Uploaded, ServiceError> {
+    tx.lock_devices([uploader.key])?;
     let mut live = tx.count_live(uploader.key)?;
     let mut results = Vec::with_capacity(batch.len());
     let mut changed = false;
     for (bytes, verdict) in batch {
         let result = match verdict {
-            Err((key_package_ref, check)) => rejected(key_package_ref, check),
-            Ok(validated) => store_one(tx, uploader, &bytes, validated, (&mut live, policy.hard_cap), now)?,
+            Err((key_package_ref, check)) => rejected(key_package_ref.clone(), *check),
+            Ok(validated) => store_one(
+                tx,
+                uploader,
+                bytes,
+                validated.clone(),
+                (&mut live, policy.hard_cap),
+                now,
+            )?,
         };
         changed |= result.outcome == UploadOutcome::Accepted;
         results.push(result);

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::store::DeviceRow;
 
 /// A KeyPackage that may enter the directory, as far as it can be judged by itself.
+#[derive(Clone)]
 pub(crate) struct Validated {
     pub(crate) key_package_ref: KeyPackageRef,
     pub(crate) suite: u16,

@@ -30,7 +30,7 @@ impl Service {
         let now = self.now();
         let (inner, uploader) = (Arc::clone(&self.inner), Arc::clone(&caller.device));
         // Signatures are checked before the batch takes its turn in the writer.
-        let judged = tokio::task::spawn_blocking(move || {
+        let judged: Vec<_> = tokio::task::spawn_blocking(move || {
             let Config {
                 directory, suites, ..
             } = &inner.config;
@@ -49,7 +49,7 @@ impl Service {
         let (inner, uploader) = (Arc::clone(&self.inner), Arc::clone(&caller.device));
         self.inner
             .store
-            .write(move |tx| directory::upload(tx, &uploader, judged, &inner.config.directory, now))
+            .write(move |tx| directory::upload(tx, &uploader, &judged, &inner.config.directory, now))
             .await
     }
 
@@ -128,7 +128,9 @@ impl Service {
             .map_err(|_| Fault::Crypto("no randomness"))?;
         self.inner
             .store
-            .rehearse(move |tx| directory::probe(tx, &owner, group, &suites, &inner.config.directory, now))
+            .rehearse(move |tx| {
+                directory::probe(tx, &owner, group.clone(), &suites, &inner.config.directory, now)
+            })
             .await
     }
 

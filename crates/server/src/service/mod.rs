@@ -60,23 +60,20 @@ impl Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
     /// KeyPackages that lapsed, expired or were forgotten.
-    pub key_packages: usize,
+    pub key_packages: u64,
     /// Inbox rows, sessions, answers and trees that were removed.
-    pub other_rows: usize,
+    pub other_rows: u64,
 }
 
 impl Service {
-    /// Opens the server's database, creating it when absent.
+    /// Opens the server's store and brings its schema up to date.
     ///
     /// # Errors
-    /// [`Fault`] when the database cannot be opened or migrated.
-    pub fn open(config: Config, clock: Clock) -> Result<Self, Fault> {
+    /// [`Fault`] when the store cannot be opened or migrated.
+    pub async fn open(config: Config, clock: Clock) -> Result<Self, Fault> {
         let wakeups = Wakeups::default();
-        let waking = wakeups.clone();
         let incarnation = Uuid::new_v4().to_string();
-        let store = Store::open(&config.database, &incarnation, move |devices| {
-            waking.wake(devices)
-        })?;
+        let store = Store::open(&config.store, &incarnation, wakeups.clone()).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -147,6 +144,12 @@ impl Service {
                         inbox_retention_seconds,
                         ..
                     } = &inner.config;
+                    if !tx.take_turn_to_sweep()? {
+                        return Ok(Swept {
+                            key_packages: 0,
+                            other_rows: 0,
+                        });
+                    }
                     let kept_since = now.minus(*inbox_retention_seconds);
                     Ok(Swept {
                         key_packages: crate::directory::sweep(tx, directory, now, SWEEP_ROWS_MAX)?,

@@ -1,9 +1,9 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, UserName};
-use rusqlite::{OptionalExtension, Row};
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Tx, to_sql};
+use crate::store::statement::{Row, params};
+use crate::store::tx::{DeviceKey, Tx};
 
 /// A registered device.
 #[derive(Debug, Clone)]
@@ -31,19 +31,14 @@ impl DeviceRow {
 const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key
     FROM devices d JOIN users u ON u.id = d.user_id";
 
-type RawDevice = (i64, String, String, Vec<u8>, Vec<u8>);
-
-fn device_row(row: &Row<'_>) -> rusqlite::Result<RawDevice> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-}
-
-fn device((key, user, device_id, auth_key, signature_key): RawDevice) -> Result<DeviceRow, Fault> {
+fn device(row: &Row<'_>) -> Result<DeviceRow, Fault> {
+    let (user, device_id): (String, String) = (row.get(1)?, row.get(2)?);
     Ok(DeviceRow {
-        key: DeviceKey(key),
+        key: row.get(0)?,
         user: user.parse().map_err(|_| Fault::Corrupt("a user name"))?,
         device_id: device_id.parse().map_err(|_| Fault::Corrupt("a device id"))?,
-        auth_key,
-        signature_key,
+        auth_key: row.get(3)?,
+        signature_key: row.get(4)?,
     })
 }
 
@@ -57,46 +52,37 @@ impl Tx<'_> {
         signature_key: &[u8],
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
-        let users = self
-            .connection()
-            .prepare_cached("INSERT INTO users (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-            .execute((user.as_str(), to_sql(now.0)))?;
-        if users == 0 {
+        let user_id: Option<i64> = self.row(
+            "INSERT INTO users (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING RETURNING id",
+            params![user.as_str(), now],
+            |row| row.get(0),
+        )?;
+        let Some(user_id) = user_id else {
             return Ok(false);
-        }
-        let user_id = self.connection().last_insert_rowid();
-        let devices = self
-            .connection()
-            .prepare_cached(
-                "INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
-            )?
-            .execute((
-                user_id,
-                device_id.as_str(),
-                auth_key,
-                signature_key,
-                to_sql(now.0),
-            ))?;
+        };
+        let devices = self.execute(
+            "INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+            params![user_id, device_id.as_str(), auth_key, signature_key, now],
+        )?;
         Ok(devices == 1)
     }
 
     pub(crate) fn device_by_id(&self, device_id: &DeviceId) -> Result<Option<DeviceRow>, Fault> {
-        let row = self
-            .connection()
-            .prepare_cached(&format!("{DEVICE} WHERE d.name = ?1"))?
-            .query_row([device_id.as_str()], device_row)
-            .optional()?;
-        row.map(device).transpose()
+        self.row(
+            &format!("{DEVICE} WHERE d.name = ?1"),
+            params![device_id.as_str()],
+            device,
+        )
     }
 
     /// The devices of a user, oldest first; none when the user is unknown.
     pub(crate) fn devices_of_user(&self, user: &UserName) -> Result<Vec<DeviceRow>, Fault> {
-        let mut statement = self
-            .connection()
-            .prepare_cached(&format!("{DEVICE} WHERE u.name = ?1 ORDER BY d.id"))?;
-        let rows = statement.query_map([user.as_str()], device_row)?;
-        rows.map(|row| device(row?)).collect()
+        self.rows(
+            &format!("{DEVICE} WHERE u.name = ?1 ORDER BY d.id"),
+            params![user.as_str()],
+            device,
+        )
     }
 
     /// The owner of a session that has not ended.
@@ -105,14 +91,13 @@ impl Tx<'_> {
         hash: &[u8],
         now: UnixSeconds,
     ) -> Result<Option<DeviceRow>, Fault> {
-        let row = self
-            .connection()
-            .prepare_cached(&format!(
+        self.row(
+            &format!(
                 "{DEVICE} JOIN sessions s ON s.device_id = d.id WHERE s.hash = ?1 AND s.expires_at > ?2"
-            ))?
-            .query_row((hash, to_sql(now.0)), device_row)
-            .optional()?;
-        row.map(device).transpose()
+            ),
+            params![hash, now],
+            device,
+        )
     }
 
     /// Stores a challenge, and drops the device's oldest beyond `keep`.
@@ -123,16 +108,16 @@ impl Tx<'_> {
         expires_at: UnixSeconds,
         keep: u32,
     ) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("INSERT INTO challenges (hash, device_id, expires_at) VALUES (?1, ?2, ?3)")?
-            .execute((hash, device.0, to_sql(expires_at.0)))?;
-        self.connection()
-            .prepare_cached(
-                "DELETE FROM challenges WHERE hash IN (
-                     SELECT hash FROM challenges WHERE device_id = ?1 ORDER BY expires_at DESC LIMIT -1 OFFSET ?2
-                 )",
-            )?
-            .execute((device.0, keep))?;
+        self.execute(
+            "INSERT INTO challenges (hash, device_id, expires_at) VALUES (?1, ?2, ?3)",
+            params![hash, device, expires_at],
+        )?;
+        self.execute(
+            "DELETE FROM challenges WHERE device_id = ?1 AND hash NOT IN (
+                 SELECT hash FROM challenges WHERE device_id = ?1 ORDER BY expires_at DESC LIMIT ?2
+             )",
+            params![device, keep],
+        )?;
         Ok(())
     }
 
@@ -143,10 +128,10 @@ impl Tx<'_> {
         device: DeviceKey,
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
-        let taken = self
-            .connection()
-            .prepare_cached("DELETE FROM challenges WHERE hash = ?1 AND device_id = ?2 AND expires_at > ?3")?
-            .execute((hash, device.0, to_sql(now.0)))?;
+        let taken = self.execute(
+            "DELETE FROM challenges WHERE hash = ?1 AND device_id = ?2 AND expires_at > ?3",
+            params![hash, device, now],
+        )?;
         Ok(taken == 1)
     }
 
@@ -156,9 +141,10 @@ impl Tx<'_> {
         device: DeviceKey,
         expires_at: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("INSERT INTO sessions (hash, device_id, expires_at) VALUES (?1, ?2, ?3)")?
-            .execute((hash, device.0, to_sql(expires_at.0)))?;
+        self.execute(
+            "INSERT INTO sessions (hash, device_id, expires_at) VALUES (?1, ?2, ?3)",
+            params![hash, device, expires_at],
+        )?;
         Ok(())
     }
 
@@ -168,15 +154,16 @@ impl Tx<'_> {
         device: DeviceKey,
         idempotency_key: &str,
     ) -> Result<Option<IdempotentAnswer>, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached(
-                "SELECT request_hash, answer FROM idempotent_answers WHERE device_id = ?1 AND idempotency_key = ?2",
-            )?
-            .query_row((device.0, idempotency_key), |row| {
-                Ok(IdempotentAnswer { request_hash: row.get(0)?, answer: row.get(1)? })
-            })
-            .optional()?)
+        self.row(
+            "SELECT request_hash, answer FROM idempotent_answers WHERE device_id = ?1 AND idempotency_key = ?2",
+            params![device, idempotency_key],
+            |row| {
+                Ok(IdempotentAnswer {
+                    request_hash: row.get(0)?,
+                    answer: row.get(1)?,
+                })
+            },
+        )
     }
 
     pub(crate) fn insert_idempotent_answer(
@@ -187,12 +174,11 @@ impl Tx<'_> {
         answer: &[u8],
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached(
-                "INSERT INTO idempotent_answers (device_id, idempotency_key, request_hash, answer, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute((device.0, idempotency_key, request_hash, answer, to_sql(now.0)))?;
+        self.execute(
+            "INSERT INTO idempotent_answers (device_id, idempotency_key, request_hash, answer, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![device, idempotency_key, request_hash, answer, now],
+        )?;
         Ok(())
     }
 
@@ -202,33 +188,29 @@ impl Tx<'_> {
         now: UnixSeconds,
         answers_before: UnixSeconds,
         limit: u32,
-    ) -> Result<usize, Fault> {
+    ) -> Result<u64, Fault> {
         let mut removed = 0;
         for table in ["challenges", "sessions"] {
-            removed += self
-                .connection()
-                .prepare_cached(&format!(
+            removed += self.execute(
+                &format!(
                     "DELETE FROM {table} WHERE hash IN (SELECT hash FROM {table} WHERE expires_at <= ?1 LIMIT ?2)"
-                ))?
-                .execute((to_sql(now.0), limit))?;
+                ),
+                params![now, limit],
+            )?;
         }
-        removed += self
-            .connection()
-            .prepare_cached(
-                "DELETE FROM idempotent_answers WHERE (device_id, idempotency_key) IN (
-                     SELECT device_id, idempotency_key FROM idempotent_answers WHERE created_at < ?1 LIMIT ?2
-                 )",
-            )?
-            .execute((to_sql(answers_before.0), limit))?;
+        removed += self.execute(
+            "DELETE FROM idempotent_answers WHERE (device_id, idempotency_key) IN (
+                 SELECT device_id, idempotency_key FROM idempotent_answers WHERE created_at < ?1 LIMIT ?2
+             )",
+            params![answers_before, limit],
+        )?;
         Ok(removed)
     }
 
     /// Touches the database.
     pub(crate) fn incarnation(&self) -> Result<String, Fault> {
-        Ok(self
-            .connection()
-            .query_row("SELECT incarnation FROM server WHERE id = 1", [], |row| {
-                row.get(0)
-            })?)
+        self.one_row("SELECT incarnation FROM server WHERE id = 1", &[], |row| {
+            row.get(0)
+        })
     }
 }

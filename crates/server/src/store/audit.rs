@@ -3,7 +3,8 @@ use larder_wire::{GroupId, KeyPackageRef};
 use sha2::{Digest, Sha256};
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Tx, from_sql, to_sql};
+use crate::store::statement::params;
+use crate::store::tx::{DeviceKey, Tx};
 
 /// Separates the chain's hashes from all others.
 const AUDIT_DOMAIN: &[u8] = b"larder audit v1\0";
@@ -20,12 +21,12 @@ impl Tx<'_> {
         group: Option<&GroupId>,
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        let (last_seq, previous): (i64, Vec<u8>) = self
-            .connection()
-            .prepare_cached("SELECT audit_seq, audit_hash FROM devices WHERE id = ?1")?
-            .query_row([owner.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let seq = from_sql(last_seq)? + 1;
-        let group = group.map(GroupId::as_bytes);
+        let (last_seq, previous): (u64, Vec<u8>) = self.one_row(
+            "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1",
+            params![owner],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let seq = last_seq + 1;
         let hash = audit_hash(
             &previous,
             seq,
@@ -34,27 +35,27 @@ impl Tx<'_> {
                 key_package_ref.as_bytes(),
                 transition.as_bytes(),
                 actor.unwrap_or_default().as_bytes(),
-                group.unwrap_or_default(),
+                group.map(GroupId::as_bytes).unwrap_or_default(),
             ],
         );
-        self.connection()
-            .prepare_cached(
-                "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute((
-                owner.0,
-                to_sql(seq),
-                to_sql(now.0),
-                key_package_ref.as_bytes(),
+        self.execute(
+            "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                owner,
+                seq,
+                now,
+                key_package_ref,
                 transition,
                 actor,
                 group,
-                &hash[..],
-            ))?;
-        self.connection()
-            .prepare_cached("UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1")?
-            .execute((owner.0, to_sql(seq), &hash[..]))?;
+                &hash[..]
+            ],
+        )?;
+        self.execute(
+            "UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
+            params![owner, seq, &hash[..]],
+        )?;
         Ok(())
     }
 }

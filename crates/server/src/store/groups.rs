@@ -1,9 +1,9 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
-use rusqlite::OptionalExtension;
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Tx, from_sql, to_sql};
+use crate::store::statement::params;
+use crate::store::tx::{DeviceKey, Tx};
 
 /// A group.
 pub(crate) struct GroupRow {
@@ -39,31 +39,24 @@ pub(crate) struct AcceptedRow {
 
 impl Tx<'_> {
     pub(crate) fn group(&self, group: &GroupId) -> Result<Option<GroupRow>, Fault> {
-        let row: Option<(i64, Vec<u8>, Vec<u8>)> = self
-            .connection()
-            .prepare_cached("SELECT epoch, public_state, group_info FROM groups WHERE id = ?1")?
-            .query_row([group.as_bytes()], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })
-            .optional()?;
-        row.map(|(epoch, public_state, group_info)| {
-            Ok(GroupRow {
-                epoch: from_sql(epoch)?,
-                public_state,
-                group_info,
-            })
-        })
-        .transpose()
+        self.row(
+            "SELECT epoch, public_state, group_info FROM groups WHERE id = ?1",
+            params![group],
+            |row| {
+                Ok(GroupRow {
+                    epoch: row.get(0)?,
+                    public_state: row.get(1)?,
+                    group_info: row.get(2)?,
+                })
+            },
+        )
     }
 
     /// The group's epoch, without the rest.
     pub(crate) fn group_epoch(&self, group: &GroupId) -> Result<Option<u64>, Fault> {
-        let epoch: Option<i64> = self
-            .connection()
-            .prepare_cached("SELECT epoch FROM groups WHERE id = ?1")?
-            .query_row([group.as_bytes()], |row| row.get(0))
-            .optional()?;
-        epoch.map(from_sql).transpose()
+        self.row("SELECT epoch FROM groups WHERE id = ?1", params![group], |row| {
+            row.get(0)
+        })
     }
 
     /// `false` when the group id is in use.
@@ -76,20 +69,11 @@ impl Tx<'_> {
         group_info: &[u8],
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
-        let inserted = self
-            .connection()
-            .prepare_cached(
-                "INSERT INTO groups (id, suite, epoch, last_seq, public_state, group_info, created_at)
-                 VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
-            )?
-            .execute((
-                group.as_bytes(),
-                suite,
-                to_sql(epoch),
-                public_state,
-                group_info,
-                to_sql(now.0),
-            ))?;
+        let inserted = self.execute(
+            "INSERT INTO groups (id, suite, epoch, last_seq, public_state, group_info, created_at)
+             VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+            params![group, suite, epoch, public_state, group_info, now],
+        )?;
         Ok(inserted == 1)
     }
 
@@ -101,20 +85,19 @@ impl Tx<'_> {
         public_state: &[u8],
         group_info: &[u8],
     ) -> Result<bool, Fault> {
-        let advanced = self
-            .connection()
-            .prepare_cached(
-                "UPDATE groups SET epoch = epoch + 1, public_state = ?3, group_info = ?4 WHERE id = ?1 AND epoch = ?2",
-            )?
-            .execute((group.as_bytes(), to_sql(epoch), public_state, group_info))?;
+        let advanced = self.execute(
+            "UPDATE groups SET epoch = epoch + 1, public_state = ?3, group_info = ?4 WHERE id = ?1 AND epoch = ?2",
+            params![group, epoch, public_state, group_info],
+        )?;
         Ok(advanced == 1)
     }
 
     /// Replaces the public state within an epoch: a proposal was queued.
     pub(crate) fn set_public_state(&self, group: &GroupId, public_state: &[u8]) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("UPDATE groups SET public_state = ?2 WHERE id = ?1")?
-            .execute((group.as_bytes(), public_state))?;
+        self.execute(
+            "UPDATE groups SET public_state = ?2 WHERE id = ?1",
+            params![group, public_state],
+        )?;
         Ok(())
     }
 
@@ -125,82 +108,68 @@ impl Tx<'_> {
         accepted: &NewAccepted<'_>,
         now: UnixSeconds,
     ) -> Result<u64, Fault> {
-        let seq: i64 = self
-            .connection()
-            .prepare_cached("UPDATE groups SET last_seq = last_seq + 1 WHERE id = ?1 RETURNING last_seq")?
-            .query_row([group.as_bytes()], |row| row.get(0))?;
-        self.connection()
-            .prepare_cached(
-                "INSERT INTO accepted (group_id, seq, kind, epoch, sender, sha256, accepted_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute((
-                group.as_bytes(),
+        let seq: u64 = self.one_row(
+            "UPDATE groups SET last_seq = last_seq + 1 WHERE id = ?1 RETURNING last_seq",
+            params![group],
+            |row| row.get(0),
+        )?;
+        self.execute(
+            "INSERT INTO accepted (group_id, seq, kind, epoch, sender, sha256, accepted_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                group,
                 seq,
                 accepted.kind as u8,
-                to_sql(accepted.epoch),
-                accepted.sender.0,
+                accepted.epoch,
+                accepted.sender,
                 accepted.sha256,
-                to_sql(now.0),
-            ))?;
-        from_sql(seq)
+                now
+            ],
+        )?;
+        Ok(seq)
     }
 
     /// What the group accepted under this hash.
     pub(crate) fn accepted(&self, group: &GroupId, sha256: &[u8]) -> Result<Option<AcceptedRow>, Fault> {
-        let row: Option<(i64, i64, i64, u8)> = self
-            .connection()
-            .prepare_cached(
-                "SELECT seq, epoch, sender, kind FROM accepted WHERE group_id = ?1 AND sha256 = ?2",
-            )?
-            .query_row((group.as_bytes(), sha256), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })
-            .optional()?;
-        row.map(|(seq, epoch, sender, kind)| {
-            Ok(AcceptedRow {
-                seq: from_sql(seq)?,
-                epoch: from_sql(epoch)?,
-                sender: DeviceKey(sender),
-                is_commit: kind == AcceptedKind::Commit as u8,
-            })
-        })
-        .transpose()
+        self.row(
+            "SELECT seq, epoch, sender, kind FROM accepted WHERE group_id = ?1 AND sha256 = ?2",
+            params![group, sha256],
+            |row| {
+                Ok(AcceptedRow {
+                    seq: row.get(0)?,
+                    epoch: row.get(1)?,
+                    sender: row.get(2)?,
+                    is_commit: row.get::<u8>(3)? == AcceptedKind::Commit as u8,
+                })
+            },
+        )
     }
 
-    /// The member devices of a group, each with the first epoch whose messages it can read.
+    /// The member devices of a group, each with the first epoch whose messages it can read, in ascending order.
     pub(crate) fn members(&self, group: &GroupId) -> Result<Vec<(DeviceKey, u64)>, Fault> {
-        let mut statement = self
-            .connection()
-            .prepare_cached("SELECT device_id, since_epoch FROM members WHERE group_id = ?1")?;
-        let rows = statement.query_map([group.as_bytes()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
-        })?;
-        rows.map(|row| {
-            let (device, since) = row?;
-            Ok((DeviceKey(device), from_sql(since)?))
-        })
-        .collect()
+        self.rows(
+            "SELECT device_id, since_epoch FROM members WHERE group_id = ?1 ORDER BY device_id",
+            params![group],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
     }
 
     pub(crate) fn is_member(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached("SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2")?
-            .exists((group.as_bytes(), device.0))?)
+        self.exists(
+            "SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2",
+            params![group, device],
+        )
     }
 
     /// Whether any device of the user who owns `device` is a member.
     pub(crate) fn is_member_user(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached(
-                "SELECT 1 FROM devices mine
-                 JOIN devices theirs ON theirs.user_id = mine.user_id
-                 JOIN members m ON m.group_id = ?1 AND m.device_id = theirs.id
-                 WHERE mine.id = ?2",
-            )?
-            .exists((group.as_bytes(), device.0))?)
+        self.exists(
+            "SELECT 1 FROM devices mine
+             JOIN devices theirs ON theirs.user_id = mine.user_id
+             JOIN members m ON m.group_id = ?1 AND m.device_id = theirs.id
+             WHERE mine.id = ?2",
+            params![group, device],
+        )
     }
 
     pub(crate) fn insert_member(
@@ -209,26 +178,27 @@ impl Tx<'_> {
         device: DeviceKey,
         since_epoch: u64,
     ) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached(
-                "INSERT INTO members (group_id, device_id, since_epoch) VALUES (?1, ?2, ?3)
-                 ON CONFLICT DO UPDATE SET since_epoch = excluded.since_epoch",
-            )?
-            .execute((group.as_bytes(), device.0, to_sql(since_epoch)))?;
+        self.execute(
+            "INSERT INTO members (group_id, device_id, since_epoch) VALUES (?1, ?2, ?3)
+             ON CONFLICT (group_id, device_id) DO UPDATE SET since_epoch = excluded.since_epoch",
+            params![group, device, since_epoch],
+        )?;
         Ok(())
     }
 
     pub(crate) fn remove_member(&self, group: &GroupId, device: DeviceKey) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("DELETE FROM members WHERE group_id = ?1 AND device_id = ?2")?
-            .execute((group.as_bytes(), device.0))?;
+        self.execute(
+            "DELETE FROM members WHERE group_id = ?1 AND device_id = ?2",
+            params![group, device],
+        )?;
         Ok(())
     }
 
     pub(crate) fn insert_ratchet_tree(&self, group: &GroupId, epoch: u64, tree: &[u8]) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("INSERT INTO ratchet_trees (group_id, epoch, tree) VALUES (?1, ?2, ?3)")?
-            .execute((group.as_bytes(), to_sql(epoch), tree))?;
+        self.execute(
+            "INSERT INTO ratchet_trees (group_id, epoch, tree) VALUES (?1, ?2, ?3)",
+            params![group, epoch, tree],
+        )?;
         Ok(())
     }
 
@@ -239,38 +209,32 @@ impl Tx<'_> {
         epoch: u64,
         device: DeviceKey,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached(
-                "SELECT t.tree FROM ratchet_trees t
-                 WHERE t.group_id = ?1 AND t.epoch = ?2 AND EXISTS (
-                     SELECT 1 FROM inbox i
-                     WHERE i.group_id = t.group_id AND i.epoch = t.epoch AND i.device_id = ?3 AND i.kind = 0
-                 )",
-            )?
-            .query_row((group.as_bytes(), to_sql(epoch), device.0), |row| row.get(0))
-            .optional()?)
+        self.row(
+            "SELECT t.tree FROM ratchet_trees t
+             WHERE t.group_id = ?1 AND t.epoch = ?2 AND EXISTS (
+                 SELECT 1 FROM inbox i
+                 WHERE i.group_id = t.group_id AND i.epoch = t.epoch AND i.device_id = ?3 AND i.kind = 0
+             )",
+            params![group, epoch, device],
+            |row| row.get(0),
+        )
     }
 
     /// Removes ratchet trees that no Welcome waits for, and the memory of what was accepted before `accepted_before`.
-    pub(crate) fn sweep_groups(&self, accepted_before: UnixSeconds, limit: u32) -> Result<usize, Fault> {
-        let trees = self
-            .connection()
-            .prepare_cached(
-                "DELETE FROM ratchet_trees WHERE NOT EXISTS (
-                     SELECT 1 FROM inbox i
-                     WHERE i.group_id = ratchet_trees.group_id AND i.epoch = ratchet_trees.epoch AND i.kind = 0
-                 )",
-            )?
-            .execute([])?;
-        let accepted = self
-            .connection()
-            .prepare_cached(
-                "DELETE FROM accepted WHERE (group_id, seq) IN (
-                     SELECT group_id, seq FROM accepted WHERE accepted_at < ?1 LIMIT ?2
-                 )",
-            )?
-            .execute((to_sql(accepted_before.0), limit))?;
+    pub(crate) fn sweep_groups(&self, accepted_before: UnixSeconds, limit: u32) -> Result<u64, Fault> {
+        let trees = self.execute(
+            "DELETE FROM ratchet_trees WHERE NOT EXISTS (
+                 SELECT 1 FROM inbox i
+                 WHERE i.group_id = ratchet_trees.group_id AND i.epoch = ratchet_trees.epoch AND i.kind = 0
+             )",
+            &[],
+        )?;
+        let accepted = self.execute(
+            "DELETE FROM accepted WHERE (group_id, seq) IN (
+                 SELECT group_id, seq FROM accepted WHERE accepted_at < ?1 LIMIT ?2
+             )",
+            params![accepted_before, limit],
+        )?;
         Ok(trees + accepted)
     }
 }

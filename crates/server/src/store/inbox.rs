@@ -2,7 +2,8 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{Base64Url, GroupId, InboxKind, InboxRow};
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Tx, from_sql, stored_group_id, to_sql};
+use crate::store::statement::{Reading, params};
+use crate::store::tx::{DeviceKey, Tx};
 
 /// A page of an inbox ends with the row that reaches this size, in bytes of bodies.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -42,7 +43,7 @@ fn kind_from_sql(number: u8) -> Result<InboxKind, Fault> {
 }
 
 impl Tx<'_> {
-    /// Adds one row to each inbox. The body is stored once.
+    /// Adds one row to each inbox, whose devices are locked or come in ascending order. The body is stored once.
     pub(crate) fn deliver(
         &self,
         receivers: &[DeviceKey],
@@ -52,36 +53,33 @@ impl Tx<'_> {
         if receivers.is_empty() {
             return Ok(());
         }
-        let body_id = match row.body {
+        let body_id: Option<i64> = match row.body {
             None => None,
-            Some(body) => {
-                self.connection()
-                    .prepare_cached("INSERT INTO bodies (body) VALUES (?1)")?
-                    .execute([body])?;
-                Some(self.connection().last_insert_rowid())
-            }
+            Some(body) => Some(self.one_row(
+                "INSERT INTO bodies (body) VALUES (?1) RETURNING id",
+                params![body],
+                |row| row.get(0),
+            )?),
         };
         for receiver in receivers {
-            let seq: i64 = self
-                .connection()
-                .prepare_cached(
-                    "UPDATE devices SET inbox_last = inbox_last + 1 WHERE id = ?1 RETURNING inbox_last",
-                )?
-                .query_row([receiver.0], |row| row.get(0))?;
-            self.connection()
-                .prepare_cached(
-                    "INSERT INTO inbox (device_id, seq, kind, group_id, epoch, body_id, received_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute((
-                    receiver.0,
+            let seq: u64 = self.one_row(
+                "UPDATE devices SET inbox_last = inbox_last + 1 WHERE id = ?1 RETURNING inbox_last",
+                params![*receiver],
+                |row| row.get(0),
+            )?;
+            self.execute(
+                "INSERT INTO inbox (device_id, seq, kind, group_id, epoch, body_id, received_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    *receiver,
                     seq,
                     kind_to_sql(row.kind),
-                    row.group.map(GroupId::as_bytes),
-                    row.epoch.map(to_sql),
+                    row.group,
+                    row.epoch,
                     body_id,
-                    to_sql(now.0),
-                ))?;
+                    now
+                ],
+            )?;
             self.wake(*receiver);
         }
         Ok(())
@@ -90,81 +88,83 @@ impl Tx<'_> {
     /// Rows with a number above `after` and above what the device acknowledged, in order: at most `limit`, and no more
     /// once the bodies reach [`PAGE_BYTES`].
     pub(crate) fn inbox(&self, device: DeviceKey, after: u64, limit: u32) -> Result<Vec<InboxRow>, Fault> {
-        let mut statement = self.connection().prepare_cached(
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        self.read_rows(
             "SELECT i.seq, i.kind, i.group_id, i.epoch, i.received_at, b.body
              FROM inbox i LEFT JOIN bodies b ON b.id = i.body_id
-             WHERE i.device_id = ?1
-               AND i.seq > max(?2, (SELECT inbox_acknowledged FROM devices WHERE id = ?1))
+             WHERE i.device_id = ?1 AND i.seq > ?2
+               AND i.seq > (SELECT inbox_acknowledged FROM devices WHERE id = ?1)
              ORDER BY i.seq LIMIT ?3",
+            params![device, after, limit],
+            |row| {
+                let body: Vec<u8> = row.optional(5)?.unwrap_or_default();
+                bytes += body.len();
+                found.push(InboxRow {
+                    seq: row.get(0)?,
+                    kind: kind_from_sql(row.get(1)?)?,
+                    group_id: row.optional(2)?,
+                    epoch: row.optional(3)?,
+                    received_at: row.get(4)?,
+                    body: Base64Url(body),
+                });
+                Ok(if bytes < PAGE_BYTES {
+                    Reading::GoOn
+                } else {
+                    Reading::Stop
+                })
+            },
         )?;
-        let mut rows = statement.query((device.0, to_sql(after), limit))?;
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        while let Some(row) = rows.next()? {
-            if bytes >= PAGE_BYTES {
-                break;
-            }
-            let group: Option<Vec<u8>> = row.get(2)?;
-            let body = row.get::<_, Option<Vec<u8>>>(5)?.unwrap_or_default();
-            bytes += body.len();
-            found.push(InboxRow {
-                seq: from_sql(row.get(0)?)?,
-                kind: kind_from_sql(row.get(1)?)?,
-                group_id: group.as_deref().map(stored_group_id).transpose()?,
-                epoch: row.get::<_, Option<i64>>(3)?.map(from_sql).transpose()?,
-                received_at: from_sql(row.get(4)?)?,
-                body: Base64Url(body),
-            });
-        }
         Ok(found)
     }
 
     /// Whether a `key-packages-low` row waits for the device.
     pub(crate) fn has_low_notice(&self, device: DeviceKey) -> Result<bool, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached("SELECT 1 FROM inbox WHERE device_id = ?1 AND kind = 4")?
-            .exists([device.0])?)
+        self.exists(
+            "SELECT 1 FROM inbox WHERE device_id = ?1 AND kind = 4",
+            params![device],
+        )
     }
 
     /// Removes the device's rows up to and including `up_to`, and the bodies that nobody waits for any more. Rows to
     /// come are not acknowledged by a number that runs ahead of them.
     pub(crate) fn acknowledge(&self, device: DeviceKey, up_to: u64) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached(
-                "UPDATE devices SET inbox_acknowledged = max(inbox_acknowledged, min(?2, inbox_last)) WHERE id = ?1",
-            )?
-            .execute((device.0, to_sql(up_to)))?;
-        let bodies: Vec<Option<i64>> = self
-            .connection()
-            .prepare_cached("DELETE FROM inbox WHERE device_id = ?1 AND seq <= ?2 RETURNING body_id")?
-            .query_map((device.0, to_sql(up_to)), |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
+        self.execute(
+            "UPDATE devices
+             SET inbox_acknowledged = CASE WHEN ?2 < inbox_last THEN ?2 ELSE inbox_last END
+             WHERE id = ?1 AND inbox_acknowledged < ?2",
+            params![device, up_to],
+        )?;
+        let bodies = self.rows(
+            "DELETE FROM inbox WHERE device_id = ?1 AND seq <= ?2 RETURNING body_id",
+            params![device, up_to],
+            |row| row.optional(0),
+        )?;
         self.collect_bodies(bodies)
     }
 
     /// Removes rows from before `received_before`.
-    pub(crate) fn sweep_inboxes(&self, received_before: UnixSeconds, limit: u32) -> Result<usize, Fault> {
-        let bodies: Vec<Option<i64>> = self
-            .connection()
-            .prepare_cached(
-                "DELETE FROM inbox WHERE (device_id, seq) IN (
-                     SELECT device_id, seq FROM inbox WHERE received_at < ?1 LIMIT ?2
-                 ) RETURNING body_id",
-            )?
-            .query_map((to_sql(received_before.0), limit), |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        let removed = bodies.len();
+    pub(crate) fn sweep_inboxes(&self, received_before: UnixSeconds, limit: u32) -> Result<u64, Fault> {
+        let bodies = self.rows(
+            "DELETE FROM inbox WHERE (device_id, seq) IN (
+                 SELECT device_id, seq FROM inbox WHERE received_at < ?1 LIMIT ?2
+             ) RETURNING body_id",
+            params![received_before, limit],
+            |row| row.optional(0),
+        )?;
+        let removed = bodies.len() as u64;
         self.collect_bodies(bodies)?;
         Ok(removed)
     }
 
     fn collect_bodies(&self, bodies: Vec<Option<i64>>) -> Result<(), Fault> {
-        let mut statement = self.connection().prepare_cached(
-            "DELETE FROM bodies WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM inbox WHERE body_id = ?1)",
-        )?;
-        for body in bodies.into_iter().flatten() {
-            statement.execute([body])?;
+        let bodies: Vec<i64> = bodies.into_iter().flatten().collect();
+        // Two receivers who acknowledge at the same time would each find that the other still waits.
+        self.lock_bodies(&bodies)?;
+        for body in bodies {
+            self.execute(
+                "DELETE FROM bodies WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM inbox WHERE body_id = ?1)",
+                params![body],
+            )?;
         }
         Ok(())
     }

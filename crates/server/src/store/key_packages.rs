@@ -1,9 +1,9 @@
 use larder_lifecycle::{DirectoryState, DirectoryStatus, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef};
-use rusqlite::{OptionalExtension, Row, params};
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Tx, from_sql, stored_group_id, stored_ref, to_sql};
+use crate::store::statement::{Param, Row, params};
+use crate::store::tx::{DeviceKey, Tx};
 
 /// The state of a stored KeyPackage.
 pub(crate) type StoredState = DirectoryState<DeviceKey, GroupId>;
@@ -50,10 +50,10 @@ fn status_to_sql(status: DirectoryStatus) -> u8 {
     }
 }
 
-fn status_from_sql(number: i64) -> Result<DirectoryStatus, Fault> {
+fn status_from_sql(number: u8) -> Result<DirectoryStatus, Fault> {
     DirectoryStatus::ALL
         .into_iter()
-        .find(|status| i64::from(status_to_sql(*status)) == number)
+        .find(|status| status_to_sql(*status) == number)
         .ok_or(Fault::Corrupt("an unknown KeyPackage status"))
 }
 
@@ -61,52 +61,24 @@ const ROW: &str =
     "SELECT ref, device_id, suite, not_after, uploaded_at, status, holder, group_id, reserved_until
      FROM key_packages";
 
-type RawRow = (
-    Vec<u8>,
-    i64,
-    u16,
-    i64,
-    i64,
-    i64,
-    Option<i64>,
-    Option<Vec<u8>>,
-    Option<i64>,
-);
-
-fn raw_row(row: &Row<'_>) -> rusqlite::Result<RawRow> {
-    Ok((
-        row.get(0)?,
-        row.get(1)?,
-        row.get(2)?,
-        row.get(3)?,
-        row.get(4)?,
-        row.get(5)?,
-        row.get(6)?,
-        row.get(7)?,
-        row.get(8)?,
-    ))
-}
-
-fn parse_row(
-    (key_package_ref, owner, suite, not_after, uploaded_at, status, holder, group, until): RawRow,
-) -> Result<KeyPackageRow, Fault> {
+fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
     let holding = || -> Result<(DeviceKey, GroupId), Fault> {
-        let holder = holder.ok_or(Fault::Corrupt("a reservation without a holder"))?;
-        let group = group
-            .as_deref()
+        let holder = row
+            .optional(6)?
+            .ok_or(Fault::Corrupt("a reservation without a holder"))?;
+        let group = row
+            .optional(7)?
             .ok_or(Fault::Corrupt("a reservation without a group"))?;
-        Ok((DeviceKey(holder), stored_group_id(group)?))
+        Ok((holder, group))
     };
-    let state = match status_from_sql(status)? {
+    let state = match status_from_sql(row.get(5)?)? {
         DirectoryStatus::Available => StoredState::Available,
         DirectoryStatus::Reserved => {
             let (by, group) = holding()?;
-            let until = until.ok_or(Fault::Corrupt("a reservation without an end"))?;
-            StoredState::Reserved {
-                by,
-                group,
-                until: UnixSeconds(from_sql(until)?),
-            }
+            let until = row
+                .optional(8)?
+                .ok_or(Fault::Corrupt("a reservation without an end"))?;
+            StoredState::Reserved { by, group, until }
         }
         DirectoryStatus::Spent => {
             let (by, group) = holding()?;
@@ -117,11 +89,11 @@ fn parse_row(
         DirectoryStatus::Revoked => StoredState::Revoked,
     };
     Ok(KeyPackageRow {
-        key_package_ref: stored_ref(&key_package_ref)?,
-        owner: DeviceKey(owner),
-        suite,
-        not_after: UnixSeconds(from_sql(not_after)?),
-        uploaded_at: UnixSeconds(from_sql(uploaded_at)?),
+        key_package_ref: row.get(0)?,
+        owner: row.get(1)?,
+        suite: row.get(2)?,
+        not_after: row.get(3)?,
+        uploaded_at: row.get(4)?,
         state,
     })
 }
@@ -131,27 +103,28 @@ impl Tx<'_> {
         &self,
         key_package_ref: &KeyPackageRef,
     ) -> Result<Option<KeyPackageRow>, Fault> {
-        let row = self
-            .connection()
-            .prepare_cached(&format!("{ROW} WHERE ref = ?1"))?
-            .query_row([key_package_ref.as_bytes()], raw_row)
-            .optional()?;
-        row.map(parse_row).transpose()
+        self.row(
+            &format!("{ROW} WHERE ref = ?1"),
+            params![key_package_ref],
+            key_package_row,
+        )
     }
 
     /// Every KeyPackage of a device, tombstones included, oldest first.
     pub(crate) fn key_packages_of(&self, owner: DeviceKey) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.select(
+        self.rows(
             &format!("{ROW} WHERE device_id = ?1 ORDER BY uploaded_at, ref"),
-            params![owner.0],
+            params![owner],
+            key_package_row,
         )
     }
 
     /// Reserved KeyPackages of one reservation.
     pub(crate) fn key_packages_of_reservation(&self, id: &str) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.select(
+        self.rows(
             &format!("{ROW} WHERE reservation_id = ?1 AND status = 1"),
             params![id],
+            key_package_row,
         )
     }
 
@@ -161,10 +134,7 @@ impl Tx<'_> {
         now: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.select(
-            &format!("{ROW} WHERE status = 1 AND reserved_until <= ?1 LIMIT ?2"),
-            params![to_sql(now.0), limit],
-        )
+        self.key_packages_due("status = 1 AND reserved_until <= ?1", params![now, limit])
     }
 
     /// Available KeyPackages with a `not_after` up to this.
@@ -173,16 +143,14 @@ impl Tx<'_> {
         not_after: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.select(
-            &format!("{ROW} WHERE status = 0 AND not_after <= ?1 LIMIT ?2"),
-            params![to_sql(not_after.0), limit],
-        )
+        self.key_packages_due("status = 0 AND not_after <= ?1", params![not_after, limit])
     }
 
-    fn select(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<KeyPackageRow>, Fault> {
-        let mut statement = self.connection().prepare_cached(sql)?;
-        let rows = statement.query_map(parameters, raw_row)?;
-        rows.map(|row| parse_row(row?)).collect()
+    fn key_packages_due(&self, due: &str, params: &[Param<'_>]) -> Result<Vec<KeyPackageRow>, Fault> {
+        self.due(
+            || self.rows(&format!("{ROW} WHERE {due} LIMIT ?2"), params, key_package_row),
+            |row| row.owner,
+        )
     }
 
     /// Stores a KeyPackage as available; `false` when its init key is or was here under another reference, be it a
@@ -192,42 +160,43 @@ impl Tx<'_> {
         new: &NewKeyPackage<'_>,
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
-        let inserted = self
-            .connection()
-            .prepare_cached(
-                "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
-                 SELECT ?1, ?2, ?3, 0, ?4, ?5, ?6
-                 WHERE NOT EXISTS (SELECT 1 FROM last_resorts WHERE init_key_hash = ?4)
-                 ON CONFLICT (init_key_hash) DO NOTHING",
-            )?
-            .execute((
-                new.key_package_ref.as_bytes(),
-                new.owner.0,
+        let inserted = self.execute(
+            "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
+             SELECT ?1, ?2, ?3, 0, ?4, ?5, ?6
+             WHERE NOT EXISTS (SELECT 1 FROM last_resorts WHERE init_key_hash = ?4)
+             ON CONFLICT (init_key_hash) DO NOTHING",
+            params![
+                new.key_package_ref,
+                new.owner,
                 new.suite,
                 new.init_key_hash,
-                to_sql(new.not_after.0),
-                to_sql(now.0),
-            ))?;
+                new.not_after,
+                now
+            ],
+        )?;
         if inserted == 0 {
             return Ok(false);
         }
-        self.connection()
-            .prepare_cached("INSERT INTO key_package_bytes (ref, bytes) VALUES (?1, ?2)")?
-            .execute((new.key_package_ref.as_bytes(), new.bytes))?;
+        self.execute(
+            "INSERT INTO key_package_bytes (ref, bytes) VALUES (?1, ?2)",
+            params![new.key_package_ref, new.bytes],
+        )?;
         self.note_upload(new.owner, now)?;
         Ok(true)
     }
 
     /// Notes when the device's last accepted upload was.
     pub(super) fn note_upload(&self, owner: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("UPDATE devices SET last_upload = ?2 WHERE id = ?1")?
-            .execute((owner.0, to_sql(now.0)))?;
+        self.execute(
+            "UPDATE devices SET last_upload = ?2 WHERE id = ?1",
+            params![owner, now],
+        )?;
         Ok(())
     }
 
     /// Takes the oldest available KeyPackage of a device in one of `suites` that is still served, and returns it with
-    /// its bytes. One statement finds and marks it, so that no two callers can get the same one.
+    /// its bytes. One statement finds and marks it, so that no two callers can get the same one. The device is locked,
+    /// so that nobody is told that none is left because of a reservation that comes to nothing.
     pub(crate) fn take_available(
         &self,
         owner: DeviceKey,
@@ -236,37 +205,33 @@ impl Tx<'_> {
         reservation: &Reservation,
     ) -> Result<Option<(KeyPackageRef, Vec<u8>)>, Fault> {
         for suite in suites {
-            let taken: Option<Vec<u8>> = self
-                .connection()
-                .prepare_cached(
-                    "UPDATE key_packages
-                     SET status = 1, holder = ?1, group_id = ?2, reserved_until = ?3, reservation_id = ?4
-                     WHERE status = 0 AND ref = (
-                         SELECT ref FROM key_packages
-                         WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7
-                         ORDER BY not_after LIMIT 1
-                     )
-                     RETURNING ref",
-                )?
-                .query_row(
-                    params![
-                        reservation.by.0,
-                        reservation.group.as_bytes(),
-                        to_sql(reservation.until.0),
-                        reservation.id,
-                        owner.0,
-                        suite,
-                        to_sql(served_after.0)
-                    ],
-                    |row| row.get(0),
-                )
-                .optional()?;
+            let taken: Option<KeyPackageRef> = self.row(
+                "UPDATE key_packages
+                 SET status = 1, holder = ?1, group_id = ?2, reserved_until = ?3, reservation_id = ?4
+                 WHERE status = 0 AND ref = (
+                     SELECT ref FROM key_packages
+                     WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7
+                     ORDER BY not_after LIMIT 1
+                 )
+                 RETURNING ref",
+                params![
+                    reservation.by,
+                    &reservation.group,
+                    reservation.until,
+                    reservation.id.as_str(),
+                    owner,
+                    *suite,
+                    served_after
+                ],
+                |row| row.get(0),
+            )?;
             if let Some(key_package_ref) = taken {
-                let bytes = self
-                    .connection()
-                    .prepare_cached("SELECT bytes FROM key_package_bytes WHERE ref = ?1")?
-                    .query_row([&key_package_ref], |row| row.get(0))?;
-                return Ok(Some((stored_ref(&key_package_ref)?, bytes)));
+                let bytes = self.one_row(
+                    "SELECT bytes FROM key_package_bytes WHERE ref = ?1",
+                    params![&key_package_ref],
+                    |row| row.get(0),
+                )?;
+                return Ok(Some((key_package_ref, bytes)));
             }
         }
         Ok(None)
@@ -281,15 +246,12 @@ impl Tx<'_> {
     ) -> Result<u32, Fault> {
         let mut available = 0;
         for suite in suites {
-            available += self
-                .connection()
-                .prepare_cached(
-                    "SELECT count(*) FROM key_packages
-                     WHERE device_id = ?1 AND suite = ?2 AND status = 0 AND not_after > ?3",
-                )?
-                .query_row((owner.0, suite, to_sql(served_after.0)), |row| {
-                    row.get::<_, u32>(0)
-                })?;
+            available += self.one_row(
+                "SELECT count(*) FROM key_packages
+                 WHERE device_id = ?1 AND suite = ?2 AND status = 0 AND not_after > ?3",
+                params![owner, *suite, served_after],
+                |row| row.get::<u32>(0),
+            )?;
         }
         Ok(available)
     }
@@ -300,68 +262,67 @@ impl Tx<'_> {
         owner: DeviceKey,
         served_after: UnixSeconds,
     ) -> Result<u32, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached(
-                "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND status = 0 AND not_after > ?2",
-            )?
-            .query_row((owner.0, to_sql(served_after.0)), |row| row.get(0))?)
+        self.one_row(
+            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND status = 0 AND not_after > ?2",
+            params![owner, served_after],
+            |row| row.get(0),
+        )
     }
 
     /// Live (available or reserved) KeyPackages of a device.
     pub(crate) fn count_live(&self, owner: DeviceKey) -> Result<u32, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached("SELECT count(*) FROM key_packages WHERE device_id = ?1 AND status IN (0, 1)")?
-            .query_row([owner.0], |row| row.get(0))?)
+        self.one_row(
+            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND status IN (0, 1)",
+            params![owner],
+            |row| row.get(0),
+        )
     }
 
     /// Moves a KeyPackage from the state that was read to the next; its bytes go when that is terminal. `false` when
     /// it has left the state that was read.
     pub(crate) fn move_key_package(&self, row: &KeyPackageRow, next: &StoredState) -> Result<bool, Fault> {
-        let moved = self
-            .connection()
-            .prepare_cached("UPDATE key_packages SET status = ?3 WHERE ref = ?1 AND status = ?2")?
-            .execute((
-                row.key_package_ref.as_bytes(),
+        let moved = self.execute(
+            "UPDATE key_packages SET status = ?3 WHERE ref = ?1 AND status = ?2",
+            params![
+                &row.key_package_ref,
                 status_to_sql(row.state.status()),
-                status_to_sql(next.status()),
-            ))?;
+                status_to_sql(next.status())
+            ],
+        )?;
         if moved == 1 && next.status().is_terminal() {
-            self.connection()
-                .prepare_cached("DELETE FROM key_package_bytes WHERE ref = ?1")?
-                .execute([row.key_package_ref.as_bytes()])?;
+            self.execute(
+                "DELETE FROM key_package_bytes WHERE ref = ?1",
+                params![&row.key_package_ref],
+            )?;
         }
         Ok(moved == 1)
     }
 
     /// Removes tombstones with a `not_after` before this.
-    pub(crate) fn forget_key_packages(&self, not_after: UnixSeconds, limit: u32) -> Result<usize, Fault> {
-        Ok(self
-            .connection()
-            .prepare_cached(
-                "DELETE FROM key_packages WHERE ref IN (
-                     SELECT ref FROM key_packages WHERE status > 1 AND not_after < ?1 LIMIT ?2
-                 )",
-            )?
-            .execute((to_sql(not_after.0), limit))?)
+    pub(crate) fn forget_key_packages(&self, not_after: UnixSeconds, limit: u32) -> Result<u64, Fault> {
+        self.execute(
+            "DELETE FROM key_packages WHERE ref IN (
+                 SELECT ref FROM key_packages WHERE status > 1 AND not_after < ?1 LIMIT ?2
+             )",
+            params![not_after, limit],
+        )
     }
 
     /// Counts a change of the device's KeyPackages.
     pub(crate) fn bump_generation(&self, owner: DeviceKey) -> Result<(), Fault> {
-        self.connection()
-            .prepare_cached("UPDATE devices SET generation = generation + 1 WHERE id = ?1")?
-            .execute([owner.0])?;
+        self.execute(
+            "UPDATE devices SET generation = generation + 1 WHERE id = ?1",
+            params![owner],
+        )?;
         Ok(())
     }
 
     /// The device's generation and the time of its last accepted upload.
     pub(crate) fn generation(&self, owner: DeviceKey) -> Result<(u64, Option<UnixSeconds>), Fault> {
-        let (generation, last_upload): (i64, Option<i64>) = self
-            .connection()
-            .prepare_cached("SELECT generation, last_upload FROM devices WHERE id = ?1")?
-            .query_row([owner.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let last_upload = last_upload.map(from_sql).transpose()?.map(UnixSeconds);
-        Ok((from_sql(generation)?, last_upload))
+        self.one_row(
+            "SELECT generation, last_upload FROM devices WHERE id = ?1",
+            params![owner],
+            |row| Ok((row.get(0)?, row.optional(1)?)),
+        )
     }
 }

@@ -1,8 +1,8 @@
-//! The database: one SQLite file, one writer, a few readers.
+//! What the server stores, and the two engines that store it: a SQLite file for one process, PostgreSQL for several.
 //!
-//! Every change is a closure that runs on the writer thread inside a savepoint of one transaction. The thread gathers
-//! the closures that wait, commits them together (`synchronous=FULL`: durable when the commit returns) and only then
-//! answers all of them. So what a caller is told, and what a receiver is woken for, is on disk.
+//! Every change is a closure that runs in one transaction. What a caller is told, and what a receiver is woken for, is
+//! on disk. The closure runs statements that both engines understand (`statement`); what only PostgreSQL needs is in
+//! `locks`. The two sets of migrations hold the same tables, constraints and triggers.
 
 mod accounts;
 mod audit;
@@ -10,115 +10,92 @@ mod groups;
 mod inbox;
 mod key_packages;
 mod last_resorts;
-mod readers;
+mod location;
+mod locks;
+mod postgres;
+mod sqlite;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod tx;
-mod writer;
-
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use larder_wire::ProblemType;
-use rusqlite::Connection;
-use tokio::sync::oneshot;
 
 use crate::error::{Fault, ServiceError};
+use crate::wakeups::Wakeups;
 
 pub(crate) use accounts::DeviceRow;
 pub(crate) use groups::{AcceptedKind, NewAccepted};
 pub(crate) use inbox::NewInboxRow;
 pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
+pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
+pub use postgres::PostgresError;
 pub(crate) use tx::{DeviceKey, Tx};
 
-/// How long SQLite waits for a lock that another process holds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where refinery notes which migrations were applied.
+const MIGRATIONS_TABLE: &str = "larder_server_migrations";
 
-/// A handle on the database.
+/// A handle on the store.
 #[derive(Clone)]
-pub(crate) struct Store {
-    writer: writer::Writer,
-    readers: Arc<readers::Readers>,
+pub(crate) enum Store {
+    Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
 }
 
 impl Store {
-    /// Opens the database, creating it and bringing its schema up to date. `incarnation` names a new database.
+    /// Opens the store and brings its schema up to date. `incarnation` names a new one.
     ///
-    /// `wake` is called after a commit with the devices that it wrote inbox rows for.
-    pub(crate) fn open(
-        path: &Path,
+    /// After a commit, and when another node tells, those of `wakeups` wake whose inboxes got something.
+    pub(crate) async fn open(
+        location: &StoreLocation,
         incarnation: &str,
-        wake: impl Fn(&[DeviceKey]) + Send + 'static,
+        wakeups: Wakeups,
     ) -> Result<Self, Fault> {
-        let mut connection = connect(path)?;
-        let mut migrations = migrations::runner();
-        migrations.set_migration_table_name("larder_server_migrations");
-        migrations.run(&mut connection)?;
-        connection.execute(
-            "INSERT OR IGNORE INTO server (id, incarnation) VALUES (1, ?1)",
-            [incarnation],
-        )?;
-        Ok(Self {
-            writer: writer::Writer::start(connection, wake)?,
-            readers: Arc::new(readers::Readers::new(path.to_owned())),
+        Ok(match location {
+            StoreLocation::Sqlite(path) => {
+                Self::Sqlite(sqlite::Sqlite::open(path, incarnation, move |devices| {
+                    wakeups.wake(devices);
+                })?)
+            }
+            StoreLocation::Postgres(location) => {
+                Self::Postgres(postgres::Postgres::open(location, incarnation, wakeups).await?)
+            }
         })
     }
 
-    /// Runs `work` in a transaction. An `Err` rolls back all that it did; an `Ok` is on disk when this returns.
+    /// Runs `work` in a transaction. An `Err` rolls back all that it did; an `Ok` is on disk when this returns. It may
+    /// run several times before that, each time from the beginning.
     pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, ServiceError>
     where
         T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        self.writer.submit(work, move |result| {
-            // The caller may have gone away; what it asked for is done all the same.
-            let _ = answer.send(result);
-        })?;
-        answered.await.map_err(|_| Fault::Closed)?
+        match self {
+            Self::Sqlite(sqlite) => sqlite.write(work).await,
+            Self::Postgres(postgres) => postgres.write(work).await,
+        }
     }
 
     /// Runs `work` in a transaction and undoes all that it did: for what would happen, without letting it.
     pub(crate) async fn rehearse<T, F>(&self, work: F) -> Result<T, ServiceError>
     where
         T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let undone = self.write(move |tx| -> Result<(), ServiceError> {
-            let _ = answer.send(work(tx));
-            // Any refusal undoes what was done.
-            Err(ProblemType::Forbidden.into())
-        });
-        match (undone.await, answered.await) {
-            (Err(ServiceError::Fault(fault)), _) => Err(fault.into()),
-            (_, rehearsed) => rehearsed.map_err(|_| Fault::Closed)?,
+        match self {
+            Self::Sqlite(sqlite) => sqlite.rehearse(work).await,
+            Self::Postgres(postgres) => postgres.rehearse(work).await,
         }
     }
 
-    /// Runs `work` on a snapshot of what is committed.
+    /// Runs `work` on a snapshot of what is committed, perhaps several times.
     pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, ServiceError>
     where
         T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let readers = Arc::clone(&self.readers);
-        tokio::task::spawn_blocking(move || readers.read(work))
-            .await
-            .map_err(|_| Fault::Closed)?
+        match self {
+            Self::Sqlite(sqlite) => sqlite.read(work).await,
+            Self::Postgres(postgres) => postgres.read(work).await,
+        }
     }
 }
-
-fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", "ON")?;
-    connection.set_prepared_statement_cache_capacity(128);
-    Ok(connection)
-}
-
-refinery::embed_migrations!("migrations");

@@ -1,9 +1,11 @@
+use std::any::Any;
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use larder_wire::{GroupId, KeyPackageRef};
 use rusqlite::Connection;
 
-use crate::error::Fault;
+use crate::error::{Fault, ServiceError};
+use crate::store::postgres::Session;
 
 /// A device's row, by which other tables name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,20 +20,26 @@ impl DeviceKey {
 
 /// A transaction under way. The rows of each part of the schema are in the sibling modules.
 pub(crate) struct Tx<'c> {
-    connection: &'c Connection,
+    engine: Engine<'c>,
     woken: RefCell<Vec<DeviceKey>>,
 }
 
+/// Who carries the transaction out.
+pub(super) enum Engine<'c> {
+    Sqlite(&'c Connection),
+    Postgres(Session<'c>),
+}
+
 impl<'c> Tx<'c> {
-    pub(super) fn new(connection: &'c Connection) -> Self {
+    pub(super) fn new(engine: Engine<'c>) -> Self {
         Self {
-            connection,
+            engine,
             woken: RefCell::default(),
         }
     }
 
-    pub(super) fn connection(&self) -> &'c Connection {
-        self.connection
+    pub(super) fn engine(&self) -> &Engine<'c> {
+        &self.engine
     }
 
     /// Notes that `device` has something new in its inbox, for after the commit.
@@ -50,9 +58,28 @@ impl<'c> Tx<'c> {
     pub(super) fn into_woken(self) -> Vec<DeviceKey> {
         self.woken.into_inner()
     }
+
+    /// Does a request's work; its panic is a fault of this request alone.
+    pub(super) fn guarded<T>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
+        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
+            tracing::error!(panic = panic_text(panic.as_ref()), "a request panicked");
+            Err(Fault::Closed.into())
+        })
+    }
 }
 
-/// Unix seconds and sequence numbers as SQLite's signed integers.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Unix seconds and sequence numbers as the signed integers of both engines.
 pub(super) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -60,12 +87,4 @@ pub(super) fn to_sql(number: u64) -> i64 {
 /// A stored number that can only be positive.
 pub(super) fn from_sql(number: i64) -> Result<u64, Fault> {
     u64::try_from(number).map_err(|_| Fault::Corrupt("a negative number"))
-}
-
-pub(super) fn stored_group_id(bytes: &[u8]) -> Result<GroupId, Fault> {
-    GroupId::from_bytes(bytes).map_err(|_| Fault::Corrupt("a group id"))
-}
-
-pub(super) fn stored_ref(bytes: &[u8]) -> Result<KeyPackageRef, Fault> {
-    KeyPackageRef::from_bytes(bytes).map_err(|_| Fault::Corrupt("a KeyPackageRef"))
 }

@@ -8,7 +8,6 @@ use larder_wire::{
     LastResortStatus, PoolStatus, ProblemType, ReserveRequest, Reserved,
 };
 use openmls::prelude::Ciphersuite;
-use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -38,12 +37,6 @@ async fn item(owner: &Device, key_package_ref: &KeyPackageRef) -> InventoryItem 
 
 async fn inbox_kinds(device: &Device) -> Vec<InboxKind> {
     device.inbox().await.iter().map(|row| row.kind).collect()
-}
-
-/// Counts rows, on a connection of its own.
-fn counted(server: &TestServer, sql: &str) -> usize {
-    let database = Connection::open_with_flags(server.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    database.query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 #[tokio::test]
@@ -257,7 +250,10 @@ async fn a_retry_under_one_idempotency_key_reserves_the_last_resort_once() {
     let again = alice.http.post_with_key(PATH, "k-1", &request).await;
     assert_eq!(again.body, first.body, "byte for byte");
     assert_eq!(
-        counted(&server, "SELECT count(*) FROM last_resort_reservations"),
+        server
+            .database
+            .count("SELECT count(*) FROM last_resort_reservations")
+            .await,
         1
     );
     assert_eq!(count(&bob.inventory().await, KeyPackageState::Available), 2);
@@ -301,21 +297,21 @@ async fn adders_who_come_too_late_for_a_pool_all_get_the_last_resort() {
     assert_eq!(inbox_kinds(&bob).await, [InboxKind::KeyPackagesLow]);
 
     // The database agrees.
-    let count_of = |sql: &str| counted(&server, sql);
+    let count_of = |sql| server.database.count(sql);
     assert_eq!(
-        count_of("SELECT count(DISTINCT holder) FROM last_resort_reservations"),
+        count_of("SELECT count(DISTINCT holder) FROM last_resort_reservations").await,
         ADDERS - POOL
     );
     assert_eq!(
-        count_of("SELECT count(DISTINCT group_id) FROM last_resort_reservations"),
+        count_of("SELECT count(DISTINCT group_id) FROM last_resort_reservations").await,
         ADDERS - POOL
     );
     assert_eq!(
-        count_of("SELECT count(*) FROM last_resorts WHERE status = 0 AND used = 1"),
+        count_of("SELECT count(*) FROM last_resorts WHERE status = 0 AND used = 1").await,
         1
     );
     assert_eq!(
-        count_of("SELECT count(*) FROM audit WHERE transition = 'reserve'"),
+        count_of("SELECT count(*) FROM audit WHERE transition = 'reserve'").await,
         ADDERS
     );
 }
@@ -340,11 +336,14 @@ async fn only_the_holder_gives_a_reservation_on_a_last_resort_up_and_it_stays_fo
     let before = snapshot(&[&bob, &carol], None).await;
     mallory.http.post(&path, &()).await.refused(ProblemType::NotFound);
     assert_eq!(
-        (counted(&server, held), snapshot(&[&bob, &carol], None).await),
+        (
+            server.database.count(held).await,
+            snapshot(&[&bob, &carol], None).await
+        ),
         (2, before)
     );
     alice.http.post(&path, &()).await.done();
-    assert_eq!(counted(&server, held), 1, "the other adder's stands");
+    assert_eq!(server.database.count(held).await, 1, "the other adder's stands");
     assert_eq!(count(&carol.inventory().await, KeyPackageState::Lapsed), 1);
     assert_eq!(state_of(&bob, &last_resort).await, KeyPackageState::Available);
     alice.http.post(&path, &()).await.done();
@@ -353,9 +352,12 @@ async fn only_the_holder_gives_a_reservation_on_a_last_resort_up_and_it_stays_fo
     let alone = alice.reserve(&[&bob], &a_group()).await;
     let path = format!("/v1/reservations/{}/abandon", alone.reservation_id.unwrap());
     mallory.http.post(&path, &()).await.refused(ProblemType::NotFound);
-    assert_eq!(counted(&server, held), 2);
+    assert_eq!(server.database.count(held).await, 2);
     assert_eq!(
-        counted(&server, "SELECT count(*) FROM audit WHERE transition = 'abandon'"),
+        server
+            .database
+            .count("SELECT count(*) FROM audit WHERE transition = 'abandon'")
+            .await,
         2
     );
 }

@@ -4,7 +4,6 @@ use larder_wire::{
     Accepted, CommitRequest, DeviceOutcome, GroupId, KeyPackageRef, KeyPackageState, ProblemType,
 };
 use openmls::prelude::{KeyPackage, MlsGroup};
-use rusqlite::{Connection, OpenFlags};
 
 use crate::scene::Scene;
 use crate::support::{Device, TestServer, outcomes, reserved_refs, snapshot, state_of};
@@ -34,14 +33,11 @@ async fn another_group(device: &Device) -> (MlsGroup, GroupId) {
     (group, created.group_id)
 }
 
-/// Rows of the database, on a connection of its own.
-fn counted(server: &TestServer, sql: &str) -> usize {
-    let database = Connection::open_with_flags(server.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    database.query_row(sql, [], |row| row.get(0)).unwrap()
-}
-
-fn reservations(server: &TestServer) -> usize {
-    counted(server, "SELECT count(*) FROM last_resort_reservations")
+async fn reservations(server: &TestServer) -> usize {
+    server
+        .database
+        .count("SELECT count(*) FROM last_resort_reservations")
+        .await
 }
 
 #[tokio::test]
@@ -54,7 +50,7 @@ async fn two_adders_who_get_the_same_last_resort_at_once_are_both_accepted() {
     let ((mut alices, _, alices_request, first), (mut carols, _, carols_request, second)) =
         tokio::join!(staged(&alice, &bob), staged(&carol, &bob));
     assert_eq!((&first, &second), (&last_resort, &last_resort));
-    assert_eq!(reservations(&server), 2);
+    assert_eq!(reservations(&server).await, 2);
 
     tokio::join!(
         alice.commit(&mut alices, &alices_request),
@@ -71,14 +67,26 @@ async fn two_adders_who_get_the_same_last_resort_at_once_are_both_accepted() {
     assert_eq!(found, expected, "bob is in both groups");
 
     // The database agrees: both reservations are used up, everything is in the audit, nothing else happened.
-    assert_eq!(reservations(&server), 0);
+    assert_eq!(reservations(&server).await, 0);
     for (transition, rows) in [("upload", 1), ("reserve", 2), ("commit", 2)] {
         let sql = format!("SELECT count(*) FROM audit WHERE transition = '{transition}'");
-        assert_eq!(counted(&server, &sql), rows, "{transition}");
+        assert_eq!(server.database.count(&sql).await, rows, "{transition}");
     }
-    assert_eq!(counted(&server, "SELECT count(*) FROM audit"), 5);
-    assert_eq!(counted(&server, "SELECT count(DISTINCT actor) FROM audit"), 3);
-    assert_eq!(counted(&server, "SELECT count(*) FROM last_resort_bytes"), 1);
+    assert_eq!(server.database.count("SELECT count(*) FROM audit").await, 5);
+    assert_eq!(
+        server
+            .database
+            .count("SELECT count(DISTINCT actor) FROM audit")
+            .await,
+        3
+    );
+    assert_eq!(
+        server
+            .database
+            .count("SELECT count(*) FROM last_resort_bytes")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -99,7 +107,7 @@ async fn one_adder_adds_a_device_to_two_groups_by_the_same_last_resort() {
         joined.iter().map(authenticator).collect::<Vec<_>>(),
         [authenticator(&two), authenticator(&one)]
     );
-    assert_eq!(reservations(&server), 0);
+    assert_eq!(reservations(&server).await, 0);
 }
 
 #[tokio::test]
@@ -129,7 +137,7 @@ async fn a_last_resort_that_the_sender_did_not_reserve_for_this_group_is_not_add
     let other = GroupId::from_bytes(b"another group").unwrap();
     scene.alice.take(&[&scene.carol], &other).await;
     refused(&scene, &request).await;
-    assert_eq!(reservations(&scene.server), 2, "nothing is used up");
+    assert_eq!(reservations(&scene.server).await, 2, "nothing is used up");
     // Alice reserved it for this group.
     scene.alice.take(&[&scene.carol], &scene.gid).await;
     scene
@@ -138,7 +146,7 @@ async fn a_last_resort_that_the_sender_did_not_reserve_for_this_group_is_not_add
         .await
         .ok::<Accepted>();
     scene.carol.join().await;
-    assert_eq!(reservations(&scene.server), 2);
+    assert_eq!(reservations(&scene.server).await, 2);
 }
 
 #[tokio::test]
@@ -159,7 +167,7 @@ async fn one_reservation_on_a_last_resort_allows_one_commit() {
     let remove = alice.stage_remove(&mut group, bobs.own_leaf_index());
     alice.commit(&mut group, &remove).await;
 
-    let again = alice.validate(&bytes_of(&server, &last_resort));
+    let again = alice.validate(&stored_last_resorts(&server).await[0]);
     let add = alice.stage_adds(&mut group, vec![again.clone()]);
     alice.clear(&mut group);
     let before = snapshot(&[&alice, &bob], Some(&gid)).await;
@@ -175,16 +183,9 @@ async fn one_reservation_on_a_last_resort_allows_one_commit() {
     assert_eq!(state_of(&bob, &last_resort).await, KeyPackageState::Available);
 }
 
-/// What the directory has stored for a last resort.
-fn bytes_of(server: &TestServer, key_package_ref: &KeyPackageRef) -> Vec<u8> {
-    let database = Connection::open_with_flags(server.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    database
-        .query_row(
-            "SELECT bytes FROM last_resort_bytes WHERE ref = ?1",
-            [key_package_ref.as_bytes()],
-            |row| row.get(0),
-        )
-        .unwrap()
+/// What the directory has stored of last resorts.
+async fn stored_last_resorts(server: &TestServer) -> Vec<Vec<u8>> {
+    server.database.bytes("SELECT bytes FROM last_resort_bytes").await
 }
 
 #[tokio::test]
@@ -232,21 +233,30 @@ async fn a_replaced_last_resort_is_still_added_by_who_reserved_it_for_a_day_and_
 
     // The database agrees: a tombstone without bytes, and the reservation that nobody can use lapses in its time.
     assert_eq!(
-        counted(
-            &server,
-            "SELECT count(*) FROM last_resort_bytes JOIN last_resorts USING (ref) WHERE status = 2"
-        ),
+        server
+            .database
+            .count("SELECT count(*) FROM last_resort_bytes JOIN last_resorts USING (ref) WHERE status = 2")
+            .await,
         0
     );
     assert_eq!(
-        counted(&server, "SELECT count(*) FROM last_resorts WHERE status = 2"),
+        server
+            .database
+            .count("SELECT count(*) FROM last_resorts WHERE status = 2")
+            .await,
         1
     );
-    assert_eq!(counted(&server, "SELECT count(*) FROM last_resort_bytes"), 1);
-    assert_eq!(reservations(&server), 2);
+    assert_eq!(
+        server
+            .database
+            .count("SELECT count(*) FROM last_resort_bytes")
+            .await,
+        1
+    );
+    assert_eq!(reservations(&server).await, 2);
     server.pass(2 * DAY);
     server.sweep().await;
-    assert_eq!(reservations(&server), 0);
+    assert_eq!(reservations(&server).await, 0);
     let sql = "SELECT count(*) FROM audit WHERE transition = ";
     for (transition, rows) in [
         ("retire", 1),
@@ -256,7 +266,7 @@ async fn a_replaced_last_resort_is_still_added_by_who_reserved_it_for_a_day_and_
         ("lapse", 2),
     ] {
         assert_eq!(
-            counted(&server, &format!("{sql}'{transition}'")),
+            server.database.count(&format!("{sql}'{transition}'")).await,
             rows,
             "{transition}"
         );
@@ -274,7 +284,7 @@ async fn a_reservation_on_a_last_resort_lapses_at_the_sweep_after_its_deadline_a
     let (mut carols, gid, carols_request, _) = staged(&carol, &bob).await;
     server.pass(HOUR - 60);
     server.sweep().await;
-    assert_eq!(reservations(&server), 2);
+    assert_eq!(reservations(&server).await, 2);
     server.pass(120);
     alice.open_session().await;
     bob.open_session().await;
@@ -282,7 +292,7 @@ async fn a_reservation_on_a_last_resort_lapses_at_the_sweep_after_its_deadline_a
     // Past the deadline and not swept: still accepted.
     alice.commit(&mut alices, &alices_request).await;
     server.sweep().await;
-    assert_eq!(reservations(&server), 0);
+    assert_eq!(reservations(&server).await, 0);
     let before = snapshot(&[&carol, &bob], Some(&gid)).await;
     let problem = carol
         .post_commit(&gid, &carols_request)
@@ -309,7 +319,13 @@ async fn a_last_resort_that_its_owner_withdrew_is_not_added() {
         .await
         .refused(ProblemType::ReservationLapsed);
     assert_eq!(problem.refs, std::slice::from_ref(&last_resort));
-    assert_eq!(counted(&server, "SELECT count(*) FROM last_resort_bytes"), 0);
+    assert_eq!(
+        server
+            .database
+            .count("SELECT count(*) FROM last_resort_bytes")
+            .await,
+        0
+    );
     assert_eq!(
         outcomes(&alice.reserve(&[&bob], &gid).await),
         [DeviceOutcome::Exhausted]
@@ -354,7 +370,7 @@ async fn one_commit_adds_by_ordinary_key_packages_and_last_resorts_all_or_none()
         .refused(ProblemType::ReservationLapsed);
     assert_eq!(problem.refs.len(), 1);
     assert_eq!(state_of(&bob, &refs[0]).await, KeyPackageState::Reserved);
-    assert_eq!(reservations(&server), 1, "not half used up");
+    assert_eq!(reservations(&server).await, 1, "not half used up");
 
     let request = alice.stage_adds(&mut group, taken);
     alice.commit(&mut group, &request).await;
@@ -379,11 +395,11 @@ async fn the_loser_of_a_race_rebases_with_the_same_reservation_on_a_last_resort(
         .post_commit(&scene.gid, &late)
         .await
         .refused(ProblemType::WrongEpoch);
-    assert_eq!(reservations(&scene.server), 1, "nothing is burnt");
+    assert_eq!(reservations(&scene.server).await, 1, "nothing is burnt");
     scene.bob.clear(&mut scene.bobs);
     scene.bob.catch_up(&mut scene.bobs).await;
     let rebased = scene.bob.stage_adds(&mut scene.bobs, taken);
     scene.bob.commit(&mut scene.bobs, &rebased).await;
     assert_eq!(authenticator(&dave.join().await), authenticator(&scene.bobs));
-    assert_eq!(reservations(&scene.server), 0);
+    assert_eq!(reservations(&scene.server).await, 0);
 }

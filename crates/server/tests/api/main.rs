@@ -1,4 +1,4 @@
-//! The server through its HTTP API: real requests, a real database, and OpenMLS on the other end.
+//! The server through its HTTP API on SQLite: real requests, a real database, and OpenMLS on the other end.
 
 #![expect(
     clippy::expect_used,
@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../databases/sqlite.rs"]
+mod database;
 #[path = "../support/mod.rs"]
 mod support;
 

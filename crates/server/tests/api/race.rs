@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_wire::{DeviceOutcome, GroupId, KeyPackageState, Reserved};
-use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -62,26 +61,20 @@ async fn sixty_four_adders_get_the_thirty_two_key_packages_of_a_pool_each_once()
         .collect();
     assert_eq!(known, distinct);
 
-    let database = Connection::open_with_flags(server.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let counted = |sql: &str| database.query_row(sql, [], |row| row.get::<_, usize>(0)).unwrap();
-    assert_eq!(
-        counted("SELECT count(*) FROM key_packages WHERE status = 1"),
-        POOL
-    );
-    assert_eq!(counted("SELECT count(*) FROM key_packages"), POOL);
-    assert_eq!(counted("SELECT count(DISTINCT holder) FROM key_packages"), POOL);
-    assert_eq!(
-        counted("SELECT count(DISTINCT reservation_id) FROM key_packages"),
-        POOL
-    );
-    assert_eq!(
-        counted("SELECT count(*) FROM audit WHERE transition = 'reserve'"),
-        POOL
-    );
-    assert_eq!(
-        counted("SELECT count(DISTINCT ref) FROM audit WHERE transition = 'reserve'"),
-        POOL
-    );
+    let database = &server.database;
+    for (sql, expected) in [
+        ("SELECT count(*) FROM key_packages WHERE status = 1", POOL),
+        ("SELECT count(*) FROM key_packages", POOL),
+        ("SELECT count(DISTINCT holder) FROM key_packages", POOL),
+        ("SELECT count(DISTINCT reservation_id) FROM key_packages", POOL),
+        ("SELECT count(*) FROM audit WHERE transition = 'reserve'", POOL),
+        (
+            "SELECT count(DISTINCT ref) FROM audit WHERE transition = 'reserve'",
+            POOL,
+        ),
+    ] {
+        assert_eq!(database.count(sql).await, expected, "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

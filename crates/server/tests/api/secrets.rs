@@ -1,7 +1,6 @@
 //! What is not in the database.
 
 use larder_wire::{KeyPackageState, RevokeRequest, Revoked};
-use rusqlite::{Connection, OpenFlags};
 
 use crate::support::{KeyPackageSpec, TestServer, count};
 
@@ -10,7 +9,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn neither_tokens_nor_challenges_nor_texts_nor_private_keys_are_in_any_file_of_the_database() {
+async fn neither_tokens_nor_challenges_nor_texts_nor_private_keys_are_in_the_database() {
     let mut server = TestServer::start().await;
     let mut alice = server.device("alice").await;
     let bob = server.device_with_key_packages("bob", 1).await;
@@ -21,14 +20,7 @@ async fn neither_tokens_nor_challenges_nor_texts_nor_private_keys_are_in_any_fil
     alice.send(&mut group, "attack at dawn").await;
     let unread = bob.inbox().await.last().unwrap().body.0.clone();
 
-    let directory = server.database().parent().unwrap().to_owned();
-    let scan = || {
-        let files = std::fs::read_dir(&directory).unwrap();
-        files
-            .flat_map(|file| std::fs::read(file.unwrap().path()).unwrap())
-            .collect::<Vec<u8>>()
-    };
-    let everything = scan();
+    let everything = server.database.everything().await;
     // The scan finds what is there.
     assert!(contains(&everything, &unread[unread.len() - 100..]));
     assert!(contains(&everything, &bob.mls.to_public_vec()));
@@ -47,7 +39,7 @@ async fn neither_tokens_nor_challenges_nor_texts_nor_private_keys_are_in_any_fil
         assert!(!contains(&everything, &secret));
     }
     server.stop().await;
-    assert!(!contains(&scan(), token.as_bytes()));
+    assert!(!contains(&server.database.everything().await, token.as_bytes()));
 }
 
 #[tokio::test]
@@ -87,14 +79,7 @@ async fn a_terminal_key_package_leaves_a_tombstone_without_its_bytes() {
         assert_eq!(count(&inventory, state), 1);
     }
     assert_eq!(uploaded.results.len(), inventory.items.len());
-    let database = Connection::open_with_flags(server.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let left: Vec<Vec<u8>> = database
-        .prepare("SELECT ref FROM key_package_bytes")
-        .unwrap()
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let left = server.database.bytes("SELECT ref FROM key_package_bytes").await;
     let alive = inventory
         .items
         .iter()

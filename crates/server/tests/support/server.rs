@@ -1,16 +1,15 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use larder_lifecycle::UnixSeconds;
 use larder_server::{Config, Service, router, serve};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Device, Http};
+use crate::database::Database;
 
 /// The real time, in Unix seconds. OpenMLS reads the real clock, so the tests' time starts there.
 #[expect(
@@ -28,9 +27,9 @@ pub(crate) fn now() -> u64 {
 pub(crate) struct TestServer {
     pub(crate) service: Service,
     pub(crate) http: Http,
+    pub(crate) database: Arc<Database>,
     address: String,
     ahead_seconds: Arc<AtomicU64>,
-    directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
 }
@@ -47,13 +46,21 @@ impl TestServer {
     }
 
     pub(crate) async fn start_with(configure: impl FnOnce(&mut Config), sweeper: bool) -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
-        let mut config = Config::new(directory.path().join("larder.db"));
+        Self::start_on(Arc::new(Database::create().await), configure, sweeper).await
+    }
+
+    /// The server on a database that may have others.
+    pub(crate) async fn start_on(
+        database: Arc<Database>,
+        configure: impl FnOnce(&mut Config),
+        sweeper: bool,
+    ) -> Self {
+        let mut config = Config::new(database.location());
         configure(&mut config);
         let ahead_seconds = Arc::new(AtomicU64::new(0));
         let offset = Arc::clone(&ahead_seconds);
         let clock = Arc::new(move || UnixSeconds(now() + offset.load(Ordering::SeqCst)));
-        let service = Service::open(config, clock).expect("the service opens");
+        let service = Service::open(config, clock).await.expect("the service opens");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -75,9 +82,9 @@ impl TestServer {
         Self {
             service,
             http,
+            database,
             address,
             ahead_seconds,
-            directory,
             stop: Some(stop),
             running,
         }
@@ -86,11 +93,6 @@ impl TestServer {
     /// `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
-    }
-
-    /// The SQLite database.
-    pub(crate) fn database(&self) -> PathBuf {
-        self.directory.path().join("larder.db")
     }
 
     /// Moves the server's clock ahead.

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::Connection;
 
 use crate::error::ServiceError;
-use crate::store::connect;
-use crate::store::tx::Tx;
+use crate::store::sqlite::connect;
+use crate::store::tx::{Engine, Tx};
 
 /// Idle connections that are kept for the next reader.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -38,7 +38,7 @@ impl Readers {
             }
         };
         let transaction = connection.transaction()?;
-        let result = work(&Tx::new(&transaction));
+        let result = work(&Tx::new(Engine::Sqlite(&transaction)));
         transaction.finish()?;
         let mut idle = self.idle();
         if idle.len() < IDLE_CONNECTIONS_MAX {

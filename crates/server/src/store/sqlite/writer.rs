@@ -1,17 +1,15 @@
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::{Fault, ServiceError};
-use crate::store::tx::{DeviceKey, Tx};
+use crate::store::tx::{DeviceKey, Engine, Tx};
 
 /// Requests that one commit carries at most.
 const BATCH_REQUESTS_MAX: usize = 256;
 
 /// Does a request's work, and returns what answers it once the outcome of the commit is known.
-type Job = Box<dyn FnOnce(&Tx<'_>) -> Answer + Send>;
+type Job = Box<dyn FnOnce(&Connection, &Tx<'_>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 
 /// A handle on the writer thread, which ends when the last handle is dropped.
@@ -50,8 +48,8 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let job: Job = Box::new(move |tx| {
-            let result = in_savepoint(tx, work);
+        let job: Job = Box::new(move |connection, tx| {
+            let result = in_savepoint(connection, tx, work);
             Box::new(move |committed| {
                 answer(match (result, committed) {
                     (Ok(value), Ok(())) => Ok(value),
@@ -73,8 +71,8 @@ fn commit_together(
     let mut answers = Vec::new();
     let committed = (|| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let tx = Tx::new(&transaction);
-        answers.extend(jobs.map(|job| job(&tx)));
+        let tx = Tx::new(Engine::Sqlite(&transaction));
+        answers.extend(jobs.map(|job| job(&transaction, &tx)));
         let woken = tx.into_woken();
         transaction.commit()?;
         Ok::<_, rusqlite::Error>(woken)
@@ -96,33 +94,21 @@ fn commit_together(
 
 /// Runs one request so that neither its refusal nor its panic touches the others in the batch.
 fn in_savepoint<T>(
+    connection: &Connection,
     tx: &Tx<'_>,
     work: impl FnOnce(&Tx<'_>) -> Result<T, ServiceError>,
 ) -> Result<T, ServiceError> {
     let woken_before = tx.woken_mark();
-    tx.connection().execute_batch("SAVEPOINT request")?;
-    let result = catch_unwind(AssertUnwindSafe(|| work(tx))).unwrap_or_else(|panic| {
-        tracing::error!(panic = panic_text(panic.as_ref()), "a request panicked");
-        Err(Fault::Closed.into())
-    });
-    match result {
+    connection.execute_batch("SAVEPOINT request")?;
+    match tx.guarded(work) {
         Ok(value) => {
-            tx.connection().execute_batch("RELEASE request")?;
+            connection.execute_batch("RELEASE request")?;
             Ok(value)
         }
         Err(error) => {
             tx.forget_woken_since(woken_before);
-            tx.connection()
-                .execute_batch("ROLLBACK TO request; RELEASE request")?;
+            connection.execute_batch("ROLLBACK TO request; RELEASE request")?;
             Err(error)
         }
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }

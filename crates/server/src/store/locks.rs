@@ -1,0 +1,120 @@
+//! Who may change what at the same time.
+//!
+//! SQLite has one writer, so nothing here concerns it. On PostgreSQL transactions run side by side at READ COMMITTED,
+//! and code that was written for a single writer stays right because whatever changes together has one row that is
+//! locked before the rest is read:
+//!
+//! * a **group's** row for its epoch, state, roster, sequence and ratchet trees;
+//! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its inbox;
+//! * a **body's** row for who still waits for it.
+//!
+//! They are locked in this order, and rows of one kind in ascending order, so that nobody waits in a circle. What has
+//! no such row (names, init keys, idempotency keys, group ids) is unique by constraint: who comes second starts over,
+//! and then finds what the first one stored.
+
+use crate::error::Fault;
+use crate::store::statement::params;
+use crate::store::tx::{DeviceKey, Engine, Tx};
+use larder_wire::GroupId;
+
+impl Tx<'_> {
+    /// Keeps a group as it is for everybody else until the end of the transaction.
+    pub(crate) fn lock_group(&self, group: &GroupId) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(_) => self
+                .exists(
+                    "SELECT 1 FROM groups WHERE id = ?1 FOR NO KEY UPDATE",
+                    params![group],
+                )
+                .map(drop),
+        }
+    }
+
+    /// Keeps what belongs to these devices as it is for everybody else until the end of the transaction.
+    pub(crate) fn lock_devices(&self, devices: impl IntoIterator<Item = DeviceKey>) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(session) => session
+                .lock_rows(
+                    "SELECT id FROM devices WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
+                    devices.into_iter().map(|device| device.0),
+                )
+                .map(drop),
+        }
+    }
+
+    /// Locks those of these devices that nobody else has locked, and returns them; `None` when no lock is needed.
+    /// Waits for nobody.
+    fn lock_idle_devices(
+        &self,
+        devices: impl IntoIterator<Item = DeviceKey>,
+    ) -> Result<Option<Vec<DeviceKey>>, Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(None),
+            Engine::Postgres(session) => {
+                let locked = session.lock_rows(
+                    "SELECT id FROM devices WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
+                    devices.into_iter().map(|device| device.0),
+                )?;
+                Ok(Some(locked.into_iter().map(DeviceKey).collect()))
+            }
+        }
+    }
+
+    /// Locks the devices whose KeyPackages a reservation holds.
+    pub(crate) fn lock_reservation(&self, id: &str) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(_) => {
+                let owners = self.rows(
+                    "SELECT device_id FROM key_packages WHERE reservation_id = ?1 AND status = 1
+                     UNION SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
+                     WHERE r.reservation_id = ?1",
+                    params![id],
+                    |row| row.get::<DeviceKey>(0),
+                )?;
+                self.lock_devices(owners)
+            }
+        }
+    }
+
+    /// Keeps these bodies until the end of the transaction, for whoever decides whether they are still needed.
+    pub(super) fn lock_bodies(&self, bodies: &[i64]) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(session) => session
+                .lock_rows(
+                    "SELECT id FROM bodies WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+                    bodies.iter().copied(),
+                )
+                .map(drop),
+        }
+    }
+
+    /// Whether it is this transaction's turn to sweep. One node at a time does, and the others need not.
+    pub(crate) fn take_turn_to_sweep(&self) -> Result<bool, Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(true),
+            Engine::Postgres(_) => {
+                self.exists("SELECT 1 FROM server WHERE id = 1 FOR UPDATE SKIP LOCKED", &[])
+            }
+        }
+    }
+
+    /// What `find` finds, of devices that nobody else is changing. The others' rows stay due.
+    pub(super) fn due<T>(
+        &self,
+        find: impl Fn() -> Result<Vec<T>, Fault>,
+        owner: impl Fn(&T) -> DeviceKey,
+    ) -> Result<Vec<T>, Fault> {
+        let found = find()?;
+        let Some(idle) = self.lock_idle_devices(found.iter().map(&owner))? else {
+            return Ok(found);
+        };
+        // What was found before the lock may have moved since.
+        let mut found = find()?;
+        found.retain(|row| idle.contains(&owner(row)));
+        Ok(found)
+    }
+}

@@ -1,0 +1,198 @@
+//! PostgreSQL: any number of nodes on one database, none of which keeps anything of its own.
+//!
+//! A transaction is the same closure as on SQLite. It runs on a thread that may block, each statement driven to its
+//! end on the runtime; transactions of this node and of others run side by side (see `locks`). When PostgreSQL gives
+//! one up for the sake of another, it starts over from the beginning. `synchronous_commit` is on: what a caller is
+//! told is on disk.
+
+mod error;
+mod hints;
+mod pool;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio_postgres::IsolationLevel;
+
+use crate::error::{Fault, ServiceError};
+use crate::store::location::PostgresLocation;
+use crate::store::tx::{DeviceKey, Engine, Tx};
+use crate::wakeups::Wakeups;
+
+pub use error::PostgresError;
+pub(super) use session::Session;
+#[cfg(test)]
+pub(super) use session::translated;
+
+/// A transaction is tried this often before its request fails.
+const ATTEMPTS_MAX: u32 = 10;
+/// Before a transaction is tried again, it waits up to this long, and after each further attempt up to this much
+/// longer: those who met once should not meet again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A handle on the database.
+#[derive(Clone)]
+pub(crate) struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pool: Pool,
+    wakeups: Wakeups,
+    hints: hints::Hints,
+    /// They end with the last handle.
+    _background: JoinSet<()>,
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To change something.
+    Write,
+    /// To see what a change would do, and undo it.
+    Rehearse,
+    /// To read what is committed, all of it at one moment.
+    Read,
+}
+
+impl Postgres {
+    /// Connects, and brings the schema up to date. Several nodes may do so at once.
+    pub(super) async fn open(
+        location: &PostgresLocation,
+        incarnation: &str,
+        wakeups: Wakeups,
+    ) -> Result<Self, Fault> {
+        let config = pool::configured(location);
+        let pool = pool::create(config.clone())?;
+        let incarnation = pool::prepare_schema(&pool, incarnation).await?;
+        let mut background = JoinSet::new();
+        let hints = hints::start(
+            &mut background,
+            config,
+            pool.clone(),
+            &incarnation,
+            wakeups.clone(),
+        );
+        Ok(Self {
+            shared: Arc::new(Shared {
+                pool,
+                wakeups,
+                hints,
+                _background: background,
+            }),
+        })
+    }
+
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (value, woken) = self.run(work, Purpose::Write).await?;
+        self.shared.wakeups.wake(&woken);
+        self.shared.hints.tell(woken);
+        Ok(value)
+    }
+
+    pub(super) async fn rehearse<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (value, _) = self.run(work, Purpose::Rehearse).await?;
+        Ok(value)
+    }
+
+    pub(super) async fn read<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (value, _) = self.run(work, Purpose::Read).await?;
+        Ok(value)
+    }
+
+    /// Runs `work` in a transaction until it gets through. Returns its value and whom it woke.
+    async fn run<T, F>(&self, work: F, purpose: Purpose) -> Result<(T, Vec<DeviceKey>), ServiceError>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let work = Arc::new(std::sync::Mutex::new(work));
+        for attempt in 1.. {
+            let mut client = pool::connection(&self.shared.pool).await?;
+            let (runtime, work) = (Handle::current(), Arc::clone(&work));
+            let outcome = tokio::task::spawn_blocking(move || {
+                let work = work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                attempt_once(&runtime, &mut client, &*work, purpose)
+            })
+            .await
+            .map_err(|_| Fault::Closed)?;
+            match outcome {
+                Err(ServiceError::Fault(Fault::Postgres(error)))
+                    if error.may_be_tried_again() && attempt < ATTEMPTS_MAX =>
+                {
+                    tracing::debug!(%error, attempt, "a transaction starts over");
+                    pause(attempt).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(Fault::Closed.into())
+    }
+}
+
+fn attempt_once<T>(
+    runtime: &Handle,
+    client: &mut Object,
+    work: impl FnOnce(&Tx<'_>) -> Result<T, ServiceError>,
+    purpose: Purpose,
+) -> Result<(T, Vec<DeviceKey>), ServiceError> {
+    let isolation = match purpose {
+        Purpose::Write | Purpose::Rehearse => IsolationLevel::ReadCommitted,
+        Purpose::Read => IsolationLevel::RepeatableRead,
+    };
+    let transaction = runtime.block_on(
+        client
+            .build_transaction()
+            .isolation_level(isolation)
+            .read_only(purpose == Purpose::Read)
+            .start(),
+    )?;
+    let session = Session::new(runtime, &transaction);
+    let failure = session.failure();
+    let tx = Tx::new(Engine::Postgres(session));
+    let result = tx.guarded(work);
+    let woken = tx.into_woken();
+    // PostgreSQL has given a transaction up once a statement of it failed, and answers COMMIT without an error.
+    let result = match failure.take() {
+        Some(error) => Err(Fault::Postgres(error).into()),
+        None => result,
+    };
+    match (result, purpose) {
+        (Ok(value), Purpose::Write) => {
+            runtime
+                .block_on(transaction.commit())
+                .map_err(|error| Fault::Postgres(PostgresError::at_commit(error)))?;
+            Ok((value, woken))
+        }
+        (Ok(value), Purpose::Rehearse | Purpose::Read) => {
+            runtime.block_on(transaction.rollback())?;
+            Ok((value, woken))
+        }
+        (Err(error), Purpose::Write | Purpose::Rehearse | Purpose::Read) => {
+            // On a broken connection there is nothing left to roll back.
+            let _ = runtime.block_on(transaction.rollback());
+            Err(error)
+        }
+    }
+}
+
+async fn pause(attempt: u32) {
+    let share = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+    tokio::time::sleep(RETRY_PAUSE.mul_f64(share * f64::from(attempt))).await;
+}

@@ -1,0 +1,103 @@
+//! Connections, and the schema behind them.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::{Config, NoTls};
+
+use super::error::PostgresError;
+use super::pause;
+use crate::error::Fault;
+use crate::store::location::PostgresLocation;
+
+/// Connections of one node, beside the one that listens.
+const CONNECTIONS_MAX: usize = 16;
+/// A request waits this long for a connection.
+const CONNECTION_WAIT: Duration = Duration::from_secs(10);
+/// A connection is set up in this time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that acknowledges nothing for this long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Nodes that start at once may be in each other's way while they bring the schema up to date; each tries this often.
+const SCHEMA_ATTEMPTS_MAX: u32 = 20;
+
+/// What a connection starts with. A node that vanishes in the middle of a transaction must not hold its locks for ever,
+/// and a commit that was answered must be on disk whatever the database's default is.
+const SESSION_SETUP: &str = "SET lock_timeout = '10s';
+    SET idle_in_transaction_session_timeout = '30s';
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+pub(super) fn configured(location: &PostgresLocation) -> Config {
+    let mut config = location.config().clone();
+    config
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives_idle(SILENCE_MAX);
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(SILENCE_MAX);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("larder");
+    }
+    config
+}
+
+pub(super) fn create(config: Config) -> Result<Pool, Fault> {
+    let manager = Manager::from_config(
+        config,
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    Pool::builder(manager)
+        .max_size(CONNECTIONS_MAX)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(CONNECTION_WAIT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move {
+                client
+                    .batch_execute(SESSION_SETUP)
+                    .await
+                    .map_err(HookError::Backend)
+            })
+        }))
+        .build()
+        .map_err(|_| PostgresError::other("the connection pool cannot be built").into())
+}
+
+pub(super) async fn connection(pool: &Pool) -> Result<Object, Fault> {
+    Ok(pool.get().await.map_err(PostgresError::from)?)
+}
+
+/// Brings the schema up to date and returns the database's incarnation: `incarnation`, if it is new.
+pub(super) async fn prepare_schema(pool: &Pool, incarnation: &str) -> Result<String, Fault> {
+    let mut attempt = 1;
+    loop {
+        let mut client = connection(pool).await?;
+        let mut migrations = migrations::runner();
+        migrations.set_migration_table_name(crate::store::MIGRATIONS_TABLE);
+        match migrations.run_async(&mut **client).await {
+            Ok(_) => break,
+            Err(_) if attempt < SCHEMA_ATTEMPTS_MAX => {
+                drop(client);
+                pause(attempt).await;
+                attempt += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let client = connection(pool).await?;
+    client
+        .execute(
+            "INSERT INTO server (id, incarnation) VALUES (1, $1) ON CONFLICT DO NOTHING",
+            &[&incarnation],
+        )
+        .await?;
+    let row = client
+        .query_one("SELECT incarnation FROM server WHERE id = 1", &[])
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+refinery::embed_migrations!("migrations/postgres");

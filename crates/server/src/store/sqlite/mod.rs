@@ -1,0 +1,104 @@
+//! SQLite: one file, one writer, a few readers.
+//!
+//! Every change is a closure that runs on the writer thread inside a savepoint of one transaction. The thread gathers
+//! the closures that wait, commits them together (`synchronous=FULL`: durable when the commit returns) and only then
+//! answers all of them. So what a caller is told, and what a receiver is woken for, is on disk.
+
+mod readers;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_wire::ProblemType;
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use crate::error::{Fault, ServiceError};
+use crate::store::tx::{DeviceKey, Tx};
+
+/// How long SQLite waits for a lock that another process holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A handle on the database.
+#[derive(Clone)]
+pub(crate) struct Sqlite {
+    writer: writer::Writer,
+    readers: Arc<readers::Readers>,
+}
+
+impl Sqlite {
+    /// Opens the database, creating it and bringing its schema up to date.
+    pub(super) fn open(
+        path: &Path,
+        incarnation: &str,
+        wake: impl Fn(&[DeviceKey]) + Send + 'static,
+    ) -> Result<Self, Fault> {
+        let mut connection = connect(path)?;
+        let mut migrations = migrations::runner();
+        migrations.set_migration_table_name(super::MIGRATIONS_TABLE);
+        migrations.run(&mut connection)?;
+        connection.execute(
+            "INSERT OR IGNORE INTO server (id, incarnation) VALUES (1, ?1)",
+            [incarnation],
+        )?;
+        Ok(Self {
+            writer: writer::Writer::start(connection, wake)?,
+            readers: Arc::new(readers::Readers::new(path.to_owned())),
+        })
+    }
+
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.writer.submit(work, move |result| {
+            // The caller may have gone away; what it asked for is done all the same.
+            let _ = answer.send(result);
+        })?;
+        answered.await.map_err(|_| Fault::Closed)?
+    }
+
+    pub(super) async fn rehearse<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let undone = self.write(move |tx| -> Result<(), ServiceError> {
+            let _ = answer.send(work(tx));
+            // Any refusal undoes what was done.
+            Err(ProblemType::Forbidden.into())
+        });
+        match (undone.await, answered.await) {
+            (Err(ServiceError::Fault(fault)), _) => Err(fault.into()),
+            (_, rehearsed) => rehearsed.map_err(|_| Fault::Closed)?,
+        }
+    }
+
+    pub(super) async fn read<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || readers.read(work))
+            .await
+            .map_err(|_| Fault::Closed)?
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+refinery::embed_migrations!("migrations/sqlite");

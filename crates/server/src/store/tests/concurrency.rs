@@ -1,0 +1,297 @@
+//! Several nodes on one PostgreSQL database, and connections that break.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
+
+use larder_lifecycle::DirectoryPolicy;
+use tokio::task::JoinSet;
+
+use super::harness::{NOW, Opened, ad_hoc, deliver, group, with_key_package};
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceKey, Reservation, Store, Tx};
+
+/// Cuts the connection of a transaction off.
+fn cut_off(tx: &Tx<'_>) -> Result<u64, Fault> {
+    ad_hoc(|| tx.execute("SELECT pg_terminate_backend(pg_backend_pid())", &[]))
+}
+
+/// S9: the numbers of an inbox have no gaps, and whoever has read up to one has missed nothing before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inbox_that_two_nodes_fill_has_no_gaps_and_is_never_seen_out_of_order() {
+    const EACH: u64 = 40;
+    let opened = Opened::postgres().await;
+    let (alice, bob) = (
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    );
+    let mut writers = JoinSet::new();
+    for node in [opened.store.clone(), opened.another_node().await] {
+        for _ in 0..2 {
+            let node = node.clone();
+            writers.spawn(async move {
+                for _ in 0..EACH {
+                    node.write(move |tx| deliver(tx, &[alice, bob], b"body"))
+                        .await
+                        .unwrap();
+                }
+            });
+        }
+    }
+    let mut read = 0;
+    while read < 4 * EACH {
+        let rows = opened
+            .store
+            .read(move |tx| Ok(tx.inbox(alice, read, 256)?))
+            .await
+            .unwrap();
+        for row in rows {
+            assert_eq!(row.seq, read + 1);
+            read += 1;
+        }
+    }
+    writers.join_all().await;
+    for device in [alice, bob] {
+        let rows = opened
+            .store
+            .read(move |tx| Ok(tx.inbox(device, 0, 1000)?))
+            .await
+            .unwrap();
+        let numbers: Vec<u64> = rows.iter().map(|row| row.seq).collect();
+        assert_eq!(numbers, (1..=4 * EACH).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn of_two_transactions_that_wait_for_each_other_one_starts_over() {
+    let opened = Opened::postgres().await;
+    let (alice, bob) = (
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    );
+    let (attempts, both_hold_one) = (Arc::new(AtomicU32::new(0)), Arc::new(Barrier::new(2)));
+    let crosswise = |first: DeviceKey, second: DeviceKey| {
+        let (attempts, both_hold_one) = (Arc::clone(&attempts), Arc::clone(&both_hold_one));
+        opened.store.write(move |tx| {
+            deliver(tx, &[first], b"first")?;
+            if attempts.fetch_add(1, Ordering::SeqCst) < 2 {
+                both_hold_one.wait();
+            }
+            deliver(tx, &[second], b"second")
+        })
+    };
+    let (one, two) = tokio::join!(crosswise(alice, bob), crosswise(bob, alice));
+    one.unwrap();
+    two.unwrap();
+    assert_eq!(attempts.load(Ordering::SeqCst), 3);
+    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 4);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_connection_is_killed_starts_over_and_counts_once() {
+    let opened = Opened::postgres().await;
+    let alice = opened.register("alice", 1).await.key;
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&attempts);
+    opened
+        .store
+        .write(move |tx| {
+            deliver(tx, &[alice], b"once")?;
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                cut_off(tx)?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
+    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 1);
+    assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 1);
+}
+
+/// S5: nobody is told that something happened, or that it did not, when it is not known.
+#[tokio::test]
+async fn a_commit_whose_connection_is_lost_is_a_fault_and_is_not_repeated() {
+    let opened = Opened::postgres().await;
+    let alice = opened.register("alice", 1).await.key;
+    opened
+        .batch(
+            "",
+            "CREATE FUNCTION cut_off() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON bodies DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION cut_off()",
+        )
+        .await;
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&attempts);
+    let written = opened.store.write(move |tx| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        deliver(tx, &[alice], b"perhaps")
+    });
+    assert!(matches!(
+        written.await,
+        Err(ServiceError::Fault(Fault::Postgres(_)))
+    ));
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+    // The next request gets a connection that works.
+    assert_eq!(opened.count("SELECT count(*) FROM devices").await, 1);
+}
+
+#[tokio::test]
+async fn a_failed_statement_fails_its_transaction_even_if_nobody_looks() {
+    let opened = Opened::postgres().await;
+    let alice = opened.register("alice", 1).await.key;
+    let written = opened.store.write(move |tx| {
+        deliver(tx, &[alice], b"lost")?;
+        let _ = ad_hoc(|| tx.execute("SELECT 1 / 0", &[]));
+        Ok(())
+    });
+    assert!(matches!(
+        written.await,
+        Err(ServiceError::Fault(Fault::Postgres(_)))
+    ));
+    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
+}
+
+/// S5.
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_whatever_the_database_is_set_to() {
+    let opened = Opened::postgres_with("%20-csynchronous_commit%3Doff").await;
+    let setting: String = opened
+        .store
+        .read(|tx| {
+            let sql = "SELECT current_setting('synchronous_commit')";
+            Ok(ad_hoc(|| tx.one_row(sql, &[], |row| row.get(0)))?)
+        })
+        .await
+        .unwrap();
+    assert_eq!(setting, "on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receivers_who_acknowledge_on_two_nodes_at_once_leave_no_body_behind() {
+    let opened = Opened::postgres().await;
+    let (alice, bob) = (
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    );
+    let other = opened.another_node().await;
+    for _ in 0..30 {
+        opened
+            .store
+            .write(move |tx| deliver(tx, &[alice, bob], b"body"))
+            .await
+            .unwrap();
+        let acknowledge = |node: &Store, device: DeviceKey| {
+            let node = node.clone();
+            async move { node.write(move |tx| Ok(tx.acknowledge(device, u64::MAX)?)).await }
+        };
+        let (one, two) = tokio::join!(acknowledge(&opened.store, alice), acknowledge(&other, bob));
+        one.unwrap();
+        two.unwrap();
+        assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
+        assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 0);
+    }
+}
+
+/// S3, S8: what is due moves once, and the audit tells it once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_lapses_once_when_two_nodes_sweep_while_reservations_go_on() {
+    const POOL: u8 = 60;
+    let opened = Opened::postgres().await;
+    let alice = opened.register("alice", 1).await.key;
+    for number in 1..=POOL {
+        opened.store_key_package(alice, number).await;
+    }
+    let take = |node: Store| async move {
+        for number in 0..POOL / 2 {
+            node.write(move |tx| {
+                tx.lock_devices([alice])?;
+                let reservation = Reservation {
+                    id: number.to_string(),
+                    by: alice,
+                    group: group(),
+                    until: NOW,
+                };
+                let (taken, _) = tx.take_available(alice, &[1], NOW, &reservation)?.unwrap();
+                Ok(tx.append_audit(alice, &taken, "reserve", None, None, NOW)?)
+            })
+            .await
+            .unwrap();
+        }
+    };
+    let sweep = |node: Store| async move {
+        node.write(move |tx| {
+            if !tx.take_turn_to_sweep()? {
+                return Ok(0);
+            }
+            // Nothing expires meanwhile.
+            let policy = DirectoryPolicy {
+                serving_margin_seconds: 0,
+                ..DirectoryPolicy::default()
+            };
+            crate::directory::sweep(tx, &policy, NOW, 500)
+        })
+        .await
+        .unwrap()
+    };
+    let other = opened.another_node().await;
+    let mut busy = JoinSet::new();
+    busy.spawn(take(opened.store.clone()));
+    busy.spawn(take(other.clone()));
+    let mut lapsed = 0;
+    while lapsed < u64::from(POOL) {
+        let (one, two) = tokio::join!(sweep(opened.store.clone()), sweep(other.clone()));
+        lapsed += one + two;
+    }
+    busy.join_all().await;
+    for transition in ["lapse", "reserve"] {
+        let audited = opened
+            .store
+            .read(move |tx| {
+                Ok(ad_hoc(|| {
+                    tx.one_row(
+                        "SELECT count(DISTINCT ref) * 1000 + count(*) FROM audit WHERE transition = ?1",
+                        &[transition.into()],
+                        |row| row.get::<u64>(0),
+                    )
+                })?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(audited, u64::from(POOL) * 1001, "{transition}");
+    }
+}
+
+/// S3: one name, one KeyPackage, whoever stores it where.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_key_that_is_stored_on_two_nodes_at_once_as_both_kinds_enters_once() {
+    let opened = Opened::postgres().await;
+    let (alice, bob) = (
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    );
+    let other = opened.another_node().await;
+    for init_key in 1..=20 {
+        let ordinary = opened.store.write(move |tx| {
+            Ok(with_key_package(alice, 100 + init_key, init_key, |new| {
+                tx.insert_key_package(new, NOW)
+            })?)
+        });
+        let last_resort = other.write(move |tx| {
+            if tx.knows_init_key(&[init_key; 32])? {
+                return Ok(false);
+            }
+            with_key_package(bob, 200 + init_key, init_key, |new| {
+                tx.insert_last_resort(new, NOW)
+            })?;
+            // One is active at a time.
+            let row = tx.active_last_resort(bob, 1)?.unwrap();
+            let gone = larder_lifecycle::LastResortState::Gone;
+            assert!(tx.move_last_resort(&row, gone)?);
+            Ok(true)
+        });
+        let (ordinary, last_resort) = tokio::join!(ordinary, last_resort);
+        assert_ne!(ordinary.unwrap(), last_resort.unwrap(), "{init_key}");
+    }
+}

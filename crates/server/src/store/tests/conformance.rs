@@ -1,0 +1,469 @@
+use larder_lifecycle::DirectoryEvent;
+use larder_wire::ProblemType;
+
+use super::harness::{NOW, Opened, Value, ad_hoc, deliver, group, reference, with_key_package};
+use crate::error::{Fault, ServiceError};
+use crate::store::audit::audit_hash;
+use crate::store::{DeviceKey, Reservation};
+
+macro_rules! on_both_engines {
+    ($($test:ident;)*) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Opened::sqlite().await).await;
+            })*
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Opened::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both_engines! {
+    a_refusal_and_a_panic_leave_the_rest_alone;
+    the_schema_refuses_every_move_that_the_lifecycle_refuses;
+    the_schema_allows_a_last_resort_exactly_its_transitions;
+    a_reference_and_an_init_key_name_one_key_package_of_either_kind;
+    a_group_has_one_commit_per_epoch;
+    an_unknown_status_in_a_row_fails_closed;
+    what_was_read_must_still_be_so_when_it_is_moved;
+    a_rehearsal_leaves_nothing_behind;
+    an_empty_pool_is_told_from_one_that_others_are_taking_from;
+    the_audit_of_a_device_is_a_hash_chain;
+    an_acknowledgement_that_runs_ahead_loses_no_row_to_come;
+    a_store_that_is_opened_again_is_the_same;
+}
+
+async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    let woken = opened.wakeups.subscribe(alice.key);
+    let refused = opened.store.write(move |tx| {
+        deliver(tx, &[alice.key], b"refused")?;
+        Err::<(), _>(ProblemType::Forbidden.into())
+    });
+    let panicked = opened.store.write(move |tx| -> Result<(), ServiceError> {
+        deliver(tx, &[alice.key], b"panicked")?;
+        panic!("on purpose")
+    });
+    let accepted = opened
+        .store
+        .write(move |tx| deliver(tx, &[alice.key], b"accepted"));
+    let (refused, panicked, accepted) = tokio::join!(refused, panicked, accepted);
+    assert!(matches!(refused, Err(ServiceError::Refused(_))));
+    assert!(matches!(panicked, Err(ServiceError::Fault(_))));
+    accepted.unwrap();
+    let times = *woken.borrow();
+    assert!(
+        times == 1 || times > 1 && opened.looks_by_itself(),
+        "only what was committed wakes anyone: {times}"
+    );
+    let rows = opened
+        .store
+        .read(move |tx| Ok(tx.inbox(alice.key, 0, 9)?))
+        .await
+        .unwrap();
+    assert_eq!(
+        rows.iter()
+            .map(|row| (row.seq, row.body.0.as_slice()))
+            .collect::<Vec<_>>(),
+        [(1, &b"accepted"[..])],
+        "no gap and nothing of the others"
+    );
+}
+
+/// S3.
+async fn the_schema_refuses_every_move_that_the_lifecycle_refuses(opened: Opened) {
+    const MOVE: &str = "UPDATE key_packages SET status = ?2,
+             holder = coalesce(holder, CASE WHEN ?2 IN (1, 2) THEN ?3 END),
+             group_id = coalesce(group_id, ?4), reserved_until = coalesce(reserved_until, 1)
+         WHERE ref = ?1";
+    let (alice, bob) = (opened.register("alice", 1).await, opened.register("bob", 2).await);
+    let moving = |name: u8, to: i64| -> [Value; 4] {
+        [
+            reference(name).as_bytes().into(),
+            to.into(),
+            bob.key.into(),
+            b"g"[..].into(),
+        ]
+    };
+    let allowed = [(0, 1), (0, 4), (0, 5), (1, 2), (1, 3), (1, 5)];
+    let mut name = 0;
+    for from in 0..6 {
+        for to in (0..6).filter(|to| *to != from) {
+            name += 1;
+            opened.store_key_package(alice.key, name).await;
+            let path: &[i64] = match from {
+                0 => &[],
+                1 => &[1],
+                2 => &[1, 2],
+                3 => &[1, 3],
+                other => &[other],
+            };
+            for status in path {
+                opened.execute(MOVE, &moving(name, *status)).await;
+            }
+            let moved = opened.try_execute(MOVE, &moving(name, to)).await;
+            assert_eq!(
+                moved.is_ok(),
+                allowed.contains(&(from, to)),
+                "{from} to {to}: {moved:?}"
+            );
+        }
+    }
+    opened.store_key_package(alice.key, 200).await;
+    opened.execute(MOVE, &moving(200, 1)).await;
+    let stolen = opened
+        .try_execute(
+            "UPDATE key_packages SET holder = ?2 WHERE ref = ?1",
+            &[reference(200).as_bytes().into(), alice.key.into()],
+        )
+        .await;
+    assert!(stolen.is_err(), "a KeyPackage is disclosed once");
+}
+
+async fn the_schema_allows_a_last_resort_exactly_its_transitions(opened: Opened) {
+    let (alice, bob) = (opened.register("alice", 1).await, opened.register("bob", 2).await);
+    let name = |name: u8| Value::from(reference(name).as_bytes());
+    let insert = async |number: u8, owner: DeviceKey, status: i64, used: i64| {
+        opened
+            .try_execute(
+                "INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, not_after, uploaded_at,
+                     retiring_until)
+                 VALUES (?1, ?2, 1, ?3, ?4, ?1, 9, 1, CASE WHEN ?3 = 1 THEN 5 END)",
+                &[name(number), owner.into(), status.into(), used.into()],
+            )
+            .await
+    };
+    for (status, used) in [(1, 0), (2, 0), (0, 1)] {
+        let inserted = insert(1, alice.key, status, used).await;
+        assert!(inserted.is_err(), "it starts active and unused");
+    }
+    let allowed = [(0, 1), (0, 2), (1, 2)];
+    for from in 0..3 {
+        for to in (0..3).filter(|to| *to != from) {
+            insert(1, alice.key, 0, 0).await.unwrap();
+            let shift = "UPDATE last_resorts SET status = ?2,
+                 retiring_until = coalesce(retiring_until, CASE WHEN ?2 = 1 THEN 5 END) WHERE ref = ?1";
+            if from > 0 {
+                opened.execute(shift, &[name(1), from.into()]).await;
+            }
+            let moved = opened.try_execute(shift, &[name(1), to.into()]).await;
+            assert_eq!(
+                moved.is_ok(),
+                allowed.contains(&(from, to)),
+                "{from} to {to}: {moved:?}"
+            );
+            opened
+                .execute("DELETE FROM last_resorts WHERE ref = ?1", &[name(1)])
+                .await;
+        }
+    }
+
+    insert(1, alice.key, 0, 0).await.unwrap();
+    let second = insert(2, alice.key, 0, 0).await;
+    assert!(second.is_err(), "one is active per device and suite");
+    insert(3, bob.key, 0, 0).await.unwrap();
+    let reserve = async || {
+        opened
+            .try_execute(
+                "INSERT INTO last_resort_reservations VALUES ('r', ?1, ?2, ?3, 9)",
+                &[name(1), bob.key.into(), b"g"[..].into()],
+            )
+            .await
+    };
+    let set = async |sql: &str| {
+        opened
+            .try_execute(
+                &format!("UPDATE last_resorts SET {sql} WHERE ref = ?1"),
+                &[name(1)],
+            )
+            .await
+    };
+    assert!(reserve().await.is_err(), "one that is handed out is used");
+    set("used = 1").await.unwrap();
+    reserve().await.unwrap();
+    assert!(set("used = 0").await.is_err(), "used once is used for good");
+    let stolen = opened
+        .try_execute(
+            "UPDATE last_resort_reservations SET holder = ?1",
+            &[alice.key.into()],
+        )
+        .await;
+    assert!(stolen.is_err(), "a reservation never changes");
+    set("status = 1, retiring_until = 5").await.unwrap();
+    let prolonged = set("retiring_until = 6").await;
+    assert!(prolonged.is_err(), "the retirement is not prolonged");
+    opened.execute("DELETE FROM last_resort_reservations", &[]).await;
+    assert!(reserve().await.is_err(), "a retiring one is not handed out");
+}
+
+async fn a_reference_and_an_init_key_name_one_key_package_of_either_kind(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    opened.store_key_package(alice, 1).await;
+    let as_last_resort = async |name: u8, init_key: u8| {
+        let stored = opened.store.write(move |tx| {
+            Ok(with_key_package(alice, name, init_key, |new| {
+                tx.insert_last_resort(new, NOW)
+            })?)
+        });
+        stored.await.is_ok()
+    };
+    let as_ordinary = async |name: u8, init_key: u8| {
+        let stored = opened.store.write(move |tx| {
+            Ok(with_key_package(alice, name, init_key, |new| {
+                tx.insert_key_package(new, NOW)
+            })?)
+        });
+        matches!(stored.await, Ok(true))
+    };
+    assert!(!as_last_resort(1, 2).await, "the reference is an ordinary one's");
+    assert!(!as_last_resort(2, 1).await, "the init key is an ordinary one's");
+    assert!(as_last_resort(2, 2).await);
+    assert!(!as_ordinary(2, 3).await, "the reference is a last resort's");
+    assert!(!as_ordinary(3, 2).await, "the init key is a last resort's");
+    let knows = async |init_key: u8| {
+        let knows = opened
+            .store
+            .read(move |tx| Ok(tx.knows_init_key(&[init_key; 32])?));
+        knows.await.unwrap()
+    };
+    assert!(knows(1).await && knows(2).await && !knows(3).await);
+    assert!(as_ordinary(3, 3).await);
+}
+
+/// S9.
+async fn a_group_has_one_commit_per_epoch(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    opened
+        .store
+        .write(move |tx| {
+            assert!(tx.insert_group(&group(), 1, 0, b"state", b"info", NOW)?);
+            assert!(!tx.insert_group(&group(), 1, 0, b"state", b"info", NOW)?);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let accept = async |seq: i64, kind: i64, epoch: i64, sha256: &[u8]| {
+        opened
+            .try_execute(
+                "INSERT INTO accepted (group_id, seq, kind, epoch, sender, sha256, accepted_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)",
+                &[
+                    group().as_bytes().into(),
+                    seq.into(),
+                    kind.into(),
+                    epoch.into(),
+                    alice.into(),
+                    sha256.into(),
+                ],
+            )
+            .await
+    };
+    accept(1, 0, 0, b"a").await.unwrap();
+    assert!(
+        accept(2, 0, 0, b"b").await.is_err(),
+        "a second Commit of an epoch"
+    );
+    assert!(accept(2, 2, 0, b"a").await.is_err(), "the same bytes again");
+    assert!(accept(1, 2, 0, b"c").await.is_err(), "the same number again");
+    accept(2, 2, 0, b"c").await.unwrap();
+    accept(3, 0, 1, b"d").await.unwrap();
+}
+
+async fn an_unknown_status_in_a_row_fails_closed(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    opened.store_key_package(alice.key, 1).await;
+    opened
+        .batch(
+            "PRAGMA ignore_check_constraints = ON; DROP TRIGGER key_packages_change_as_allowed;
+             UPDATE key_packages SET status = 6",
+            "ALTER TABLE key_packages DROP CONSTRAINT key_packages_status_check;
+             DROP TRIGGER key_packages_change_as_allowed ON key_packages;
+             UPDATE key_packages SET status = 6",
+        )
+        .await;
+    let read = opened
+        .store
+        .read(move |tx| Ok(tx.key_packages_of(alice.key)?))
+        .await;
+    assert!(
+        matches!(read, Err(ServiceError::Fault(Fault::Corrupt(_)))),
+        "{read:?}"
+    );
+}
+
+async fn what_was_read_must_still_be_so_when_it_is_moved(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    let key_package_ref = opened.store_key_package(alice.key, 1).await;
+    opened
+        .store
+        .write(move |tx| {
+            let row = tx.key_package(&key_package_ref)?.unwrap();
+            let revoked = row.state.clone().apply(DirectoryEvent::Revoke).unwrap();
+            assert!(tx.move_key_package(&row, &revoked)?);
+            assert!(!tx.move_key_package(&row, &revoked)?, "compare and set");
+            let expired = row
+                .state
+                .clone()
+                .apply(DirectoryEvent::Expire {
+                    now: NOW,
+                    served_before: NOW,
+                })
+                .unwrap();
+            assert!(!tx.move_key_package(&row, &expired)?);
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+fn reservation(by: DeviceKey, id: &str) -> Reservation {
+    Reservation {
+        id: id.to_owned(),
+        by,
+        group: group(),
+        until: NOW.plus(10),
+    }
+}
+
+async fn a_rehearsal_leaves_nothing_behind(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    opened.store_key_package(alice, 1).await;
+    let woken = opened.wakeups.subscribe(alice);
+    for _ in 0..2 {
+        let taken = opened
+            .store
+            .rehearse(move |tx| {
+                deliver(tx, &[alice], b"rehearsed")?;
+                Ok(tx.take_available(alice, &[1], NOW, &reservation(alice, "r"))?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(taken.unwrap().0, reference(1));
+    }
+    assert!(!woken.has_changed().unwrap() || opened.looks_by_itself());
+    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
+    assert_eq!(
+        opened
+            .count("SELECT count(*) FROM key_packages WHERE status = 0")
+            .await,
+        1
+    );
+}
+
+async fn an_empty_pool_is_told_from_one_that_others_are_taking_from(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    opened.store_key_package(alice, 1).await;
+    // Of two who ask for the last one at once, one is refused afterwards: the other gets it, whoever came first.
+    let take = async |id: &'static str, refuse: bool| {
+        let taken = opened.store.write(move |tx| {
+            tx.lock_devices([alice])?;
+            let taken = tx.take_available(alice, &[1], NOW, &reservation(alice, id))?;
+            if refuse && taken.is_some() {
+                return Err(ProblemType::Forbidden.into());
+            }
+            Ok(taken.is_some())
+        });
+        taken.await
+    };
+    let (refused, taken) = tokio::join!(take("a", true), take("b", false));
+    assert!(taken.unwrap());
+    assert!(matches!(refused, Err(ServiceError::Refused(_)) | Ok(false)));
+    assert!(!take("c", false).await.unwrap());
+}
+
+async fn the_audit_of_a_device_is_a_hash_chain(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    let key_package_ref = opened.store_key_package(alice, 1).await;
+    opened
+        .store
+        .write(move |tx| {
+            let group = group();
+            for (transition, actor, group) in [
+                ("upload", Some("alice/alice-1"), None),
+                ("reserve", Some("bob/bob-1"), Some(&group)),
+                ("lapse", None, None),
+            ] {
+                tx.append_audit(alice, &key_package_ref, transition, actor, group, NOW)?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let verify = async || -> bool {
+        let rows = opened.store.read(|tx| {
+            let rows = ad_hoc(|| {
+                tx.rows(
+                    "SELECT seq, time, ref, transition, actor, group_id, hash FROM audit ORDER BY seq",
+                    &[],
+                    |row| {
+                        let (reference, transition): (Vec<u8>, String) = (row.get(2)?, row.get(3)?);
+                        let (actor, group): (Option<String>, Option<Vec<u8>>) =
+                            (row.optional(4)?, row.optional(5)?);
+                        let fields = [
+                            reference,
+                            transition.into_bytes(),
+                            actor.unwrap_or_default().into_bytes(),
+                            group.unwrap_or_default(),
+                        ];
+                        Ok((row.get::<u64>(0)?, row.get(1)?, fields, row.get::<Vec<u8>>(6)?))
+                    },
+                )
+            });
+            Ok(rows?)
+        });
+        let rows = rows.await.unwrap();
+        let mut previous = vec![0; 32];
+        rows.len() == 3
+            && rows.into_iter().all(|(seq, time, fields, stored)| {
+                let hash = audit_hash(&previous, seq, time, fields.each_ref().map(Vec::as_slice));
+                previous = stored;
+                hash[..] == previous[..]
+            })
+    };
+    assert!(verify().await);
+    opened
+        .execute("UPDATE audit SET actor = 'eve/eve-1' WHERE seq = 2", &[])
+        .await;
+    assert!(!verify().await, "a changed row breaks the chain");
+}
+
+async fn an_acknowledgement_that_runs_ahead_loses_no_row_to_come(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    let message = |body: &'static [u8]| opened.store.write(move |tx| deliver(tx, &[alice], body));
+    message(b"one").await.unwrap();
+    opened
+        .store
+        .write(move |tx| Ok(tx.acknowledge(alice, u64::MAX)?))
+        .await
+        .unwrap();
+    message(b"two").await.unwrap();
+    let rows = opened
+        .store
+        .read(move |tx| Ok(tx.inbox(alice, 0, 9)?))
+        .await
+        .unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].seq, rows[0].body.0.as_slice()), (2, &b"two"[..]));
+    assert_eq!(
+        opened.count("SELECT count(*) FROM bodies").await,
+        1,
+        "a body that nobody waits for is gone"
+    );
+}
+
+async fn a_store_that_is_opened_again_is_the_same(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    let again = opened.another_node().await;
+    let (incarnation, found) = again
+        .read(move |tx| Ok((tx.incarnation()?, tx.device_by_id(&alice.device_id)?)))
+        .await
+        .unwrap();
+    assert_eq!(incarnation, "first");
+    assert_eq!(found.unwrap().key, alice.key);
+}

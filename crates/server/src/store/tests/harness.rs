@@ -1,0 +1,232 @@
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{GroupId, InboxKind, KeyPackageRef};
+use tokio_postgres::NoTls;
+
+use crate::error::ServiceError;
+use crate::store::statement::Param;
+use crate::store::{DeviceKey, DeviceRow, NewInboxRow, NewKeyPackage, Store, StoreLocation, Tx};
+use crate::wakeups::Wakeups;
+
+pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+thread_local! {
+    /// Whether this thread runs a statement that only the tests run.
+    static AD_HOC: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Every statement that a transaction of the tests of this process ran.
+static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+pub(in crate::store) fn record(sql: &str) {
+    if AD_HOC.get() {
+        return;
+    }
+    let mut statements = STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !statements.contains(sql) {
+        statements.insert(sql.to_owned());
+    }
+}
+
+pub(super) fn ad_hoc<T>(work: impl FnOnce() -> T) -> T {
+    AD_HOC.set(true);
+    let done = work();
+    AD_HOC.set(false);
+    done
+}
+
+pub(super) fn recorded() -> BTreeSet<String> {
+    STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A store of its own for a test.
+pub(super) struct Opened {
+    pub(super) store: Store,
+    pub(super) location: StoreLocation,
+    pub(super) wakeups: Wakeups,
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl Opened {
+    pub(super) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let location = directory.path().join("larder.db").into();
+        Self::at(location, Some(directory)).await
+    }
+
+    pub(super) async fn postgres() -> Self {
+        Self::postgres_with("").await
+    }
+
+    /// A schema of its own on the server that `scripts/test` starts, with more options for its sessions.
+    pub(super) async fn postgres_with(options: &str) -> Self {
+        let server = std::env::var("LARDER_TEST_POSTGRES")
+            .expect("LARDER_TEST_POSTGRES names no PostgreSQL server: run scripts/test, which starts one");
+        let schema = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let url = format!("{server}?options=-csearch_path%3D{schema}{options}");
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+            .batch_execute(&format!("CREATE SCHEMA {schema}"))
+            .await
+            .unwrap();
+        Self::at(url.parse().unwrap(), None).await
+    }
+
+    async fn at(location: StoreLocation, directory: Option<tempfile::TempDir>) -> Self {
+        let wakeups = Wakeups::default();
+        let store = Store::open(&location, "first", wakeups.clone()).await.unwrap();
+        Self {
+            store,
+            location,
+            wakeups,
+            _directory: directory,
+        }
+    }
+
+    /// Whether the store also wakes whoever has only begun to wait.
+    pub(super) fn looks_by_itself(&self) -> bool {
+        matches!(self.location, StoreLocation::Postgres(_))
+    }
+
+    /// Another node on the same PostgreSQL database.
+    pub(super) async fn another_node(&self) -> Store {
+        Store::open(&self.location, "second", Wakeups::default())
+            .await
+            .unwrap()
+    }
+
+    /// Runs a statement in a transaction of its own, as nobody in the program does.
+    pub(super) async fn try_execute(&self, sql: &str, params: &[Value]) -> Result<u64, ServiceError> {
+        let (sql, params) = (sql.to_owned(), params.to_vec());
+        self.store
+            .write(move |tx| {
+                let params: Vec<Param<'_>> = params.iter().map(Value::param).collect();
+                Ok(ad_hoc(|| tx.execute(&sql, &params))?)
+            })
+            .await
+    }
+
+    pub(super) async fn execute(&self, sql: &str, params: &[Value]) -> u64 {
+        self.try_execute(sql, params).await.unwrap()
+    }
+
+    pub(super) async fn count(&self, sql: &'static str) -> u64 {
+        self.store
+            .read(move |tx| Ok(ad_hoc(|| tx.one_row(sql, &[], |row| row.get(0)))?))
+            .await
+            .unwrap()
+    }
+
+    /// Statements of the engine's own.
+    pub(super) async fn batch(&self, sqlite: &str, postgres: &str) {
+        match &self.location {
+            StoreLocation::Sqlite(file) => rusqlite::Connection::open(file)
+                .unwrap()
+                .execute_batch(sqlite)
+                .unwrap(),
+            StoreLocation::Postgres(location) => {
+                let (client, connection) = location.config().connect(NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.batch_execute(postgres).await.unwrap();
+            }
+        }
+    }
+
+    pub(super) async fn register(&self, user: &str, key: u8) -> DeviceRow {
+        let user = user.to_owned();
+        self.store
+            .write(move |tx| {
+                let (user, device) = (user.parse().unwrap(), format!("{user}-1").parse().unwrap());
+                assert!(tx.insert_account(&user, &device, &[key; 32], &[key + 100; 32], NOW)?);
+                Ok(tx.device_by_id(&device)?.unwrap())
+            })
+            .await
+            .unwrap()
+    }
+
+    pub(super) async fn store_key_package(&self, owner: DeviceKey, number: u8) -> KeyPackageRef {
+        self.store
+            .write(move |tx| {
+                let inserted =
+                    with_key_package(owner, number, number, |new| tx.insert_key_package(new, NOW))?;
+                assert!(inserted);
+                Ok(())
+            })
+            .await
+            .unwrap();
+        reference(number)
+    }
+}
+
+/// A value that outlives its statement.
+#[derive(Clone)]
+pub(super) enum Value {
+    Integer(i64),
+    Bytes(Vec<u8>),
+}
+
+impl Value {
+    fn param(&self) -> Param<'_> {
+        match self {
+            Self::Integer(value) => Param::from(*value),
+            Self::Bytes(value) => Param::from(value.as_slice()),
+        }
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<DeviceKey> for Value {
+    fn from(value: DeviceKey) -> Self {
+        Self::Integer(value.0)
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(value: &[u8]) -> Self {
+        Self::Bytes(value.to_vec())
+    }
+}
+
+pub(super) fn reference(number: u8) -> KeyPackageRef {
+    KeyPackageRef::from_bytes(&[number; 32]).unwrap()
+}
+
+pub(super) fn with_key_package<T>(
+    owner: DeviceKey,
+    name: u8,
+    init_key: u8,
+    store: impl FnOnce(&NewKeyPackage<'_>) -> T,
+) -> T {
+    store(&NewKeyPackage {
+        key_package_ref: &reference(name),
+        owner,
+        suite: 1,
+        init_key_hash: &[init_key; 32],
+        not_after: NOW.plus(1000),
+        bytes: b"bytes",
+    })
+}
+
+pub(super) fn group() -> GroupId {
+    GroupId::from_bytes(b"group").unwrap()
+}
+
+/// Puts a message into inboxes.
+pub(super) fn deliver(tx: &Tx<'_>, receivers: &[DeviceKey], body: &[u8]) -> Result<(), ServiceError> {
+    let row = NewInboxRow {
+        kind: InboxKind::Message,
+        group: Some(&group()),
+        epoch: Some(1),
+        body: Some(body),
+    };
+    Ok(tx.deliver(receivers, &row, NOW)?)
+}

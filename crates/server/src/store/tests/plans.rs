@@ -1,0 +1,245 @@
+//! No statement of a request reads a table that grows from one end to the other.
+
+use larder_lifecycle::{DirectoryPolicy, LastResortState};
+use larder_wire::InboxKind;
+use tokio_postgres::NoTls;
+
+use super::harness::{NOW, Opened, deliver, group, recorded, with_key_package};
+use crate::store::postgres::translated;
+use crate::store::{AcceptedKind, NewAccepted, NewInboxRow, Reservation, StoreLocation};
+
+/// The sweep of ratchet trees, which looks at all of them twice a minute, and a table of one row.
+const NOT_OF_A_REQUEST: [&str; 2] = ["DELETE FROM ratchet_trees WHERE NOT EXISTS", "FROM server"];
+
+/// Does all that requests and the sweeper do with the store.
+async fn exercise(opened: &Opened) {
+    let alice = opened.register("alice", 1).await;
+    let bob = opened.register("bob", 2).await.key;
+    let ordinary = opened.store_key_package(alice.key, 1).await;
+    let write =
+        async |work: fn(&crate::store::Tx<'_>, i64, i64) -> Result<(), crate::error::ServiceError>| {
+            let (alice, bob) = (alice.key.0, bob.0);
+            opened.store.write(move |tx| work(tx, alice, bob)).await.unwrap();
+        };
+    // Accounts.
+    write(|tx, alice, _| {
+        let alice = crate::store::DeviceKey(alice);
+        tx.devices_of_user(&"alice".parse().unwrap())?;
+        tx.insert_challenge(b"challenge", alice, NOW, 8)?;
+        tx.take_challenge(b"challenge", alice, NOW)?;
+        tx.insert_session(b"session", alice, NOW)?;
+        tx.device_by_session(b"session", NOW)?;
+        tx.idempotent_answer(alice, "key")?;
+        tx.insert_idempotent_answer(alice, "key", b"hash", b"answer", NOW)?;
+        tx.sweep_accounts(NOW, NOW, 9)?;
+        Ok(())
+    })
+    .await;
+    // The directory.
+    opened
+        .store
+        .write(move |tx| {
+            let reservation = Reservation {
+                id: "r".to_owned(),
+                by: bob,
+                group: group(),
+                until: NOW,
+            };
+            tx.lock_devices([alice.key])?;
+            tx.lock_reservation("r")?;
+            tx.count_available(alice.key, &[1], NOW)?;
+            tx.count_available_of_any_suite(alice.key, NOW)?;
+            tx.count_live(alice.key)?;
+            tx.take_available(alice.key, &[1], NOW, &reservation)?;
+            tx.append_audit(alice.key, &ordinary, "reserve", None, None, NOW)?;
+            tx.bump_generation(alice.key)?;
+            tx.generation(alice.key)?;
+            tx.key_packages_of(alice.key)?;
+            tx.key_packages_of_reservation("r")?;
+            let row = tx.key_package(&ordinary)?.unwrap();
+            tx.move_key_package(&row, &crate::store::key_packages::StoredState::Lapsed)?;
+            tx.forget_key_packages(NOW, 9)?;
+
+            tx.knows_init_key(b"key")?;
+            tx.count_live_last_resorts(alice.key, 1)?;
+            tx.has_active_last_resort(alice.key, NOW)?;
+            with_key_package(alice.key, 2, 2, |new| tx.insert_last_resort(new, NOW))?;
+            tx.last_resorts_of(alice.key)?;
+            let row = tx.active_last_resort(alice.key, 1)?.unwrap();
+            tx.last_resort(&row.key_package_ref)?;
+            tx.last_resort_bytes(&row.key_package_ref)?;
+            tx.mark_last_resort_used(&row.key_package_ref)?;
+            tx.insert_last_resort_reservation(&row.key_package_ref, &reservation)?;
+            tx.last_resorts_of_reservation("r")?;
+            let held = tx
+                .last_resort_reservation(&row.key_package_ref, bob, &group())?
+                .unwrap();
+            tx.end_last_resort_reservation(&held)?;
+            tx.move_last_resort(&row, LastResortState::Gone)?;
+            crate::directory::sweep(tx, &DirectoryPolicy::default(), NOW, 9)
+        })
+        .await
+        .unwrap();
+    // Delivery.
+    opened
+        .store
+        .write(move |tx| {
+            tx.insert_group(&group(), 1, 0, b"state", b"info", NOW)?;
+            tx.lock_group(&group())?;
+            tx.group(&group())?;
+            tx.group_epoch(&group())?;
+            tx.set_public_state(&group(), b"state")?;
+            tx.advance_group(&group(), 0, b"state", b"info")?;
+            tx.accepted(&group(), b"hash")?;
+            let accepted = NewAccepted {
+                kind: AcceptedKind::Commit,
+                epoch: 0,
+                sender: bob,
+                sha256: b"hash",
+            };
+            tx.append_accepted(&group(), &accepted, NOW)?;
+            tx.insert_member(&group(), bob, 0)?;
+            tx.members(&group())?;
+            tx.is_member(&group(), bob)?;
+            tx.is_member_user(&group(), bob)?;
+            tx.remove_member(&group(), bob)?;
+            tx.insert_ratchet_tree(&group(), 1, b"tree")?;
+            tx.ratchet_tree_for(&group(), 1, bob)?;
+            tx.has_low_notice(bob)?;
+            let low = NewInboxRow {
+                kind: InboxKind::KeyPackagesLow,
+                group: None,
+                epoch: None,
+                body: None,
+            };
+            tx.deliver(&[bob], &low, NOW)?;
+            deliver(tx, &[bob], b"body")?;
+            tx.inbox(bob, 0, 9)?;
+            tx.acknowledge(bob, 9)?;
+            tx.sweep_inboxes(NOW, 9)?;
+            tx.sweep_groups(NOW, 9)?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn on_sqlite_every_statement_finds_its_rows_by_an_index() {
+    let opened = Opened::sqlite().await;
+    exercise(&opened).await;
+    let StoreLocation::Sqlite(file) = &opened.location else {
+        panic!("a SQLite store");
+    };
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let mut explained = 0;
+    for sql in recorded() {
+        if NOT_OF_A_REQUEST.iter().any(|part| sql.contains(part)) || of_postgres_alone(&sql) {
+            continue;
+        }
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let parameters = vec![rusqlite::types::Null; statement.parameter_count()];
+        let plan: Vec<String> = statement
+            .query_map(rusqlite::params_from_iter(parameters), |row| row.get(3))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let scan = plan
+            .iter()
+            .find(|step| step.starts_with("SCAN") && *step != "SCAN CONSTANT ROW");
+        assert_eq!(scan, None, "{sql}\n{plan:#?}");
+        explained += 1;
+    }
+    assert!(explained > 60, "only {explained} statements were explained");
+}
+
+/// What the sweeper runs to find at most so many rows that are due. For a small table PostgreSQL may well prefer to read
+/// it whole.
+fn of_the_sweeper(sql: &str) -> bool {
+    sql.contains("LIMIT ?2") && !sql.contains("DELETE FROM challenges WHERE device_id")
+}
+
+/// What `locks` runs.
+fn of_postgres_alone(sql: &str) -> bool {
+    sql.contains(" UPDATE SKIP LOCKED") || sql.contains("FOR NO KEY UPDATE") || sql.contains("FOR UPDATE")
+}
+
+/// Tables as they are after a while: many devices, of whose KeyPackages a few are reserved and most are tombstones.
+const FILL: &str = "
+    INSERT INTO users (name, created_at) SELECT 'u' || n, n FROM generate_series(1, 5000) n;
+    INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
+        SELECT id, 'd' || id, name::bytea, name::bytea, 1 FROM users WHERE name LIKE 'u%';
+    CREATE TEMP VIEW spread AS SELECT n, sha256(n::text::bytea) AS hash,
+        (SELECT min(id) FROM devices) + n % 5000 AS device FROM generate_series(1, 40000) n;
+    INSERT INTO challenges SELECT hash, device, n FROM spread;
+    INSERT INTO sessions SELECT hash, device, n FROM spread;
+    INSERT INTO idempotent_answers SELECT device, n::text, hash, hash, n FROM spread;
+    INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
+        SELECT hash, device, 1, 0, hash, n, n FROM spread;
+    UPDATE key_packages SET status = 1, holder = device_id, group_id = ref, reserved_until = not_after,
+        reservation_id = uploaded_at WHERE status = 0 AND not_after % 2 = 0;
+    UPDATE key_packages SET status = 3 WHERE status = 1 AND not_after % 100 <> 0;
+    INSERT INTO key_package_bytes SELECT ref, ref FROM key_packages WHERE status < 2;
+    INSERT INTO audit SELECT device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
+    INSERT INTO last_resorts SELECT sha256(hash), device, n, 0, 0, sha256(hash), n, n FROM spread;
+    INSERT INTO last_resort_bytes SELECT ref, ref FROM last_resorts;
+    UPDATE last_resorts SET used = 1 WHERE not_after % 10 = 0;
+    INSERT INTO last_resort_reservations SELECT not_after, ref, device_id, ref, not_after FROM last_resorts
+        WHERE used = 1 AND status = 0;
+    UPDATE last_resorts SET status = 2 WHERE not_after % 10 > 1;
+    INSERT INTO groups SELECT hash, 1, 1, 1, hash, hash, n FROM spread;
+    INSERT INTO members SELECT hash, device, 1 FROM spread;
+    INSERT INTO accepted SELECT hash, 1, n % 3, 1, device, hash, n FROM spread;
+    INSERT INTO ratchet_trees SELECT hash, 1, hash FROM spread;
+    INSERT INTO bodies (body) SELECT hash FROM spread;
+    INSERT INTO inbox SELECT device, n, n % 6, hash, 1, (SELECT min(id) FROM bodies) + n - 1, n FROM spread;
+    ANALYZE";
+
+#[tokio::test]
+async fn on_postgresql_every_statement_finds_its_rows_by_an_index() {
+    let opened = Opened::postgres().await;
+    exercise(&opened).await;
+    let StoreLocation::Postgres(location) = &opened.location else {
+        panic!("a PostgreSQL store");
+    };
+    let (client, connection) = location.config().connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute(FILL).await.unwrap();
+    // The plan for any parameters, not that for those of one execution.
+    client
+        .batch_execute("SET plan_cache_mode = force_generic_plan")
+        .await
+        .unwrap();
+    let mut explained = 0;
+    for sql in recorded() {
+        if NOT_OF_A_REQUEST.iter().any(|part| sql.contains(part)) || of_the_sweeper(&sql) {
+            continue;
+        }
+        let sql = translated(&sql);
+        let parameters = (1..=9)
+            .take_while(|number| sql.contains(&format!("${number}")))
+            .count();
+        let arguments = match parameters {
+            0 => String::new(),
+            _ => format!("({})", vec!["NULL"; parameters].join(", ")),
+        };
+        client
+            .batch_execute(&format!("PREPARE explained AS {sql}"))
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let plan: Vec<String> = client
+            .query(&format!("EXPLAIN EXECUTE explained{arguments}"), &[])
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        client.batch_execute("DEALLOCATE explained").await.unwrap();
+        let scan = plan.iter().find(|step| step.contains("Seq Scan"));
+        assert_eq!(scan, None, "{sql}\n{}", plan.join("\n"));
+        explained += 1;
+    }
+    assert!(explained > 60, "only {explained} statements were explained");
+}

@@ -1,0 +1,56 @@
+//! The same tests of the HTTP API on PostgreSQL, and those of several nodes on one database.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../databases/postgres.rs"]
+mod database;
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../api/accounts.rs"]
+mod accounts;
+#[path = "../api/bad_input.rs"]
+mod bad_input;
+#[path = "../api/commits.rs"]
+mod commits;
+#[path = "../api/commits_invalid.rs"]
+mod commits_invalid;
+#[path = "../api/commits_refused.rs"]
+mod commits_refused;
+#[path = "../api/delivery.rs"]
+mod delivery;
+#[path = "../api/external_commits.rs"]
+mod external_commits;
+#[path = "../api/forged_commits.rs"]
+mod forged_commits;
+#[path = "../api/last_resort.rs"]
+mod last_resort;
+#[path = "../api/last_resort_commits.rs"]
+mod last_resort_commits;
+#[path = "../api/last_resort_uploads.rs"]
+mod last_resort_uploads;
+#[path = "../api/lifetimes.rs"]
+mod lifetimes;
+#[path = "../api/probe.rs"]
+mod probe;
+#[path = "../api/race.rs"]
+mod race;
+#[path = "../api/reserve.rs"]
+mod reserve;
+#[path = "../api/scene.rs"]
+mod scene;
+#[path = "../api/secrets.rs"]
+mod secrets;
+#[path = "../api/serving.rs"]
+mod serving;
+#[path = "../api/upload.rs"]
+mod upload;
+#[path = "../api/websocket.rs"]
+mod websocket;
+
+mod nodes;

@@ -1,0 +1,57 @@
+//! A SQLite database of its own for each test.
+
+use larder_server::StoreLocation;
+use rusqlite::{Connection, OpenFlags};
+use tempfile::TempDir;
+
+pub(crate) struct Database {
+    directory: TempDir,
+}
+
+impl Database {
+    pub(crate) async fn create() -> Self {
+        Self {
+            directory: TempDir::new().expect("a temporary directory"),
+        }
+    }
+
+    pub(crate) fn location(&self) -> StoreLocation {
+        self.directory.path().join("larder.db").into()
+    }
+
+    /// Counts rows, on a connection of its own.
+    pub(crate) async fn count(&self, sql: &str) -> usize {
+        let count: i64 = self
+            .connection()
+            .query_row(sql, [], |row| row.get(0))
+            .expect("a count");
+        usize::try_from(count).expect("a count is not negative")
+    }
+
+    /// Reads a column of bytes, on a connection of its own.
+    pub(crate) async fn bytes(&self, sql: &str) -> Vec<Vec<u8>> {
+        self.connection()
+            .prepare(sql)
+            .expect("a statement")
+            .query_map([], |row| row.get(0))
+            .expect("rows")
+            .collect::<Result<_, _>>()
+            .expect("bytes")
+    }
+
+    /// All that is stored, and what is left of what was: every file.
+    pub(crate) async fn everything(&self) -> Vec<u8> {
+        std::fs::read_dir(self.directory.path())
+            .expect("the directory of the database")
+            .flat_map(|file| std::fs::read(file.expect("a file").path()).expect("its bytes"))
+            .collect()
+    }
+
+    fn connection(&self) -> Connection {
+        Connection::open_with_flags(
+            self.directory.path().join("larder.db"),
+            OpenFlags::SQLITE_OPEN_READ_ONLY,
+        )
+        .expect("the database opens")
+    }
+}
