@@ -1,5 +1,5 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{DeviceId, UserName};
+use larder_wire::{DeviceId, StateMark, UserName};
 use rusqlite::{OptionalExtension, Row};
 
 use crate::error::Fault;
@@ -159,6 +159,23 @@ impl Tx<'_> {
         self.connection()
             .prepare_cached("INSERT INTO sessions (hash, device_id, expires_at) VALUES (?1, ?2, ?3)")?
             .execute((hash, device.0, to_sql(expires_at.0)))?;
+        Ok(())
+    }
+
+    /// The mark of the device's last request that was carried out; `None` while it uses no marks.
+    pub(crate) fn state_mark(&self, device: DeviceKey) -> Result<Option<StateMark>, Fault> {
+        let mark: Option<Vec<u8>> = self
+            .connection()
+            .prepare_cached("SELECT state_mark FROM devices WHERE id = ?1")?
+            .query_row([device.0], |row| row.get(0))?;
+        mark.map(|mark| StateMark::from_bytes(&mark).map_err(|_| Fault::Corrupt("a state mark")))
+            .transpose()
+    }
+
+    pub(crate) fn set_state_mark(&self, device: DeviceKey, mark: &StateMark) -> Result<(), Fault> {
+        self.connection()
+            .prepare_cached("UPDATE devices SET state_mark = ?2 WHERE id = ?1")?
+            .execute((device.0, mark.as_bytes()))?;
         Ok(())
     }
 

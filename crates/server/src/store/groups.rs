@@ -3,7 +3,7 @@ use larder_wire::GroupId;
 use rusqlite::OptionalExtension;
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Tx, from_sql, to_sql};
+use crate::store::tx::{DeviceKey, Tx, from_sql, stored_group_id, to_sql};
 
 /// A group.
 pub(crate) struct GroupRow {
@@ -179,6 +179,22 @@ impl Tx<'_> {
         rows.map(|row| {
             let (device, since) = row?;
             Ok((DeviceKey(device), from_sql(since)?))
+        })
+        .collect()
+    }
+
+    /// The groups that a device is a member of, each with its epoch, by id.
+    pub(crate) fn memberships(&self, device: DeviceKey) -> Result<Vec<(GroupId, u64)>, Fault> {
+        let mut statement = self.connection().prepare_cached(
+            "SELECT g.id, g.epoch FROM members m JOIN groups g ON g.id = m.group_id
+             WHERE m.device_id = ?1 ORDER BY g.id",
+        )?;
+        let rows = statement.query_map([device.0], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        rows.map(|row| {
+            let (group, epoch) = row?;
+            Ok((stored_group_id(&group)?, from_sql(epoch)?))
         })
         .collect()
     }
