@@ -84,7 +84,7 @@ async fn pool_is_right(client: &Client) {
 }
 
 #[tokio::test]
-async fn every_earlier_copy_is_brought_up_to_date_before_it_sends_or_serves() {
+async fn c8_x2_every_earlier_copy_is_brought_up_to_date_before_it_sends_or_serves() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let mut bob = server.client_with_pool_of("bob", POOL).await;
@@ -153,7 +153,7 @@ async fn the_last_state_is_no_copy_even_when_an_answer_was_lost() {
 }
 
 #[tokio::test]
-async fn a_copy_that_is_used_beside_the_other_is_refused_at_its_next_request_and_the_two_do_not_chase_each_other()
+async fn c8_a_copy_that_is_used_beside_the_other_is_refused_at_its_next_request_and_the_two_do_not_chase_each_other()
  {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
@@ -196,7 +196,7 @@ async fn a_copy_that_is_used_beside_the_other_is_refused_at_its_next_request_and
 }
 
 #[tokio::test]
-async fn what_a_copy_had_still_to_send_arrives_once() {
+async fn x1_r_c15_what_a_copy_had_still_to_send_arrives_once_although_it_is_encrypted_twice() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let (mut bob, proxy) = server.proxied_with_pool_of("bob", POOL).await;
@@ -215,7 +215,7 @@ async fn what_a_copy_had_still_to_send_arrives_once() {
 }
 
 #[tokio::test]
-async fn bringing_a_copy_up_to_date_may_be_interrupted_at_every_request() {
+async fn c8_x3_bringing_a_copy_up_to_date_may_be_interrupted_at_every_request() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let (mut bob, proxy) = server.proxied_with_pool_of("bob", POOL).await;
