@@ -11,7 +11,8 @@ mod support;
 use std::time::Duration;
 
 use larder_client::{Error, GroupState, MessageKind, MlsConnection, NotAdded, SendStatus};
-use support::{Client, TestServer, options, user};
+use larder_wire::MessageRequest;
+use support::{Client, TestServer, catch_up, count_rows, options, user};
 
 #[tokio::test]
 async fn two_accounts_talk_both_ways() {
@@ -204,7 +205,7 @@ async fn a_member_leaves_and_the_others_commit_it_once() {
 }
 
 #[tokio::test]
-async fn a_member_who_writes_while_another_leaves_commits_that_first() {
+async fn r_c12_a_member_who_writes_while_another_leaves_commits_that_first() {
     let server = TestServer::start().await;
     let (alice, bob) = (server.client("alice").await, server.client("bob").await);
     let carol = server.client("carol").await;
@@ -316,4 +317,49 @@ async fn what_is_not_a_message_or_a_name_is_refused_at_once() {
         alice.send(&unknown, "x").await,
         Err(Error::UnknownGroup)
     ));
+}
+
+#[tokio::test]
+async fn r_c11_what_people_write_and_the_name_of_a_group_travel_as_private_messages_only() {
+    const PRIVATE_MESSAGE: [u8; 4] = [0, 1, 0, 2];
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    alice.send(&group, "bread at noon").await.unwrap();
+    assert_eq!(bob.receive().await, ["bread at noon"]);
+    let messages = proxy.seen("POST", "/messages");
+    assert!(messages.len() >= 2, "the text, and the name for the newcomer");
+    for message in messages {
+        let request: MessageRequest = serde_json::from_slice(&message.body).unwrap();
+        assert_eq!(request.message.0[..4], PRIVATE_MESSAGE);
+        for secret in ["bread at noon", "lunch"] {
+            let bytes = &request.message.0;
+            assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn r_c14_the_state_of_a_group_is_deleted_when_it_is_left_or_its_idle_member_is_removed() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
+    let carol = server.client("carol").await;
+    let group = alice.group_with(&[&bob, &carol]).await;
+    catch_up(&[&alice, &bob, &carol]).await;
+    let states = |client: &Client| {
+        count_rows(
+            client.directory.path(),
+            "SELECT (SELECT count(*) FROM openmls_group_data) + (SELECT count(*) FROM openmls_epoch_keys_pairs)
+             + (SELECT count(*) FROM openmls_own_leaf_nodes) + (SELECT count(*) FROM openmls_proposals)",
+        )
+    };
+    assert!([&alice, &bob, &carol].iter().all(|client| states(client) > 0));
+    bob.leave(&group).await.unwrap();
+    alice.remove(&group, &user("carol")).await.unwrap();
+    catch_up(&[&alice, &bob, &carol]).await;
+    assert_eq!((states(&bob), states(&carol)), (0, 0));
+    assert_eq!(alice.users(&group).await, ["alice"]);
+    alice.leave(&group).await.unwrap();
+    assert_eq!(states(&alice), 0);
 }

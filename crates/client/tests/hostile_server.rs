@@ -25,15 +25,19 @@ const DAY: u64 = 24 * HOUR;
 
 /// A genuine KeyPackage of anybody's making, with its reference.
 fn forge(identity: &[u8], lifetime_seconds: u64, last_resort: bool) -> (KeyPackageRef, Vec<u8>) {
+    let now = now();
+    let lifetime = Lifetime::init(now.minus(HOUR).0, now.plus(lifetime_seconds).0);
+    forge_with(identity, lifetime, last_resort)
+}
+
+fn forge_with(identity: &[u8], lifetime: Lifetime, last_resort: bool) -> (KeyPackageRef, Vec<u8>) {
     let provider = OpenMlsRustCrypto::default();
     let signer = SignatureKeyPair::new(SUITE.signature_algorithm()).unwrap();
     let credential = CredentialWithKey {
         credential: BasicCredential::new(identity.to_vec()).into(),
         signature_key: signer.public().into(),
     };
-    let now = now();
-    let mut builder = KeyPackage::builder()
-        .key_package_lifetime(Lifetime::init(now.minus(HOUR).0, now.plus(lifetime_seconds).0));
+    let mut builder = KeyPackage::builder().key_package_lifetime(lifetime);
     if last_resort {
         let capabilities = Capabilities::builder().extensions(vec![ExtensionType::LastResort]);
         builder = builder
@@ -79,7 +83,7 @@ async fn assert_flaw(alice: &Client, group: &larder_client::GroupKey, expected: 
 }
 
 #[tokio::test]
-async fn a_forged_key_package_is_reported_and_never_added() {
+async fn r_c5_r_c6_a_forged_key_package_is_reported_and_never_added() {
     let server = TestServer::start().await;
     let (alice, proxy) = server.proxied("alice").await;
     let bob = server.client("bob").await;
@@ -110,6 +114,18 @@ async fn a_forged_key_package_is_reported_and_never_added() {
             forge(identity.as_bytes(), 400 * DAY, false),
             KeyPackageFlaw::Lifetime,
         ),
+        (
+            forge_with(identity.as_bytes(), Lifetime::init(0, now().minus(1).0), false),
+            KeyPackageFlaw::Invalid,
+        ),
+        (
+            forge_with(
+                identity.as_bytes(),
+                Lifetime::init(now().plus(HOUR).0, now().plus(DAY).0),
+                false,
+            ),
+            KeyPackageFlaw::Invalid,
+        ),
         // Passed off as single-use.
         (
             forge(identity.as_bytes(), 84 * DAY, true),
@@ -136,7 +152,7 @@ async fn a_forged_key_package_is_reported_and_never_added() {
 }
 
 #[tokio::test]
-async fn a_changed_signature_key_is_refused() {
+async fn r_c8_a_changed_signature_key_is_refused() {
     let server = TestServer::start().await;
     let (alice, proxy) = server.proxied("alice").await;
     let bob = server.client("bob").await;

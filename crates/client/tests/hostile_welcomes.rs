@@ -16,7 +16,7 @@ use support::{Action, Proxy, TestServer, flip_last, now, tamper_inbox, user};
 const DAY: u64 = 24 * 3600;
 
 #[tokio::test]
-async fn an_invitation_by_a_known_device_with_another_signature_key_is_not_accepted() {
+async fn r_c8_an_invitation_by_a_known_device_with_another_signature_key_is_not_accepted() {
     let server = TestServer::start().await;
     let (alice, mut bob) = (server.client("alice").await, server.client("bob").await);
     alice.group_with(&[&bob]).await;

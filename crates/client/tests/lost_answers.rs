@@ -149,7 +149,7 @@ async fn invite_is_finished_by_the_next_sync(cut: fn(&Proxy, &'static str, &'sta
 }
 
 #[tokio::test]
-async fn an_accepted_commit_whose_answer_was_lost_is_merged_after_all() {
+async fn r_c12_an_accepted_commit_whose_answer_was_lost_is_merged_after_all() {
     invite_is_finished_by_the_next_sync(Proxy::cut_after).await;
 }
 

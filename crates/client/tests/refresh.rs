@@ -9,8 +9,8 @@
 
 mod support;
 
-use larder_wire::{InboxKind, Problem, ProblemType};
-use support::{Action, Client, Proxy, TestServer, assert_unreachable, user};
+use larder_wire::{InboxKind, Problem, ProblemType, UploadRequest};
+use support::{Action, Client, Proxy, TestServer, assert_unreachable, count_rows, user};
 
 /// Questions for the inventory, and everything else about KeyPackages.
 fn requests(proxy: &Proxy) -> (usize, usize) {
@@ -199,4 +199,38 @@ async fn an_earlier_generation_is_withdrawn_once_the_new_one_is_published() {
     let (_, changed) = requests(&proxy);
     bob.refresh_key_packages().await.unwrap();
     assert_eq!(requests(&proxy).1, changed, "X3");
+}
+
+#[tokio::test]
+async fn c2_an_upload_leaves_only_after_its_private_keys_and_the_attempt_are_on_disk() {
+    let server = TestServer::start().await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let erased = "UPDATE keypackage_pool_metadata SET not_after = 0";
+    let profile = bob.directory.path().to_owned();
+    let database = rusqlite::Connection::open(profile.join("larder.db")).unwrap();
+    database.execute(erased, []).unwrap();
+    drop(database);
+    let (tell, told) = std::sync::mpsc::channel();
+    proxy.rule(move |seen| {
+        if seen.is("POST", "/v1/key-packages") {
+            let request: UploadRequest = serde_json::from_slice(&seen.body).unwrap();
+            // What another connection sees is committed, and a commit is a write to the disk (`synchronous=FULL`).
+            let bundles = count_rows(&profile, "SELECT count(*) FROM openmls_key_packages");
+            let attempted =
+                "SELECT count(*) FROM keypackage_pool_metadata WHERE status = 1 AND uploaded_at IS NOT NULL";
+            tell.send((
+                request.key_packages.len(),
+                bundles,
+                count_rows(&profile, attempted),
+            ))
+            .unwrap();
+        }
+        Action::Forward
+    });
+    let refreshed = bob.refresh_key_packages().await.unwrap();
+    assert_eq!((refreshed.minted, refreshed.uploaded), (32, 32));
+    let (sent, bundles, attempted) = told.recv().unwrap();
+    // And the last resort.
+    assert_eq!((sent, bundles, attempted), (32, 33, 32));
+    assert!(told.try_recv().is_err(), "one upload");
 }

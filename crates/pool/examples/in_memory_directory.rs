@@ -244,3 +244,9 @@ fn now() -> UnixSeconds {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     UnixSeconds(since_epoch.map_or(0, |elapsed| elapsed.as_secs()))
 }
+
+#[cfg(test)]
+#[test]
+fn the_program_does_what_it_says() {
+    main().expect("every step is checked on its way");
+}

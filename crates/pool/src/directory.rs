@@ -148,6 +148,34 @@ impl KeyPackagePool {
         })
     }
 
+    /// Erases the private keys of KeyPackages that are spent in the directory and still live here, for a device that was
+    /// restored from an old copy: their invitations were answered by the state that came after the copy. Returns how many.
+    ///
+    /// `directory` is an inventory that was fetched before the device read its inbox to the end: what was spent by then and is
+    /// live after has no Welcome to wait for. Anyone else calls [`reconcile`](Self::reconcile), which keeps such keys.
+    ///
+    /// # Errors
+    /// [`PoolError`] when the store cannot be used, or private keys survive their deletion.
+    pub fn give_up_spent(
+        &self,
+        tx: &Tx<'_>,
+        directory: &[DirectoryRow],
+        now: UnixSeconds,
+    ) -> Result<u32, PoolError> {
+        tx.atomically(|| {
+            let mut tally = Tally::default();
+            for told in directory {
+                if told.held != Held::KeyPackage(DirectoryStatus::Spent) {
+                    continue;
+                }
+                if let Some(row) = metadata::find(tx.connection(), &told.key_package_ref)? {
+                    tally.note(apply(tx, &row, PoolEvent::Revoke, now)?);
+                }
+            }
+            Ok(tally.erased)
+        })
+    }
+
     fn reconcile_key_packages(
         &self,
         tx: &Tx<'_>,

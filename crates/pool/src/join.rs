@@ -1,8 +1,9 @@
 use larder_lifecycle::{OwnLastResort, OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
 use openmls::prelude::{
-    JoinBuilder, KeyPackageBundle, KeyPackageRef, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn,
+    GroupEpoch, JoinBuilder, KeyPackageBundle, KeyPackageRef, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn,
     MlsMessageIn, OpenMlsProvider as _, ProcessedWelcome, RatchetTreeIn, StagedWelcome, Welcome,
 };
+use openmls_traits::storage::StorageProvider as _;
 use tls_codec::Deserialize as _;
 
 use crate::error::{Corrupt, PoolError, StoreError};
@@ -234,6 +235,17 @@ fn explain_key_package(row: Metadata) -> Result<JoinError, JoinError> {
     })
 }
 
+/// Deletes a group that this device was removed from. The Commit that did so moved the epoch on and brought no keys for us,
+/// so that our last path's are those of the epoch before; OpenMLS deletes those of the present one only.
+fn delete_inactive(provider: &Provider<'_>, group: &mut MlsGroup) -> Result<(), rusqlite::Error> {
+    let before = GroupEpoch::from(group.epoch().as_u64().saturating_sub(1));
+    let leaf = group.own_leaf_index().u32();
+    provider
+        .storage()
+        .delete_encryption_epoch_key_pairs(group.group_id(), &before, leaf)?;
+    group.delete(provider.storage())
+}
+
 fn stage(
     provider: &Provider<'_>,
     welcome: Welcome,
@@ -246,7 +258,7 @@ fn stage(
         if group.is_active() {
             return Err(JoinError::GroupExists { group_id });
         }
-        group.delete(provider.storage()).map_err(StoreError::from)?;
+        delete_inactive(provider, &mut group).map_err(StoreError::from)?;
     }
     let mut builder = JoinBuilder::new(provider, processed).skip_lifetime_validation();
     if let Some(ratchet_tree) = ratchet_tree {

@@ -364,3 +364,25 @@ fn the_byte_scan_finds_both_forms_of_a_key() {
     assert!(holds(&cbor, &key) && holds(&key, &key));
     assert!(!holds(&cbor[..cbor.len() - 1], &key));
 }
+
+#[test]
+fn an_old_copy_gives_up_what_the_directory_calls_spent_and_keeps_the_rest() {
+    let mut device = Device::new("alice/phone");
+    let uploads = device.stock(4);
+    let keys = private_keys(&device.bundle(&uploads[0].key_package_ref).unwrap());
+    let inventory = [
+        told(&uploads[0], DirectoryStatus::Spent),
+        told(&uploads[1], DirectoryStatus::Reserved),
+        told(&uploads[2], DirectoryStatus::Available),
+        DirectoryRow {
+            key_package_ref: foreign(7),
+            ..told(&uploads[0], DirectoryStatus::Spent)
+        },
+    ];
+    let given_up = device.in_tx(|tx, pool, now| pool.give_up_spent(tx, &inventory, now));
+    assert_eq!(given_up, 1);
+    assert_erased(&mut device, &uploads[0], &keys);
+    device.assert_consistent(3);
+    let given_up = device.in_tx(|tx, pool, now| pool.give_up_spent(tx, &inventory, now));
+    assert_eq!(given_up, 0);
+}

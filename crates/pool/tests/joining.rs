@@ -242,7 +242,7 @@ fn trailing_bytes_and_other_messages_are_harmless() {
 }
 
 #[test]
-fn a_second_welcome_to_a_joined_group_is_harmless() {
+fn r_c13_a_second_welcome_to_a_joined_group_is_harmless() {
     let mut bob = Device::new("bob/phone");
     let uploads = bob.stock(3);
     let mut alice = Device::new("alice/phone");
@@ -331,6 +331,11 @@ fn a_group_that_this_device_was_removed_from_is_joined_again() {
     let again = alice.invite_to(&group_id, &upload);
     let joined = bob.join(&again).unwrap();
     assert!(joined.group.is_active());
+    let epochs = bob.in_tx(|tx, _, _| {
+        let sql = "SELECT count(*) FROM openmls_epoch_keys_pairs";
+        Ok::<i64, PoolError>(tx.connection().query_row(sql, [], |row| row.get(0)).unwrap())
+    });
+    assert_eq!(epochs, 1, "R-C14: no key of the group's former life is left");
     assert_eq!(joined.group.epoch().as_u64(), 3);
     assert!(bob.has_group(&group_id));
     bob.assert_consistent(2);

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::Base64Url;
+use crate::bytes::{Base64Url, StateMark};
 use crate::names::{DeviceId, UserName};
 
 /// `GET /.well-known/larder`: what a client needs to know before it registers.
@@ -130,6 +130,10 @@ pub struct Session {
     pub token: String,
     /// When it ends, in Unix seconds.
     pub expires_at: u64,
+    /// The mark of the device's last request that was carried out, if it uses marks. A device that does not know it was
+    /// restored from an older copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateMark>,
 }
 
 impl fmt::Debug for Session {
@@ -137,6 +141,7 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("token", &"..")
             .field("expires_at", &self.expires_at)
+            .field("state", &self.state)
             .finish()
     }
 }
@@ -170,10 +175,11 @@ mod tests {
         let session = Session {
             token: "secret".into(),
             expires_at: 9,
+            state: None,
         };
         assert_eq!(
             format!("{session:?}"),
-            r#"Session { token: "..", expires_at: 9 }"#
+            r#"Session { token: "..", expires_at: 9, state: None }"#
         );
     }
 

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::limits::GROUP_ID_BYTES_MAX;
+use crate::limits::{GROUP_ID_BYTES_MAX, STATE_MARK_BYTES_MAX};
 
 /// The longest KeyPackageRef of any MLS hash function (SHA-512), in bytes.
 const KEY_PACKAGE_REF_BYTES_MAX: usize = 64;
@@ -134,10 +134,14 @@ bounded_bytes! {
     /// An MLS group id (RFC 9420 §8.1); 1 to [`GROUP_ID_BYTES_MAX`] bytes.
     GroupId, GROUP_ID_BYTES_MAX
 }
+bounded_bytes! {
+    /// Stands for the state of a device at one of its requests; 1 to [`STATE_MARK_BYTES_MAX`] random bytes.
+    StateMark, STATE_MARK_BYTES_MAX
+}
 
 #[cfg(feature = "openapi")]
 mod openapi {
-    use super::{Base64Url, GroupId, KeyPackageRef};
+    use super::{Base64Url, GroupId, KeyPackageRef, StateMark};
     use crate::names::{DeviceId, UserName};
 
     macro_rules! string_schema {
@@ -159,6 +163,7 @@ mod openapi {
         Base64Url: "Bytes as base64url without padding (RFC 4648 §5)", "^[A-Za-z0-9_-]*$";
         KeyPackageRef: "KeyPackageRef (RFC 9420 §5.2) as base64url without padding", "^[A-Za-z0-9_-]{1,86}$";
         GroupId: "MLS group id as base64url without padding, 1 to 64 bytes", "^[A-Za-z0-9_-]{1,86}$";
+        StateMark: "Stands for a device's state: 16 random bytes as base64url without padding", "^[A-Za-z0-9_-]{1,22}$";
         UserName: "1 to 64 of a-z 0-9 . _ -, starting with a letter", "^[a-z][a-z0-9._-]{0,63}$";
         DeviceId: "1 to 64 of a-z 0-9 -", "^[a-z0-9-]{1,64}$";
     }

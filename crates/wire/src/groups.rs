@@ -76,6 +76,24 @@ pub struct Sent {
     pub seq: u64,
 }
 
+/// `GET /v1/groups`: the groups that the calling device is a member of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Memberships {
+    /// The groups, by id.
+    pub groups: Vec<Membership>,
+}
+
+/// A group that the calling device is a member of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Membership {
+    /// The group.
+    pub group_id: GroupId,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
 /// `GET /v1/groups/{gid}/info`: what an external Commit needs (RFC 9420 §12.4.3.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

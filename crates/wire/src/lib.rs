@@ -17,27 +17,29 @@ mod limits;
 mod names;
 mod problem;
 mod signing;
+mod state;
 
 pub use accounts::{
     Challenge, ChallengeRequest, DeviceInfo, Limits, Proofs, RegisterRequest, Registered, Registration,
     ServerInfo, Session, SessionRequest, UserDevices,
 };
-pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes};
+pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes, StateMark};
 pub use directory::{
     DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus,
     PoolStatus, ReserveRequest, Reserved, RevokeRequest, Revoked, SuiteStatus, UploadOutcome, UploadRequest,
     UploadResult, Uploaded, UserReservation,
 };
 pub use groups::{
-    Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupInfoAnswer, MessageRequest,
-    ProposalRequest, RatchetTreeAnswer, Sent,
+    Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupInfoAnswer, Membership, Memberships,
+    MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
 };
 pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
 pub use limits::{
     BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
     INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
-    UPLOAD_KEY_PACKAGES_MAX,
+    STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{LABEL_REGISTER, registration_content, session_content, sign_with_label_content};
+pub use state::{STATE_HEADER, StateClaim};

@@ -57,6 +57,8 @@ codes! {
         AlreadySpent = "already-spent",
         /// 409: the group id is in use.
         GroupExists = "group-exists",
+        /// 409: the device does not know the last request that it made: its state is older than what the server has seen.
+        StateBehind = "state-behind",
         /// 410: KeyPackages in `refs` are not reserved by the caller for this group (any more).
         ReservationLapsed = "reservation-lapsed",
         /// 413: larger than the limits in `/.well-known/larder`.
@@ -140,7 +142,11 @@ impl ProblemType {
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
-            Self::NameTaken | Self::WrongEpoch | Self::AlreadySpent | Self::GroupExists => 409,
+            Self::NameTaken
+            | Self::WrongEpoch
+            | Self::AlreadySpent
+            | Self::GroupExists
+            | Self::StateBehind => 409,
             Self::ReservationLapsed => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -161,6 +167,7 @@ impl ProblemType {
             Self::WrongEpoch => "The group is at another epoch",
             Self::AlreadySpent => "A KeyPackage was already spent",
             Self::GroupExists => "The group id is in use",
+            Self::StateBehind => "The device's state is older than its last request",
             Self::ReservationLapsed => "A KeyPackage is not reserved for this",
             Self::TooLarge => "Too large",
             Self::UnsupportedMediaType => "The media type is not supported",

@@ -4,6 +4,7 @@ mod legacy;
 mod operations;
 mod pool;
 mod probe;
+mod restore;
 mod sync;
 
 use std::fmt;

@@ -2,15 +2,16 @@ use std::sync::atomic::Ordering;
 
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
 use larder_pool::{
-    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Swept, Upload, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Swept, Tx, Upload, Verdict, key_package_ref_from_slice,
 };
 use larder_wire::{
-    Base64Url, Inventory, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome, UploadRequest, Uploaded,
+    Base64Url, Inventory, InventoryItem, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome,
+    UploadRequest, Uploaded,
 };
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
-use crate::core;
+use crate::core::{self, Context, Standing};
 use crate::error::{Error, Unreachable};
 use crate::types::Refreshed;
 
@@ -18,8 +19,8 @@ impl MlsConnection {
     /// Brings the pool and the directory to agree, and fills both up to the target.
     ///
     /// Sweeps what has expired; takes over the directory's inventory if it changed; revokes there what cannot be opened
-    /// here; mints what is missing, in one transaction; uploads, noting the attempt first; takes over the verdicts; then
-    /// replaces a last resort that is missing, used or old, and withdraws what is left of an earlier generation.
+    /// here; mints what is missing, and a last resort if the present one is missing, used or old, and notes the attempt to
+    /// upload, in one transaction; uploads; takes over the verdicts; then withdraws what is left of an earlier generation.
     /// After a lost answer the same KeyPackages are sent again, as the same bytes. When nothing is due it costs one
     /// request and writes nothing. Calls at the same time run one after the other.
     ///
@@ -59,6 +60,7 @@ impl MlsConnection {
 
     async fn refresh(&self) -> Result<Refreshed, Error> {
         let core = &self.0.core;
+        self.catch_up_if_behind().await?;
         let swept = self.sweep().await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
         let digest = match swept.expired + swept.retired {
@@ -69,18 +71,11 @@ impl MlsConnection {
             Some(inventory) => self.reconcile(inventory).await?,
             None => 0,
         };
-        let minted = core
-            .write(|tx, context| {
-                let (pool, now) = (&context.pool, context.now());
-                let missing = pool.plan(tx, now)?.mint;
-                if missing > 0 {
-                    pool.mint(tx, &context.identity.mls, missing, now)?;
-                }
-                Ok(missing)
-            })
-            .await?;
-        let uploaded = self.upload().await?;
-        let last_resort_replaced = self.replace_last_resort().await?;
+        let Published {
+            minted,
+            uploaded,
+            last_resort_replaced,
+        } = self.publish().await?;
         let revoked = revoked + self.revoke_outdated().await?;
         let health = self.pool_health().await?;
         tracing::debug!(
@@ -98,6 +93,16 @@ impl MlsConnection {
             last_resort_replaced,
             health,
         })
+    }
+
+    /// An older copy of this profile is brought up to date before its pool is.
+    async fn catch_up_if_behind(&self) -> Result<(), Error> {
+        self.0.transport.authenticate().await?;
+        if self.0.core.write(|tx, _| core::standing(tx)).await? == Standing::Current {
+            return Ok(());
+        }
+        let _operation = self.0.operation.lock().await;
+        self.pump(&mut Progress::default()).await
     }
 
     /// Erases what is due, but only once the inbox has been read: an invitation may have waited there for longer than the
@@ -123,42 +128,11 @@ impl MlsConnection {
             .await
     }
 
-    /// Publishes a new last resort if one is due. The one that it replaces still opens invitations for a day; then the
-    /// sweep erases it. Whether there is a new one now: a directory takes only so many of them a day.
-    async fn replace_last_resort(&self) -> Result<bool, Error> {
-        let core = &self.0.core;
-        let due = core
-            .write(|tx, context| {
-                let (pool, now) = (&context.pool, context.now());
-                let due = pool.last_resort_due(tx, now)?;
-                if due {
-                    pool.mint_last_resort(tx, &context.identity.mls, now)?;
-                }
-                Ok(due)
-            })
-            .await?;
-        if !due {
-            return Ok(false);
-        }
-        self.upload().await?;
-        core.write(|tx, context| Ok(!context.pool.last_resort_due(tx, context.now())?))
-            .await
-    }
-
     /// Returns how many were revoked.
     async fn reconcile(&self, inventory: Inventory) -> Result<u32, Error> {
         let core = &self.0.core;
         let Inventory { digest, items, .. } = inventory;
-        let rows = items
-            .into_iter()
-            .map(|item| {
-                Ok(DirectoryRow {
-                    key_package_ref: local_ref(&item.key_package_ref)?,
-                    held: held(item.state, item.last_resort, item.used)?,
-                    reserved_until: item.reserved_until.map(UnixSeconds),
-                })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
+        let rows = directory_rows(items)?;
         let revoke_there = core
             .write(move |tx, context| {
                 let reconciled = context.pool.reconcile(tx, &rows, context.now())?;
@@ -222,26 +196,42 @@ impl MlsConnection {
         revoked.refs.iter().map(local_ref).collect()
     }
 
-    /// Uploads what the directory has not confirmed. Returns how many it holds now.
-    async fn upload(&self) -> Result<u32, Error> {
-        let core = &self.0.core;
-        let mut held = 0;
-        let mut last: Vec<KeyPackageRef> = Vec::new();
+    /// Mints what is missing, a last resort included, and uploads what the directory has not confirmed.
+    ///
+    /// The last resort that is replaced still opens invitations for a day; then the sweep erases it. A directory takes only
+    /// so many of them a day.
+    async fn publish(&self) -> Result<Published, Error> {
+        let (core, transport) = (&self.0.core, &self.0.transport);
+        let mut published = Published::default();
+        let mut last_resort_minted = false;
+        let mut last: Option<Vec<KeyPackageRef>> = None;
         loop {
-            // The attempt is noted, and durable, before a byte leaves.
-            let uploads = core
-                .write(|tx, context| {
-                    Ok(context
-                        .pool
-                        .begin_upload(tx, UPLOAD_KEY_PACKAGES_MAX, context.now())?)
+            // One transaction: what is minted, that its upload was attempted, and the mark of the request are durable together,
+            // before a byte leaves.
+            let first = last.is_none();
+            let claimed = transport
+                .claim(move |tx, context| {
+                    let (pool, now) = (&context.pool, context.now());
+                    let minted = if first {
+                        mint(tx, context)?
+                    } else {
+                        Minted::default()
+                    };
+                    let uploads = pool.begin_upload(tx, UPLOAD_KEY_PACKAGES_MAX, now)?;
+                    Ok((!uploads.is_empty()).then_some((minted, uploads)))
                 })
                 .await?;
+            let Some((claim, (minted, uploads))) = claimed else {
+                break;
+            };
+            published.minted += minted.key_packages;
+            last_resort_minted |= minted.last_resort;
             let refs: Vec<_> = uploads
                 .iter()
                 .map(|upload| upload.key_package_ref.clone())
                 .collect();
-            if refs.is_empty() || refs == last {
-                return Ok(held);
+            if last.as_ref() == Some(&refs) {
+                break;
             }
             let request = UploadRequest {
                 key_packages: uploads
@@ -249,25 +239,55 @@ impl MlsConnection {
                     .map(|upload| Base64Url(upload.key_package.clone()))
                     .collect(),
             };
-            let answer = self.0.transport.upload(&request).await?;
+            let answer = transport.upload(claim, &request).await?;
             let verdicts = verdicts(&uploads, &answer)?;
-            held += u32::try_from(
-                verdicts
-                    .iter()
-                    .filter(|(_, verdict)| {
-                        *verdict == Verdict::Held(Held::KeyPackage(DirectoryStatus::Available))
-                    })
-                    .count(),
-            )
-            .unwrap_or(u32::MAX);
+            let available = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
+            let held = verdicts.iter().filter(|(_, verdict)| *verdict == available);
+            published.uploaded += u32::try_from(held.count()).unwrap_or(u32::MAX);
             core.write(move |tx, context| {
                 context.pool.confirm(tx, &verdicts, context.now())?;
                 Ok(())
             })
             .await?;
-            last = refs;
+            last = Some(refs);
         }
+        published.last_resort_replaced = last_resort_minted
+            && core
+                .write(|tx, context| Ok(!context.pool.last_resort_due(tx, context.now())?))
+                .await?;
+        Ok(published)
     }
+}
+
+/// What a refresh published.
+#[derive(Default)]
+struct Published {
+    minted: u32,
+    uploaded: u32,
+    last_resort_replaced: bool,
+}
+
+/// What a refresh minted.
+#[derive(Default)]
+struct Minted {
+    key_packages: u32,
+    last_resort: bool,
+}
+
+fn mint(tx: &Tx<'_>, context: &Context) -> Result<Minted, Error> {
+    let (pool, now) = (&context.pool, context.now());
+    let key_packages = pool.plan(tx, now)?.mint;
+    if key_packages > 0 {
+        pool.mint(tx, &context.identity.mls, key_packages, now)?;
+    }
+    let last_resort = pool.last_resort_due(tx, now)?;
+    if last_resort {
+        pool.mint_last_resort(tx, &context.identity.mls, now)?;
+    }
+    Ok(Minted {
+        key_packages,
+        last_resort,
+    })
 }
 
 /// The verdicts in the order of the request. An answer that does not fit the request proves nothing.
@@ -303,6 +323,20 @@ fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef,
                 }
             };
             Ok((sent.clone(), verdict))
+        })
+        .collect()
+}
+
+/// The directory's inventory, for the pool.
+pub(super) fn directory_rows(items: Vec<InventoryItem>) -> Result<Vec<DirectoryRow>, Error> {
+    items
+        .into_iter()
+        .map(|item| {
+            Ok(DirectoryRow {
+                key_package_ref: local_ref(&item.key_package_ref)?,
+                held: held(item.state, item.last_resort, item.used)?,
+                reserved_until: item.reserved_until.map(UnixSeconds),
+            })
         })
         .collect()
 }

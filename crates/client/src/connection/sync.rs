@@ -7,6 +7,7 @@ use larder_wire::{InboxKind, InboxRow, ProblemType};
 use crate::connection::MlsConnection;
 use crate::core::{self, Outcome, Purpose, QueuedRequest, Settled, Verdict};
 use crate::error::Error;
+use crate::transport::Claim;
 use crate::types::{GroupKey, GroupState, Synced};
 
 /// How often one sync sends, catches up and makes requests again before it leaves the rest to the next one.
@@ -89,9 +90,20 @@ impl MlsConnection {
         Ok((!waits).then_some(Outcome::NotActive(GroupState::Left)))
     }
 
-    /// The rounds of a sync. The outbox goes first: nothing is taken from the inbox while the fate of a Commit of ours is
-    /// not known.
+    /// The rounds of a sync, of a profile that is no older copy, or not any more. The outbox goes first: nothing is taken from
+    /// the inbox while the fate of a Commit of ours is not known.
     pub(super) async fn pump(&self, progress: &mut Progress) -> Result<(), Error> {
+        self.restore_if_behind(progress).await?;
+        match self.rounds(progress).await {
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::StateBehind => {
+                self.restore_if_behind(progress).await?;
+                self.rounds(progress).await
+            }
+            done => done,
+        }
+    }
+
+    async fn rounds(&self, progress: &mut Progress) -> Result<(), Error> {
         let core = &self.0.core;
         for _ in 0..ROUNDS_MAX {
             self.flush(progress).await?;
@@ -114,9 +126,10 @@ impl MlsConnection {
     /// Sends what is due, in order, and takes over each answer in one transaction.
     async fn flush(&self, progress: &mut Progress) -> Result<(), Error> {
         let core = &self.0.core;
-        while let Some(request) = core.write(|tx, _| core::next_ready(tx)).await? {
+        let transport = &self.0.transport;
+        while let Some((claim, request)) = transport.claim(|tx, _| core::next_ready(tx)).await? {
             let id = request.id;
-            let verdict = self.deliver(request).await?;
+            let verdict = self.deliver(claim, request).await?;
             let settled = core
                 .write(move |tx, context| core::settle(tx, context, id, verdict))
                 .await?;
@@ -136,7 +149,7 @@ impl MlsConnection {
     }
 
     /// An error leaves the request in the outbox.
-    async fn deliver(&self, request: QueuedRequest) -> Result<Verdict, Error> {
+    async fn deliver(&self, claim: Claim<'_>, request: QueuedRequest) -> Result<Verdict, Error> {
         let QueuedRequest {
             path,
             idempotency_key,
@@ -146,16 +159,17 @@ impl MlsConnection {
         let answer = self
             .0
             .transport
-            .deliver(&path, idempotency_key.as_deref(), body)
+            .deliver(claim, &path, idempotency_key.as_deref(), body)
             .await;
         match answer {
             Ok(accepted) => Ok(Verdict::Accepted(accepted)),
             Err(Error::Refused(problem)) => match problem.problem_type {
                 ProblemType::WrongEpoch => Ok(Verdict::WrongEpoch(problem.current_epoch)),
                 // Later, or after the session is mended.
-                ProblemType::RateLimited | ProblemType::Unauthenticated | ProblemType::Unavailable => {
-                    Err(Error::Refused(problem))
-                }
+                ProblemType::RateLimited
+                | ProblemType::Unauthenticated
+                | ProblemType::StateBehind
+                | ProblemType::Unavailable => Err(Error::Refused(problem)),
                 _ => Ok(Verdict::Refused(problem)),
             },
             Err(other) => Err(other),
@@ -163,7 +177,7 @@ impl MlsConnection {
     }
 
     /// Takes over inbox rows until there are none.
-    async fn drain(&self, progress: &mut Progress) -> Result<(), Error> {
+    pub(super) async fn drain(&self, progress: &mut Progress) -> Result<(), Error> {
         let core = &self.0.core;
         loop {
             let cursor = core.write(|tx, _| core::cursor(tx)).await?;

@@ -201,7 +201,8 @@ pub(super) fn in_states(connection: &Connection, states: &[GroupState]) -> Resul
     Ok(found)
 }
 
-fn all(connection: &Connection) -> Result<Vec<(GroupKey, GroupState)>, Error> {
+/// Every group that this device knows, with its state, by id.
+pub(super) fn all(connection: &Connection) -> Result<Vec<(GroupKey, GroupState)>, Error> {
     let mut statement = connection.prepare_cached("SELECT group_id, state FROM groups ORDER BY group_id")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?)))?;
     rows.map(|row| {

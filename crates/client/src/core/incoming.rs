@@ -222,13 +222,16 @@ fn content(
             if rejoins && events.is_empty() {
                 events = commits::came(by.as_ref());
             }
+            if removed {
+                // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
+                commits::record(tx, group, &events, now, false)?;
+                groups::depart(tx, group)?;
+                return Ok(());
+            }
             state
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
             commits::record(tx, group, &events, now, false)?;
-            if removed {
-                groups::depart(tx, group)?;
-            }
             Ok(())
         }
         ProcessedMessageContent::OwnPendingCommit

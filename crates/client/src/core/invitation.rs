@@ -314,3 +314,22 @@ pub(super) fn still_to_add(
     }
     Ok(kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r_c5_r_c6_now_lies_in_an_acceptable_lifetime_give_or_take_five_minutes_at_its_beginning() {
+        const MAX: u64 = larder_lifecycle::KEY_PACKAGE_LIFETIME_SECONDS_MAX;
+        let holds = |from, to, now| lifetime_holds(&Lifetime::init(from, to), UnixSeconds(now));
+        assert!(holds(1000, 2000, 1500));
+        assert!(holds(1000, 2000, 1000 - SKEW_SECONDS));
+        assert!(!holds(1000, 2000, 1000 - SKEW_SECONDS - 1));
+        assert!(holds(1000, 2000, 1999));
+        assert!(!holds(1000, 2000, 2000));
+        assert!(holds(1000, 1000 + MAX, 1500));
+        assert!(!holds(1000, 1000 + MAX + 1, 1500));
+        assert!(!holds(1000, u64::MAX, 1500));
+    }
+}

@@ -86,3 +86,16 @@ pub(super) fn who(credential: &Credential) -> Option<(UserName, DeviceId)> {
     let basic = BasicCredential::try_from(credential.clone()).ok()?;
     parse_credential_identity(basic.identity()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer who sends numbers far ahead makes us derive as many keys (RFC 9420 §15.3).
+    #[test]
+    fn r_c14_the_steps_of_a_sender_ratchet_and_the_keys_kept_for_late_messages_are_bounded() {
+        let ratchet = *join_config().sender_ratchet_configuration();
+        assert_eq!(ratchet.maximum_forward_distance(), 1000);
+        assert_eq!(ratchet.out_of_order_tolerance(), 5);
+    }
+}

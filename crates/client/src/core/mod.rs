@@ -16,7 +16,9 @@ mod probe;
 mod profile;
 mod rejoin;
 mod remake;
+mod restore;
 mod schema;
+mod state;
 mod sweep;
 mod welcome;
 
@@ -34,8 +36,12 @@ pub(crate) use mls::CIPHERSUITE;
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
-    Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
+    Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };
 pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
+pub(crate) use restore::{finish_restoring, start_over};
+pub(crate) use state::{
+    Standing, claim_state, fall_behind, heed_mark, require_may_restore, require_not_behind, standing,
+};
 pub(crate) use sweep::sweep_if_it_erases_nothing;

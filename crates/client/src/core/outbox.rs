@@ -284,6 +284,19 @@ pub(super) fn drop_all_of(connection: &Connection, group: &GroupKey) -> Result<(
     Ok(())
 }
 
+/// What is to be sent to this group is made again once it was rejoined: its messages, not what was to be done to it.
+pub(super) fn start_over(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+    connection.execute(
+        "DELETE FROM outbox WHERE group_id = ?1 AND handshake = 1",
+        [group.as_bytes()],
+    )?;
+    connection.execute(
+        "UPDATE outbox SET state = ?2, server_epoch = NULL WHERE group_id = ?1",
+        (group.as_bytes(), STATE_TO_REMAKE),
+    )?;
+    Ok(())
+}
+
 fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
     connection.execute(
         "UPDATE outbox SET state = ?2, server_epoch = ?3 WHERE id = ?1",

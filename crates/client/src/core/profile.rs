@@ -249,6 +249,13 @@ pub(crate) fn inventory_digest(tx: &Tx<'_>) -> Result<Option<String>, Error> {
         .query_row("SELECT inventory_digest FROM profile", [], |row| row.get(0))?)
 }
 
+/// The next refresh fetches the whole inventory.
+pub(super) fn forget_inventory_digest(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.connection()
+        .execute("UPDATE profile SET inventory_digest = NULL", [])?;
+    Ok(())
+}
+
 /// Remembers the inventory that the pool was reconciled with.
 pub(crate) fn set_inventory_digest(tx: &Tx<'_>, digest: &str) -> Result<(), Error> {
     tx.connection().execute(

@@ -3,7 +3,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use larder_wire::{Problem, ProblemType};
+use larder_wire::{Problem, ProblemType, STATE_HEADER, StateClaim};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::Serialize;
@@ -31,6 +31,7 @@ pub(super) struct Request {
     query: Vec<(&'static str, String)>,
     body: Option<Vec<u8>>,
     idempotency_key: Option<String>,
+    state: Option<StateClaim>,
     timeout: Duration,
     retries: usize,
 }
@@ -43,6 +44,7 @@ impl Request {
             query: Vec::new(),
             body: None,
             idempotency_key: None,
+            state: None,
             timeout: REQUEST_TIMEOUT,
             retries: RETRIES,
         }
@@ -69,6 +71,20 @@ impl Request {
 
     pub(super) fn with_idempotency_key(mut self, key: Option<&str>) -> Self {
         self.idempotency_key = key.map(str::to_owned);
+        self
+    }
+
+    /// Puts, without a body.
+    pub(super) fn put(path: &str) -> Self {
+        Self {
+            method: Method::PUT,
+            ..Self::get(path)
+        }
+    }
+
+    /// Says what state we are in, as every request that changes something must.
+    pub(super) fn with_state(mut self, state: &StateClaim) -> Self {
+        self.state = Some(state.clone());
         self
     }
 
@@ -193,6 +209,9 @@ impl Http {
         }
         if let Some(key) = &request.idempotency_key {
             builder = builder.header("idempotency-key", key);
+        }
+        if let Some(state) = &request.state {
+            builder = builder.header(STATE_HEADER, state.to_string());
         }
         if let Some(body) = &request.body {
             builder = builder

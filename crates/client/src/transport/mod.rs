@@ -6,14 +6,17 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_pool::Tx;
 use larder_wire::{
     AckRequest, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef,
-    RatchetTreeAnswer, RegisterRequest, Registered, ReserveRequest, Reserved, RevokeRequest, Revoked,
-    ServerInfo, UploadRequest, Uploaded, UserDevices, UserName,
+    Memberships, ProblemType, RatchetTreeAnswer, RegisterRequest, Registered, ReserveRequest, Reserved,
+    RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded, UserDevices,
+    UserName,
 };
 use serde::Deserialize;
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::core::Handle;
+use crate::core::{self, Context, Handle};
 use crate::error::Error;
 use crate::transport::http::{Http, Request};
 use crate::transport::session::Sessions;
@@ -70,6 +73,17 @@ impl Anonymous {
 pub(crate) struct Transport {
     http: Http,
     sessions: Sessions,
+    core: Arc<Handle>,
+    /// Held by the request that is changing something: such requests go out one at a time, or the server could not tell a
+    /// late one from that of an old copy. Inside is the mark of the last one, if it is known to have been carried out.
+    changing: Mutex<Option<StateMark>>,
+}
+
+/// The right to send one request that changes something, with what it says of our state.
+#[must_use]
+pub(crate) struct Claim<'t> {
+    carried_out: MutexGuard<'t, Option<StateMark>>,
+    state: StateClaim,
 }
 
 impl Transport {
@@ -82,7 +96,9 @@ impl Transport {
         let (http, _) = Http::new(server)?;
         Ok(Self {
             http,
-            sessions: Sessions::new(device_id, core, clock),
+            sessions: Sessions::new(device_id, Arc::clone(&core), clock),
+            core,
+            changing: Mutex::new(None),
         })
     }
 
@@ -103,20 +119,87 @@ impl Transport {
         }
     }
 
+    /// Prepares a request that changes something, and notes its mark, in one transaction: it is durable before the request
+    /// leaves. `None` when there is nothing to send.
+    ///
+    /// # Errors
+    /// Those of `prepare`; [`Error::Refused`] with `state-behind` while nothing may be sent.
+    pub(crate) async fn claim<T: Send + 'static>(
+        &self,
+        prepare: impl FnOnce(&Tx<'_>, &Context) -> Result<Option<T>, Error> + Send + 'static,
+    ) -> Result<Option<(Claim<'_>, T)>, Error> {
+        let mut carried_out = self.changing.lock().await;
+        let last = carried_out.clone();
+        let prepared = self
+            .core
+            .write(move |tx, context| {
+                core::require_not_behind(tx)?;
+                let Some(prepared) = prepare(tx, context)? else {
+                    return Ok(None);
+                };
+                Ok(Some((core::claim_state(tx, last.as_ref())?, prepared)))
+            })
+            .await?;
+        Ok(prepared.map(|(state, prepared)| {
+            // The fate of the new one is open.
+            *carried_out = None;
+            (Claim { carried_out, state }, prepared)
+        }))
+    }
+
+    /// The same for a request that needs no preparation.
+    async fn bare_claim(&self) -> Result<Claim<'_>, Error> {
+        let claim = self.claim(|_, _| Ok(Some(()))).await?;
+        claim.map(|(claim, ())| claim).ok_or(Error::Closed)
+    }
+
+    /// Sends a request that changes something.
+    async fn change<T: serde::de::DeserializeOwned>(
+        &self,
+        claim: Claim<'_>,
+        request: Request,
+    ) -> Result<T, Error> {
+        let Claim {
+            mut carried_out,
+            state,
+        } = claim;
+        let answer = self.call(&request.with_state(&state)).await;
+        match &answer {
+            Ok(_) => *carried_out = Some(state.next),
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::StateBehind => {
+                self.core.write(|tx, _| core::fall_behind(tx)).await?;
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Tells the server that this state goes on from an old copy.
+    pub(crate) async fn take_over_state(&self) -> Result<(), Error> {
+        let mut carried_out = self.changing.lock().await;
+        let state = self.core.write(|tx, _| core::claim_state(tx, None)).await?;
+        self.call::<()>(&Request::put("/v1/state").with_state(&state))
+            .await?;
+        *carried_out = Some(state.next);
+        Ok(())
+    }
+
     /// Sends a request of the outbox, with exactly these bytes.
     pub(crate) async fn deliver(
         &self,
+        claim: Claim<'_>,
         path: &str,
         idempotency_key: Option<&str>,
         body: Vec<u8>,
     ) -> Result<Accepted, Error> {
         let request = Request::post_bytes(path, body).with_idempotency_key(idempotency_key);
-        let _: Receipt = self.call(&request).await?;
+        let _: Receipt = self.change(claim, request).await?;
         Ok(Accepted(()))
     }
 
-    pub(crate) async fn upload(&self, request: &UploadRequest) -> Result<Uploaded, Error> {
-        self.call(&Request::post("/v1/key-packages", request)?).await
+    pub(crate) async fn upload(&self, claim: Claim<'_>, request: &UploadRequest) -> Result<Uploaded, Error> {
+        self.change(claim, Request::post("/v1/key-packages", request)?)
+            .await
     }
 
     /// `None` while the inventory is the one that the digest stands for.
@@ -133,11 +216,8 @@ impl Transport {
     }
 
     pub(crate) async fn revoke(&self, refs: Vec<KeyPackageRef>) -> Result<Revoked, Error> {
-        self.call(&Request::post(
-            "/v1/key-packages/revoke",
-            &RevokeRequest { refs },
-        )?)
-        .await
+        let request = Request::post("/v1/key-packages/revoke", &RevokeRequest { refs })?;
+        self.change(self.bare_claim().await?, request).await
     }
 
     pub(crate) async fn reserve(
@@ -147,7 +227,7 @@ impl Transport {
     ) -> Result<Reserved, Error> {
         let request =
             Request::post("/v1/key-packages/reserve", request)?.with_idempotency_key(Some(idempotency_key));
-        self.call(&request).await
+        self.change(self.bare_claim().await?, request).await
     }
 
     pub(crate) async fn user_devices(&self, user: &UserName) -> Result<UserDevices, Error> {
@@ -158,7 +238,13 @@ impl Transport {
     /// Gives a reservation up.
     pub(crate) async fn abandon(&self, reservation_id: &str) -> Result<(), Error> {
         let path = format!("/v1/reservations/{reservation_id}/abandon");
-        self.call(&Request::post_bytes(&path, Vec::new())).await
+        let request = Request::post_bytes(&path, Vec::new());
+        self.change(self.bare_claim().await?, request).await
+    }
+
+    /// The groups that the server knows this device as a member of.
+    pub(crate) async fn memberships(&self) -> Result<Memberships, Error> {
+        self.call(&Request::get("/v1/groups")).await
     }
 
     pub(crate) async fn group_info(&self, group: &GroupId) -> Result<GroupInfoAnswer, Error> {
@@ -185,7 +271,7 @@ impl Transport {
     }
 
     pub(crate) async fn acknowledge(&self, up_to: u64) -> Result<(), Error> {
-        self.call(&Request::post("/v1/inbox/ack", &AckRequest { up_to })?)
-            .await
+        let request = Request::post("/v1/inbox/ack", &AckRequest { up_to })?;
+        self.change(self.bare_claim().await?, request).await
     }
 }

@@ -6,7 +6,7 @@ use larder_wire::{
 };
 use tokio::sync::Mutex;
 
-use crate::core::{Handle, auth_signature};
+use crate::core::{self, Handle, auth_signature};
 use crate::error::Error;
 use crate::transport::http::{Http, Request};
 use crate::types::Clock;
@@ -62,7 +62,14 @@ impl Sessions {
                 return Ok(token.clone());
             }
         }
-        let Session { token, expires_at } = self.open(http).await?;
+        let Session {
+            token,
+            expires_at,
+            state,
+        } = self.open(http).await?;
+        if let Some(mark) = state {
+            self.core.write(move |tx, _| core::heed_mark(tx, &mark)).await?;
+        }
         let token = Token(token);
         *present = Some((token.clone(), expires_at));
         Ok(token)

@@ -32,6 +32,23 @@ CREATE TABLE devices (
 );
 CREATE INDEX devices_by_user ON devices (user_id, id);
 
+-- The mark of the device's last request that was carried out. A device that does not know it was restored from an older
+-- copy. NULL until a device uses marks. Apart from the device, because each request of a device holds it first and for
+-- itself, while those of others change the device.
+CREATE TABLE device_states (
+    device_id BIGINT PRIMARY KEY REFERENCES devices (id),
+    state_mark BYTEA
+);
+
+CREATE FUNCTION devices_have_a_state() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO device_states (device_id) VALUES (NEW.id);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER devices_have_a_state AFTER INSERT ON devices
+    FOR EACH ROW EXECUTE FUNCTION devices_have_a_state();
+
 CREATE TABLE challenges (
     hash BYTEA PRIMARY KEY,
     device_id BIGINT NOT NULL REFERENCES devices (id),

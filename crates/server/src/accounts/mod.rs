@@ -1,10 +1,11 @@
 //! Who is who: accounts, devices and sessions.
 
 mod idempotency;
+mod state;
 
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    LABEL_REGISTER, ProblemType, RegisterRequest, registration_content, session_content,
+    LABEL_REGISTER, ProblemType, RegisterRequest, StateMark, registration_content, session_content,
     sign_with_label_content,
 };
 use openmls_rust_crypto::RustCrypto;
@@ -13,9 +14,10 @@ use openmls_traits::types::SignatureScheme;
 use sha2::{Digest, Sha256};
 
 use crate::error::ServiceError;
-use crate::store::{DeviceRow, Tx};
+use crate::store::Tx;
 
 pub(crate) use idempotency::answered_once;
+pub(crate) use state::follow;
 
 /// A challenge, in seconds: one minute.
 pub(crate) const CHALLENGE_SECONDS: u64 = 60;
@@ -80,14 +82,15 @@ pub(crate) fn open_challenge(
     Ok(())
 }
 
-/// Trades a signed challenge for a session. The challenge is used up even when the signature is wrong.
+/// Trades a signed challenge for a session; `None` when there is none. The challenge is used up even when the signature is
+/// wrong. Returns the mark of the device's last request, if it uses marks.
 pub(crate) fn open_session(
     tx: &Tx<'_>,
     signed: &SignedChallenge<'_>,
     token: &str,
     now: UnixSeconds,
     expires_at: UnixSeconds,
-) -> Result<Option<DeviceRow>, ServiceError> {
+) -> Result<Option<Option<StateMark>>, ServiceError> {
     let Some(device) = tx.device_by_id(signed.device_id)? else {
         return Ok(None);
     };
@@ -99,7 +102,7 @@ pub(crate) fn open_session(
         return Ok(None);
     }
     tx.insert_session(&secret_hash(token.as_bytes()), device.key, expires_at)?;
-    Ok(Some(device))
+    Ok(Some(tx.state_mark(device.key)?))
 }
 
 /// What a device presents to open a session.

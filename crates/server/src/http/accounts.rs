@@ -8,7 +8,9 @@ use larder_wire::{
 
 use super::App;
 use super::extract::{Json, Path};
-use super::problem::{ChallengeProblems, Failure, FindProblems, RegisterProblems, SessionProblems};
+use super::problem::{
+    ChallengeProblems, Failure, FindProblems, ReadProblems, RegisterProblems, SessionProblems,
+};
 use crate::Caller;
 
 /// Registers a user with a first device.
@@ -64,4 +66,20 @@ pub(super) async fn user_devices(
     Path(user): Path<UserName>,
 ) -> Result<Json<UserDevices>, Failure> {
     Ok(Json(app.service.user_devices(&caller, user).await?))
+}
+
+/// Takes over the mark of `Larder-State`, whatever the last one was: for a device that was restored from an old copy, and
+/// has stopped using what that copy may have used before.
+#[utoipa::path(
+    put, path = "/v1/state", tag = "accounts",
+    params((
+        "Larder-State" = String, Header,
+        description = "The mark of this request; what is known of earlier ones does not matter",
+    )),
+    responses((status = 204, description = "Taken over"), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn take_over_state(caller: Caller, State(app): State<App>) -> Result<StatusCode, Failure> {
+    app.service.take_over_state(&caller).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use larder_wire::{IDEMPOTENCY_KEY_CHARS_MAX, Problem, ProblemType};
+use larder_wire::{IDEMPOTENCY_KEY_CHARS_MAX, Problem, ProblemType, STATE_HEADER, StateClaim};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -45,6 +45,21 @@ impl<S: Sync> FromRequestParts<S> for BearerToken {
     }
 }
 
+/// What the device says of its own state, if it does.
+fn state_claim(headers: &HeaderMap) -> Result<Option<StateClaim>, Problem> {
+    let mut values = headers.get_all(STATE_HEADER).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value
+            .to_str()
+            .ok()
+            .and_then(|value| value.parse().ok())
+            .map(Some)
+            .ok_or_else(|| malformed("the Larder-State is not well formed")),
+        (Some(_), Some(_)) => Err(malformed("one Larder-State at most")),
+    }
+}
+
 /// The device whose session the request names. It comes first among a handler's arguments, so that nothing of a
 /// stranger's request is read.
 impl FromRequestParts<App> for Caller {
@@ -52,7 +67,8 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
         let BearerToken(token) = BearerToken::from_request_parts(parts, app).await?;
-        Ok(app.service.authenticate(&token).await?)
+        let caller = app.service.authenticate(&token).await?;
+        Ok(caller.claiming(state_claim(&parts.headers)?))
     }
 }
 

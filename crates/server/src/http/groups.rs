@@ -5,13 +5,15 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer,
-    MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
+    Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
 };
 
 use super::App;
 use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path};
 use super::openapi::MlsObject;
-use super::problem::{CommitProblems, CreateGroupProblems, Failure, FindProblems, SendProblems};
+use super::problem::{
+    CommitProblems, CreateGroupProblems, Failure, FindProblems, ReadProblems, SendProblems,
+};
 use crate::Caller;
 
 /// Creates a group at its first epoch.
@@ -33,6 +35,19 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<GroupCreated>), Failure> {
     let created = app.service.create_group(&caller, key, request).await?;
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// The groups that the caller is a member of.
+#[utoipa::path(
+    get, path = "/v1/groups", operation_id = "memberships", tag = "groups",
+    responses((status = 200, description = "By id", body = Memberships), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn memberships(
+    caller: Caller,
+    State(app): State<App>,
+) -> Result<Json<Memberships>, Failure> {
+    Ok(Json(app.service.memberships(&caller).await?))
 }
 
 /// Commits. The KeyPackages that it adds are spent by this, and by nothing else.

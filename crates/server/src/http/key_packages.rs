@@ -12,7 +12,9 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::extract::{IdempotencyKey, Json, Path, Query};
-use super::problem::{BodyProblems, Failure, FindProblems, ReadProblems, ReserveProblems};
+use super::problem::{
+    BodyProblems, ChangeProblems, Failure, FindAndChangeProblems, ReadProblems, ReserveProblems,
+};
 use crate::Caller;
 
 /// Adds KeyPackages to the caller's pool. Each gets its own verdict. One that is marked as a last resort replaces the
@@ -96,7 +98,7 @@ pub(super) async fn probe(
 #[utoipa::path(
     delete, path = "/v1/key-packages/{ref}", tag = "key packages",
     params(("ref" = KeyPackageRef, Path, description = "The KeyPackage")),
-    responses((status = 200, description = "What is revoked now", body = Revoked), ReadProblems),
+    responses((status = 200, description = "What is revoked now", body = Revoked), ChangeProblems),
     security(("session" = [])),
 )]
 pub(super) async fn revoke_one(
@@ -150,7 +152,7 @@ pub(super) async fn reserve(
 #[utoipa::path(
     post, path = "/v1/reservations/{id}/abandon", tag = "key packages",
     params(("id" = String, Path, description = "The reservation")),
-    responses((status = 204, description = "Given up"), FindProblems),
+    responses((status = 204, description = "Given up"), FindAndChangeProblems),
     security(("session" = [])),
 )]
 pub(super) async fn abandon(

@@ -102,6 +102,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(ANONYMOUS_BODY_BYTES_MAX));
     let with_session = OpenApiRouter::new()
         .routes(routes!(accounts::user_devices))
+        .routes(routes!(accounts::take_over_state))
         .routes(routes!(key_packages::upload, key_packages::inventory))
         .routes(routes!(key_packages::status))
         .routes(routes!(key_packages::probe))
@@ -109,7 +110,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(key_packages::revoke))
         .routes(routes!(key_packages::reserve))
         .routes(routes!(key_packages::abandon))
-        .routes(routes!(groups::create))
+        .routes(routes!(groups::create, groups::memberships))
         .routes(routes!(groups::commit))
         .routes(routes!(groups::propose))
         .routes(routes!(groups::send_message))

@@ -3,14 +3,48 @@
 use std::sync::LazyLock;
 
 use larder_wire::{Ack, CommitCheck, KeyPackageCheck, Problem, ProblemType};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{KnownFormat, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ObjectBuilder, OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _, PartialSchema, ToSchema};
 
+/// The header of a [`larder_wire::StateClaim`], as it is written.
+const STATE_HEADER_NAME: &str = "Larder-State";
+
 /// The OpenAPI 3.1 document of the API.
 pub fn openapi() -> OpenApi {
-    super::documented_routes().into_openapi()
+    let mut document = super::documented_routes().into_openapi();
+    for path in document.paths.paths.values_mut() {
+        for operation in [&mut path.post, &mut path.put, &mut path.delete] {
+            operation.iter_mut().for_each(take_a_claim);
+        }
+    }
+    document
+}
+
+/// A request of a device that changes something may, and at times must, say what state the device is in.
+fn take_a_claim(operation: &mut Operation) {
+    let parameters = operation.parameters.get_or_insert_default();
+    let documented = |known: &RefOr<Parameter>| match known {
+        RefOr::T(known) => known.name == STATE_HEADER_NAME,
+        RefOr::Ref(_) => false,
+    };
+    if operation.security.is_none() || parameters.iter().any(documented) {
+        return;
+    }
+    parameters.push(
+        ParameterBuilder::new()
+            .name(STATE_HEADER_NAME)
+            .parameter_in(ParameterIn::Header)
+            .description(Some(
+                "Marks of the device's state, separated by spaces: the one of this request, then those known of \
+                 earlier ones. Needed once the device has used one",
+            ))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+            .build()
+            .into(),
+    );
 }
 
 /// The document as it is served.

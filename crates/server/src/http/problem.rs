@@ -109,18 +109,22 @@ problem_sets! {
     ReadProblems: Malformed | Unauthenticated | Unavailable;
     /// Of reading something that may not be there.
     FindProblems: Malformed | Unauthenticated | NotFound | Unavailable;
-    /// Of a request with a body.
-    BodyProblems: Malformed | Unauthenticated | TooLarge | UnsupportedMediaType | Unavailable;
+    /// Of changing something of one's own.
+    ChangeProblems: Malformed | Unauthenticated | StateBehind | Unavailable;
+    /// Of changing something that may not be there.
+    FindAndChangeProblems: Malformed | Unauthenticated | NotFound | StateBehind | Unavailable;
+    /// Of changing something of one's own by a request with a body.
+    BodyProblems: Malformed | Unauthenticated | StateBehind | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of a reserve request.
-    ReserveProblems: Malformed | Unauthenticated | NotFound | TooLarge | UnsupportedMediaType
+    ReserveProblems: Malformed | Unauthenticated | NotFound | StateBehind | TooLarge | UnsupportedMediaType
         | IdempotencyMismatch | RateLimited | Unavailable;
     /// Of the creation of a group.
-    CreateGroupProblems: Malformed | Unauthenticated | GroupExists | TooLarge | UnsupportedMediaType
+    CreateGroupProblems: Malformed | Unauthenticated | GroupExists | StateBehind | TooLarge | UnsupportedMediaType
         | InvalidCommit | IdempotencyMismatch | Unavailable;
     /// Of a Commit.
-    CommitProblems: Malformed | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | ReservationLapsed
-        | TooLarge | UnsupportedMediaType | InvalidCommit | Unavailable;
+    CommitProblems: Malformed | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | StateBehind
+        | ReservationLapsed | TooLarge | UnsupportedMediaType | InvalidCommit | Unavailable;
     /// Of a proposal or a message.
-    SendProblems: Malformed | Unauthenticated | Forbidden | NotFound | WrongEpoch | TooLarge | UnsupportedMediaType
-        | InvalidCommit | Unavailable;
+    SendProblems: Malformed | Unauthenticated | Forbidden | NotFound | WrongEpoch | StateBehind | TooLarge
+        | UnsupportedMediaType | InvalidCommit | Unavailable;
 }

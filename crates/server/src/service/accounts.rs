@@ -5,7 +5,7 @@ use larder_wire::{
     Registration, Session, SessionRequest, UserDevices, UserName,
 };
 
-use super::{Caller, Service};
+use super::{Caller, Service, malformed};
 use crate::accounts::{self, CHALLENGE_SECONDS, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
@@ -51,11 +51,7 @@ impl Service {
         let token = Base64Url(random_bytes::<32>(&self.inner.crypto)?.to_vec()).to_string();
         let now = self.now();
         let expires_at = now.plus(self.inner.config.session_seconds);
-        let session = Session {
-            token,
-            expires_at: expires_at.0,
-        };
-        let (inner, token) = (Arc::clone(&self.inner), session.token.clone());
+        let (inner, given) = (Arc::clone(&self.inner), token.clone());
         let opened = self
             .inner
             .store
@@ -67,14 +63,15 @@ impl Service {
                     challenge: &request.challenge.0,
                     signature: &request.signature.0,
                 };
-                accounts::open_session(tx, &signed, &token, now, expires_at)
+                accounts::open_session(tx, &signed, &given, now, expires_at)
             })
             .await?;
-        if opened.is_some() {
-            Ok(session)
-        } else {
-            Err(ProblemType::Unauthenticated.into())
-        }
+        let state = opened.ok_or(ProblemType::Unauthenticated)?;
+        Ok(Session {
+            token,
+            expires_at: expires_at.0,
+            state,
+        })
     }
 
     /// The device that a token belongs to. Refuses with `unauthenticated`.
@@ -89,8 +86,20 @@ impl Service {
         device
             .map(|device| Caller {
                 device: Arc::new(device),
+                claim: None,
             })
             .ok_or_else(|| ProblemType::Unauthenticated.into())
+    }
+
+    /// Takes over the caller's mark, whatever the last one was: the caller knows that it was restored from an old copy,
+    /// and has stopped using what that copy may have used before. Refuses with `malformed` (no claim).
+    pub async fn take_over_state(&self, caller: &Caller) -> Result<(), ServiceError> {
+        let (device, claim) = (caller.device.key, caller.claim.clone());
+        let claim = claim.ok_or_else(|| malformed("a Larder-State is needed"))?;
+        self.inner
+            .store
+            .write(move |tx| Ok(tx.set_state_mark(device, &claim.next)?))
+            .await
     }
 
     /// The devices of a user. Refuses with `not-found`.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use larder_wire::{
     Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer, INBOX_PAGE_ROWS_MAX,
-    Inbox, Sent,
+    Inbox, Membership, Memberships, Sent,
 };
 use tokio::sync::watch;
 
@@ -21,29 +21,18 @@ impl Service {
         idempotency_key: String,
         request: CreateGroupRequest,
     ) -> Result<GroupCreated, ServiceError> {
-        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
-        self.inner
-            .store
-            .write(move |tx| {
-                answered_once(
-                    tx,
-                    caller.key,
-                    &idempotency_key,
-                    ("create-group", &request),
-                    now,
-                    || {
-                        delivery::create_group(
-                            tx,
-                            &inner.crypto,
-                            &inner.config.suites,
-                            &caller,
-                            &request,
-                            now,
-                        )
-                    },
-                )
-            })
-            .await
+        let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            answered_once(
+                tx,
+                device.key,
+                &idempotency_key,
+                ("create-group", &request),
+                now,
+                || delivery::create_group(tx, &inner.crypto, &inner.config.suites, &device, &request, now),
+            )
+        })
+        .await
     }
 
     /// Accepts a Commit and all that belongs to it. Refuses with `malformed`, `not-found`, `wrong-epoch`,
@@ -54,11 +43,11 @@ impl Service {
         group: GroupId,
         request: CommitRequest,
     ) -> Result<Accepted, ServiceError> {
-        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
-        self.inner
-            .store
-            .write(move |tx| delivery::commit(tx, &inner.crypto, &caller, &group, &request, now))
-            .await
+        let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            delivery::commit(tx, &inner.crypto, &device, &group, &request, now)
+        })
+        .await
     }
 
     /// Queues a standalone Remove or Update. Refuses like [`commit`](Self::commit).
@@ -68,11 +57,11 @@ impl Service {
         group: GroupId,
         proposal: Vec<u8>,
     ) -> Result<Sent, ServiceError> {
-        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
-        self.inner
-            .store
-            .write(move |tx| delivery::propose(tx, &inner.crypto, &caller, &group, &proposal, now))
-            .await
+        let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            delivery::propose(tx, &inner.crypto, &device, &group, &proposal, now)
+        })
+        .await
     }
 
     /// Delivers an application message. Refuses with `malformed`, `not-found`, `too-large` or `wrong-epoch`.
@@ -82,11 +71,25 @@ impl Service {
         group: GroupId,
         message: Vec<u8>,
     ) -> Result<Sent, ServiceError> {
-        let (caller, now) = (Arc::clone(&caller.device), self.now());
-        self.inner
+        let (device, now) = (Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            delivery::send_message(tx, &device, &group, &message, now)
+        })
+        .await
+    }
+
+    /// The groups that the caller is a member of.
+    pub async fn memberships(&self, caller: &Caller) -> Result<Memberships, ServiceError> {
+        let device = caller.device.key;
+        let groups = self
+            .inner
             .store
-            .write(move |tx| delivery::send_message(tx, &caller, &group, &message, now))
-            .await
+            .read(move |tx| Ok(tx.memberships(device)?))
+            .await?
+            .into_iter()
+            .map(|(group_id, epoch)| Membership { group_id, epoch })
+            .collect();
+        Ok(Memberships { groups })
     }
 
     /// What an external Commit needs. Refuses with `not-found`.
@@ -131,9 +134,7 @@ impl Service {
     /// The rows up to and including `up_to` are stored by the device and go away here.
     pub async fn acknowledge(&self, caller: &Caller, up_to: u64) -> Result<(), ServiceError> {
         let device = caller.device.key;
-        self.inner
-            .store
-            .write(move |tx| Ok(tx.acknowledge(device, up_to)?))
+        self.change(caller, move |tx| Ok(tx.acknowledge(device, up_to)?))
             .await
     }
 

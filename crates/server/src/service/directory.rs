@@ -47,10 +47,10 @@ impl Service {
         .await
         .map_err(|_| Fault::Closed)?;
         let (inner, uploader) = (Arc::clone(&self.inner), Arc::clone(&caller.device));
-        self.inner
-            .store
-            .write(move |tx| directory::upload(tx, &uploader, &judged, &inner.config.directory, now))
-            .await
+        self.change(caller, move |tx| {
+            directory::upload(tx, &uploader, &judged, &inner.config.directory, now)
+        })
+        .await
     }
 
     /// The caller's KeyPackages; `None` when `digest` stands for the present answer.
@@ -78,9 +78,7 @@ impl Service {
     /// Withdraws KeyPackages of the caller.
     pub async fn revoke(&self, caller: &Caller, request: RevokeRequest) -> Result<Revoked, ServiceError> {
         let (owner, now) = (Arc::clone(&caller.device), self.now());
-        self.inner
-            .store
-            .write(move |tx| directory::revoke(tx, &owner, &request, now))
+        self.change(caller, move |tx| directory::revoke(tx, &owner, &request, now))
             .await
     }
 
@@ -100,23 +98,21 @@ impl Service {
             return Err(malformed("a user is named twice"));
         }
         check_suites(&request.suites)?;
-        let (inner, caller, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
-        self.inner
-            .store
-            .write(move |tx| {
-                answered_once(
-                    tx,
-                    caller.key,
-                    &idempotency_key,
-                    ("reserve", &request),
-                    now,
-                    || {
-                        let id = Uuid::new_v4().to_string();
-                        directory::reserve(tx, &caller, &request, &id, &inner.config.directory, now)
-                    },
-                )
-            })
-            .await
+        let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            answered_once(
+                tx,
+                device.key,
+                &idempotency_key,
+                ("reserve", &request),
+                now,
+                || {
+                    let id = Uuid::new_v4().to_string();
+                    directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
+                },
+            )
+        })
+        .await
     }
 
     /// What an adder who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
@@ -136,11 +132,11 @@ impl Service {
 
     /// Gives a reservation up; what was not spent lapses. Refuses with `not-found` when another device holds it.
     pub async fn abandon(&self, caller: &Caller, reservation_id: String) -> Result<(), ServiceError> {
-        let (caller, now) = (Arc::clone(&caller.device), self.now());
-        self.inner
-            .store
-            .write(move |tx| directory::abandon(tx, &caller, &reservation_id, now))
-            .await
+        let (device, now) = (Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            directory::abandon(tx, &device, &reservation_id, now)
+        })
+        .await
     }
 }
 

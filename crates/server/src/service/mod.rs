@@ -9,14 +9,14 @@ use std::sync::Arc;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
     BODY_BYTES_MAX, DeviceId, KEY_PACKAGE_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, Problem, ProblemType,
-    ServerInfo, UPLOAD_KEY_PACKAGES_MAX, UserName,
+    ServerInfo, StateClaim, UPLOAD_KEY_PACKAGES_MAX, UserName,
 };
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
 use crate::config::{Clock, Config};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, Store};
+use crate::store::{DeviceRow, Store, Tx};
 use crate::wakeups::Wakeups;
 
 /// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
@@ -42,12 +42,23 @@ struct Inner {
 #[derive(Clone)]
 pub struct Caller {
     device: Arc<DeviceRow>,
+    /// What it says of its own state.
+    claim: Option<Arc<StateClaim>>,
 }
 
 impl Caller {
     /// The device's user.
     pub fn user(&self) -> &UserName {
         &self.device.user
+    }
+
+    /// The same device with what it says of its own state. Every request that changes something is held against it.
+    #[must_use]
+    pub fn claiming(self, claim: Option<StateClaim>) -> Self {
+        Self {
+            claim: claim.map(Arc::new),
+            ..self
+        }
     }
 
     /// The device.
@@ -83,6 +94,22 @@ impl Service {
                 crypto: RustCrypto::default(),
             }),
         })
+    }
+
+    /// Runs what a device asked for in one transaction, unless its state is behind what it has done before.
+    async fn change<T, F>(&self, caller: &Caller, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let (device, claim) = (caller.device.key, caller.claim.clone());
+        self.inner
+            .store
+            .write(move |tx| {
+                crate::accounts::follow(tx, device, claim.as_deref())?;
+                work(tx)
+            })
+            .await
     }
 
     fn now(&self) -> UnixSeconds {

@@ -1,9 +1,9 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{DeviceId, UserName};
+use larder_wire::{DeviceId, StateMark, UserName};
 
 use crate::error::Fault;
 use crate::store::statement::{Row, params};
-use crate::store::tx::{DeviceKey, Tx};
+use crate::store::tx::{DeviceKey, Engine, Tx};
 
 /// A registered device.
 #[derive(Debug, Clone)]
@@ -146,6 +146,24 @@ impl Tx<'_> {
             params![hash, device, expires_at],
         )?;
         Ok(())
+    }
+
+    /// The mark of the device's last request that was carried out; `None` while it uses no marks. Until the end of the
+    /// transaction no other request of the device passes it.
+    pub(crate) fn state_mark(&self, device: DeviceKey) -> Result<Option<StateMark>, Fault> {
+        let sql = match self.engine() {
+            Engine::Sqlite(_) => "SELECT state_mark FROM devices WHERE id = ?1",
+            Engine::Postgres(_) => "SELECT state_mark FROM device_states WHERE device_id = ?1 FOR UPDATE",
+        };
+        self.one_row(sql, params![device], |row| row.optional(0))
+    }
+
+    pub(crate) fn set_state_mark(&self, device: DeviceKey, mark: &StateMark) -> Result<(), Fault> {
+        let sql = match self.engine() {
+            Engine::Sqlite(_) => "UPDATE devices SET state_mark = ?2 WHERE id = ?1",
+            Engine::Postgres(_) => "UPDATE device_states SET state_mark = ?2 WHERE device_id = ?1",
+        };
+        self.execute(sql, params![device, mark.as_bytes()]).map(drop)
     }
 
     /// The stored answer to an idempotency key.

@@ -154,6 +154,16 @@ impl Tx<'_> {
         )
     }
 
+    /// The groups that a device is a member of, each with its epoch, by id.
+    pub(crate) fn memberships(&self, device: DeviceKey) -> Result<Vec<(GroupId, u64)>, Fault> {
+        self.rows(
+            "SELECT g.id, g.epoch FROM members m JOIN groups g ON g.id = m.group_id
+             WHERE m.device_id = ?1 ORDER BY g.id",
+            params![device],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+    }
+
     pub(crate) fn is_member(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
         self.exists(
             "SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2",

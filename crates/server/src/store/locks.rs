@@ -4,6 +4,7 @@
 //! and code that was written for a single writer stays right because whatever changes together has one row that is
 //! locked before the rest is read:
 //!
+//! * a **device's state**, which each request of the device holds first (`state_mark`);
 //! * a **group's** row for its epoch, state, roster, sequence and ratchet trees;
 //! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its inbox;
 //! * a **body's** row for who still waits for it.

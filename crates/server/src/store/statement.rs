@@ -4,7 +4,7 @@
 //! are integers, text or bytes, and may be null; nothing else is stored. Both engines keep what they have prepared.
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{GroupId, KeyPackageRef};
+use larder_wire::{GroupId, KeyPackageRef, StateMark};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use crate::error::Fault;
@@ -109,6 +109,7 @@ columns! {
     String: String => |raw| Ok(raw);
     Vec<u8>: Vec<u8> => |raw| Ok(raw);
     GroupId: Vec<u8> => |raw| GroupId::from_bytes(&raw).map_err(|_| Fault::Corrupt("a group id"));
+    StateMark: Vec<u8> => |raw| StateMark::from_bytes(&raw).map_err(|_| Fault::Corrupt("a state mark"));
     KeyPackageRef: Vec<u8> => |raw| {
         KeyPackageRef::from_bytes(&raw).map_err(|_| Fault::Corrupt("a KeyPackageRef"))
     };
@@ -140,7 +141,7 @@ impl Tx<'_> {
     /// Runs a statement that returns no rows. Returns how many rows it touched.
     pub(super) fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Fault> {
         #[cfg(test)]
-        crate::store::tests::record(sql);
+        crate::store::tests::record(matches!(self.engine(), Engine::Postgres(_)), sql);
         match self.engine() {
             Engine::Sqlite(connection) => {
                 let touched = connection
@@ -160,7 +161,7 @@ impl Tx<'_> {
         mut read: impl FnMut(&Row<'_>) -> Result<Reading, Fault>,
     ) -> Result<(), Fault> {
         #[cfg(test)]
-        crate::store::tests::record(sql);
+        crate::store::tests::record(matches!(self.engine(), Engine::Postgres(_)), sql);
         match self.engine() {
             Engine::Sqlite(connection) => {
                 let mut statement = connection.prepare_cached(sql)?;

@@ -31,5 +31,6 @@ mod reserve;
 mod scene;
 mod secrets;
 mod serving;
+mod state;
 mod upload;
 mod websocket;

@@ -48,6 +48,8 @@ mod scene;
 mod secrets;
 #[path = "../api/serving.rs"]
 mod serving;
+#[path = "../api/state.rs"]
+mod state;
 #[path = "../api/upload.rs"]
 mod upload;
 #[path = "../api/websocket.rs"]

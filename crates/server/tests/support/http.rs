@@ -9,6 +9,7 @@ pub(crate) struct Http {
     client: reqwest::Client,
     base: String,
     pub(crate) token: Option<String>,
+    state: Option<String>,
 }
 
 impl Http {
@@ -23,6 +24,7 @@ impl Http {
             client,
             base: format!("http://{address}"),
             token: None,
+            state: None,
         }
     }
 
@@ -34,10 +36,22 @@ impl Http {
         }
     }
 
+    /// The same session, with this `Larder-State`.
+    pub(crate) fn with_state(&self, claim: &str) -> Self {
+        Self {
+            state: Some(claim.to_owned()),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
-        match &self.token {
+        let request = match &self.token {
             Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        match &self.state {
+            Some(claim) => request.header("Larder-State", claim),
             None => request,
         }
     }

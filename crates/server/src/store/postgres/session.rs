@@ -81,7 +81,7 @@ impl<'c> Session<'c> {
             return Ok(ids);
         }
         #[cfg(test)]
-        crate::store::tests::record(sql);
+        crate::store::tests::record(true, sql);
         self.run(async {
             let statement = self
                 .transaction

@@ -18,17 +18,15 @@ thread_local! {
     static AD_HOC: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Every statement that a transaction of the tests of this process ran.
-static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// Every statement that a transaction of the tests of this process ran, and whether on PostgreSQL.
+static STATEMENTS: Mutex<BTreeSet<(bool, String)>> = Mutex::new(BTreeSet::new());
 
-pub(in crate::store) fn record(sql: &str) {
+pub(in crate::store) fn record(on_postgres: bool, sql: &str) {
     if AD_HOC.get() {
         return;
     }
     let mut statements = STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !statements.contains(sql) {
-        statements.insert(sql.to_owned());
-    }
+    statements.insert((on_postgres, sql.to_owned()));
 }
 
 pub(super) fn ad_hoc<T>(work: impl FnOnce() -> T) -> T {
@@ -38,8 +36,11 @@ pub(super) fn ad_hoc<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-pub(super) fn recorded() -> BTreeSet<String> {
-    STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// What was recorded of one engine.
+pub(super) fn recorded(on_postgres: bool) -> Vec<String> {
+    let statements = STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_engine = statements.iter().filter(|(engine, _)| *engine == on_postgres);
+    of_engine.map(|(_, sql)| sql.clone()).collect()
 }
 
 /// A store of its own for a test.

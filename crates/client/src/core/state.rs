@@ -1,0 +1,135 @@
+//! Whether this state is the last one that this device had. One that was restored from an old copy does not know the marks
+//! of the requests that came after the copy was made.
+
+use larder_pool::Tx;
+use larder_wire::{Problem, ProblemType, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, StateClaim, StateMark};
+use openmls::prelude::{OpenMlsProvider as _, OpenMlsRand as _};
+use rusqlite::Connection;
+
+use crate::core::profile::Context;
+use crate::core::schema::corrupt;
+use crate::error::Error;
+
+/// Copies are brought up to date this often at most, in seconds. If two of them are in use at once, each makes an old copy of
+/// the other; they must not chase each other out of their groups without end.
+const RESTORATIONS_APART_SECONDS: u64 = 60 * 60;
+
+/// Where this state stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is the last one, as far as is known.
+    Current,
+    /// It is an older copy. Nothing may be sent.
+    Behind,
+    /// The server has been told that it was an older copy; what follows from that is not finished.
+    Restoring,
+}
+
+impl Standing {
+    fn column(self) -> i64 {
+        match self {
+            Self::Current => 0,
+            Self::Behind => 1,
+            Self::Restoring => 2,
+        }
+    }
+
+    fn from_column(value: i64) -> Option<Self> {
+        [Self::Current, Self::Behind, Self::Restoring]
+            .into_iter()
+            .find(|standing| standing.column() == value)
+    }
+}
+
+/// Where this state stands.
+pub(crate) fn standing(tx: &Tx<'_>) -> Result<Standing, Error> {
+    let value = tx
+        .connection()
+        .query_row("SELECT restoring FROM profile", [], |row| row.get(0))?;
+    corrupt(Standing::from_column(value), "the profile's standing")
+}
+
+pub(super) fn set_standing(tx: &Tx<'_>, standing: Standing) -> Result<(), Error> {
+    tx.connection()
+        .execute("UPDATE profile SET restoring = ?1", [standing.column()])?;
+    Ok(())
+}
+
+/// Fails while nothing may be sent.
+pub(crate) fn require_not_behind(tx: &Tx<'_>) -> Result<(), Error> {
+    match standing(tx)? {
+        Standing::Current | Standing::Restoring => Ok(()),
+        Standing::Behind => Err(behind()),
+    }
+}
+
+/// Fails while it is too early to bring this copy up to date.
+pub(crate) fn require_may_restore(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
+    let last: Option<i64> = tx
+        .connection()
+        .query_row("SELECT restored_at FROM profile", [], |row| row.get(0))?;
+    let now = context.now().0;
+    match last.map(i64::cast_unsigned) {
+        Some(last) if now < last.saturating_add(RESTORATIONS_APART_SECONDS) => Err(behind()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn behind() -> Error {
+    Error::Refused(Problem::new(ProblemType::StateBehind))
+}
+
+/// The server knows a later state of this device.
+pub(crate) fn fall_behind(tx: &Tx<'_>) -> Result<(), Error> {
+    tracing::warn!("this profile is an older copy: nothing is sent until it is brought up to date");
+    set_standing(tx, Standing::Behind)
+}
+
+/// The server tells the mark of our last request that it carried out.
+pub(crate) fn heed_mark(tx: &Tx<'_>, mark: &StateMark) -> Result<(), Error> {
+    if standing(tx)? == Standing::Current && !marks(tx.connection())?.contains(mark) {
+        fall_behind(tx)?;
+    }
+    Ok(())
+}
+
+/// What to say of our state with the next request that changes something. `carried_out` is the mark of the last one, if it is
+/// known to have been carried out: it takes the place of all earlier ones.
+pub(crate) fn claim_state(tx: &Tx<'_>, carried_out: Option<&StateMark>) -> Result<StateClaim, Error> {
+    let connection = tx.connection();
+    if let Some(mark) = carried_out {
+        connection
+            .prepare_cached("DELETE FROM state_marks WHERE mark <> ?1")?
+            .execute([mark.as_bytes()])?;
+    }
+    let mut known = marks(connection)?;
+    // Many answers were lost, one after the other: the last mark stands for the next request as well.
+    let next = match known.pop() {
+        Some(last) if known.len() >= STATE_MARKS_KNOWN_MAX => last,
+        last => {
+            known.extend(last);
+            let next = new_mark(tx)?;
+            connection
+                .prepare_cached("INSERT INTO state_marks (mark) VALUES (?1)")?
+                .execute([next.as_bytes()])?;
+            next
+        }
+    };
+    Ok(StateClaim { next, known })
+}
+
+fn marks(connection: &Connection) -> Result<Vec<StateMark>, Error> {
+    let mut statement = connection.prepare_cached("SELECT mark FROM state_marks ORDER BY id")?;
+    let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+    rows.map(|mark| corrupt(StateMark::from_bytes(&mark?).ok(), "a state mark"))
+        .collect()
+}
+
+fn new_mark(tx: &Tx<'_>) -> Result<StateMark, Error> {
+    let random: [u8; STATE_MARK_BYTES_MAX] = tx
+        .provider()
+        .rand()
+        .random_array()
+        .map_err(|error| Error::mls("choosing a mark")(error.to_string()))?;
+    StateMark::from_bytes(&random).map_err(|_| Error::Corrupt("a state mark"))
+}

@@ -1,0 +1,27 @@
+//! Whether a device knows its own last request: one that was restored from an old copy does not.
+
+use larder_wire::{ProblemType, StateClaim};
+
+use crate::error::ServiceError;
+use crate::store::{DeviceKey, Tx};
+
+/// Lets a request that changes something pass, and remembers its mark with what it changes.
+///
+/// A device that has never used marks need not; one that has, cannot do without any more: an old copy could have been
+/// made before it did.
+///
+/// # Errors
+/// `state-behind`.
+pub(crate) fn follow(tx: &Tx<'_>, device: DeviceKey, claim: Option<&StateClaim>) -> Result<(), ServiceError> {
+    let last = tx.state_mark(device)?;
+    match (claim, last) {
+        (None, None) => Ok(()),
+        (Some(claim), last) if last.as_ref().is_none_or(|last| claim.follows(last)) => {
+            if last.as_ref() != Some(&claim.next) {
+                tx.set_state_mark(device, &claim.next)?;
+            }
+            Ok(())
+        }
+        (None | Some(_), Some(_)) | (Some(_), None) => Err(ProblemType::StateBehind.into()),
+    }
+}
