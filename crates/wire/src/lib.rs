@@ -17,6 +17,7 @@ mod limits;
 mod names;
 mod problem;
 mod signing;
+mod suites;
 
 pub use accounts::{
     Challenge, ChallengeRequest, DeviceInfo, Limits, Proofs, RegisterRequest, Registered, Registration,
@@ -34,10 +35,14 @@ pub use groups::{
 };
 pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
 pub use limits::{
-    BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
+    BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
     INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
     UPLOAD_KEY_PACKAGES_MAX,
 };
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{LABEL_REGISTER, registration_content, session_content, sign_with_label_content};
+pub use suites::{
+    MalformedSuite, SUITE_X25519_AES128GCM, SUITE_X25519_CHACHA20POLY1305, SUITE_XWING_AES128GCM,
+    parse_suite, suite_name,
+};

@@ -31,16 +31,7 @@ impl Service {
                     &idempotency_key,
                     ("create-group", &request),
                     now,
-                    || {
-                        delivery::create_group(
-                            tx,
-                            &inner.crypto,
-                            &inner.config.suites,
-                            &caller,
-                            &request,
-                            now,
-                        )
-                    },
+                    || delivery::create_group(tx, &inner.crypto, &inner.suites, &caller, &request, now),
                 )
             })
             .await

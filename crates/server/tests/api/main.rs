@@ -29,5 +29,6 @@ mod reserve;
 mod scene;
 mod secrets;
 mod serving;
+mod suites;
 mod upload;
 mod websocket;
