@@ -10,7 +10,7 @@ use larder_wire::{
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
-use crate::core;
+use crate::core::{self, Suites};
 use crate::error::{Error, Unreachable};
 use crate::types::Refreshed;
 
@@ -59,6 +59,7 @@ impl MlsConnection {
 
     async fn refresh(&self) -> Result<Refreshed, Error> {
         let core = &self.0.core;
+        self.check_suites().await?;
         let swept = self.sweep().await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
         let digest = match swept.expired + swept.retired {
@@ -71,18 +72,22 @@ impl MlsConnection {
         };
         let minted = core
             .write(|tx, context| {
-                let (pool, now) = (&context.pool, context.now());
-                let missing = pool.plan(tx, now)?.mint;
-                if missing > 0 {
-                    pool.mint(tx, &context.identity.mls, missing, now)?;
+                let now = context.now();
+                let mut minted = 0;
+                for pool in context.pools(tx)?.stocked {
+                    let missing = pool.plan(tx, now)?.mint;
+                    if missing > 0 {
+                        pool.mint(tx, &context.identity.mls, missing, now)?;
+                    }
+                    minted += missing;
                 }
-                Ok(missing)
+                Ok(minted)
             })
             .await?;
         let uploaded = self.upload().await?;
         let last_resort_replaced = self.replace_last_resort().await?;
         let revoked = revoked + self.revoke_outdated().await?;
-        let health = self.pool_health().await?;
+        let (health, pools) = (self.pool_health().await?, self.pools().await?);
         tracing::debug!(
             minted,
             uploaded,
@@ -97,7 +102,19 @@ impl MlsConnection {
             revoked,
             last_resort_replaced,
             health,
+            pools,
         })
+    }
+
+    /// Asks the server for its ciphersuites from time to time: a deployment may move to others.
+    async fn check_suites(&self) -> Result<(), Error> {
+        let core = &self.0.core;
+        if core.write(core::suites_are_due).await? {
+            let suites = Suites::of_server(&self.0.transport.info().await?);
+            core.write(move |tx, context| core::set_suites(tx, &suites, context.now()))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Erases what is due, but only once the inbox has been read: an invitation may have waited there for longer than the
@@ -119,30 +136,38 @@ impl MlsConnection {
                 }
             }
         }
-        core.write(|tx, context| Ok(context.pool.sweep(tx, context.now())?))
-            .await
+        core.write(core::sweep).await
     }
 
-    /// Publishes a new last resort if one is due. The one that it replaces still opens invitations for a day; then the
+    /// Publishes a new last resort of each ciphersuite where one is due. The one that it replaces still opens invitations for a day; then the
     /// sweep erases it. Whether there is a new one now: a directory takes only so many of them a day.
     async fn replace_last_resort(&self) -> Result<bool, Error> {
         let core = &self.0.core;
         let due = core
             .write(|tx, context| {
-                let (pool, now) = (&context.pool, context.now());
-                let due = pool.last_resort_due(tx, now)?;
-                if due {
-                    pool.mint_last_resort(tx, &context.identity.mls, now)?;
+                let mut due = Vec::new();
+                for pool in context.pools(tx)?.all() {
+                    if context.last_resort_due(tx, pool)? {
+                        pool.mint_last_resort(tx, &context.identity.mls, context.now())?;
+                        due.push(pool.clone());
+                    }
                 }
                 Ok(due)
             })
             .await?;
-        if !due {
+        if due.is_empty() {
             return Ok(false);
         }
         self.upload().await?;
-        core.write(|tx, context| Ok(!context.pool.last_resort_due(tx, context.now())?))
-            .await
+        core.write(move |tx, context| {
+            for pool in &due {
+                if !context.last_resort_due(tx, pool)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
     }
 
     /// Returns how many were revoked.
@@ -177,7 +202,13 @@ impl MlsConnection {
     async fn revoke_outdated(&self) -> Result<u32, Error> {
         let core = &self.0.core;
         let outdated = core
-            .write(|tx, context| Ok(context.pool.outdated(tx, context.now())?))
+            .write(|tx, context| {
+                let mut outdated = Vec::new();
+                for pool in context.pools(tx)?.stocked {
+                    outdated.extend(pool.outdated(tx, context.now())?);
+                }
+                Ok(outdated)
+            })
             .await?;
         if outdated.is_empty() {
             return Ok(0);
@@ -231,9 +262,12 @@ impl MlsConnection {
             // The attempt is noted, and durable, before a byte leaves.
             let uploads = core
                 .write(|tx, context| {
-                    Ok(context
-                        .pool
-                        .begin_upload(tx, UPLOAD_KEY_PACKAGES_MAX, context.now())?)
+                    let mut uploads = Vec::new();
+                    for pool in context.pools(tx)?.all() {
+                        let room = UPLOAD_KEY_PACKAGES_MAX - uploads.len();
+                        uploads.extend(pool.begin_upload(tx, room, context.now())?);
+                    }
+                    Ok(uploads)
                 })
                 .await?;
             let refs: Vec<_> = uploads

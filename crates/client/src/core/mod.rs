@@ -17,6 +17,7 @@ mod profile;
 mod rejoin;
 mod remake;
 mod schema;
+mod suites;
 mod sweep;
 mod welcome;
 
@@ -30,7 +31,6 @@ pub(crate) use invitation::{
 };
 pub(crate) use members::members;
 pub(crate) use messages::{check_name, history, mark_read, send, unread};
-pub(crate) use mls::CIPHERSUITE;
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
@@ -38,4 +38,5 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
-pub(crate) use sweep::sweep_if_it_erases_nothing;
+pub(crate) use suites::{Suites, set_suites, suite_pools, suites_are_due, usable};
+pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};
