@@ -11,9 +11,9 @@ mod support;
 
 use std::path::Path;
 
-use larder_client::{Error, GroupKey, GroupState, MlsConnection, NotAdded, Probe, SuitePool};
+use larder_client::{Error, GroupState, MlsConnection, NotAdded, Probe, SuitePool};
 use serde_json::{Value, json};
-use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, options, user};
+use support::{Action, Client, Proxy, TestServer, count_rows, options, they_talk, user};
 
 const HOUR: u64 = 3600;
 const AES: u16 = 0x0001;
@@ -55,16 +55,6 @@ fn an_hour_later(profile: &Path) {
     let database = rusqlite::Connection::open(profile.join("larder.db")).unwrap();
     let sql = "UPDATE profile SET suites_checked_at = suites_checked_at - 3600";
     assert_eq!(database.execute(sql, []).unwrap(), 1);
-}
-
-async fn they_talk(one: &Client, other: &Client, group: &GroupKey) {
-    catch_up(&[one, other]).await;
-    one.take_unread().await;
-    other.take_unread().await;
-    one.send(group, "there?").await.unwrap();
-    assert_eq!(other.receive().await, ["there?"]);
-    other.send(group, "here").await.unwrap();
-    assert_eq!(one.receive().await, ["here"]);
 }
 
 /// Moves a deployment from 0x0001 to another ciphersuite, first with both, then with the other one only.
@@ -119,7 +109,7 @@ async fn a_deployment_moves_to(new: u16) {
     bob.restart().await;
     bob.refresh_key_packages().await.unwrap();
     assert_eq!(live(&bob), 64);
-    they_talk(&carol, &bob, &new_group_of(&carol, &bob).await).await;
+    they_talk(&carol, &bob, &carol.group_with(&[&bob]).await).await;
     alice.remove(&old_group, &user("bob")).await.unwrap();
     alice.invite(&old_group, &[user("bob")]).await.unwrap();
     they_talk(&alice, &bob, &old_group).await;
@@ -134,14 +124,10 @@ async fn a_deployment_moves_to(new: u16) {
     };
     assert_eq!(outcomes, [(user("dave"), NotAdded::Incompatible { suite: AES })]);
     assert!(outcomes[0].1.to_string().contains("x25519-aes128gcm"));
-    they_talk(&dave, &bob, &new_group_of(&dave, &bob).await).await;
+    they_talk(&dave, &bob, &dave.group_with(&[&bob]).await).await;
     for client in [alice, bob, carol, dave] {
         client.stop_and_audit().await;
     }
-}
-
-async fn new_group_of(creator: &Client, other: &Client) -> GroupKey {
-    creator.group_with(&[other]).await
 }
 
 #[tokio::test]
@@ -309,10 +295,31 @@ async fn a_client_that_the_deployment_has_left_behind_goes_on_in_its_groups() {
     assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::Active);
 }
 
+#[tokio::test]
+async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_it_has_asked() {
+    let server = TestServer::start_with(&[CHACHA, AES]).await;
+    let mut bob = server.client("bob").await;
+    bob.stop().await;
+    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    database
+        .execute_batch(
+            "DROP TABLE suites;
+             ALTER TABLE profile DROP COLUMN suites_checked_at;
+             DELETE FROM larder_client_migrations WHERE name = 'suites';",
+        )
+        .unwrap();
+    drop(database);
+    bob.restart().await;
+    assert_eq!(pools(&bob).await, [(AES, 32, 16, true), (CHACHA, 0, 16, true)]);
+    bob.refresh_key_packages().await.unwrap();
+    assert_eq!(pools(&bob).await, [(CHACHA, 16, 16, true), (AES, 16, 16, true)]);
+    bob.stop_and_audit().await;
+}
+
 #[cfg(feature = "xwing")]
 mod xwing {
-    use larder_wire::{Inbox, InboxKind};
-    use support::flip_last;
+    use larder_wire::InboxKind;
+    use support::{flip_last, tamper_inbox};
 
     use super::*;
 
@@ -369,18 +376,7 @@ mod xwing {
         let (bob, proxy) = server.proxied("bob").await;
         let group = alice.group_with(&[&bob]).await;
         alice.invite(&group, &[user("carol")]).await.unwrap();
-        proxy.rule(|seen| {
-            if !seen.is("GET", "/v1/inbox") {
-                return Action::Forward;
-            }
-            Action::Rewrite(Box::new(|body| {
-                let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
-                for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
-                    flip_last(&mut row.body.0);
-                }
-                serde_json::to_vec(&inbox).unwrap()
-            }))
-        });
+        tamper_inbox(&proxy, InboxKind::Commit, flip_last);
         assert_eq!(bob.sync().await.unwrap().rejoined, 1);
         proxy.forward();
         they_talk(&alice, &bob, &group).await;

@@ -9,12 +9,13 @@ use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary, Invited, NotAdded, SendStatus, SentMessage};
 
 impl MlsConnection {
-    /// Creates a group with this device as its only member. The name stays on this device until someone is invited;
-    /// then it travels inside an encrypted message.
+    /// Creates a group with this device as its only member, of the first of the deployment's ciphersuites that this program
+    /// supports. The name stays on this device until someone is invited; then it travels inside an encrypted message.
     ///
     /// # Errors
-    /// [`Error::InvalidGroupName`]; [`Error::UnsupportedSuites`]; [`Error::Refused`], and there is no group then; [`Error::Unreachable`], and the group
-    /// is [`Creating`](GroupState::Creating) until a [`sync`](Self::sync) succeeds.
+    /// [`Error::InvalidGroupName`]; [`Error::UnsupportedSuites`], when the deployment has moved on without this program;
+    /// [`Error::Refused`], and there is no group then; [`Error::Unreachable`], and the group is
+    /// [`Creating`](GroupState::Creating) until a [`sync`](Self::sync) succeeds.
     pub async fn create_group(&self, name: &str) -> Result<GroupSummary, Error> {
         core::check_name(name)?;
         let _operation = self.0.operation.lock().await;

@@ -15,13 +15,13 @@ use crate::error::{Error, Unreachable};
 use crate::types::Refreshed;
 
 impl MlsConnection {
-    /// Brings the pool and the directory to agree, and fills both up to the target.
+    /// Brings the pools and the directory to agree, and fills those of the deployment's ciphersuites up to their targets.
     ///
     /// Sweeps what has expired; takes over the directory's inventory if it changed; revokes there what cannot be opened
     /// here; mints what is missing, in one transaction; uploads, noting the attempt first; takes over the verdicts; then
     /// replaces a last resort that is missing, used or old, and withdraws what is left of an earlier generation.
     /// After a lost answer the same KeyPackages are sent again, as the same bytes. When nothing is due it costs one
-    /// request and writes nothing. Calls at the same time run one after the other.
+    /// request and writes nothing, once an hour one more: for the server's ciphersuites. Calls at the same time run one after the other.
     ///
     /// [`sync`](Self::sync) calls this when there is a reason. An application that stays open should call it every hour
     /// or so besides, and not before [`Error::retry_after`] when it was refused.
@@ -139,8 +139,8 @@ impl MlsConnection {
         core.write(core::sweep).await
     }
 
-    /// Publishes a new last resort of each ciphersuite where one is due. The one that it replaces still opens invitations for a day; then the
-    /// sweep erases it. Whether there is a new one now: a directory takes only so many of them a day.
+    /// Publishes a new last resort of each ciphersuite where one is due. The one that it replaces still opens invitations
+    /// for a day; then the sweep erases it. Whether there is a new one now: a directory takes only so many of them a day.
     async fn replace_last_resort(&self) -> Result<bool, Error> {
         let core = &self.0.core;
         let due = core

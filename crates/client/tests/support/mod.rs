@@ -235,6 +235,17 @@ pub(crate) async fn catch_up(clients: &[&Client]) {
     }
 }
 
+/// Both read what the other writes, and nothing else.
+pub(crate) async fn they_talk(one: &Client, other: &Client, group: &GroupKey) {
+    catch_up(&[one, other]).await;
+    one.take_unread().await;
+    other.take_unread().await;
+    one.send(group, "there?").await.unwrap();
+    assert_eq!(other.receive().await, ["there?"]);
+    other.send(group, "here").await.unwrap();
+    assert_eq!(one.receive().await, ["here"]);
+}
+
 pub(crate) fn assert_unreachable<T: std::fmt::Debug>(result: Result<T, Error>) {
     assert!(matches!(result, Err(Error::Unreachable(_))), "{result:?}");
 }
