@@ -125,16 +125,18 @@ fn first_usable(suites: &[u16]) -> Result<Ciphersuite, Error> {
 fn stored(connection: &Connection) -> Result<Suites, Error> {
     let mut statement =
         connection.prepare_cached("SELECT suite, rank IS NOT NULL FROM suites ORDER BY rank, suite")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, bool>(1)?)))?;
-    let (stocked, accepted): (Vec<(u16, bool)>, Vec<(u16, bool)>) = rows
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter()
-        .partition(|(_, ranked)| *ranked);
-    let suites = |rows: Vec<(u16, bool)>| rows.into_iter().map(|(suite, _)| suite).collect();
-    Ok(Suites {
-        stocked: suites(stocked),
-        accepted: suites(accepted),
-    })
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut suites = Suites {
+        stocked: Vec::new(),
+        accepted: Vec::new(),
+    };
+    for row in rows {
+        match row? {
+            (suite, true) => suites.stocked.push(suite),
+            (suite, false) => suites.accepted.push(suite),
+        }
+    }
+    Ok(suites)
 }
 
 /// Every pool in numbers.
