@@ -150,7 +150,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub(crate) database: Option<PathBuf>,
     /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
-    /// (0x0001); may be repeated. New groups have the first [default: x25519-aes128gcm]
+    /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
     #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
     pub(crate) suites: Vec<u16>,
     /// The name that clients sign their sessions for; it must not change later
