@@ -1,5 +1,7 @@
 use larder_wire::{Problem, ProblemType};
 
+use crate::suites::UnusableSuites;
+
 /// Why a request was not carried out.
 ///
 /// A refusal is an answer: it has a stable code and is the caller's to read. A fault is the server's: it is logged
@@ -32,6 +34,9 @@ pub enum Fault {
     /// The thread that owns the database has ended.
     #[error("the database is closed")]
     Closed,
+    /// The configuration asks for ciphersuites that this server cannot be run with.
+    #[error(transparent)]
+    Suites(#[from] UnusableSuites),
 }
 
 impl From<Problem> for ServiceError {

@@ -19,9 +19,11 @@ mod http;
 mod random;
 mod service;
 mod store;
+mod suites;
 mod wakeups;
 
 pub use config::{Clock, Config};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
 pub use service::{Caller, Service, Swept};
+pub use suites::{UnusableSuites, check_group_suites};

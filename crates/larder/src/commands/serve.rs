@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Config, Service};
+use larder_server::{Config, Service, check_group_suites};
 use tokio::net::TcpListener;
 
 use super::Context;
@@ -20,6 +20,13 @@ use crate::shutdown::Shutdown;
 const DATABASE: &str = "server.db";
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
+    let mut config = Config::new(PathBuf::new());
+    config.server_name = options.server_name;
+    if !options.suites.is_empty() {
+        config.group_suites = options.suites;
+    }
+    check_group_suites(&config.group_suites)
+        .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
     let mut shutdown = Shutdown::listen()?;
     let database = match (options.database, options.data) {
         (Some(file), _) => file,
@@ -42,8 +49,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
-    let mut config = Config::new(database.clone());
-    config.server_name = options.server_name;
+    config.database.clone_from(&database);
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::system())
         .with_context(|| format!("the database {} cannot be opened", database.display()))?;
