@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use larder_pool::legacy::LegacyError;
 use larder_pool::{PoolError, StoreError};
-use larder_wire::{DeviceId, Problem, UserName};
+use larder_wire::{DeviceId, Problem, UserName, suite_name};
 
 use crate::types::{GroupKey, GroupState, NotAdded};
 
@@ -35,9 +35,10 @@ pub enum Error {
     /// Not the address of a server: `http://` or `https://`, host, optional port.
     #[error("not the address of a server")]
     InvalidServer,
-    /// The server does not accept our ciphersuite.
-    #[error("the server does not accept the ciphersuite {0:#06x}")]
-    UnsupportedServer(u16),
+    /// None of the ciphersuites that the deployment is run with is one that this program supports and the device's
+    /// Ed25519 key signs for.
+    #[error("this program supports no ciphersuite of the server's: {}", names(.0))]
+    UnsupportedSuites(Vec<u16>),
     /// No such group on this device.
     #[error("no such group")]
     UnknownGroup,
@@ -179,6 +180,11 @@ impl fmt::Display for KeyPackageFlaw {
     }
 }
 
+fn names(suites: &[u16]) -> String {
+    let names: Vec<String> = suites.iter().map(|suite| suite_name(*suite)).collect();
+    names.join(", ")
+}
+
 impl Error {
     /// A stable code. For a refusal it is the problem's.
     pub fn code(&self) -> &'static str {
@@ -190,7 +196,7 @@ impl Error {
             Self::Refused(problem) => problem.problem_type.code(),
             Self::Unreachable(_) => "unreachable",
             Self::InvalidServer => "invalid-server",
-            Self::UnsupportedServer(_) => "unsupported-server",
+            Self::UnsupportedSuites(_) => "unsupported-suites",
             Self::UnknownGroup => "unknown-group",
             Self::Ambiguous { .. } => "ambiguous",
             Self::GroupNotActive(_) => "group-not-active",

@@ -30,5 +30,6 @@ pub use larder_pool::{LastResortHealth, PoolHealth, QuarantineReason, Quarantine
 pub use larder_wire::{DeviceId, Problem, ProblemType, UserName};
 pub use types::{
     Clock, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me, Member, Message,
-    MessageKind, NotAdded, Options, Probe, Refreshed, SendStatus, SentMessage, Synced, TEXT_BYTES_MAX,
+    MessageKind, NotAdded, Options, Probe, Refreshed, SendStatus, SentMessage, SuitePool, Synced,
+    TEXT_BYTES_MAX,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::PoolHealth;
-use larder_wire::{DeviceId, KeyPackageRef, UserName};
+use larder_wire::{DeviceId, KeyPackageRef, UserName, suite_name};
 
 use crate::error::KeyPackageFlaw;
 
@@ -27,7 +27,7 @@ pub struct Options {
     pub profile: PathBuf,
     /// Tells the time.
     pub clock: Clock,
-    /// How many KeyPackages the device keeps, and how long they live.
+    /// How many KeyPackages the device keeps, of all ciphersuites together, and how long they live.
     pub policy: PoolPolicy,
     /// Writes a point in time for the person who reads the notices: only the application knows their zone and language.
     pub dates: fn(UnixSeconds) -> String,
@@ -67,7 +67,23 @@ pub struct Refreshed {
     pub revoked: u32,
     /// Whether a new last resort took the place of one that was missing, used or old.
     pub last_resort_replaced: bool,
-    /// The pool afterwards.
+    /// The pool of the ciphersuite that new groups have, afterwards.
+    pub health: PoolHealth,
+    /// The pools of all ciphersuites, afterwards.
+    pub pools: Vec<SuitePool>,
+}
+
+/// The pool of one ciphersuite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuitePool {
+    /// The ciphersuite (RFC 9420 §17.1).
+    pub suite: u16,
+    /// Whether it is kept full. The others are of ciphersuites that the deployment is not run with any more: what is there
+    /// is used up, or ends.
+    pub stocked: bool,
+    /// How many KeyPackages it is filled up to: its part of the device's target, or 0 if it is not kept full.
+    pub target: u32,
+    /// Its counts.
     pub health: PoolHealth,
 }
 
@@ -167,8 +183,11 @@ pub enum NotAdded {
     NotFound,
     /// No KeyPackage is left.
     Exhausted,
-    /// No KeyPackage of the group's ciphersuite.
-    Incompatible,
+    /// There are KeyPackages, but none of the group's ciphersuite.
+    Incompatible {
+        /// The group's ciphersuite (RFC 9420 §17.1).
+        suite: u16,
+    },
     /// Asked for too often.
     RateLimited,
     /// The directory handed out something that is not an acceptable KeyPackage of that user.
@@ -187,7 +206,7 @@ impl NotAdded {
             Self::AlreadyMember => "already-member",
             Self::NotFound => "not-found",
             Self::Exhausted => "exhausted",
-            Self::Incompatible => "incompatible",
+            Self::Incompatible { .. } => "incompatible",
             Self::RateLimited => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
@@ -201,7 +220,12 @@ impl fmt::Display for NotAdded {
             Self::AlreadyMember => f.write_str("is a member already"),
             Self::NotFound => f.write_str("no such user"),
             Self::Exhausted => f.write_str("has no KeyPackage left"),
-            Self::Incompatible => f.write_str("has no KeyPackage of the group's ciphersuite"),
+            Self::Incompatible { suite } => write!(
+                f,
+                "has no KeyPackage of the group's ciphersuite, {}: their program does not support it, or has \
+                 not been online since the server asked for it",
+                suite_name(*suite)
+            ),
             Self::RateLimited => f.write_str("was asked for too often, try again later"),
             Self::InvalidKeyPackage(flaw) => {
                 write!(f, "the directory answered with a bad KeyPackage: {flaw}")

@@ -12,7 +12,7 @@ mod support;
 use std::time::Duration;
 
 use larder_client::{GroupKey, UserName};
-use support::{Client, Proxy, TestServer, assert_unreachable, catch_up, count_rows, user};
+use support::{Client, Proxy, TestServer, assert_unreachable, count_rows, they_talk, user};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -39,16 +39,6 @@ fn kept(client: &Client) -> (i64, i64) {
             "SELECT count(*) FROM keypackage_pool_last_resorts WHERE ended_at IS NULL",
         ),
     )
-}
-
-async fn they_talk(one: &Client, other: &Client, group: &GroupKey) {
-    catch_up(&[one, other]).await;
-    one.take_unread().await;
-    other.take_unread().await;
-    one.send(group, "there?").await.unwrap();
-    assert_eq!(other.receive().await, ["there?"]);
-    other.send(group, "here").await.unwrap();
-    assert_eq!(one.receive().await, ["here"]);
 }
 
 #[tokio::test]

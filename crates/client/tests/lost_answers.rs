@@ -85,9 +85,8 @@ async fn an_upload_that_never_arrived_is_sent_again_as_the_same_bytes() {
     let alice = MlsConnection::open(options(directory.path())).await.unwrap();
     let refreshed = alice.refresh_key_packages().await.unwrap();
     assert_eq!((refreshed.minted, refreshed.uploaded), (0, 32));
-    let mut requests = proxy.seen("POST", "/v1/key-packages");
-    let last_resort = requests.pop().unwrap();
-    assert!(last_resort.body != requests[0].body);
+    let requests = proxy.seen("POST", "/v1/key-packages");
+    assert!(requests.len() > 1);
     assert!(requests.iter().all(|request| request.body == requests[0].body));
 }
 

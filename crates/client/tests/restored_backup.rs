@@ -12,8 +12,8 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use larder_client::{Error, GroupKey, GroupState, MessageKind, MlsConnection, Probe, SendStatus};
-use support::{Action, Client, TestServer, catch_up, count_rows, options, user};
+use larder_client::{Error, GroupState, MessageKind, MlsConnection, Probe, SendStatus};
+use support::{Action, Client, TestServer, catch_up, count_rows, options, they_talk, user};
 use tempfile::TempDir;
 
 const POOL: u32 = 3;
@@ -57,23 +57,13 @@ fn told_of_the_copy(notices: &[larder_client::Message]) -> usize {
         .count()
 }
 
-async fn they_talk(one: &Client, other: &Client, group: &GroupKey) {
-    catch_up(&[one, other]).await;
-    one.take_unread().await;
-    other.take_unread().await;
-    one.send(group, "there?").await.unwrap();
-    assert_eq!(other.receive().await, ["there?"]);
-    other.send(group, "here").await.unwrap();
-    assert_eq!(one.receive().await, ["here"]);
-}
-
 /// X2, X3: what the directory hands out can be opened here, no other private key is kept, and nothing is left to be done.
 async fn pool_is_right(client: &Client) {
     client.refresh_key_packages().await.unwrap();
     let again = client.refresh_key_packages().await.unwrap();
     assert_eq!((again.minted, again.uploaded, again.revoked), (0, 0, 0));
     assert_eq!(again.health.available, POOL);
-    assert!(matches!(client.probe().await.unwrap(), Probe::Addable { .. }));
+    assert!(matches!(client.probe(1).await.unwrap(), Probe::Addable { .. }));
     let profile = client.directory.path();
     let last_resorts = "SELECT count(*) FROM keypackage_pool_last_resorts WHERE ended_at IS NULL";
     assert_eq!(

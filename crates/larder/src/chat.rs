@@ -9,7 +9,7 @@ use larder_client::{GroupKey, MlsConnection, SendStatus, UserName};
 use rustyline::error::ReadlineError;
 use tokio::sync::{Notify, mpsc};
 
-use crate::commands::{Context, group_name, invite, members, pool_record, sent_record};
+use crate::commands::{Context, group_name, invite, members, pool_records, sent_record};
 use crate::failure::{Exit, Failure};
 use crate::follow::{Connection, follow};
 use crate::output::Output;
@@ -157,8 +157,7 @@ impl Session<'_> {
             ("help", []) => self.output.note(HELP)?,
             ("list", []) => members(self.client, self.key, self.output).await?,
             ("pool", []) => {
-                let health = self.client.pool_health().await?;
-                self.output.print(&[Record::Pool(pool_record(&health))])?;
+                self.output.print(&pool_records(&self.client.pools().await?))?;
             }
             ("invite", names @ [_, ..]) => {
                 let users = names.iter().map(|name| user(name)).collect::<Result<Vec<_>>>()?;

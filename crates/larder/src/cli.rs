@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use larder_wire::UserName;
+use larder_wire::{UserName, parse_suite};
 
 use crate::profile::ProfileName;
 
@@ -160,6 +160,10 @@ pub(crate) struct Serve {
         conflicts_with_all = ["data", "database"]
     )]
     pub(crate) store: Option<StoreUrl>,
+    /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
+    /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
+    #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
+    pub(crate) suites: Vec<u16>,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,
@@ -227,6 +231,20 @@ mod tests {
         let cli =
             Cli::try_parse_from(["larder", "serve", "--store", "postgres://a:secret@db/larder"]).unwrap();
         assert!(!format!("{cli:?}").contains("secret"));
+    }
+
+    #[test]
+    fn suites_of_a_server_are_named_in_order_and_unknown_names_are_refused() {
+        let cli = Cli::try_parse_from([
+            "larder",
+            "serve",
+            "--suite",
+            "0x0003",
+            "--suite",
+            "x25519-aes128gcm",
+        ]);
+        assert!(matches!(cli.unwrap().command, Command::Serve(Serve { suites, .. }) if suites == [3, 1]));
+        assert!(Cli::try_parse_from(["larder", "serve", "--suite", "rot13"]).is_err());
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         E::InvalidServer | E::Ambiguous { .. } | E::InvalidText | E::InvalidGroupName => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }
-        | E::UnsupportedServer(_)
+        | E::UnsupportedSuites(_)
         | E::GroupNotActive(_)
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }

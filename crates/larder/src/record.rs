@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use larder_client::UnixSeconds;
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use crate::clock::date;
 use crate::migration::Migration;
@@ -79,10 +80,15 @@ pub(crate) enum Record {
         uploaded: u32,
         revoked: u32,
         last_resort_replaced: bool,
-        pool: Pool,
+        /// The first is that of new groups.
+        #[serde(serialize_with = "first_and_all", flatten)]
+        pools: Vec<Pool>,
     },
     /// What somebody who adds this device would get.
     Probed {
+        /// Only where there are several.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        suite: Option<String>,
         addable: bool,
         code: &'static str,
         reason: String,
@@ -114,6 +120,12 @@ pub(crate) struct NotAdded {
 /// Counts of a pool.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Pool {
+    /// Only where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) suite: Option<String>,
+    /// Only where it is not.
+    #[serde(skip_serializing_if = "is_stocked")]
+    pub(crate) stocked: bool,
     pub(crate) level: &'static str,
     pub(crate) available: u32,
     pub(crate) target: u32,
@@ -235,21 +247,30 @@ impl Record {
                 uploaded,
                 revoked,
                 last_resort_replaced,
-                pool,
+                pools,
             } => {
                 let replaced = match last_resort_replaced {
                     true => ", replaced the last resort",
                     false => "",
                 };
-                format!(
-                    "minted {minted}, uploaded {uploaded}, revoked {revoked}{replaced}; {}",
-                    pool.line()
-                )
+                let mut line = format!("minted {minted}, uploaded {uploaded}, revoked {revoked}{replaced}");
+                for pool in pools {
+                    let _ = write!(line, "; {}", pool.line());
+                }
+                line
             }
-            Self::Probed { addable, reason, .. } => match addable {
-                true => format!("this device can be added: {reason}"),
-                false => format!("this device cannot be added: {reason}"),
-            },
+            Self::Probed {
+                suite,
+                addable,
+                reason,
+                ..
+            } => {
+                let can = if *addable { "can" } else { "cannot" };
+                match suite {
+                    Some(suite) => format!("{suite}: this device {can} be added: {reason}"),
+                    None => format!("this device {can} be added: {reason}"),
+                }
+            }
             Self::Quarantined {
                 explanation,
                 attempts,
@@ -278,10 +299,18 @@ impl Record {
 
 impl Pool {
     fn line(&self) -> String {
-        let mut line = format!(
-            "pool {}: {} of {} available",
-            self.level, self.available, self.target
-        );
+        let mut line = match &self.suite {
+            Some(suite) => format!("pool {suite} "),
+            None => "pool ".to_owned(),
+        };
+        let _ = match self.stocked {
+            true => write!(
+                line,
+                "{}: {} of {} available",
+                self.level, self.available, self.target
+            ),
+            false => write!(line, "is not kept full any more: {} available", self.available),
+        };
         for (count, what) in [
             (self.reserved, "reserved"),
             (self.spent, "spent"),
@@ -311,6 +340,22 @@ impl Pool {
         }
         line
     }
+}
+
+fn is_stocked(stocked: &bool) -> bool {
+    *stocked
+}
+
+/// `pool` is the first, as it is where there is only one; `pools` are all, where there are several.
+fn first_and_all<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    if let Some(first) = pools.first() {
+        map.serialize_entry("pool", first)?;
+    }
+    if pools.len() > 1 {
+        map.serialize_entry("pools", pools)?;
+    }
+    map.end()
 }
 
 /// A group's name, or the beginning of its id while the name is not known.

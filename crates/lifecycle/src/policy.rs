@@ -8,6 +8,8 @@ pub(crate) const DAY: u64 = 24 * HOUR;
 
 /// Unspent KeyPackages that a device keeps in the directory.
 pub const POOL_TARGET: u32 = 32;
+/// The smallest target that has a low watermark below it.
+const POOL_TARGET_MIN: u32 = 2;
 /// Below this many the pool is `low`, and the directory tells its owner.
 pub const POOL_LOW_WATERMARK: u32 = 8;
 /// Live KeyPackages of one device that neither side exceeds.
@@ -105,6 +107,16 @@ impl DirectoryPolicy {
         Ok(())
     }
 
+    /// The policy for one of `suites` ciphersuites that clients stock. The low watermark is divided between them; the hard
+    /// cap stays, for all together.
+    #[must_use]
+    pub fn shared_between(self, suites: u32) -> Self {
+        Self {
+            low_watermark: part(self.low_watermark, suites).max(1),
+            ..self
+        }
+    }
+
     /// A KeyPackage is handed out before this time only.
     pub fn served_before(&self, not_after: UnixSeconds) -> UnixSeconds {
         not_after.minus(self.serving_margin_seconds)
@@ -159,6 +171,22 @@ impl PoolPolicy {
         })
     }
 
+    /// The policy for the pool of one of `suites` ciphersuites that a device stocks. Target and low watermark are divided
+    /// between them, rounded down; a pool still has a target of 2 at least, with a low watermark of 1. The hard cap stays,
+    /// for all together: [`plan`](crate::plan) counts every live KeyPackage against it.
+    #[must_use]
+    pub fn shared_between(self, suites: u32) -> Self {
+        if suites <= 1 {
+            return self;
+        }
+        let target = part(self.target, suites).max(POOL_TARGET_MIN);
+        Self {
+            target,
+            low_watermark: part(self.low_watermark, suites).clamp(1, target - 1),
+            ..self
+        }
+    }
+
     /// KeyPackages to keep in the directory.
     pub fn target(&self) -> u32 {
         self.target
@@ -187,6 +215,11 @@ impl PoolPolicy {
     }
 }
 
+/// What one of `suites` gets of a number.
+fn part(whole: u32, suites: u32) -> u32 {
+    whole / suites.max(1)
+}
+
 impl Default for PoolPolicy {
     fn default() -> Self {
         Self {
@@ -204,6 +237,8 @@ impl Default for PoolPolicy {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -248,6 +283,44 @@ mod tests {
         for (target, low, cap) in [(32, 0, 64), (8, 8, 64), (65, 8, 64), (0, 0, 0)] {
             assert_eq!(PoolPolicy::new(target, low, cap), Err(InvalidPolicy));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn s7_pools_of_several_suites_share_one_target_below_one_cap(
+            (low, target, cap) in (1..40u32).prop_flat_map(|low| (Just(low), low + 1..80)).prop_flat_map(
+                |(low, target)| (Just(low), Just(target), target..160)
+            ),
+            suites in 0..20u32,
+        ) {
+            let whole = PoolPolicy::new(target, low, cap).unwrap();
+            let part = whole.shared_between(suites);
+            prop_assert!(PoolPolicy::new(part.target, part.low_watermark, part.hard_cap.max(2)).is_ok());
+            prop_assert_eq!(part.hard_cap, cap);
+            prop_assert!(part.target * suites <= target.max(2 * suites));
+            prop_assert!(part.low_watermark <= low);
+            if suites <= 1 {
+                prop_assert_eq!(part, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn two_suites_have_half_of_the_target_and_of_the_low_watermark_each() {
+        let part = PoolPolicy::default().shared_between(2);
+        assert_eq!(
+            (part.target(), part.low_watermark(), part.hard_cap()),
+            (16, 4, 64)
+        );
+        let three = PoolPolicy::default().shared_between(3);
+        assert_eq!((three.target(), three.low_watermark()), (10, 2));
+        let there = DirectoryPolicy::default().shared_between(2);
+        assert_eq!((there.low_watermark, there.hard_cap), (4, 64));
+        assert_eq!(
+            DirectoryPolicy::default().shared_between(1),
+            DirectoryPolicy::default()
+        );
+        assert_eq!(DirectoryPolicy::default().shared_between(20).low_watermark, 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The table `keypackage_pool_generations`: what KeyPackages were minted for.
 
+use std::collections::BTreeSet;
+
 use larder_lifecycle::PoolState;
 use openmls::prelude::{
     Capabilities, Ciphersuite, Credential, CredentialWithKey, ExtensionType, KeyPackage, SignaturePublicKey,
@@ -163,6 +165,24 @@ pub(crate) fn of_suite(connection: &Connection, suite: Ciphersuite) -> Result<Ve
         connection.prepare_cached("SELECT generation FROM keypackage_pool_generations WHERE suite = ?1")?;
     let generations = statement.query_map([u16::from(suite)], |row| row.get(0).map(Generation))?;
     Ok(generations.collect::<Result<_, _>>()?)
+}
+
+/// The suites of these generations, in the order of their numbers.
+pub(crate) fn suites_of(
+    connection: &Connection,
+    generations: &BTreeSet<Generation>,
+) -> Result<Vec<u16>, StoreError> {
+    let sql = "SELECT generation, suite FROM keypackage_pool_generations";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| Ok((Generation(row.get(0)?), row.get(1)?)))?;
+    let mut suites = BTreeSet::new();
+    for row in rows {
+        let (generation, suite) = row?;
+        if generations.contains(&generation) {
+            suites.insert(suite);
+        }
+    }
+    Ok(suites.into_iter().collect())
 }
 
 /// Every generation of the suite that this one is of, itself included.

@@ -37,7 +37,7 @@ pub use join::Joined;
 pub use join_error::{Erasure, JoinError, QuarantineReason};
 pub use key_package_ref::key_package_ref_from_slice;
 pub use pool::{KeyPackagePool, Upload};
-pub use provider::Provider;
+pub use provider::{Provider, supported_suite};
 pub use quarantine::{JOIN_ATTEMPTS_MAX, QUARANTINE_WELCOMES_MAX, Quarantined};
 pub use signer::{Ed25519Signer, SignerKeyError};
 pub use store::{LocalStore, Tx};

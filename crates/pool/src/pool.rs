@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use larder_lifecycle::{KEY_PACKAGE_LIFETIME_SECONDS_MAX, OwnLastResort, PoolPolicy, PoolState, UnixSeconds};
 use openmls::prelude::{
     Capabilities, Ciphersuite, CredentialWithKey, KeyPackage, KeyPackageBundle, KeyPackageRef, Lifetime,
@@ -20,6 +22,13 @@ const JITTER_PART: u64 = 10;
 ///
 /// It holds no state: everything is in the [`LocalStore`](crate::LocalStore), and every operation works inside the
 /// caller's transaction. An operation that fails undoes what it did, so the caller may still commit the rest.
+///
+/// # Several ciphersuites
+///
+/// A store can have a pool for each of several ciphersuites. What is counted, minted and uploaded, and generations, are one
+/// ciphersuite's. The hard cap is for the live KeyPackages of all of them. [`join`](Self::join),
+/// [`confirm`](Self::confirm), [`reconcile`](Self::reconcile), the quarantine, and what [`sweep`](Self::sweep) does to what
+/// is past its end, concern the whole store: any of its pools will do.
 ///
 /// # Generations
 ///
@@ -74,6 +83,32 @@ impl KeyPackagePool {
         self.fingerprint = Fingerprint::new(self.ciphersuite, &self.credential, &capabilities);
         self.capabilities = capabilities;
         self
+    }
+
+    /// The ciphersuite of the KeyPackages.
+    pub fn ciphersuite(&self) -> Ciphersuite {
+        self.ciphersuite
+    }
+
+    /// How many there are, and how long they live.
+    pub fn policy(&self) -> &PoolPolicy {
+        &self.policy
+    }
+
+    /// The numbers of the ciphersuites that the store holds private keys of, known to this build or not.
+    ///
+    /// # Errors
+    /// [`PoolError::Store`].
+    pub fn live_suites(tx: &Tx<'_>) -> Result<Vec<u16>, PoolError> {
+        let rows = metadata::all(tx.connection())?;
+        let rows = rows.iter().filter(|row| row.state.is_live());
+        let last_resorts = last_resort_rows::all(tx.connection())?;
+        let last_resorts = last_resorts.iter().filter(|row| row.state.is_live());
+        let live: BTreeSet<_> = rows
+            .map(|row| row.generation)
+            .chain(last_resorts.map(|row| row.generation))
+            .collect();
+        Ok(generation::suites_of(tx.connection(), &live)?)
     }
 
     /// Mints `count` KeyPackages: OpenMLS stores each bundle, and each gets a row in the state `created`.

@@ -1,9 +1,18 @@
 use openmls_rust_crypto::RustCrypto;
 use openmls_sqlite_storage::SqliteStorageProvider;
 use openmls_traits::OpenMlsProvider;
+use openmls_traits::crypto::OpenMlsCrypto as _;
+use openmls_traits::types::Ciphersuite;
 use rusqlite::Connection;
 
 use crate::codec::CborCodec;
+
+/// The ciphersuite of this number (RFC 9420 §17.1), if this build of OpenMLS and its cryptography have it.
+pub fn supported_suite(suite: u16) -> Option<Ciphersuite> {
+    let known = Ciphersuite::try_from(suite).ok()?;
+    RustCrypto::default().supports(known).ok()?;
+    Some(known)
+}
 
 /// What OpenMLS works with inside one transaction: RustCrypto, and storage on the transaction's connection.
 ///

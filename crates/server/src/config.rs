@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use larder_lifecycle::{DirectoryPolicy, INBOX_RETENTION_SECONDS, UnixSeconds};
-use larder_wire::Registration;
+use larder_wire::{Registration, SUITE_X25519_AES128GCM};
 
 use crate::store::StoreLocation;
 
@@ -10,10 +10,6 @@ pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
 
 /// A session, in seconds: one hour.
 const SESSION_SECONDS: u64 = 60 * 60;
-/// MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 (RFC 9420 §17.1).
-const SUITE_X25519_AES128GCM: u16 = 0x0001;
-/// MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519 (RFC 9420 §17.1).
-const SUITE_X25519_CHACHA20POLY1305: u16 = 0x0003;
 
 /// How a server is set up.
 #[derive(Debug, Clone)]
@@ -22,8 +18,9 @@ pub struct Config {
     pub server_name: String,
     /// Where everything is kept.
     pub store: StoreLocation,
-    /// Accepted ciphersuites (RFC 9420 §17.1).
-    pub suites: Vec<u16>,
+    /// The ciphersuites (RFC 9420 §17.1) that clients stock, in order; new groups have the first. They are accepted, and
+    /// besides them 0x0001 and 0x0003.
+    pub group_suites: Vec<u16>,
     /// What the directory demands of KeyPackages.
     pub directory: DirectoryPolicy,
     /// Who may register.
@@ -40,7 +37,7 @@ impl Config {
         Self {
             server_name: "localhost".to_owned(),
             store: store.into(),
-            suites: vec![SUITE_X25519_AES128GCM, SUITE_X25519_CHACHA20POLY1305],
+            group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
             registration: Registration::Open,
             session_seconds: SESSION_SECONDS,

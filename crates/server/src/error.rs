@@ -1,6 +1,7 @@
 use larder_wire::{Problem, ProblemType};
 
 use crate::store::PostgresError;
+use crate::suites::UnusableSuites;
 
 /// Why a request was not carried out.
 ///
@@ -37,6 +38,9 @@ pub enum Fault {
     /// The thread that owns the database has ended.
     #[error("the database is closed")]
     Closed,
+    /// The configuration asks for ciphersuites that this server cannot be run with.
+    #[error(transparent)]
+    Suites(#[from] UnusableSuites),
 }
 
 impl From<Problem> for ServiceError {

@@ -19,6 +19,7 @@ mod http;
 mod random;
 mod service;
 mod store;
+mod suites;
 mod wakeups;
 
 pub use config::{Clock, Config};
@@ -26,3 +27,4 @@ pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
 pub use service::{Caller, Service, Swept};
 pub use store::{PostgresError, PostgresLocation, StoreLocation, StoreLocationError};
+pub use suites::{UnusableSuites, check_group_suites};

@@ -13,8 +13,14 @@ pub struct ServerInfo {
     pub server_name: String,
     /// The API version: `v1`.
     pub api_version: String,
-    /// The accepted ciphersuites (RFC 9420 §17.1).
+    /// The ciphersuites (RFC 9420 §17.1) that KeyPackages and groups may have.
     pub suites: Vec<u16>,
+    /// Those of them that the deployment is run with, 1 to 8 in its order: a new group has the first that its creator
+    /// supports, and a client stocks KeyPackages of each that it supports. The list may change; a group keeps its
+    /// ciphersuite.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub group_suites: Vec<u16>,
     /// Bounds that requests are held to.
     pub limits: Limits,
     /// Who may register.
@@ -181,6 +187,18 @@ mod tests {
             format!("{session:?}"),
             r#"Session { token: "..", expires_at: 9, state: None }"#
         );
+    }
+
+    #[test]
+    fn a_server_need_not_say_which_suites_it_is_run_with() {
+        let limits = r#"{"key_package_lifetime_seconds_max":1,"serving_margin_seconds":1,"key_package_bytes_max":1,
+            "upload_key_packages_max":1,"live_key_packages_max":1,"reservation_seconds":1,"message_bytes_max":1,
+            "body_bytes_max":1,"inbox_retention_seconds":1}"#;
+        let info = format!(
+            r#"{{"server_name":"s","api_version":"v1","suites":[1],"registration":"open","limits":{limits}}}"#
+        );
+        let info: ServerInfo = serde_json::from_str(&info).unwrap();
+        assert_eq!((info.suites, info.group_suites), (vec![1], vec![]));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod names;
 mod problem;
 mod signing;
 mod state;
+mod suites;
 
 pub use accounts::{
     Challenge, ChallengeRequest, DeviceInfo, Limits, Proofs, RegisterRequest, Registered, Registration,
@@ -35,7 +36,7 @@ pub use groups::{
 };
 pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
 pub use limits::{
-    BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
+    BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
     INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
     STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
@@ -43,3 +44,7 @@ pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_cr
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{LABEL_REGISTER, registration_content, session_content, sign_with_label_content};
 pub use state::{STATE_HEADER, StateClaim};
+pub use suites::{
+    MalformedSuite, SUITE_X25519_AES128GCM, SUITE_X25519_CHACHA20POLY1305, SUITE_XWING_AES128GCM,
+    parse_suite, suite_name,
+};

@@ -22,3 +22,5 @@ pub const STATE_MARKS_KNOWN_MAX: usize = 8;
 pub const INBOX_WAIT_SECONDS_MAX: u64 = 30;
 /// Inbox rows in one answer.
 pub const INBOX_PAGE_ROWS_MAX: u32 = 256;
+/// Ciphersuites that a deployment asks its clients to stock: each has its part of one pool.
+pub const GROUP_SUITES_MAX: usize = 8;

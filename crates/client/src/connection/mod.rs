@@ -16,10 +16,10 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, CIPHERSUITE, Core, Handle, Registering};
+use crate::core::{self, Core, Handle, Registering, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
-use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Message, Options};
+use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Message, Options, SuitePool};
 
 /// One device of one user on one server.
 ///
@@ -65,18 +65,17 @@ impl MlsConnection {
     /// # Errors
     /// [`Error::Refused`] with `name-taken` and others; [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a
     /// profile with another account; [`Error::ProfileLocked`]; [`Error::Profile`]; [`Error::InvalidServer`];
-    /// [`Error::UnsupportedServer`].
+    /// [`Error::UnsupportedSuites`].
     pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
         let (anonymous, server) = Anonymous::new(server)?;
         let info = anonymous.info().await?;
-        let suite = u16::from(CIPHERSUITE);
-        if !info.suites.contains(&suite) {
-            return Err(Error::UnsupportedServer(suite));
-        }
+        let suites = Suites::of_server(&info);
+        suites.require_one()?;
         let registering = Registering {
             user,
             server,
             server_name: info.server_name,
+            suites,
         };
         let opening = options.clone();
         let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
@@ -140,15 +139,28 @@ impl MlsConnection {
         &self.0.me
     }
 
-    /// The pool, from what is known here.
+    /// The pool of the ciphersuite that new groups have, from what is known here.
     ///
     /// # Errors
     /// [`Error::Pool`].
     pub async fn pool_health(&self) -> Result<PoolHealth, Error> {
         self.0
             .core
-            .write(|tx, context| Ok(context.pool.health(tx, context.now())?))
+            .write(|tx, context| {
+                let pools = context.pools(tx)?;
+                let pool = pools.stocked.first().unwrap_or(&context.pool);
+                Ok(pool.health(tx, context.now())?)
+            })
             .await
+    }
+
+    /// The pools of all ciphersuites, from what is known here: those that are kept full, in the deployment's order, then those
+    /// that only drain.
+    ///
+    /// # Errors
+    /// [`Error::Pool`].
+    pub async fn pools(&self) -> Result<Vec<SuitePool>, Error> {
+        self.0.core.write(core::suite_pools).await
     }
 
     /// The Welcomes that could not be joined, the latest failure first.

@@ -4,17 +4,18 @@ use larder_wire::{ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, User
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
-use crate::core::{self, CIPHERSUITE, Outcome};
+use crate::core::{self, Outcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary, Invited, NotAdded, SendStatus, SentMessage};
 
 impl MlsConnection {
-    /// Creates a group with this device as its only member. The name stays on this device until someone is invited;
-    /// then it travels inside an encrypted message.
+    /// Creates a group with this device as its only member, of the first of the deployment's ciphersuites that this program
+    /// supports. The name stays on this device until someone is invited; then it travels inside an encrypted message.
     ///
     /// # Errors
-    /// [`Error::InvalidGroupName`]; [`Error::Refused`], and there is no group then; [`Error::Unreachable`], and the group
-    /// is [`Creating`](GroupState::Creating) until a [`sync`](Self::sync) succeeds.
+    /// [`Error::InvalidGroupName`]; [`Error::UnsupportedSuites`], when the deployment has moved on without this program;
+    /// [`Error::Refused`], and there is no group then; [`Error::Unreachable`], and the group is
+    /// [`Creating`](GroupState::Creating) until a [`sync`](Self::sync) succeeds.
     pub async fn create_group(&self, name: &str) -> Result<GroupSummary, Error> {
         core::check_name(name)?;
         let _operation = self.0.operation.lock().await;
@@ -145,13 +146,13 @@ impl MlsConnection {
     async fn reserve(&self, group: &GroupKey, users: &[UserName]) -> Result<Reserved, Error> {
         let core = &self.0.core;
         let (key, asked) = (group.clone(), users.to_vec());
-        let idempotency_key = core
+        let (idempotency_key, suite) = core
             .write(move |tx, context| core::reserve_key(tx, context, &key, &asked))
             .await?;
         let request = ReserveRequest {
             users: users.to_vec(),
             group_id: group.clone(),
-            suites: vec![u16::from(CIPHERSUITE)],
+            suites: vec![suite],
             all_or_nothing: false,
         };
         let answer = self.0.transport.reserve(&idempotency_key, &request).await;
@@ -272,7 +273,7 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
             NotAdded::AlreadyMember
             | NotAdded::NotFound
             | NotAdded::Exhausted
-            | NotAdded::Incompatible
+            | NotAdded::Incompatible { .. }
             | NotAdded::RateLimited => {}
         }
     }

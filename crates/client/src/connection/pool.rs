@@ -2,7 +2,8 @@ use std::sync::atomic::Ordering;
 
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
 use larder_pool::{
-    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Swept, Tx, Upload, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackagePool, KeyPackageRef, LastResortHeld, Swept, Tx, Upload, Verdict,
+    key_package_ref_from_slice,
 };
 use larder_wire::{
     Base64Url, Inventory, InventoryItem, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome,
@@ -11,18 +12,18 @@ use larder_wire::{
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
-use crate::core::{self, Context, Standing};
+use crate::core::{self, Context, Standing, Suites};
 use crate::error::{Error, Unreachable};
 use crate::types::Refreshed;
 
 impl MlsConnection {
-    /// Brings the pool and the directory to agree, and fills both up to the target.
+    /// Brings the pools and the directory to agree, and fills those of the deployment's ciphersuites up to their targets.
     ///
     /// Sweeps what has expired; takes over the directory's inventory if it changed; revokes there what cannot be opened
     /// here; mints what is missing, and a last resort if the present one is missing, used or old, and notes the attempt to
     /// upload, in one transaction; uploads; takes over the verdicts; then withdraws what is left of an earlier generation.
     /// After a lost answer the same KeyPackages are sent again, as the same bytes. When nothing is due it costs one
-    /// request and writes nothing. Calls at the same time run one after the other.
+    /// request and writes nothing, once an hour one more: for the server's ciphersuites. Calls at the same time run one after the other.
     ///
     /// [`sync`](Self::sync) calls this when there is a reason. An application that stays open should call it every hour
     /// or so besides, and not before [`Error::retry_after`] when it was refused.
@@ -61,6 +62,7 @@ impl MlsConnection {
     async fn refresh(&self) -> Result<Refreshed, Error> {
         let core = &self.0.core;
         self.catch_up_if_behind().await?;
+        self.check_suites().await?;
         let swept = self.sweep().await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
         let digest = match swept.expired + swept.retired {
@@ -77,7 +79,7 @@ impl MlsConnection {
             last_resort_replaced,
         } = self.publish().await?;
         let revoked = revoked + self.revoke_outdated().await?;
-        let health = self.pool_health().await?;
+        let (health, pools) = (self.pool_health().await?, self.pools().await?);
         tracing::debug!(
             minted,
             uploaded,
@@ -92,6 +94,7 @@ impl MlsConnection {
             revoked,
             last_resort_replaced,
             health,
+            pools,
         })
     }
 
@@ -103,6 +106,17 @@ impl MlsConnection {
         }
         let _operation = self.0.operation.lock().await;
         self.pump(&mut Progress::default()).await
+    }
+
+    /// Asks the server for its ciphersuites from time to time: a deployment may move to others.
+    async fn check_suites(&self) -> Result<(), Error> {
+        let core = &self.0.core;
+        if core.write(core::suites_are_due).await? {
+            let suites = Suites::of_server(&self.0.transport.info().await?);
+            core.write(move |tx, context| core::set_suites(tx, &suites, context.now()))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Erases what is due, but only once the inbox has been read: an invitation may have waited there for longer than the
@@ -124,8 +138,7 @@ impl MlsConnection {
                 }
             }
         }
-        core.write(|tx, context| Ok(context.pool.sweep(tx, context.now())?))
-            .await
+        core.write(core::sweep).await
     }
 
     /// Returns how many were revoked.
@@ -151,7 +164,13 @@ impl MlsConnection {
     async fn revoke_outdated(&self) -> Result<u32, Error> {
         let core = &self.0.core;
         let outdated = core
-            .write(|tx, context| Ok(context.pool.outdated(tx, context.now())?))
+            .write(|tx, context| {
+                let mut outdated = Vec::new();
+                for pool in context.pools(tx)?.stocked {
+                    outdated.extend(pool.outdated(tx, context.now())?);
+                }
+                Ok(outdated)
+            })
             .await?;
         if outdated.is_empty() {
             return Ok(0);
@@ -203,7 +222,7 @@ impl MlsConnection {
     async fn publish(&self) -> Result<Published, Error> {
         let (core, transport) = (&self.0.core, &self.0.transport);
         let mut published = Published::default();
-        let mut last_resort_minted = false;
+        let mut last_resorts = Vec::new();
         let mut last: Option<Vec<KeyPackageRef>> = None;
         loop {
             // One transaction: what is minted, that its upload was attempted, and the mark of the request are durable together,
@@ -211,13 +230,17 @@ impl MlsConnection {
             let first = last.is_none();
             let claimed = transport
                 .claim(move |tx, context| {
-                    let (pool, now) = (&context.pool, context.now());
+                    let now = context.now();
                     let minted = if first {
                         mint(tx, context)?
                     } else {
                         Minted::default()
                     };
-                    let uploads = pool.begin_upload(tx, UPLOAD_KEY_PACKAGES_MAX, now)?;
+                    let mut uploads = Vec::new();
+                    for pool in context.pools(tx)?.all() {
+                        let room = UPLOAD_KEY_PACKAGES_MAX - uploads.len();
+                        uploads.extend(pool.begin_upload(tx, room, now)?);
+                    }
                     Ok((!uploads.is_empty()).then_some((minted, uploads)))
                 })
                 .await?;
@@ -225,7 +248,7 @@ impl MlsConnection {
                 break;
             };
             published.minted += minted.key_packages;
-            last_resort_minted |= minted.last_resort;
+            last_resorts.extend(minted.last_resorts);
             let refs: Vec<_> = uploads
                 .iter()
                 .map(|upload| upload.key_package_ref.clone())
@@ -251,10 +274,16 @@ impl MlsConnection {
             .await?;
             last = Some(refs);
         }
-        published.last_resort_replaced = last_resort_minted
-            && core
-                .write(|tx, context| Ok(!context.pool.last_resort_due(tx, context.now())?))
-                .await?;
+        published.last_resort_replaced = core
+            .write(move |tx, context| {
+                for pool in &last_resorts {
+                    if !context.last_resort_due(tx, pool)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })
+            .await?;
         Ok(published)
     }
 }
@@ -271,23 +300,27 @@ struct Published {
 #[derive(Default)]
 struct Minted {
     key_packages: u32,
-    last_resort: bool,
+    /// The pools that got a last resort.
+    last_resorts: Vec<KeyPackagePool>,
 }
 
 fn mint(tx: &Tx<'_>, context: &Context) -> Result<Minted, Error> {
-    let (pool, now) = (&context.pool, context.now());
-    let key_packages = pool.plan(tx, now)?.mint;
-    if key_packages > 0 {
-        pool.mint(tx, &context.identity.mls, key_packages, now)?;
+    let (pools, now) = (context.pools(tx)?, context.now());
+    let mut minted = Minted::default();
+    for pool in &pools.stocked {
+        let missing = pool.plan(tx, now)?.mint;
+        if missing > 0 {
+            pool.mint(tx, &context.identity.mls, missing, now)?;
+        }
+        minted.key_packages += missing;
     }
-    let last_resort = pool.last_resort_due(tx, now)?;
-    if last_resort {
-        pool.mint_last_resort(tx, &context.identity.mls, now)?;
+    for pool in pools.all() {
+        if context.last_resort_due(tx, pool)? {
+            pool.mint_last_resort(tx, &context.identity.mls, now)?;
+            minted.last_resorts.push(pool.clone());
+        }
     }
-    Ok(Minted {
-        key_packages,
-        last_resort,
-    })
+    Ok(minted)
 }
 
 /// The verdicts in the order of the request. An answer that does not fit the request proves nothing.

@@ -1,19 +1,20 @@
 use crate::connection::MlsConnection;
-use crate::core::{self, CIPHERSUITE};
+use crate::core;
 use crate::error::Error;
 use crate::types::Probe;
 
 impl MlsConnection {
-    /// Asks for what somebody who adds this device would get now, checks it as they would, and looks whether its private
-    /// key is here. Nothing is reserved.
+    /// Asks for what somebody who adds this device to a group of this ciphersuite would get now, checks it as they would,
+    /// and looks whether its private key is here. Nothing is reserved.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`].
-    pub async fn probe(&self) -> Result<Probe, Error> {
-        let answer = self.0.transport.probe(u16::from(CIPHERSUITE)).await?;
+    /// [`Error::UnsupportedSuites`], [`Error::Unreachable`], [`Error::Refused`].
+    pub async fn probe(&self, suite: u16) -> Result<Probe, Error> {
+        let known = core::usable(suite).ok_or_else(|| Error::UnsupportedSuites(vec![suite]))?;
+        let answer = self.0.transport.probe(suite).await?;
         self.0
             .core
-            .write(move |tx, context| core::judge_probe(tx, context, &answer))
+            .write(move |tx, context| core::judge_probe(tx, context, known, &answer))
             .await
     }
 }

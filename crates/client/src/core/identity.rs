@@ -11,7 +11,8 @@ use crate::core::profile::{Context, Registering};
 use crate::error::Error;
 use crate::types::Me;
 
-const SCHEME: SignatureScheme = SignatureScheme::ED25519;
+/// Of both keys. Every ciphersuite that this device takes part in signs with it, so that one MLS signature key serves all.
+pub(super) const SCHEME: SignatureScheme = SignatureScheme::ED25519;
 
 /// Who we are and the keys that prove it. The private keys are stored in OpenMLS's table and nowhere else.
 pub(crate) struct Identity {

@@ -71,13 +71,15 @@ pub(crate) fn already_members(
         .collect())
 }
 
-/// The idempotency key to reserve with: that of an attempt whose answer was lost, or a new one.
+/// What to reserve with: the idempotency key of an attempt whose answer was lost, or a new one, and the group's
+/// ciphersuite.
 pub(crate) fn reserve_key(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
     users: &[UserName],
-) -> Result<String, Error> {
+) -> Result<(String, u16), Error> {
+    let suite = mls::ciphersuite(tx, group)?.into();
     let now = context.now();
     let connection = tx.connection();
     connection.execute(
@@ -93,14 +95,14 @@ pub(crate) fn reserve_key(
         )
         .optional()?;
     if let Some(key) = known {
-        return Ok(key);
+        return Ok((key, suite));
     }
     let key = uuid::Uuid::new_v4().to_string();
     connection.execute(
         "INSERT INTO reserve_attempts (group_id, users, idempotency_key, created_at) VALUES (?1, ?2, ?3, ?4)",
         (group.as_bytes(), users, &key, now.0.cast_signed()),
     )?;
-    Ok(key)
+    Ok((key, suite))
 }
 
 /// The reserve request was answered: the next one is a new one.
@@ -125,7 +127,7 @@ pub(crate) fn check_reservation(
     users: &[UserName],
     reserved: &Reserved,
 ) -> Result<Checked, Error> {
-    let suite = mls::load(tx, group)?.ciphersuite();
+    let suite = mls::ciphersuite(tx, group)?;
     let mut checked = Checked::default();
     let mut seen = BTreeSet::new();
     for user in users {
@@ -171,7 +173,7 @@ fn check_user(
                 packages.push(package);
             }
             DeviceOutcome::Exhausted | DeviceOutcome::Withheld => reason = NotAdded::Exhausted,
-            DeviceOutcome::Incompatible => reason = NotAdded::Incompatible,
+            DeviceOutcome::Incompatible => reason = NotAdded::Incompatible { suite: suite.into() },
             DeviceOutcome::RateLimited => reason = NotAdded::RateLimited,
         }
     }

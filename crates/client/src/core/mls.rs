@@ -1,17 +1,15 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, UserName, parse_credential_identity};
 use openmls::prelude::{
-    BasicCredential, Ciphersuite, Credential, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
-    OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
+    BasicCredential, Ciphersuite, Credential, GroupContext, Lifetime, MlsGroup, MlsGroupCreateConfig,
+    MlsGroupJoinConfig, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
 };
+use openmls_traits::storage::StorageProvider as _;
 
 use larder_pool::Tx;
 
 use crate::error::Error;
 use crate::types::GroupKey;
-
-/// The ciphersuite of the groups that we create and of the KeyPackages that we mint.
-pub(crate) const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 
 /// How many past epochs stay readable. The server accepts a message of the present and of the previous epoch, and
 /// delivers Commits and messages in one order, so one would do; a few more let messages through that several members
@@ -43,9 +41,9 @@ pub(super) fn join_config() -> MlsGroupJoinConfig {
 }
 
 /// The same for a group that we create.
-pub(super) fn create_config(now: UnixSeconds) -> MlsGroupCreateConfig {
+pub(super) fn create_config(suite: Ciphersuite, now: UnixSeconds) -> MlsGroupCreateConfig {
     MlsGroupCreateConfig::builder()
-        .ciphersuite(CIPHERSUITE)
+        .ciphersuite(suite)
         .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(false)
         .max_past_epochs(PAST_EPOCHS)
@@ -69,6 +67,13 @@ pub(super) fn load(tx: &Tx<'_>, group: &GroupKey) -> Result<MlsGroup, Error> {
 /// The group's MLS state, if there is any.
 pub(super) fn find(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<MlsGroup>, Error> {
     MlsGroup::load(tx.provider().storage(), &mls_id(group)).map_err(Error::mls("loading a group"))
+}
+
+/// The group's ciphersuite, without loading the group.
+pub(super) fn ciphersuite(tx: &Tx<'_>, group: &GroupKey) -> Result<Ciphersuite, Error> {
+    let context: Option<GroupContext> = tx.provider().storage().group_context(&mls_id(group))?;
+    let context = context.ok_or(Error::Corrupt("the MLS state of a group is missing"))?;
+    Ok(context.ciphersuite())
 }
 
 /// Deletes the group's MLS state, if there is any. Its secrets leave the write-ahead log too.

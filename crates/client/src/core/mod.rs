@@ -19,6 +19,7 @@ mod remake;
 mod restore;
 mod schema;
 mod state;
+mod suites;
 mod sweep;
 mod welcome;
 
@@ -32,7 +33,6 @@ pub(crate) use invitation::{
 };
 pub(crate) use members::members;
 pub(crate) use messages::{check_name, history, mark_read, send, unread};
-pub(crate) use mls::CIPHERSUITE;
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
@@ -44,4 +44,5 @@ pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use state::{
     Standing, claim_state, fall_behind, heed_mark, require_may_restore, require_not_behind, standing,
 };
-pub(crate) use sweep::sweep_if_it_erases_nothing;
+pub(crate) use suites::{Suites, set_suites, suite_pools, suites_are_due, usable};
+pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};

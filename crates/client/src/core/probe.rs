@@ -1,10 +1,9 @@
 use larder_pool::Tx;
 use larder_wire::{DeviceOutcome, DeviceReservation};
-use openmls::prelude::{KeyPackageBundle, OpenMlsProvider};
+use openmls::prelude::{Ciphersuite, KeyPackageBundle, OpenMlsProvider};
 use openmls_traits::storage::StorageProvider as _;
 
 use crate::core::invitation::check;
-use crate::core::mls::CIPHERSUITE;
 use crate::core::profile::Context;
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{NotAdded, Probe};
@@ -13,6 +12,7 @@ use crate::types::{NotAdded, Probe};
 pub(crate) fn judge_probe(
     tx: &Tx<'_>,
     context: &Context,
+    suite: Ciphersuite,
     answer: &DeviceReservation,
 ) -> Result<Probe, Error> {
     let last_resort = match answer.outcome {
@@ -21,7 +21,10 @@ pub(crate) fn judge_probe(
         DeviceOutcome::Exhausted | DeviceOutcome::Withheld => {
             return Ok(Probe::NotAddable(NotAdded::Exhausted));
         }
-        DeviceOutcome::Incompatible => return Ok(Probe::NotAddable(NotAdded::Incompatible)),
+        DeviceOutcome::Incompatible => {
+            let suite = suite.into();
+            return Ok(Probe::NotAddable(NotAdded::Incompatible { suite }));
+        }
         DeviceOutcome::RateLimited => return Ok(Probe::NotAddable(NotAdded::RateLimited)),
     };
     let flawed = |flaw| Ok(Probe::NotAddable(NotAdded::InvalidKeyPackage(flaw)));
@@ -30,7 +33,7 @@ pub(crate) fn judge_probe(
     };
     let me = &context.identity.me;
     let asked = (&me.user, &me.device_id);
-    let key_package = match check(tx, &bytes.0, key_package_ref, CIPHERSUITE, asked, context.now()) {
+    let key_package = match check(tx, &bytes.0, key_package_ref, suite, asked, context.now()) {
         Ok(key_package) => key_package,
         Err(flaw) => return flawed(flaw),
     };

@@ -1,14 +1,15 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::path::Path;
 
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::{KeyPackagePool, LocalStore, Tx};
 use larder_wire::{DeviceId, UserName};
+use openmls::prelude::Ciphersuite;
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::core::identity::Identity;
-use crate::core::mls::CIPHERSUITE;
 use crate::core::schema::migrate;
+use crate::core::suites::{Suites, set_suites};
 use crate::error::Error;
 use crate::types::{Clock, Me, Options};
 
@@ -24,7 +25,11 @@ pub(crate) struct Core {
 
 /// What transactions need besides the database.
 pub(crate) struct Context {
+    /// For what concerns the KeyPackages of every ciphersuite alike: joining, what the directory tells, what failed. The
+    /// pools of the ciphersuites are [`Context::pools`].
     pub(crate) pool: KeyPackagePool,
+    /// For all of them together.
+    pub(super) policy: PoolPolicy,
     pub(crate) identity: Identity,
     /// Writes a point in time for a person.
     pub(super) dates: fn(UnixSeconds) -> String,
@@ -43,6 +48,7 @@ pub(crate) struct Registering {
     pub(crate) user: UserName,
     pub(crate) server: String,
     pub(crate) server_name: String,
+    pub(crate) suites: Suites,
 }
 
 impl Core {
@@ -64,8 +70,12 @@ impl Core {
     pub(crate) fn open_to_register(options: &Options, registering: &Registering) -> Result<Self, Error> {
         let (lock, mut store) = open_store(&options.profile)?;
         let identity = store.transaction(|tx| {
+            let now = (options.clock)();
             match stored_account(tx.connection())? {
-                Some(account) if account.is_for(registering) => return account.identity(tx),
+                Some(account) if account.is_for(registering) => {
+                    set_suites(tx, &registering.suites, now)?;
+                    return account.identity(tx);
+                }
                 Some(account) if account.registered => {
                     return Err(Error::AlreadyRegistered {
                         user: account.me.user,
@@ -76,6 +86,7 @@ impl Core {
             }
             let identity = Identity::generate(tx, registering)?;
             insert_account(tx.connection(), &identity)?;
+            set_suites(tx, &registering.suites, now)?;
             Ok::<_, Error>(identity)
         })?;
         Ok(Self::new(options, lock, store, identity))
@@ -85,7 +96,12 @@ impl Core {
         Self {
             store,
             context: Context {
-                pool: KeyPackagePool::for_identity(options.policy, CIPHERSUITE, &identity.credential),
+                pool: KeyPackagePool::for_identity(
+                    options.policy,
+                    Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
+                    &identity.credential,
+                ),
+                policy: options.policy,
                 identity,
                 dates: options.dates,
                 clock: options.clock.clone(),

@@ -25,6 +25,8 @@ use crate::types::Clock;
 /// How long a request that waits for inbox rows may take beyond the wait.
 const WAIT_MARGIN: Duration = Duration::from_secs(10);
 
+const INFO_PATH: &str = "/.well-known/larder";
+
 /// Proof that the server did what a request of the outbox asked for: made only by decoding its answer.
 #[must_use]
 pub(crate) struct Accepted(());
@@ -56,9 +58,7 @@ impl Anonymous {
     }
 
     pub(crate) async fn info(&self) -> Result<ServerInfo, Error> {
-        self.http
-            .call_json(&Request::get("/.well-known/larder"), None)
-            .await
+        self.http.call_json(&Request::get(INFO_PATH), None).await
     }
 
     /// Repeating this is safe: a repetition finds the name taken by ourselves, which [`Transport`] can tell.
@@ -100,6 +100,11 @@ impl Transport {
             core,
             changing: Mutex::new(None),
         })
+    }
+
+    /// What the server says of itself.
+    pub(crate) async fn info(&self) -> Result<ServerInfo, Error> {
+        self.http.call_json(&Request::get(INFO_PATH), None).await
     }
 
     /// Makes sure that the server takes us for who we are.

@@ -15,6 +15,8 @@ use larder_pool::LocalStore;
 use larder_server::{Config, Service, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 pub(crate) use proxy::{Action, Proxy, flip_last, tamper_inbox};
 
@@ -24,21 +26,46 @@ pub(crate) fn now() -> UnixSeconds {
 
 pub(crate) struct TestServer {
     pub(crate) url: String,
-    _directory: TempDir,
+    directory: TempDir,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl TestServer {
     pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let config = Config::new(directory.path().join("server.db"));
-        let service = Service::open(config, Arc::new(now)).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve(listener, service, std::future::pending()));
-        Self {
-            url,
-            _directory: directory,
+        Self::start_with(&[0x0001]).await
+    }
+
+    /// A deployment that is run with these ciphersuites.
+    pub(crate) async fn start_with(suites: &[u16]) -> Self {
+        let mut server = Self {
+            url: "http://127.0.0.1:0".to_owned(),
+            directory: tempfile::tempdir().unwrap(),
+            running: None,
+        };
+        server.restart_with(suites).await;
+        server
+    }
+
+    /// The same database and the same address, with these ciphersuites.
+    pub(crate) async fn restart_with(&mut self, suites: &[u16]) {
+        if let Some((stop, running)) = self.running.take() {
+            drop(stop);
+            running.await.unwrap();
         }
+        let mut config = Config::new(self.directory.path().join("server.db"));
+        config.group_suites = suites.to_vec();
+        let service = Service::open(config, Arc::new(now)).await.unwrap();
+        let address = self.url.trim_start_matches("http://");
+        let listener = TcpListener::bind(address).await.unwrap();
+        self.url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async move {
+            let until = async {
+                let _ = stopped.await;
+            };
+            serve(listener, service, until).await.unwrap();
+        });
+        self.running = Some((stop, running));
     }
 
     /// A registered client with a full pool.
@@ -206,6 +233,17 @@ pub(crate) async fn catch_up(clients: &[&Client]) {
             client.sync().await.unwrap();
         }
     }
+}
+
+/// Both read what the other writes, and nothing else.
+pub(crate) async fn they_talk(one: &Client, other: &Client, group: &GroupKey) {
+    catch_up(&[one, other]).await;
+    one.take_unread().await;
+    other.take_unread().await;
+    one.send(group, "there?").await.unwrap();
+    assert_eq!(other.receive().await, ["there?"]);
+    other.send(group, "here").await.unwrap();
+    assert_eq!(one.receive().await, ["here"]);
 }
 
 pub(crate) fn assert_unreachable<T: std::fmt::Debug>(result: Result<T, Error>) {

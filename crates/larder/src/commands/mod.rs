@@ -21,7 +21,7 @@ use crate::profile::Home;
 use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
-pub(crate) use pool::pool_record;
+pub(crate) use pool::pool_records;
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {

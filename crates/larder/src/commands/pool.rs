@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Level, PoolHealth, PoolPolicy, Probe, Quarantined};
+use larder_client::{Level, NotAdded, Probe, Quarantined, SuitePool};
 use larder_lifecycle::last_resort_is_due;
-use larder_wire::KeyPackageRef;
+use larder_wire::{KeyPackageRef, suite_name};
 
 use super::Context;
 use crate::clock;
@@ -14,8 +14,7 @@ use crate::record::{Pool, Record};
 
 pub(super) async fn status(context: &Context<'_>) -> Result<ExitCode> {
     let client = context.open().await?;
-    let health = client.pool_health().await?;
-    let mut records = vec![Record::Pool(pool_record(&health))];
+    let mut records = pool_records(&client.pools().await?);
     records.extend(
         client
             .quarantined_welcomes()
@@ -35,31 +34,60 @@ pub(super) async fn refresh(context: &Context<'_>) -> Result<ExitCode> {
         uploaded: refreshed.uploaded,
         revoked: refreshed.revoked,
         last_resort_replaced: refreshed.last_resort_replaced,
-        pool: pool_record(&refreshed.health),
+        pools: pools_of(&refreshed.pools),
     }])?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn probe(context: &Context<'_>) -> Result<ExitCode> {
     let client = context.open().await?;
-    let probe = client.probe().await?;
-    let record = match &probe {
+    let mut stocked = client.pools().await?;
+    stocked.retain(|pool| pool.stocked);
+    let several = stocked.len() > 1;
+    let (mut records, mut addable) = (Vec::new(), !stocked.is_empty());
+    for pool in stocked {
+        let probe = client.probe(pool.suite).await?;
+        addable &= matches!(probe, Probe::Addable { .. });
+        let suite = several.then(|| suite_name(pool.suite));
+        records.push(probe_record(probe, suite));
+    }
+    if records.is_empty() {
+        records.push(Record::Probed {
+            suite: None,
+            addable,
+            code: "unsupported-suites",
+            reason: "this program supports no ciphersuite that the server is run with".to_owned(),
+            key_package: None,
+        });
+    }
+    context.output.print(&records)?;
+    Ok(match addable {
+        true => ExitCode::SUCCESS,
+        false => Exit::Refused.into(),
+    })
+}
+
+fn probe_record(probe: Probe, suite: Option<String>) -> Record {
+    match probe {
         Probe::Addable {
             key_package_ref,
             last_resort: false,
         } => Record::Probed {
+            suite,
             addable: true,
             code: "ok",
             reason: "the next KeyPackage is valid, and its private key is here".to_owned(),
             key_package: Some(key_package_ref.to_string()),
         },
         Probe::Addable { key_package_ref, .. } => Record::Probed {
+            suite,
             addable: true,
             code: "last-resort",
             reason: "by the last resort only, because the pool is empty".to_owned(),
             key_package: Some(key_package_ref.to_string()),
         },
         Probe::NoPrivateKey { key_package_ref } => Record::Probed {
+            suite,
             addable: false,
             code: "no-private-key",
             reason: "the private key of the next KeyPackage is not here; larder pool refresh withdraws it"
@@ -67,28 +95,46 @@ pub(super) async fn probe(context: &Context<'_>) -> Result<ExitCode> {
             key_package: Some(key_package_ref.to_string()),
         },
         Probe::NotAddable(reason) => Record::Probed {
+            suite,
             addable: false,
             code: reason.code(),
-            reason: reason.to_string(),
+            reason: match reason {
+                NotAdded::Incompatible { .. } => {
+                    "the directory has KeyPackages of other ciphersuites only; larder pool refresh uploads some".to_owned()
+                }
+                other => other.to_string(),
+            },
             key_package: None,
         },
-    };
-    context.output.print(&[record])?;
-    Ok(match probe {
-        Probe::Addable { .. } => ExitCode::SUCCESS,
-        Probe::NoPrivateKey { .. } | Probe::NotAddable(_) => Exit::Refused.into(),
-    })
+    }
 }
 
-pub(crate) fn pool_record(health: &PoolHealth) -> Pool {
-    let target = PoolPolicy::default().target();
-    let last_resort_is_due = last_resort_is_due(
-        health
-            .last_resort
-            .map(|present| (clock::system()().since(present.created_at), present.used)),
-    );
+/// A line for each pool; the ciphersuite is named if there are several.
+pub(crate) fn pool_records(pools: &[SuitePool]) -> Vec<Record> {
+    pools_of(pools).into_iter().map(Record::Pool).collect()
+}
+
+fn pools_of(pools: &[SuitePool]) -> Vec<Pool> {
+    let several = pools.len() > 1;
+    pools.iter().map(|pool| pool_record(pool, several)).collect()
+}
+
+fn pool_record(pool: &SuitePool, several: bool) -> Pool {
+    let SuitePool {
+        suite,
+        stocked,
+        target,
+        health,
+    } = pool;
+    let target = *target;
+    let newest = health
+        .last_resort
+        .map(|present| (clock::system()().since(present.created_at), present.used));
+    let last_resort_is_due = *stocked && last_resort_is_due(newest);
     let lasting = health.available.saturating_sub(health.expiring_soon);
     Pool {
+        suite: several.then(|| suite_name(*suite)),
+        stocked: *stocked,
         level: match health.level {
             Level::Good => "good",
             Level::Low => "low",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Config, Service, StoreLocation};
+use larder_server::{Config, Service, StoreLocation, check_group_suites};
 use tokio::net::TcpListener;
 
 use super::Context;
@@ -20,6 +20,13 @@ use crate::shutdown::Shutdown;
 const DATABASE: &str = "server.db";
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
+    let mut config = Config::new(PathBuf::new());
+    config.server_name = options.server_name;
+    if !options.suites.is_empty() {
+        config.group_suites = options.suites;
+    }
+    check_group_suites(&config.group_suites)
+        .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
     let mut shutdown = Shutdown::listen()?;
     let store = match (options.store, options.database, options.data) {
         (Some(StoreUrl(store)), _, _) => store.parse::<StoreLocation>().context("--store")?,
@@ -40,8 +47,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
-    let mut config = Config::new(store.clone());
-    config.server_name = options.server_name;
+    config.store = store.clone();
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::system())
         .await

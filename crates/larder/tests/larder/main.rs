@@ -13,6 +13,7 @@ mod demo;
 mod legacy;
 mod pool;
 mod secrets;
+mod suites;
 mod support;
 #[cfg(unix)]
 mod terminal;

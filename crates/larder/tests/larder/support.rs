@@ -22,6 +22,7 @@ pub(crate) struct World {
     server: Option<Running>,
     address: String,
     log: &'static str,
+    suites: &'static [&'static str],
 }
 
 impl World {
@@ -45,19 +46,35 @@ impl World {
             server: None,
             address: format!("{}:0", loopback()),
             log: "warn",
+            suites: &[],
         }
+    }
+
+    /// A server that is run with these ciphersuites.
+    pub(crate) fn with_suites(suites: &'static [&'static str]) -> Self {
+        let mut world = Self::without_server();
+        world.restart_with_suites(suites);
+        world
+    }
+
+    /// The server again, with these ciphersuites.
+    pub(crate) fn restart_with_suites(&mut self, suites: &'static [&'static str]) {
+        self.suites = suites;
+        self.kill_server();
+        self.start_server();
     }
 
     /// Starts the server; again on the same database and port, once it was started.
     pub(crate) fn start_server(&mut self) {
         let data = self.path("server");
-        let arguments = [
+        let mut arguments = vec![
             "serve",
             "--listen",
             &self.address,
             "--data",
             data.to_str().unwrap(),
         ];
+        arguments.extend(self.suites.iter().flat_map(|suite| ["--suite", suite]));
         let mut server = Running::start(self.command("server", &arguments));
         let ready = server.line();
         let address = ready

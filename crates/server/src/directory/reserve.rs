@@ -1,7 +1,7 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, UnixSeconds};
 use larder_wire::{
-    Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, ProblemType, ReserveRequest, Reserved,
-    UserReservation,
+    Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, KeyPackageRef, ProblemType,
+    ReserveRequest, Reserved, UserReservation,
 };
 
 use crate::directory::last_resort;
@@ -163,8 +163,7 @@ fn reserve_one(
     DirectoryState::Available
         .apply(reserve)
         .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
-    let Some((key_package_ref, bytes)) = tx.take_available(device.key, suites, served_after, reservation)?
-    else {
+    let Some((suite, key_package_ref, bytes)) = take(tx, device, suites, served_after, reservation)? else {
         let asked = (suites, served_after);
         return match last_resort::reserve(tx, caller, device, asked, reservation, now)? {
             Some(reserved) => {
@@ -183,7 +182,7 @@ fn reserve_one(
         now,
     )?;
     tx.bump_generation(device.key)?;
-    tell_owner_when_low(tx, device, policy, served_after, now)?;
+    tell_owner_when_low(tx, device, (suite, served_after), policy, now)?;
     Ok(DeviceReservation {
         device_id: device.device_id.clone(),
         outcome: DeviceOutcome::Ok,
@@ -193,15 +192,33 @@ fn reserve_one(
     })
 }
 
-/// Tells the owner when the pool is below the low watermark.
+/// Takes a KeyPackage of the first of `suites` that has any, and says which it is.
+fn take(
+    tx: &Tx<'_>,
+    device: &DeviceRow,
+    suites: &[u16],
+    served_after: UnixSeconds,
+    reservation: &Reservation,
+) -> Result<Option<(u16, KeyPackageRef, Vec<u8>)>, Fault> {
+    for &suite in suites {
+        let taken = tx.take_available(device.key, &[suite], served_after, reservation)?;
+        if let Some((key_package_ref, bytes)) = taken {
+            return Ok(Some((suite, key_package_ref, bytes)));
+        }
+    }
+    Ok(None)
+}
+
+/// Tells the owner when the pool of the ciphersuite that was asked for is below the low watermark: plenty of another one
+/// helps nobody who asks for this one.
 fn tell_owner_when_low(
     tx: &Tx<'_>,
     owner: &DeviceRow,
+    (suite, served_after): (u16, UnixSeconds),
     policy: &DirectoryPolicy,
-    served_after: UnixSeconds,
     now: UnixSeconds,
 ) -> Result<(), Fault> {
-    let available = tx.count_available_of_any_suite(owner.key, served_after)?;
+    let available = tx.count_available(owner.key, &[suite], served_after)?;
     if available < policy.low_watermark {
         tell_owner(tx, owner, now)?;
     }

@@ -33,6 +33,10 @@ pub(crate) fn validate(
     (policy, suites): (&DirectoryPolicy, &[u16]),
     now: UnixSeconds,
 ) -> Result<Validated, Refused> {
+    // OpenMLS does not parse a KeyPackage of a ciphersuite that this build does not have.
+    if announced_suite(bytes).is_some_and(|suite| !suites.contains(&suite)) {
+        return Err((None, KeyPackageCheck::UnsupportedSuite));
+    }
     let parsed = parse(bytes).map_err(|check| (None, check))?;
     // Read before the signatures are checked, to name the reason in the order that helps a person most. Nothing of it
     // is kept unless `validate` below accepts the same bytes.
@@ -94,6 +98,14 @@ pub(crate) fn validate(
         not_after,
         is_last_resort: unchecked.last_resort(),
     })
+}
+
+/// The ciphersuite of what is a KeyPackage by its first bytes: version and wire format of the `MLSMessage` (RFC 9420 §6), then
+/// version and ciphersuite of the KeyPackage (§10).
+fn announced_suite(bytes: &[u8]) -> Option<u16> {
+    const MLS10_KEY_PACKAGE_MLS10: [u8; 6] = [0, 1, 0, 5, 0, 1];
+    let suite = bytes.strip_prefix(&MLS10_KEY_PACKAGE_MLS10)?.first_chunk()?;
+    Some(u16::from_be_bytes(*suite))
 }
 
 fn parse(bytes: &[u8]) -> Result<KeyPackageIn, KeyPackageCheck> {

@@ -29,7 +29,7 @@ impl Service {
                 &idempotency_key,
                 ("create-group", &request),
                 now,
-                || delivery::create_group(tx, &inner.crypto, &inner.config.suites, &device, &request, now),
+                || delivery::create_group(tx, &inner.crypto, &inner.suites, &device, &request, now),
             )
         })
         .await

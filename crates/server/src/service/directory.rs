@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::{Caller, Service, malformed};
 use crate::accounts::answered_once;
-use crate::config::Config;
 use crate::directory;
 use crate::error::{Fault, ServiceError};
 use crate::random::random_bytes;
@@ -31,15 +30,12 @@ impl Service {
         let (inner, uploader) = (Arc::clone(&self.inner), Arc::clone(&caller.device));
         // Signatures are checked before the batch takes its turn in the writer.
         let judged: Vec<_> = tokio::task::spawn_blocking(move || {
-            let Config {
-                directory, suites, ..
-            } = &inner.config;
+            let accepted = (&inner.config.directory, inner.suites.as_slice());
             request
                 .key_packages
                 .into_iter()
                 .map(|Base64Url(bytes)| {
-                    let verdict =
-                        directory::validate(&inner.crypto, &bytes, &uploader, (directory, suites), now);
+                    let verdict = directory::validate(&inner.crypto, &bytes, &uploader, accepted, now);
                     (bytes, verdict)
                 })
                 .collect()

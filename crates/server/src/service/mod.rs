@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::config::{Clock, Config};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Store, Tx};
+use crate::suites::{accepted, check_group_suites};
 use crate::wakeups::Wakeups;
 
 /// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
@@ -32,6 +33,8 @@ pub struct Service {
 
 struct Inner {
     config: Config,
+    /// The accepted ciphersuites.
+    suites: Vec<u16>,
     clock: Clock,
     store: Store,
     wakeups: Wakeups,
@@ -80,13 +83,17 @@ impl Service {
     /// Opens the server's store and brings its schema up to date.
     ///
     /// # Errors
-    /// [`Fault`] when the store cannot be opened or migrated.
-    pub async fn open(config: Config, clock: Clock) -> Result<Self, Fault> {
+    /// [`Fault`] when the store cannot be opened or migrated, or a configured ciphersuite cannot be used.
+    pub async fn open(mut config: Config, clock: Clock) -> Result<Self, Fault> {
+        check_group_suites(&config.group_suites)?;
+        let stocked = u32::try_from(config.group_suites.len()).unwrap_or(u32::MAX);
+        config.directory = config.directory.shared_between(stocked);
         let wakeups = Wakeups::default();
         let incarnation = Uuid::new_v4().to_string();
         let store = Store::open(&config.store, &incarnation, wakeups.clone()).await?;
         Ok(Self {
             inner: Arc::new(Inner {
+                suites: accepted(&config.group_suites),
                 config,
                 clock,
                 store,
@@ -120,7 +127,7 @@ impl Service {
     pub fn info(&self) -> ServerInfo {
         let Config {
             server_name,
-            suites,
+            group_suites,
             directory,
             registration,
             inbox_retention_seconds,
@@ -129,7 +136,8 @@ impl Service {
         ServerInfo {
             server_name: server_name.clone(),
             api_version: "v1".to_owned(),
-            suites: suites.clone(),
+            suites: self.inner.suites.clone(),
+            group_suites: group_suites.clone(),
             limits: Limits {
                 key_package_lifetime_seconds_max: directory.lifetime_seconds_max,
                 serving_margin_seconds: directory.serving_margin_seconds,

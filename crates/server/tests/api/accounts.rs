@@ -41,7 +41,7 @@ async fn the_server_says_what_a_client_needs_to_know() {
         (info.server_name.as_str(), info.api_version.as_str()),
         ("localhost", "v1")
     );
-    assert_eq!(info.suites, [1, 3]);
+    assert_eq!((info.suites, info.group_suites), (vec![1, 3], vec![1]));
     assert_eq!(info.registration, Registration::Open);
     assert_eq!(info.limits.live_key_packages_max, 64);
 }

@@ -181,7 +181,7 @@ async fn the_owner_is_told_that_its_last_resort_was_handed_out_unless_it_has_not
     let alice = server.device("alice").await;
     let bob = server.device("bob").await;
     bob.stock_last_resort().await;
-    // Plenty of another suite: the pool as a whole is not low.
+    // Plenty of another suite: that the last resort is used is news all the same.
     let plenty: Vec<_> = (0..16)
         .map(|_| {
             bob.mint(KeyPackageSpec {

@@ -6,7 +6,7 @@ use larder_wire::{
 };
 use openmls::prelude::Ciphersuite;
 
-use crate::support::{Device, KeyPackageSpec, TestServer, count, state_of};
+use crate::support::{Device, KeyPackageSpec, TestServer, count, of_suite, state_of};
 
 const DAY: i64 = 24 * 60 * 60;
 const CHACHA: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
@@ -109,7 +109,7 @@ async fn a_last_resort_whose_leaf_does_not_announce_the_extension_is_refused() {
 
 #[tokio::test]
 async fn a_last_resort_is_held_to_the_same_lifetimes_credential_and_suites() {
-    let server = TestServer::start_with(|config| config.suites = vec![1], true).await;
+    let server = TestServer::start().await;
     let bob = server.device("bob").await;
     let last_resort = |spec: KeyPackageSpec| {
         bob.mint(KeyPackageSpec {
@@ -133,10 +133,7 @@ async fn a_last_resort_is_held_to_the_same_lifetimes_credential_and_suites() {
         ..Default::default()
     });
     refused(&bob, of_another, KeyPackageCheck::WrongCredential).await;
-    let other_suite = last_resort(KeyPackageSpec {
-        suite: Some(CHACHA),
-        ..Default::default()
-    });
+    let other_suite = of_suite(last_resort(KeyPackageSpec::default()), 0x0002);
     refused(&bob, other_suite, KeyPackageCheck::UnsupportedSuite).await;
     bob.stock_last_resort().await;
 }

@@ -32,5 +32,6 @@ mod scene;
 mod secrets;
 mod serving;
 mod state;
+mod suites;
 mod upload;
 mod websocket;

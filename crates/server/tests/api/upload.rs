@@ -10,7 +10,7 @@ use openmls_traits::signatures::Signer as _;
 use reqwest::Method;
 
 use crate::support::{
-    Answer, Device, KeyPackageSpec, SIGNATURE_BYTES, TestServer, count, message_bytes, state_of,
+    Answer, Device, KeyPackageSpec, SIGNATURE_BYTES, TestServer, count, message_bytes, of_suite, state_of,
 };
 
 const DAY: i64 = 24 * 60 * 60;
@@ -139,14 +139,13 @@ async fn a_key_package_names_its_uploader_and_carries_the_registered_key() {
 
 #[tokio::test]
 async fn suites_that_the_server_does_not_take_are_refused() {
-    let server = TestServer::start_with(|config| config.suites = vec![3], true).await;
+    let server = TestServer::start_with(|config| config.group_suites = vec![3], true).await;
     let alice = server.device("alice").await;
-    refused(
-        &alice,
-        alice.mint(KeyPackageSpec::default()),
-        KeyPackageCheck::UnsupportedSuite,
-    )
-    .await;
+    // One that this build has, one that only other builds have, and one that nobody has.
+    for suite in [0x0002, 0x004D, 0x7777] {
+        let key_package = of_suite(alice.mint(KeyPackageSpec::default()), suite);
+        refused(&alice, key_package, KeyPackageCheck::UnsupportedSuite).await;
+    }
     let suite = Some(Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519);
     let uploaded = alice
         .upload(&[alice.mint(KeyPackageSpec {

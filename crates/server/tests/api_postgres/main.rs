@@ -50,6 +50,8 @@ mod secrets;
 mod serving;
 #[path = "../api/state.rs"]
 mod state;
+#[path = "../api/suites.rs"]
+mod suites;
 #[path = "../api/upload.rs"]
 mod upload;
 #[path = "../api/websocket.rs"]

@@ -22,6 +22,8 @@ pub(crate) const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM
 const DAY: u64 = 24 * 60 * 60;
 /// `MLSMessage` and `KeyPackage` start with two numbers of two bytes each, then comes the init key with its length.
 const INIT_KEY: std::ops::Range<usize> = 8..41;
+/// The last of those numbers.
+const SUITE_NUMBER: std::ops::Range<usize> = 6..8;
 /// A `KeyPackage` ends with its Ed25519 signature of 64 bytes and the two bytes of its length.
 pub(crate) const SIGNATURE_BYTES: usize = 66;
 
@@ -56,6 +58,12 @@ pub(crate) fn message_bytes(message: &MlsMessageOut) -> Vec<u8> {
     message
         .tls_serialize_detached()
         .expect("an MLS message serializes")
+}
+
+/// The same bytes, with another ciphersuite's number in them.
+pub(crate) fn of_suite(mut key_package: Vec<u8>, suite: u16) -> Vec<u8> {
+    key_package[SUITE_NUMBER].copy_from_slice(&suite.to_be_bytes());
+    key_package
 }
 
 fn key_pair(private: &[u8], public: &[u8]) -> SignatureKeyPair {
