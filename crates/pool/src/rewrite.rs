@@ -295,3 +295,144 @@ fn synchronise_directory(path: &Path) -> io::Result<()> {
     };
     OpenOptions::new().read(true).open(directory)?.sync_all()
 }
+
+#[cfg(all(test, feature = "sqlcipher"))]
+mod tests {
+    use std::cell::RefCell;
+
+    use tempfile::TempDir;
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const TEXT: &str = "the canary sings at midnight";
+    const ROWS: i64 = 300;
+
+    fn raw(byte: u8) -> StoreKey {
+        StoreKey::raw(Zeroizing::new([byte; 32]))
+    }
+
+    fn rows(store: &mut LocalStore) -> i64 {
+        store
+            .connection_mut()
+            .query_row("SELECT count(*) FROM canary WHERE text = ?1", [TEXT], |row| row.get(0))
+            .unwrap()
+    }
+
+    /// A file with rows, some of them in the log only.
+    fn stocked(key: Option<&StoreKey>) -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("device.sqlite");
+        let mut store = LocalStore::open_with(&path, key).unwrap();
+        let connection = store.connection_mut();
+        connection.execute_batch("CREATE TABLE canary (text TEXT)").unwrap();
+        for _ in 0..ROWS {
+            connection.execute("INSERT INTO canary VALUES (?1)", [TEXT]).unwrap();
+        }
+        let crashed = copied(directory.path());
+        assert!(fs::metadata(beside(&crashed.path().join("device.sqlite"), "-wal")).unwrap().len() > 0);
+        let path = crashed.path().join("device.sqlite");
+        (crashed, path)
+    }
+
+    /// What a crash now would leave.
+    fn copied(directory: &Path) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for file in fs::read_dir(directory).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "sqlite-shm") {
+                fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        copy
+    }
+
+    fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_crash_after_any_step_leaves_the_old_file_or_the_new_one_whole() {
+        for old_key in [None, Some(raw(1))] {
+            let (directory, path) = stocked(old_key.as_ref());
+            let crashes = RefCell::new(Vec::new());
+            rewrite(&path, old_key.as_ref(), &raw(2), |step| {
+                crashes.borrow_mut().push((step, copied(directory.path())));
+            })
+            .unwrap();
+            let crashes = crashes.into_inner();
+            let steps: Vec<Step> = crashes.iter().map(|(step, _)| *step).collect();
+            assert_eq!(
+                steps,
+                [
+                    Step::Settled,
+                    Step::Begun,
+                    Step::Written,
+                    Step::Proved,
+                    Step::Kept,
+                    Step::Replaced,
+                    Step::Overwritten,
+                    Step::Erased
+                ]
+            );
+            for (step, crashed) in crashes {
+                let path = crashed.path().join("device.sqlite");
+                if step < Step::Replaced {
+                    let mut store = LocalStore::open_with(&path, old_key.as_ref()).unwrap();
+                    assert_eq!(rows(&mut store), ROWS, "{step:?}");
+                    drop(store);
+                    rewrite(&path, old_key.as_ref(), &raw(2), |_| ()).unwrap();
+                }
+                let mut store = LocalStore::open_encrypted(&path, &raw(2)).unwrap();
+                assert_eq!(rows(&mut store), ROWS, "{step:?}");
+                drop(store);
+                let names: Vec<String> = files(crashed.path()).into_iter().map(|(name, _)| name).collect();
+                assert_eq!(names, ["device.sqlite"], "{step:?}: the old file is gone");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_in_the_clear_is_overwritten_before_its_name_goes() {
+        let shows = |bytes: &[u8]| bytes.windows(TEXT.len()).any(|window| window == TEXT.as_bytes());
+        let (directory, path) = stocked(None);
+        let mut seen = Vec::new();
+        rewrite(&path, None, &raw(2), |step| {
+            for (name, bytes) in files(directory.path()) {
+                seen.push((step, name, shows(&bytes)));
+            }
+        })
+        .unwrap();
+        let showing = |step| -> Vec<&str> {
+            let of_step = seen.iter().filter(|(at, _, shows)| *at == step && *shows);
+            of_step.map(|(_, name, _)| name.as_str()).collect()
+        };
+        assert_eq!(showing(Step::Settled), ["device.sqlite"]);
+        assert_eq!(showing(Step::Proved), ["device.sqlite"]);
+        assert_eq!(showing(Step::Replaced), ["device.sqlite-old"]);
+        assert!(seen.iter().any(|(at, name, _)| *at == Step::Overwritten && name == "device.sqlite-old"));
+        assert!(showing(Step::Overwritten).is_empty());
+    }
+
+    #[test]
+    fn a_copy_that_differs_is_noticed() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE t (x); INSERT INTO t VALUES (1), (2);
+                 ATTACH ':memory:' AS rewritten; CREATE TABLE rewritten.t (x);
+                 INSERT INTO rewritten.t VALUES (1), (3)",
+            )
+            .unwrap();
+        let compare = |connection: &mut Connection| compare(connection, "SELECT * FROM {}.t");
+        assert!(matches!(compare(&mut connection), Err(StoreError::Copy)));
+        connection.execute_batch("UPDATE rewritten.t SET x = 2 WHERE x = 3").unwrap();
+        assert!(compare(&mut connection).is_ok());
+    }
+}

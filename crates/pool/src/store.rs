@@ -62,7 +62,7 @@ impl LocalStore {
         Self::open_with(path, Some(key))
     }
 
-    fn open_with(path: &Path, key: Option<&StoreKey>) -> Result<Self, StoreError> {
+    pub(crate) fn open_with(path: &Path, key: Option<&StoreKey>) -> Result<Self, StoreError> {
         create_private(path)?;
         rewrite::finish(path)?;
         let mut connection = connect(path, key)?;

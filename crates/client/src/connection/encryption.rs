@@ -16,6 +16,14 @@ impl MlsConnection {
         core::form(profile)
     }
 
+    /// Whether this is the key of a profile that is encrypted. It must not be open.
+    ///
+    /// # Errors
+    /// [`Error::ProfileLocked`], [`Error::ProfileNotEncrypted`], [`Error::NoEncryption`], [`Error::Store`].
+    pub fn is_profile_key(profile: &Path, key: &StoreKey) -> Result<bool, Error> {
+        core::is_key(profile, key)
+    }
+
     /// Encrypts a profile with `new`, which was encrypted with `old` before, or not at all. It must not be open.
     ///
     /// The profile is written anew and replaced whole: after a crash the old key opens it or the new one does, and

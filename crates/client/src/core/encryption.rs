@@ -46,6 +46,16 @@ pub(crate) fn set_key(profile: &Path, old: Option<&StoreKey>, new: &StoreKey) ->
     .map_err(not_opened)
 }
 
+/// Whether this key opens a profile that is encrypted.
+pub(crate) fn is_key(profile: &Path, key: &StoreKey) -> Result<bool, Error> {
+    let _lock = lock(profile)?;
+    match LocalStore::open_encrypted(&profile.join(DATABASE_FILE), key) {
+        Ok(_) => Ok(true),
+        Err(StoreError::WrongKey) => Ok(false),
+        Err(error) => Err(not_opened(error)),
+    }
+}
+
 /// Why a profile's database did not open.
 pub(super) fn not_opened(error: StoreError) -> Error {
     match error {
