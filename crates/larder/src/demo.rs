@@ -60,7 +60,11 @@ async fn tell(output: &Output, directory: &Path) -> Result<()> {
     for person in PEOPLE {
         match stage.passphrase {
             Some(_) => stage.run(person, &["register", person]).await?,
-            None => stage.run(person, &["register", "--no-encryption", person]).await?,
+            None => {
+                stage
+                    .run(person, &["register", "--no-encryption", person])
+                    .await?
+            }
         };
     }
     let full = stage.pools("before").await?;

@@ -161,9 +161,7 @@ fn exclude_others(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(Duration::ZERO)?;
     let mode = connection
         .pragma_update(None, "locking_mode", "EXCLUSIVE")
-        .and_then(|()| {
-            connection.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get::<_, String>(0))
-        });
+        .and_then(|()| connection.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get::<_, String>(0)));
     match mode {
         Ok(mode) if mode == "delete" => {}
         Ok(_) => return Err(StoreError::InUse),
@@ -315,7 +313,9 @@ mod tests {
     fn rows(store: &mut LocalStore) -> i64 {
         store
             .connection_mut()
-            .query_row("SELECT count(*) FROM canary WHERE text = ?1", [TEXT], |row| row.get(0))
+            .query_row("SELECT count(*) FROM canary WHERE text = ?1", [TEXT], |row| {
+                row.get(0)
+            })
             .unwrap()
     }
 
@@ -325,12 +325,21 @@ mod tests {
         let path = directory.path().join("device.sqlite");
         let mut store = LocalStore::open_with(&path, key).unwrap();
         let connection = store.connection_mut();
-        connection.execute_batch("CREATE TABLE canary (text TEXT)").unwrap();
+        connection
+            .execute_batch("CREATE TABLE canary (text TEXT)")
+            .unwrap();
         for _ in 0..ROWS {
-            connection.execute("INSERT INTO canary VALUES (?1)", [TEXT]).unwrap();
+            connection
+                .execute("INSERT INTO canary VALUES (?1)", [TEXT])
+                .unwrap();
         }
         let crashed = copied(directory.path());
-        assert!(fs::metadata(beside(&crashed.path().join("device.sqlite"), "-wal")).unwrap().len() > 0);
+        assert!(
+            fs::metadata(beside(&crashed.path().join("device.sqlite"), "-wal"))
+                .unwrap()
+                .len()
+                > 0
+        );
         let path = crashed.path().join("device.sqlite");
         (crashed, path)
     }
@@ -351,7 +360,12 @@ mod tests {
         let mut files: Vec<_> = fs::read_dir(directory)
             .unwrap()
             .map(|file| file.unwrap().path())
-            .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
+            .map(|path| {
+                (
+                    path.file_name().unwrap().to_str().unwrap().to_owned(),
+                    fs::read(&path).unwrap(),
+                )
+            })
             .collect();
         files.sort();
         files
@@ -416,7 +430,10 @@ mod tests {
         assert_eq!(showing(Step::Settled), ["device.sqlite"]);
         assert_eq!(showing(Step::Proved), ["device.sqlite"]);
         assert_eq!(showing(Step::Replaced), ["device.sqlite-old"]);
-        assert!(seen.iter().any(|(at, name, _)| *at == Step::Overwritten && name == "device.sqlite-old"));
+        assert!(
+            seen.iter()
+                .any(|(at, name, _)| *at == Step::Overwritten && name == "device.sqlite-old")
+        );
         assert!(showing(Step::Overwritten).is_empty());
     }
 
@@ -432,7 +449,9 @@ mod tests {
             .unwrap();
         let compare = |connection: &mut Connection| compare(connection, "SELECT * FROM {}.t");
         assert!(matches!(compare(&mut connection), Err(StoreError::Copy)));
-        connection.execute_batch("UPDATE rewritten.t SET x = 2 WHERE x = 3").unwrap();
+        connection
+            .execute_batch("UPDATE rewritten.t SET x = 2 WHERE x = 3")
+            .unwrap();
         assert!(compare(&mut connection).is_ok());
     }
 }

@@ -59,7 +59,8 @@ impl StoreKey {
         if text.contains('\0') {
             return Err(PassphraseError::Nul);
         }
-        if RAW_FORM_CHARS.contains(&text.len()) && text.starts_with(['x', 'X']) && text[1..].starts_with('\'') {
+        if RAW_FORM_CHARS.contains(&text.len()) && text.starts_with(['x', 'X']) && text[1..].starts_with('\'')
+        {
             return Err(PassphraseError::RawForm);
         }
         Ok(Self(Form::Passphrase(text)))
@@ -93,7 +94,9 @@ impl StoreKey {
     pub(crate) fn give(&self, connection: &Connection) -> Result<(), StoreError> {
         let text = self.text();
         let quotes = text.matches('\'').count();
-        let mut sql = Zeroizing::new(String::with_capacity("PRAGMA key = ''".len() + text.len() + quotes));
+        let mut sql = Zeroizing::new(String::with_capacity(
+            "PRAGMA key = ''".len() + text.len() + quotes,
+        ));
         sql.push_str("PRAGMA key = '");
         for character in text.chars() {
             if character == '\'' {
@@ -130,14 +133,25 @@ mod tests {
     fn what_sqlcipher_would_not_take_as_it_stands_is_no_passphrase() {
         assert_eq!(passphrase("").unwrap_err(), PassphraseError::Empty);
         assert_eq!(passphrase("a\0b").unwrap_err(), PassphraseError::Nul);
-        assert_eq!(passphrase(&"x".repeat(1025)).unwrap_err(), PassphraseError::TooLong);
+        assert_eq!(
+            passphrase(&"x".repeat(1025)).unwrap_err(),
+            PassphraseError::TooLong
+        );
         for digits in [64, 96] {
             for x in ["x", "X"] {
                 let raw = format!("{x}'{}'", "0".repeat(digits));
                 assert_eq!(passphrase(&raw).unwrap_err(), PassphraseError::RawForm);
             }
         }
-        for good in ["x", " ", "it's", "x'00'", "ключ", &"x".repeat(1024), &"'".repeat(67)] {
+        for good in [
+            "x",
+            " ",
+            "it's",
+            "x'00'",
+            "ключ",
+            &"x".repeat(1024),
+            &"'".repeat(67),
+        ] {
             assert_eq!(passphrase(good).unwrap().text().as_str(), good);
         }
     }
@@ -153,7 +167,10 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing_of_a_key() {
-        assert_eq!(format!("{:?}", passphrase("open sesame").unwrap()), "StoreKey(..)");
+        assert_eq!(
+            format!("{:?}", passphrase("open sesame").unwrap()),
+            "StoreKey(..)"
+        );
         let raw = StoreKey::raw(Zeroizing::new([7; RAW_KEY_BYTES]));
         assert_eq!(format!("{raw:?}"), "StoreKey(..)");
     }

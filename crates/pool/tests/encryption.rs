@@ -62,7 +62,13 @@ fn shown(device: &mut Device) -> (usize, usize, usize) {
     for _ in 0..2 {
         for file in fs::read_dir(device.directory.path()).unwrap() {
             let bytes = fs::read(file.unwrap().path()).unwrap();
-            for word in [CANARY, "SQLite format 3", "CREATE TABLE", "openmls_key_packages", "alice/phone"] {
+            for word in [
+                CANARY,
+                "SQLite format 3",
+                "CREATE TABLE",
+                "openmls_key_packages",
+                "alice/phone",
+            ] {
                 words += usize::from(holds(&bytes, word.as_bytes()));
             }
         }
@@ -78,7 +84,11 @@ fn x5_no_file_of_an_encrypted_store_shows_a_private_key_or_a_word() {
         assert_eq!(shown(&mut device), (18, 0, 0));
     }
     let (keys, found, words) = shown(&mut Device::new("alice/phone"));
-    assert_eq!((keys, found), (18, 18), "in a plain store the scan finds them all");
+    assert_eq!(
+        (keys, found),
+        (18, 18),
+        "in a plain store the scan finds them all"
+    );
     assert!(words >= 5, "{words}");
 }
 
@@ -101,7 +111,7 @@ fn only_the_key_that_it_was_made_with_opens_a_store() {
         assert!(matches!(refused, StoreError::Encrypted), "{refused:?}");
         let mut store = LocalStore::open_encrypted(&path, &key).unwrap();
         assert_eq!(dump(store.connection_mut()), before);
-        }
+    }
 }
 
 /// An error says nothing of any key.
@@ -160,7 +170,9 @@ fn every_page_that_was_tampered_with_is_an_error_and_never_other_contents() {
         fs::write(&path, &bytes).unwrap();
         let failed = LocalStore::open_encrypted(&path, &raw(7)).and_then(|mut store| {
             store.transaction(|tx| -> Result<(), StoreError> {
-                Ok(tx.connection().query_row("PRAGMA integrity_check", [], |_| Ok(()))?)
+                Ok(tx
+                    .connection()
+                    .query_row("PRAGMA integrity_check", [], |_| Ok(()))?)
             })
         });
         match failed.unwrap_err() {
@@ -168,8 +180,15 @@ fn every_page_that_was_tampered_with_is_an_error_and_never_other_contents() {
             StoreError::Migration(error) => assert!(format!("{error:?}").contains("malformed"), "{error:?}"),
             StoreError::Sqlite(error) => {
                 let code = error.sqlite_error_code();
-                let told = [ErrorCode::NotADatabase, ErrorCode::DatabaseCorrupt, ErrorCode::Unknown];
-                assert!(code.is_some_and(|code| told.contains(&code)), "page {page}: {error:?}");
+                let told = [
+                    ErrorCode::NotADatabase,
+                    ErrorCode::DatabaseCorrupt,
+                    ErrorCode::Unknown,
+                ];
+                assert!(
+                    code.is_some_and(|code| told.contains(&code)),
+                    "page {page}: {error:?}"
+                );
             }
             other => panic!("page {page}: {other:?}"),
         }
@@ -183,11 +202,20 @@ fn every_page_that_was_tampered_with_is_an_error_and_never_other_contents() {
 fn an_encrypted_store_grants_what_the_pool_depends_on() {
     let mut device = Device::encrypted("alice/phone", &passphrase(PASSPHRASE));
     let connection = device.store.connection_mut();
-    for (pragma, granted) in [("synchronous", 2), ("secure_delete", 1), ("foreign_keys", 1), ("temp_store", 2)] {
-        let value: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
+    for (pragma, granted) in [
+        ("synchronous", 2),
+        ("secure_delete", 1),
+        ("foreign_keys", 1),
+        ("temp_store", 2),
+    ] {
+        let value: i64 = connection
+            .pragma_query_value(None, pragma, |row| row.get(0))
+            .unwrap();
         assert_eq!(value, granted, "{pragma}");
     }
-    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+    let mode: String = connection
+        .pragma_query_value(None, "journal_mode", |row| row.get(0))
+        .unwrap();
     assert_eq!(mode, "wal");
     device.mint(4);
     #[cfg(unix)]
@@ -219,7 +247,10 @@ fn c5_an_erased_key_is_not_even_behind_the_encryption() {
     }
     let new = device.mint_last_resort();
     device.begin_upload();
-    device.confirm(&new, Verdict::Held(Held::LastResort(LastResortHeld::Active { used: false })));
+    device.confirm(
+        &new,
+        Verdict::Held(Held::LastResort(LastResortHeld::Active { used: false })),
+    );
     device.now = device.now.plus(LAST_RESORT_RETIRING_SECONDS + 1);
     assert_eq!(device.sweep().retired, 1);
     assert!(!device.store.purge_owed().unwrap());
@@ -262,7 +293,9 @@ fn an_invitation_joins_across_a_change_of_key() {
         let refused = LocalStore::change_key(path, &raw(7), &raw(8)).unwrap_err();
         assert!(matches!(refused, StoreError::WrongKey), "{refused:?}");
         LocalStore::change_key(path, &passphrase(PASSPHRASE), &raw(8)).unwrap();
-        let refused = LocalStore::open_encrypted(path, &passphrase(PASSPHRASE)).err().unwrap();
+        let refused = LocalStore::open_encrypted(path, &passphrase(PASSPHRASE))
+            .err()
+            .unwrap();
         assert!(matches!(refused, StoreError::WrongKey), "{refused:?}");
         LocalStore::open_encrypted(path, &raw(8)).unwrap()
     });
@@ -288,11 +321,21 @@ fn encrypting_in_place_keeps_every_row_and_guard_and_leaves_nothing_in_the_clear
     let before = device.dump();
     let schema = |device: &mut Device| -> Vec<Option<String>> {
         let connection = device.store.connection_mut();
-        let mut sql = connection.prepare("SELECT sql FROM sqlite_schema ORDER BY type, name").unwrap();
-        sql.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        let mut sql = connection
+            .prepare("SELECT sql FROM sqlite_schema ORDER BY type, name")
+            .unwrap();
+        sql.query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
     };
     let objects = schema(&mut device);
-    assert!(objects.iter().flatten().any(|sql| sql.starts_with("CREATE TRIGGER")));
+    assert!(
+        objects
+            .iter()
+            .flatten()
+            .any(|sql| sql.starts_with("CREATE TRIGGER"))
+    );
 
     // Under a second name, the old file can be looked at after it was replaced.
     let witness = tempfile::tempdir_in(device.directory.path().parent().unwrap()).unwrap();
@@ -302,7 +345,10 @@ fn encrypting_in_place_keeps_every_row_and_guard_and_leaves_nothing_in_the_clear
         LocalStore::encrypt(path, &passphrase(PASSPHRASE)).unwrap();
         LocalStore::open_encrypted(path, &passphrase(PASSPHRASE)).unwrap()
     });
-    assert!(fs::read(&old).unwrap().iter().all(|&byte| byte == 0), "overwritten");
+    assert!(
+        fs::read(&old).unwrap().iter().all(|&byte| byte == 0),
+        "overwritten"
+    );
     assert_eq!(scanner.keys_in(device.directory.path()), 0);
     let names: Vec<_> = fs::read_dir(device.directory.path())
         .unwrap()
@@ -315,11 +361,16 @@ fn encrypting_in_place_keeps_every_row_and_guard_and_leaves_nothing_in_the_clear
     assert_eq!(schema(&mut device), objects);
     let connection = device.store.connection_mut();
     for (pragma, expected) in [("user_version", 41), ("application_id", 42)] {
-        let value: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
+        let value: i64 = connection
+            .pragma_query_value(None, pragma, |row| row.get(0))
+            .unwrap();
         assert_eq!(value, expected, "{pragma}");
     }
     let refused = connection.execute("DELETE FROM keypackage_pool_metadata", []);
-    assert!(refused.unwrap_err().to_string().contains("would be orphaned"), "the triggers are there");
+    assert!(
+        refused.unwrap_err().to_string().contains("would be orphaned"),
+        "the triggers are there"
+    );
     device.assert_consistent(5);
     let (_directory, path) = device.close();
     let again = LocalStore::encrypt(&path, &raw(9)).unwrap_err();
@@ -337,11 +388,17 @@ fn a_store_in_use_is_not_rewritten() {
     device.assert_consistent(2);
     let (_directory, path) = device.close();
     let reader = Connection::open(&path).unwrap();
-    reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")
+        .unwrap();
     let refused = LocalStore::encrypt(&path, &raw(7)).unwrap_err();
     assert!(matches!(refused, StoreError::InUse), "{refused:?}");
     drop(reader);
     LocalStore::encrypt(&path, &raw(7)).unwrap();
-    let after = dump(LocalStore::open_encrypted(&path, &raw(7)).unwrap().connection_mut());
+    let after = dump(
+        LocalStore::open_encrypted(&path, &raw(7))
+            .unwrap()
+            .connection_mut(),
+    );
     assert_ne!(after, before, "what was minted meanwhile is there");
 }

@@ -52,7 +52,9 @@ impl From<keyring::Error> for KeychainError {
             E::NoStorageAccess(cause) => Self::Locked(cause.to_string()),
             E::PlatformFailure(cause) => Self::Unavailable(cause.to_string()),
             E::NoDefaultStore => match Entry::store_status() {
-                Err(E::PlatformFailure(cause) | E::NoStorageAccess(cause)) => Self::Unavailable(cause.to_string()),
+                Err(E::PlatformFailure(cause) | E::NoStorageAccess(cause)) => {
+                    Self::Unavailable(cause.to_string())
+                }
                 Err(_) | Ok(()) => Self::Unavailable("there is none".to_owned()),
             },
             E::BadEncoding(_) | E::BadDataFormat(..) => Self::Malformed,
@@ -114,7 +116,11 @@ impl Keychain {
         let (done, answer) = channel();
         let (open, entry) = (Arc::clone(&self.open), entry.to_owned());
         thread::spawn(move || {
-            let _ = done.send(open(&entry).and_then(|entry| work(&entry)).map_err(KeychainError::from));
+            let _ = done.send(
+                open(&entry)
+                    .and_then(|entry| work(&entry))
+                    .map_err(KeychainError::from),
+            );
         });
         match answer.recv_timeout(PATIENCE) {
             Ok(answered) => answered,
@@ -132,7 +138,8 @@ pub(super) fn new_entry() -> Result<String, KeychainError> {
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), KeychainError> {
-    getrandom::fill(bytes).map_err(|_| KeychainError::Unavailable("the system gives no random bytes".to_owned()))
+    getrandom::fill(bytes)
+        .map_err(|_| KeychainError::Unavailable("the system gives no random bytes".to_owned()))
 }
 
 #[cfg(test)]
@@ -150,7 +157,11 @@ pub(super) mod tests {
         let open = move |name: &str| {
             let inner = keyring_core::Entry::new_in_store(&entries, SERVICE, name)?;
             if let Some(error) = fail(name) {
-                inner.as_any().downcast_ref::<mock::Cred>().unwrap().set_error(error);
+                inner
+                    .as_any()
+                    .downcast_ref::<mock::Cred>()
+                    .unwrap()
+                    .set_error(error);
             }
             Ok(Entry { inner })
         };
@@ -173,11 +184,15 @@ pub(super) mod tests {
         let (keychain, _) = in_memory(|_| None);
         for text in ["", "short", "!!!!", &"A".repeat(42), &"A".repeat(44)] {
             let text = text.to_owned();
-            keychain.with("one", move |entry| entry.set_password(&text)).unwrap();
+            keychain
+                .with("one", move |entry| entry.set_password(&text))
+                .unwrap();
             assert!(matches!(keychain.load("one"), Err(KeychainError::Malformed)));
         }
         let text = "A".repeat(43);
-        keychain.with("one", move |entry| entry.set_password(&text)).unwrap();
+        keychain
+            .with("one", move |entry| entry.set_password(&text))
+            .unwrap();
         keychain.load("one").unwrap();
         let told = KeychainError::from(keyring::Error::BadEncoding(b"the canary sings".to_vec()));
         assert!(!format!("{told:?} {told}").contains("canary"));

@@ -42,12 +42,15 @@ pub(super) fn from_command(command: &str) -> Result<StoreKey> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| fails(format!("cannot be run: {error}")))?;
-    let line = child.stdout.take().map_or(Err(io::ErrorKind::BrokenPipe.into()), |mut output| {
-        let line = line(&mut output)?;
-        // Were the pipe closed at once, a command with more to print would fail.
-        io::copy(&mut output.take(IGNORED_BYTES_MAX), &mut io::sink())?;
-        Ok::<_, io::Error>(line)
-    });
+    let line = child
+        .stdout
+        .take()
+        .map_or(Err(io::ErrorKind::BrokenPipe.into()), |mut output| {
+            let line = line(&mut output)?;
+            // Were the pipe closed at once, a command with more to print would fail.
+            io::copy(&mut output.take(IGNORED_BYTES_MAX), &mut io::sink())?;
+            Ok::<_, io::Error>(line)
+        });
     let status = child
         .wait()
         .map_err(|error| fails(format!("cannot be waited for: {error}")))?;
@@ -100,7 +103,8 @@ fn line(input: &mut impl Read) -> io::Result<Zeroizing<String>> {
     if line.last() == Some(&b'\r') {
         line.pop();
     }
-    let text = std::str::from_utf8(&line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))?;
+    let text =
+        std::str::from_utf8(&line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 

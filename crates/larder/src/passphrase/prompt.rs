@@ -41,6 +41,9 @@ fn read(question: &str) -> Result<Zeroizing<String>> {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             Err(Failure::new(Exit::Failed, "interrupted", "interrupted").into())
         }
-        Err(error) => Err(failed("no-terminal", format!("no passphrase can be asked for: {error}"))),
+        Err(error) => Err(failed(
+            "no-terminal",
+            format!("no passphrase can be asked for: {error}"),
+        )),
     }
 }

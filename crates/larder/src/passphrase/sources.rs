@@ -114,14 +114,19 @@ impl<'a> Sources<'a> {
         self.settle()?;
         if let Some(entry) = Note::of(&self.profile).entry()? {
             return self.keychain.load(&entry).map_err(|error| {
-                failed(error.code(), format!("{error}; if it was given a passphrase, {WAYS}"))
+                failed(
+                    error.code(),
+                    format!("{error}; if it was given a passphrase, {WAYS}"),
+                )
             });
         }
         match self.asks {
             true => prompt::existing(&self.name()),
             false => Err(failed(
                 "no-terminal",
-                format!("this profile is encrypted, and there is no terminal to ask for its passphrase on; {WAYS}"),
+                format!(
+                    "this profile is encrypted, and there is no terminal to ask for its passphrase on; {WAYS}"
+                ),
             )),
         }
     }
@@ -283,7 +288,10 @@ mod tests {
         for (fail, expected) in [
             (KeyringError::NoEntry, "keychain-entry-missing"),
             (KeyringError::NoStorageAccess("locked".into()), "keychain-locked"),
-            (KeyringError::PlatformFailure("no bus".into()), "keychain-unavailable"),
+            (
+                KeyringError::PlatformFailure("no bus".into()),
+                "keychain-unavailable",
+            ),
             (KeyringError::BadEncoding(vec![0xff]), "keychain-entry-malformed"),
         ] {
             let fail = std::sync::Mutex::new(Some(fail));
@@ -302,7 +310,13 @@ mod tests {
         let (keychain, _) = in_memory(|_| Some(KeyringError::PlatformFailure("no bus".into())));
         let sources = sources(&directory, keychain);
         let error = sources.of_new(false).unwrap_err();
-        for named in ["no bus", "--passphrase-command", "--passphrase-fd", "terminal", "--no-encryption"] {
+        for named in [
+            "no bus",
+            "--passphrase-command",
+            "--passphrase-fd",
+            "terminal",
+            "--no-encryption",
+        ] {
             assert!(error.to_string().contains(named), "{error}");
         }
         assert_eq!(code::<()>(Err(error)), ("no-terminal".to_owned(), Exit::Locked));
@@ -315,7 +329,10 @@ mod tests {
         let (keychain, _) = in_memory(|_| None);
         let mut sources = sources(&directory, keychain);
         let note = Note::of(&sources.profile);
-        assert_eq!(code(sources.change(&TO_KEYCHAIN)), ("not-registered".to_owned(), Exit::Unknown));
+        assert_eq!(
+            code(sources.change(&TO_KEYCHAIN)),
+            ("not-registered".to_owned(), Exit::Unknown)
+        );
         create_private(&sources.profile).unwrap();
         LocalStore::open(&sources.profile.join("larder.db")).unwrap();
         assert!(sources.of_existing().unwrap().is_none(), "not encrypted yet");
@@ -331,11 +348,17 @@ mod tests {
         let second = note.entry().unwrap().unwrap();
         assert_ne!(first, second);
         assert!(opens(&sources));
-        assert!(matches!(sources.keychain.load(&first), Err(KeychainError::Missing)), "forgotten");
+        assert!(
+            matches!(sources.keychain.load(&first), Err(KeychainError::Missing)),
+            "forgotten"
+        );
 
         sources.change(&to_command("echo open sesame")).unwrap();
         assert!(note.entry().unwrap().is_none() && note.proposed().unwrap().is_none());
-        assert!(matches!(sources.keychain.load(&second), Err(KeychainError::Missing)), "forgotten");
+        assert!(
+            matches!(sources.keychain.load(&second), Err(KeychainError::Missing)),
+            "forgotten"
+        );
         assert_eq!(code(sources.of_existing()).0, "no-terminal");
         sources.command = Some("echo open sesame");
         assert!(opens(&sources));
@@ -351,8 +374,14 @@ mod tests {
         let entry = note.entry().unwrap();
         sources.command = Some("echo wrong");
         for to in [TO_KEYCHAIN, to_command("echo other")] {
-            assert_eq!(code(sources.change(&to)), ("wrong-passphrase".to_owned(), Exit::Locked));
-            assert_eq!((note.entry().unwrap(), note.proposed().unwrap()), (entry.clone(), None));
+            assert_eq!(
+                code(sources.change(&to)),
+                ("wrong-passphrase".to_owned(), Exit::Locked)
+            );
+            assert_eq!(
+                (note.entry().unwrap(), note.proposed().unwrap()),
+                (entry.clone(), None)
+            );
         }
         sources.command = None;
         let key = sources.of_existing().unwrap().unwrap();
@@ -379,7 +408,9 @@ mod tests {
             assert_eq!(note.entry().unwrap().is_some(), happened);
             assert!(note.proposed().unwrap().is_none());
             match happened {
-                true => assert!(MlsConnection::is_profile_key(&sources.profile, &found.unwrap().unwrap()).unwrap()),
+                true => assert!(
+                    MlsConnection::is_profile_key(&sources.profile, &found.unwrap().unwrap()).unwrap()
+                ),
                 false => assert_eq!(code(found).0, "no-terminal", "it still has its passphrase"),
             }
 
@@ -401,7 +432,9 @@ mod tests {
             assert!(note.proposed().unwrap().is_none());
             match happened {
                 true => assert_eq!(code(found).0, "no-terminal", "it has a passphrase now"),
-                false => assert!(MlsConnection::is_profile_key(&sources.profile, &found.unwrap().unwrap()).unwrap()),
+                false => assert!(
+                    MlsConnection::is_profile_key(&sources.profile, &found.unwrap().unwrap()).unwrap()
+                ),
             }
         }
     }

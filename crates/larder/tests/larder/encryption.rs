@@ -31,9 +31,12 @@ fn a_profile_that_is_encrypted_shows_nothing_and_opens_with_its_passphrase_alone
     let right = command(&world, "right", PASSPHRASE);
     let wrong = command(&world, "wrong", "something else");
     world.register(&["bob"]);
-    let registered = world.json("alice", &["--passphrase-command", &right, "register", "alice"]).remove(0);
+    let registered = world
+        .json("alice", &["--passphrase-command", &right, "register", "alice"])
+        .remove(0);
     assert_eq!(registered["encrypted"], true);
-    let alice = |arguments: &[&str]| world.ok("alice", &[&["--passphrase-command", &right], arguments].concat());
+    let alice =
+        |arguments: &[&str]| world.ok("alice", &[&["--passphrase-command", &right], arguments].concat());
     alice(&["group", "create", "canary-lovers"]);
     alice(&["invite", "canary-lovers", "bob"]);
     alice(&["send", "canary-lovers", TEXT]);
@@ -41,17 +44,33 @@ fn a_profile_that_is_encrypted_shows_nothing_and_opens_with_its_passphrase_alone
 
     let files = bytes_below(&world.profile("alice"));
     let plain = bytes_below(&world.profile("bob"));
-    for word in [TEXT, "canary-lovers", "SQLite format 3", "CREATE TABLE", "openmls_"] {
+    for word in [
+        TEXT,
+        "canary-lovers",
+        "SQLite format 3",
+        "CREATE TABLE",
+        "openmls_",
+    ] {
         assert!(!contains(&files, word.as_bytes()), "{word}");
-        assert!(contains(&plain, word.as_bytes()), "{word}: what is not encrypted shows it");
+        assert!(
+            contains(&plain, word.as_bytes()),
+            "{word}: what is not encrypted shows it"
+        );
     }
 
     let (exit, sentence, code) = fails(&world, "alice", &["--passphrase-command", &wrong, "groups"]);
     assert_eq!((exit, code.as_str()), (7, "wrong-passphrase"));
-    assert_eq!(sentence, "larder: the passphrase or key is wrong, or the profile is damaged\n");
+    assert_eq!(
+        sentence,
+        "larder: the passphrase or key is wrong, or the profile is damaged\n"
+    );
     let (exit, sentence, code) = fails(&world, "alice", &["groups"]);
     assert_eq!((exit, code.as_str()), (7, "no-terminal"));
-    for way in ["--passphrase-command", "--passphrase-fd", "LARDER_PASSPHRASE_COMMAND"] {
+    for way in [
+        "--passphrase-command",
+        "--passphrase-fd",
+        "LARDER_PASSPHRASE_COMMAND",
+    ] {
         assert!(sentence.contains(way), "{sentence}");
     }
     // The passphrase of somebody who has none is not needed.
@@ -64,20 +83,44 @@ fn a_profile_that_is_encrypted_shows_nothing_and_opens_with_its_passphrase_alone
 fn a_passphrase_command_that_fails_or_prints_nothing_of_use_is_told_apart() {
     let world = World::new();
     for (given, expected, sentence) in [
-        ("exit 3", "passphrase-command", "the passphrase command failed (exit status: 3)"),
-        ("echo secret; exit 1", "passphrase-command", "the passphrase command failed (exit status: 1)"),
-        ("no-such-program-anywhere 2>/dev/null", "passphrase-command", "the passphrase command failed (exit status: 127)"),
+        (
+            "exit 3",
+            "passphrase-command",
+            "the passphrase command failed (exit status: 3)",
+        ),
+        (
+            "echo secret; exit 1",
+            "passphrase-command",
+            "the passphrase command failed (exit status: 1)",
+        ),
+        (
+            "no-such-program-anywhere 2>/dev/null",
+            "passphrase-command",
+            "the passphrase command failed (exit status: 127)",
+        ),
         ("true", "passphrase-empty", "the passphrase is empty"),
         ("echo", "passphrase-empty", "the passphrase is empty"),
-        ("head -c 3000 /dev/zero | tr '\\0' x", "passphrase-unusable", "a passphrase is 1,024 bytes at most"),
-        ("printf 'a\\0b'", "passphrase-unusable", "a passphrase has no NUL character"),
+        (
+            "head -c 3000 /dev/zero | tr '\\0' x",
+            "passphrase-unusable",
+            "a passphrase is 1,024 bytes at most",
+        ),
+        (
+            "printf 'a\\0b'",
+            "passphrase-unusable",
+            "a passphrase has no NUL character",
+        ),
         (
             "printf '\\377'",
             "passphrase-command",
             "the passphrase command cannot be read from: not UTF-8",
         ),
     ] {
-        let (exit, told, code) = fails(&world, "alice", &["--passphrase-command", given, "register", "alice"]);
+        let (exit, told, code) = fails(
+            &world,
+            "alice",
+            &["--passphrase-command", given, "register", "alice"],
+        );
         assert_eq!((exit, code.as_str()), (7, expected), "{given}");
         assert_eq!(told, format!("larder: {sentence}\n"), "{given}");
     }
@@ -89,7 +132,13 @@ fn the_command_may_come_from_the_environment_and_a_file_descriptor_goes_first() 
     let world = World::new();
     let right = command(&world, "right", PASSPHRASE);
     let mut register = world.command("alice", &["register", "alice"]);
-    assert!(register.env("LARDER_PASSPHRASE_COMMAND", &right).status().unwrap().success());
+    assert!(
+        register
+            .env("LARDER_PASSPHRASE_COMMAND", &right)
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut groups = world.command("alice", &["--passphrase-fd", "0", "groups"]);
     groups
         .env("LARDER_PASSPHRASE_COMMAND", "exit 1")
@@ -112,26 +161,54 @@ fn a_file_descriptor_gives_a_line_and_no_more() {
                 None => command.env_remove(key),
             };
         }
-        let output = command.env("RIGHT", world.path("right")).stdin(std::process::Stdio::null()).output().unwrap();
+        let output = command
+            .env("RIGHT", world.path("right"))
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
         let told = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), told(output.stdout), told(output.stderr))
+        (
+            output.status.code().unwrap(),
+            told(output.stdout),
+            told(output.stderr),
+        )
     };
-    let (code, out, err) = shell("alice", "\"$LARDER\" --passphrase-fd 7 register alice 7<\"$RIGHT\"");
-    assert_eq!(code, 0, "{out}{err}");
-    let (code, out, err) = shell("alice", "cat \"$RIGHT\" | \"$LARDER\" --passphrase-fd 9 groups 9<&0 </dev/null");
-    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
-    let (code, _, err) = shell("alice", "\"$LARDER\" --passphrase-fd 7 groups");
-    assert_eq!(code, 7);
-    assert!(err.starts_with("larder: no passphrase can be read from file descriptor 7: "), "{err}");
-
-    // What follows the passphrase on stdin is for the chat.
-    world.ok("alice", &["--passphrase-command", &command(&world, "right", PASSPHRASE), "group", "create", "room"]);
     let (code, out, err) = shell(
         "alice",
-        "printf '%s\\nhello\\n/list\\n' \"$(head -n 1 \"$RIGHT\")\" | \"$LARDER\" --passphrase-fd 0 chat room",
+        "\"$LARDER\" --passphrase-fd 7 register alice 7<\"$RIGHT\"",
+    );
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, out, err) = shell(
+        "alice",
+        "cat \"$RIGHT\" | \"$LARDER\" --passphrase-fd 9 groups 9<&0 </dev/null",
+    );
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("no groups yet"), "{out}");
+    let (code, _, err) = shell("alice", "\"$LARDER\" --passphrase-fd 7 groups");
+    assert_eq!(code, 7);
+    assert!(
+        err.starts_with("larder: no passphrase can be read from file descriptor 7: "),
+        "{err}"
+    );
+
+    // What follows the passphrase on stdin is for the chat.
+    world.ok(
+        "alice",
+        &[
+            "--passphrase-command",
+            &command(&world, "right", PASSPHRASE),
+            "group",
+            "create",
+            "room",
+        ],
+    );
+    let (code, out, err) = shell(
+        "alice",
+        "printf '%s\\nhello\\n/list\\n' \"$(head -n 1 \"$RIGHT\")\" | \"$LARDER\" --json --passphrase-fd 0 chat room",
     );
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    assert!(out.starts_with("sent\nalice  device "), "{out}");
+    let types: Vec<_> = out.lines().map(|line| parse(line)["type"].clone()).collect();
+    assert_eq!(types, ["sent", "member"], "{out}");
 }
 
 #[test]
@@ -155,7 +232,9 @@ fn without_anything_to_encrypt_with_a_new_profile_is_refused_at_once_and_every_w
     }
     let told = world.ok("alice", &["register", "--no-encryption", "alice"]);
     assert!(told.contains("WARNING: this profile is not encrypted"), "{told}");
-    let json = world.json("bob", &["register", "--no-encryption", "bob"]).remove(0);
+    let json = world
+        .json("bob", &["register", "--no-encryption", "bob"])
+        .remove(0);
     assert_eq!(json["encrypted"], false);
 }
 
@@ -192,7 +271,11 @@ fn a_passphrase_is_changed_and_a_plain_profile_encrypted() {
     world.ok("bob", &["send", "room", "an answer"]);
     assert!(contains(&bytes_below(&world.profile("alice")), TEXT.as_bytes()));
 
-    let (exit, _, code) = fails(&world, "nobody", &["passphrase", "--new-passphrase-command", &first]);
+    let (exit, _, code) = fails(
+        &world,
+        "nobody",
+        &["passphrase", "--new-passphrase-command", &first],
+    );
     assert_eq!((exit, code.as_str()), (5, "not-registered"));
     let (exit, _, code) = fails(&world, "alice", &["passphrase"]);
     assert_eq!((exit, code.as_str()), (7, "no-terminal"));
@@ -200,27 +283,55 @@ fn a_passphrase_is_changed_and_a_plain_profile_encrypted() {
     assert_eq!(told, "the profile alice is encrypted with the new passphrase\n");
     assert!(!contains(&bytes_below(&world.profile("alice")), TEXT.as_bytes()));
     let mut chat = world.start("alice", &["--passphrase-command", &first, "recv", "--follow"]);
-    assert_eq!(chat.line(), "#room * bob joined");
-    let (exit, _, code) = fails(&world, "alice", &["passphrase", "--new-passphrase-command", &second]);
+    assert_eq!(chat.line(), "#room <bob> an answer");
+    let (exit, _, code) = fails(
+        &world,
+        "alice",
+        &["passphrase", "--new-passphrase-command", &second],
+    );
     assert_eq!((exit, code.as_str()), (6, "profile-locked"));
     drop(chat);
 
     let (exit, _, code) = fails(
         &world,
         "alice",
-        &["--passphrase-command", &second, "passphrase", "--new-passphrase-command", &first],
+        &[
+            "--passphrase-command",
+            &second,
+            "passphrase",
+            "--new-passphrase-command",
+            &first,
+        ],
     );
     assert_eq!((exit, code.as_str()), (7, "wrong-passphrase"));
     let changed = world.json(
         "alice",
-        &["--passphrase-command", &first, "passphrase", "--new-passphrase-command", &second],
+        &[
+            "--passphrase-command",
+            &first,
+            "passphrase",
+            "--new-passphrase-command",
+            &second,
+        ],
     );
     assert_eq!(changed[0]["type"], "passphrase_changed");
     let (_, _, code) = fails(&world, "alice", &["--passphrase-command", &first, "groups"]);
     assert_eq!(code, "wrong-passphrase");
-    // The other one had not seen the answer, and goes on.
-    world.ok("alice", &["--passphrase-command", &second, "send", "room", "after the change"]);
-    assert!(world.ok("bob", &["recv"]).contains("#room <alice> after the change"));
+    world.ok(
+        "alice",
+        &[
+            "--passphrase-command",
+            &second,
+            "send",
+            "room",
+            "after the change",
+        ],
+    );
+    assert!(
+        world
+            .ok("bob", &["recv"])
+            .contains("#room <alice> after the change")
+    );
 }
 
 /// X5: as `ps` would show it, in the logs at their most talkative, and in the files of the profile.
@@ -231,12 +342,18 @@ fn x5_a_passphrase_is_no_argument_no_variable_and_in_no_log() {
     let secret = "canary-passphrase-of-leeds";
     let right = command(&world, "right", secret);
     world.ok("alice", &["--passphrase-command", &right, "register", "alice"]);
-    world.ok("alice", &["--passphrase-command", &right, "group", "create", "room"]);
+    world.ok(
+        "alice",
+        &["--passphrase-command", &right, "group", "create", "room"],
+    );
     let mut seen = 0;
     for by_fd in [false, true] {
         let mut chat = match by_fd {
             true => world.start("alice", &["--passphrase-fd", "0", "--json", "chat", "room"]),
-            false => world.start("alice", &["--passphrase-command", &right, "--json", "chat", "room"]),
+            false => world.start(
+                "alice",
+                &["--passphrase-command", &right, "--json", "chat", "room"],
+            ),
         };
         if by_fd {
             chat.types(secret);
@@ -247,7 +364,9 @@ fn x5_a_passphrase_is_no_argument_no_variable_and_in_no_log() {
         for process in fs::read_dir("/proc").unwrap() {
             let process = process.unwrap().path();
             for file in ["cmdline", "environ"] {
-                let Ok(bytes) = fs::read(process.join(file)) else { continue };
+                let Ok(bytes) = fs::read(process.join(file)) else {
+                    continue;
+                };
                 seen += usize::from(contains_if_any(&bytes, world.path("home").to_str().unwrap()));
                 assert!(!contains_if_any(&bytes, secret), "{}: {file}", process.display());
             }
@@ -259,7 +378,10 @@ fn x5_a_passphrase_is_no_argument_no_variable_and_in_no_log() {
     let log = world.logs("alice");
     assert!(contains(&log, b"TRACE"), "logs everything");
     assert!(!contains(&log, secret.as_bytes()));
-    assert!(!contains(&bytes_below(&world.profile("alice")), secret.as_bytes()));
+    assert!(!contains(
+        &bytes_below(&world.profile("alice")),
+        secret.as_bytes()
+    ));
 }
 
 #[cfg(target_os = "linux")]

@@ -217,7 +217,9 @@ fn a_profile_is_not_used_at_another_server() {
 #[test]
 fn json_is_one_object_with_a_type_on_each_line() {
     let world = World::new();
-    let registered = world.json("alice", &["register", "--no-encryption", "alice"]).remove(0);
+    let registered = world
+        .json("alice", &["register", "--no-encryption", "alice"])
+        .remove(0);
     assert_eq!(registered["type"], "registered");
     assert_eq!(registered["user"], "alice");
     let created = world.json("alice", &["group", "create", "tea & cake"]).remove(0);
