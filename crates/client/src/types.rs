@@ -368,3 +368,26 @@ impl fmt::Debug for Message {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use larder_pool::zeroize::Zeroizing;
+
+    use super::*;
+
+    #[test]
+    fn debug_shows_that_there_is_a_key_and_not_which() {
+        let options = Options {
+            profile: PathBuf::from("alice"),
+            key: StoreKey::passphrase(Zeroizing::new("open sesame".to_owned())).ok(),
+            clock: Arc::new(|| UnixSeconds(0)),
+            policy: PoolPolicy::default(),
+            dates: |at| at.0.to_string(),
+        };
+        let shown = format!("{options:?}");
+        assert!(
+            shown.contains("StoreKey(..)") && !shown.contains("sesame"),
+            "{shown}"
+        );
+    }
+}
