@@ -171,7 +171,10 @@ pub(crate) struct Serve {
 #[derive(Debug, Args)]
 #[cfg_attr(
     not(feature = "sqlcipher"),
-    expect(dead_code, reason = "a program without encryption understands the command and refuses it")
+    expect(
+        dead_code,
+        reason = "a program without encryption understands the command and refuses it"
+    )
 )]
 pub(crate) struct Passphrase {
     /// Let a random key take the passphrase's place, and keep it in the keychain of the operating system

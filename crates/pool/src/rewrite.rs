@@ -22,7 +22,7 @@ const NEW: &str = "-new";
 const OLD: &str = "-old";
 /// SQLCipher's salt, or in a file that is not encrypted the words that all of those begin with.
 const HEADER_BYTES: usize = 16;
-const ERASER: [u8; 1 << 16] = [0; 1 << 16];
+static ERASER: [u8; 1 << 16] = [0; 1 << 16];
 
 /// What has been done. A crash may come after any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +104,7 @@ fn rewrite(
     // The lock is held until nobody can reach the old file by its name; elsewhere no open file can be replaced.
     let held = cfg!(unix).then_some(connection);
     fs::rename(&new, path)?;
-    synchronise_directory(path)?;
+    synchronise_directory(path).map_err(StoreError::NotErased)?;
     drop(held);
     step(Step::Replaced);
     match unnamed {

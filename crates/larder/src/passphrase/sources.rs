@@ -62,48 +62,69 @@ impl<'a> Sources<'a> {
         };
         let note = Note::of(&self.profile);
         let before = note.entry()?;
-        let set = |new: &StoreKey| MlsConnection::set_profile_key(&self.profile, old.as_ref(), new);
         if to.keychain {
             let entry = new_entry().map_err(unusable)?;
             let new = self.keychain.create(&entry).map_err(unusable)?;
             note.propose(&entry)?;
-            if let Err(error) = set(&new) {
+            let (changed, outcome) = self.set(old.as_ref(), &new)?;
+            if !changed {
                 note.withdraw()?;
                 let _ = self.keychain.remove(&entry);
-                return Err(error.into());
+                return outcome;
             }
             note.confirm()?;
-        } else {
-            let new = match (&to.new_passphrase_command, to.new_passphrase_fd) {
-                (_, Some(fd)) => from_fd(fd)?,
-                (Some(command), None) => from_command(command)?,
-                (None, None) if self.asks => prompt::new(&self.name())?,
-                (None, None) => {
-                    return Err(failed(
-                        "no-terminal",
-                        "there is no terminal to ask for the new passphrase on; give --new-passphrase-command, \
-                         --new-passphrase-fd or --keychain",
-                    ));
-                }
-            };
-            if before.is_some() {
-                note.doubt()?;
-            }
-            if let Err(error) = set(&new) {
-                if before.is_some() {
-                    note.confirm()?;
-                }
-                return Err(error.into());
-            }
-            if before.is_some() {
-                note.withdraw()?;
+            self.forget(before);
+            return outcome;
+        }
+        let new = self.asked_for(to)?;
+        if before.is_some() {
+            note.doubt()?;
+        }
+        let (changed, outcome) = self.set(old.as_ref(), &new)?;
+        if before.is_some() {
+            match changed {
+                true => note.withdraw()?,
+                false => note.confirm()?,
             }
         }
-        if let Some(entry) = before {
-            // It opens nothing any more.
+        if changed {
+            self.forget(before);
+        }
+        outcome
+    }
+
+    /// Whether the profile has the new key now, and what else there is to say: an error may come after it got the key.
+    fn set(&self, old: Option<&StoreKey>, new: &StoreKey) -> Result<(bool, Result<()>)> {
+        let Err(error) = MlsConnection::set_profile_key(&self.profile, old, new) else {
+            return Ok((true, Ok(())));
+        };
+        let changed = match MlsConnection::is_profile_key(&self.profile, new) {
+            Err(Error::ProfileNotEncrypted) => false,
+            is_key => is_key?,
+        };
+        Ok((changed, Err(error.into())))
+    }
+
+    /// An entry that opens nothing any more.
+    fn forget(&self, entry: Option<String>) {
+        if let Some(entry) = entry {
+            // It is of no use to anybody, and a keychain that keeps it does no harm.
             let _ = self.keychain.remove(&entry);
         }
-        Ok(())
+    }
+
+    /// The new passphrase.
+    fn asked_for(&self, to: &Passphrase) -> Result<StoreKey> {
+        match (&to.new_passphrase_command, to.new_passphrase_fd) {
+            (_, Some(fd)) => from_fd(fd),
+            (Some(command), None) => from_command(command),
+            (None, None) if self.asks => prompt::new(&self.name()),
+            (None, None) => Err(failed(
+                "no-terminal",
+                "there is no terminal to ask for the new passphrase on; give --new-passphrase-command, \
+                 --new-passphrase-fd or --keychain",
+            )),
+        }
     }
 
     /// The key of an encrypted profile.
@@ -250,6 +271,10 @@ mod tests {
         }
     }
 
+    fn sources_in(directory: &TempDir) -> Sources<'static> {
+        sources(directory, in_memory(|_| None).0)
+    }
+
     fn create(profile: &Path, key: &StoreKey) {
         create_private(profile).unwrap();
         LocalStore::open_encrypted(&profile.join("larder.db"), key).unwrap();
@@ -264,7 +289,7 @@ mod tests {
     #[test]
     fn a_new_profile_has_a_key_in_the_keychain_and_keeps_it() {
         let directory = tempfile::tempdir().unwrap();
-        let sources = sources(&directory, in_memory(|_| None).0);
+        let sources = sources_in(&directory);
         assert!(sources.of_existing().unwrap().is_none());
         assert!(!sources.profile.exists(), "looking creates nothing");
         assert!(sources.of_new(true).unwrap().is_none());
@@ -367,7 +392,7 @@ mod tests {
     #[test]
     fn a_change_that_fails_leaves_the_keychain_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
-        let mut sources = sources(&directory, in_memory(|_| None).0);
+        let mut sources = sources_in(&directory);
         let key = sources.of_new(false).unwrap().unwrap();
         create(&sources.profile, &key);
         let note = Note::of(&sources.profile);
@@ -389,11 +414,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_the_profile_has_is_never_thrown_away_whatever_error_follows() {
+        let directory = tempfile::tempdir().unwrap();
+        let sources = sources_in(&directory);
+        let [has, other] = ["has", "other"].map(|entry| sources.keychain.create(entry).unwrap());
+        create(&sources.profile, &has);
+        for (old, new, expected) in [(&other, &has, true), (&other, &other, false)] {
+            let (changed, outcome) = sources.set(Some(old), new).unwrap();
+            assert_eq!(code(outcome).0, "wrong-passphrase");
+            assert_eq!(changed, expected);
+        }
+        let (changed, outcome) = sources.set(Some(&has), &other).unwrap();
+        assert!(changed && outcome.is_ok());
+    }
+
+    #[test]
     fn an_interrupted_move_into_the_keychain_or_out_of_it_is_settled_by_trying_the_key() {
         for happened in [false, true] {
             // Into the keychain: the entry was proposed, and the profile was encrypted with it or was not.
             let directory = tempfile::tempdir().unwrap();
-            let mut sources = sources(&directory, in_memory(|_| None).0);
+            let mut sources = sources_in(&directory);
             sources.command = Some("echo open sesame");
             let old = sources.of_new(false).unwrap().unwrap();
             create(&sources.profile, &old);
@@ -437,9 +477,5 @@ mod tests {
                 ),
             }
         }
-    }
-
-    fn sources_in(directory: &TempDir) -> Sources<'static> {
-        sources(directory, in_memory(|_| None).0)
     }
 }
