@@ -294,7 +294,8 @@ fn synchronise_directory(path: &Path) -> io::Result<()> {
     OpenOptions::new().read(true).open(directory)?.sync_all()
 }
 
-#[cfg(all(test, feature = "sqlcipher"))]
+#[cfg(test)]
+#[cfg(feature = "sqlcipher")]
 mod tests {
     use std::cell::RefCell;
 
