@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use crate::support::{PATIENCE, World, bytes_below, contains, parse};
+use crate::transcripts::fails;
 
 const PASSPHRASE: &str = "it's the canary's $ecret \"passphrase\"";
 const TEXT: &str = "the canary sings at midnight";
@@ -13,16 +14,6 @@ fn command(world: &World, name: &str, passphrase: &str) -> String {
     let file = world.path(name);
     fs::write(&file, format!("{passphrase}\nnot of the passphrase\n")).unwrap();
     format!("cat '{}'", file.display())
-}
-
-/// The exit code, the sentence and the code of a command that fails.
-fn fails(world: &World, profile: &str, arguments: &[&str]) -> (i32, String, String) {
-    let plain = world.run(profile, arguments);
-    assert_eq!(plain.out, "", "{arguments:?}: failures are told on stderr");
-    let json = world.run(profile, &[&["--json"], arguments].concat());
-    assert_eq!(json.code, plain.code, "{arguments:?}");
-    let code = parse(&json.out)["error"]["code"].as_str().unwrap().to_owned();
-    (plain.code, plain.err, code)
 }
 
 #[test]

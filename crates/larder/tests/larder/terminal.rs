@@ -114,17 +114,22 @@ fn two_people_whose_profiles_are_encrypted_are_asked_for_their_passphrases() {
     };
     run("alice", &["group", "create", "room"]);
     assert!(run("alice", &["invite", "room", "bob"]).contains("bob joined #room"));
-    let mut alice = on_terminal(&world, "alice", &["chat", "room"]);
-    answer(&mut alice, "passphrase of profile alice: ", "open sesame");
-    alice.expect("> ").unwrap();
+    assert!(run("bob", &["recv"]).contains("#room * you joined a group of 2"));
+    let chat = |user: &str| {
+        let mut session = on_terminal(&world, user, &["chat", "room"]);
+        answer(
+            &mut session,
+            &format!("passphrase of profile {user}: "),
+            "open sesame",
+        );
+        session.expect("/help tells what can be typed").unwrap();
+        session.expect("> ").unwrap();
+        session
+    };
+    let mut alice = chat("alice");
+    let mut bob = chat("bob");
     alice.send_line("bread at noon?").unwrap();
-    // A line that is asked for after it was sent, so that the message has gone before bob looks.
-    alice.send_line("/list").unwrap();
-    alice.expect("bob  device ").unwrap();
-    assert!(run("bob", &["recv"]).contains("#room <alice> bread at noon?"));
-    let mut bob = on_terminal(&world, "bob", &["chat", "room"]);
-    answer(&mut bob, "passphrase of profile bob: ", "open sesame");
-    bob.expect("> ").unwrap();
+    bob.expect("#room <alice> bread at noon?").unwrap();
     bob.send_line("yes, and soup").unwrap();
     alice.expect("#room <bob> yes, and soup").unwrap();
     for chat in [&mut alice, &mut bob] {

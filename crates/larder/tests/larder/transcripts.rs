@@ -3,7 +3,7 @@
 use crate::support::{World, parse};
 
 /// Runs a command that must fail: its exit code, the sentence on stderr, and the code that `--json` tells.
-fn fails(world: &World, profile: &str, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn fails(world: &World, profile: &str, arguments: &[&str]) -> (i32, String, String) {
     let plain = world.run(profile, arguments);
     assert_eq!(plain.out, "", "{arguments:?}: failures are told on stderr");
     let json = world.run(profile, &[&["--json"], arguments].concat());
