@@ -169,13 +169,6 @@ pub(crate) struct Serve {
 
 /// `larder passphrase`. The present passphrase comes from where it always does.
 #[derive(Debug, Args)]
-#[cfg_attr(
-    not(feature = "sqlcipher"),
-    expect(
-        dead_code,
-        reason = "a program without encryption understands the command and refuses it"
-    )
-)]
 pub(crate) struct Passphrase {
     /// Let a random key take the passphrase's place, and keep it in the keychain of the operating system
     #[arg(long, conflicts_with_all = ["new_passphrase_command", "new_passphrase_fd"])]
