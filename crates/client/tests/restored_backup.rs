@@ -12,7 +12,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use larder_client::{Error, GroupKey, GroupState, MessageKind, MlsConnection, Probe, SendStatus};
+use larder_client::{Error, GroupState, MessageKind, MlsConnection, Probe, SendStatus};
 use support::{Action, Client, TestServer, catch_up, count_rows, options, they_talk, user};
 use tempfile::TempDir;
 
