@@ -1,28 +1,13 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, Refusal, UnixSeconds};
-use larder_wire::{GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
+use larder_wire::{AuditTransition, GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
 
 use crate::directory::last_resort;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, Tx};
 
-/// The names of transitions in the audit.
-pub(crate) mod event {
-    pub(crate) const UPLOAD: &str = "upload";
-    pub(crate) const RESERVE: &str = "reserve";
-    pub(crate) const COMMIT: &str = "commit";
-    pub(crate) const ABANDON: &str = "abandon";
-    pub(crate) const LAPSE: &str = "lapse";
-    pub(crate) const EXPIRE: &str = "expire";
-    pub(crate) const REVOKE: &str = "revoke";
-    /// A newer last resort took this one's place.
-    pub(crate) const RETIRE: &str = "retire";
-    /// No Commit can add this last resort any more.
-    pub(crate) const GONE: &str = "gone";
-}
-
 /// Who makes a transition happen, and for which group.
 pub(super) struct Actor<'a> {
-    pub(super) name: &'static str,
+    pub(super) transition: AuditTransition,
     pub(super) identity: Option<&'a str>,
     pub(super) group: Option<&'a GroupId>,
 }
@@ -45,7 +30,7 @@ pub(super) fn apply(
     tx.append_audit(
         row.owner,
         &row.key_package_ref,
-        actor.name,
+        actor.transition,
         actor.identity,
         actor.group,
         now,
@@ -69,7 +54,7 @@ pub(crate) fn spend(
     let (mut spent, mut unreserved) = (Vec::new(), Vec::new());
     let identity = by.identity();
     let actor = Actor {
-        name: event::COMMIT,
+        transition: AuditTransition::Commit,
         identity: Some(&identity),
         group: Some(group),
     };
@@ -127,7 +112,7 @@ pub(crate) fn revoke(
 ) -> Result<Revoked, ServiceError> {
     let identity = owner.identity();
     let actor = Actor {
-        name: event::REVOKE,
+        transition: AuditTransition::Revoke,
         identity: Some(&identity),
         group: None,
     };
@@ -166,7 +151,7 @@ pub(crate) fn sweep(
     let mut moved = 0;
     for row in tx.key_packages_to_lapse(now, limit)? {
         let actor = Actor {
-            name: event::LAPSE,
+            transition: AuditTransition::Lapse,
             identity: None,
             group: None,
         };
@@ -178,7 +163,7 @@ pub(crate) fn sweep(
             served_before: policy.served_before(row.not_after),
         };
         let actor = Actor {
-            name: event::EXPIRE,
+            transition: AuditTransition::Expire,
             identity: None,
             group: None,
         };

@@ -13,6 +13,7 @@ mod database;
 mod support;
 
 mod accounts;
+mod audit;
 mod bad_input;
 mod commits;
 mod commits_invalid;
