@@ -229,6 +229,8 @@ pub(crate) enum PoolCommand {
     Status,
     /// Agree with the server and fill the pool up
     Refresh,
+    /// Who took my KeyPackages? Verify what the server tells of them
+    Audit,
     /// Can I be added? Check what somebody who invites this device would get now
     Probe,
     /// Take over the states of an older pool, and erase the private keys from its file; without --apply only tell

@@ -98,6 +98,25 @@ pub(crate) enum Record {
         reason: String,
         key_package: Option<String>,
     },
+    /// Something that happened to a KeyPackage of this device, as the server tells it.
+    #[serde(rename = "audit")]
+    AuditRow {
+        seq: u64,
+        time: u64,
+        key_package: String,
+        transition: &'static str,
+        actor: Option<String>,
+        group: Option<String>,
+        group_name: Option<String>,
+    },
+    /// Whether what the server tells of this device's KeyPackages holds.
+    Audited {
+        rows: usize,
+        holds: bool,
+        code: &'static str,
+        reason: Option<String>,
+        restored: bool,
+    },
     /// A Welcome that could not be joined.
     Quarantined {
         reason: &'static str,
@@ -285,6 +304,39 @@ impl Record {
                     Some(suite) => format!("{suite}: this device {can} be added: {reason}"),
                     None => format!("this device {can} be added: {reason}"),
                 }
+            }
+            Self::AuditRow {
+                time,
+                key_package,
+                transition,
+                actor,
+                group,
+                group_name,
+                ..
+            } => {
+                let mut line = format!("{}  {transition}", date(UnixSeconds(*time)));
+                let actor = actor.as_deref().map_or("the server".into(), plain);
+                let _ = write!(line, " by {actor}");
+                if let Some(group) = group {
+                    let _ = write!(line, " for #{}", group_label(group_name.as_deref(), group));
+                }
+                let _ = write!(line, "  {key_package}");
+                line
+            }
+            Self::Audited {
+                rows,
+                reason,
+                restored,
+                ..
+            } => {
+                let mut line = match reason {
+                    None => format!("the audit holds: {rows} rows"),
+                    Some(reason) => format!("the audit does not hold: {reason}"),
+                };
+                if *restored {
+                    line.push_str("; the server was restored from a backup and has forgotten rows");
+                }
+                line
             }
             Self::Quarantined {
                 explanation,

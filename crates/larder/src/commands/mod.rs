@@ -1,6 +1,7 @@
 //! The commands, one module for each subject.
 
 mod account;
+mod audit;
 mod groups;
 mod legacy;
 mod messages;
@@ -49,6 +50,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Members { group } => groups::members_command(context, &group).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
+        Command::Pool(PoolCommand::Audit) => audit::audit(context).await,
         Command::Pool(PoolCommand::Probe) => pool::probe(context).await,
         Command::Pool(PoolCommand::MigrateLegacy { from, apply }) => {
             legacy::migrate(context, from, apply).await
