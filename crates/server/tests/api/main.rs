@@ -15,6 +15,7 @@ mod support;
 mod accounts;
 mod audit;
 mod bad_input;
+mod check;
 mod commits;
 mod commits_invalid;
 mod commits_refused;

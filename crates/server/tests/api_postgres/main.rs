@@ -18,6 +18,8 @@ mod accounts;
 mod audit;
 #[path = "../api/bad_input.rs"]
 mod bad_input;
+#[path = "../api/check.rs"]
+mod check;
 #[path = "../api/commits.rs"]
 mod commits;
 #[path = "../api/commits_invalid.rs"]
