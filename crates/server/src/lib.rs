@@ -23,7 +23,7 @@ mod store;
 mod suites;
 mod wakeups;
 
-pub use admin::{Admin, Checked, Finding, FindingCode};
+pub use admin::{Admin, BackupError, Checked, Finding, FindingCode, Restored, backup_sqlite};
 pub use config::{Clock, Config};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};

@@ -1,13 +1,18 @@
 //! What an operator does with a store that no server uses: checking it, saving it, and making a restored one safe.
 
+mod backup;
 mod check;
 mod directory;
+mod restored;
 
 use std::fmt;
 
 use crate::error::{Fault, ServiceError};
 use crate::store::{Store, StoreLocation};
 use crate::wakeups::Wakeups;
+
+pub use backup::{BackupError, backup_sqlite};
+pub use restored::Restored;
 
 /// A store in the hands of its operator.
 pub struct Admin {

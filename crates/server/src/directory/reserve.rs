@@ -226,7 +226,7 @@ fn tell_owner_when_low(
 }
 
 /// Puts a `key-packages-low` row into the owner's inbox unless one waits there.
-fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
+pub(crate) fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
     if !tx.has_low_notice(owner.key)? {
         let row = NewInboxRow {
             kind: InboxKind::KeyPackagesLow,

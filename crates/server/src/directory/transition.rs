@@ -1,4 +1,6 @@
-use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, Refusal, UnixSeconds};
+use larder_lifecycle::{
+    DirectoryEvent, DirectoryPolicy, DirectoryState, LastResortState, Refusal, UnixSeconds,
+};
 use larder_wire::{AuditTransition, GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
 
 use crate::directory::last_resort;
@@ -139,6 +141,27 @@ pub(crate) fn revoke(
         }
     }
     Ok(Revoked { refs })
+}
+
+/// Withdraws, in the name of the server, every KeyPackage of a device that could still be handed out or added. Returns
+/// how many.
+pub(crate) fn withdraw_all(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<u64, Fault> {
+    let actor = Actor {
+        transition: AuditTransition::Revoke,
+        identity: None,
+        group: None,
+    };
+    let mut withdrawn = 0;
+    for row in tx.key_packages_of(owner.key)? {
+        withdrawn += u64::from(apply(tx, row, DirectoryEvent::Revoke, &actor, now)?.is_ok());
+    }
+    for row in tx.last_resorts_of(owner.key)? {
+        if row.state != LastResortState::Gone {
+            last_resort::revoke(tx, &row, &actor, now)?;
+            withdrawn += 1;
+        }
+    }
+    Ok(withdrawn)
 }
 
 /// Lapses, expires and ends what is due and forgets old tombstones; at most `limit` of each. Returns how many.

@@ -13,6 +13,7 @@ mod last_resorts;
 mod location;
 mod locks;
 mod postgres;
+mod restored;
 mod scrub;
 mod sqlite;
 mod statement;

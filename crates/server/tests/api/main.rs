@@ -30,6 +30,7 @@ mod openapi;
 mod probe;
 mod race;
 mod reserve;
+mod restored;
 mod scene;
 mod secrets;
 mod serving;

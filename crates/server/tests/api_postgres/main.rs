@@ -46,6 +46,8 @@ mod probe;
 mod race;
 #[path = "../api/reserve.rs"]
 mod reserve;
+#[path = "../api/restored.rs"]
+mod restored;
 #[path = "../api/scene.rs"]
 mod scene;
 #[path = "../api/secrets.rs"]
