@@ -117,6 +117,27 @@ pub(crate) enum Record {
         reason: Option<String>,
         restored: bool,
     },
+    /// Something in a server's store that cannot be right.
+    Finding {
+        code: &'static str,
+        subject: String,
+        detail: String,
+    },
+    /// How much of a server's store was checked.
+    Checked {
+        devices: u64,
+        key_packages: u64,
+        groups: u64,
+        findings: u64,
+    },
+    /// A server's database was copied.
+    BackedUp { file: String },
+    /// A restored store is safe to be served.
+    Restored {
+        incarnation: String,
+        devices: u64,
+        revoked: u64,
+    },
     /// A Welcome that could not be joined.
     Quarantined {
         reason: &'static str,
@@ -337,6 +358,28 @@ impl Record {
                     line.push_str("; the server was restored from a backup and has forgotten rows");
                 }
                 line
+            }
+            Self::Finding {
+                code,
+                subject,
+                detail,
+            } => format!("{code}: {}: {}", plain(subject), plain(detail)),
+            Self::Checked {
+                devices,
+                key_packages,
+                groups,
+                findings,
+            } => {
+                let found = match findings {
+                    0 => "nothing is wrong".to_owned(),
+                    1 => "1 thing is wrong".to_owned(),
+                    many => format!("{many} things are wrong"),
+                };
+                format!("{found}; checked {devices} devices, {key_packages} KeyPackages, {groups} groups")
+            }
+            Self::BackedUp { file } => format!("backed up to {}", plain(file)),
+            Self::Restored { devices, revoked, .. } => {
+                format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }
             Self::Quarantined {
                 explanation,

@@ -1,6 +1,7 @@
 //! The commands, one module for each subject.
 
 mod account;
+mod admin;
 mod audit;
 mod groups;
 mod legacy;
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let context = &context;
     match cli.command {
         Command::Serve(options) => serve::serve(context, options).await,
+        Command::Admin(command) => admin::run(context, command).await,
         Command::Register { user, no_encryption } => account::register(context, user, no_encryption).await,
         Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
