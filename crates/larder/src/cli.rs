@@ -82,6 +82,9 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run a server until SIGINT or SIGTERM
     Serve(Serve),
+    /// Look after what a server has stored
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Create an account on a server, with this profile as its device
     Register {
         /// 1 to 64 of a-z 0-9 . _ -, starting with a letter
@@ -157,6 +160,20 @@ pub(crate) struct Serve {
     /// The address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4000")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) store: StoreOptions,
+    /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
+    /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
+    #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
+    pub(crate) suites: Vec<u16>,
+    /// The name that clients sign their sessions for; it must not change later
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub(crate) server_name: String,
+}
+
+/// Where a server keeps everything.
+#[derive(Debug, Args)]
+pub(crate) struct StoreOptions {
     /// Keep the database in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -173,13 +190,6 @@ pub(crate) struct Serve {
         conflicts_with_all = ["data", "database"]
     )]
     pub(crate) store: Option<StoreUrl>,
-    /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
-    /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
-    #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
-    pub(crate) suites: Vec<u16>,
-    /// The name that clients sign their sessions for; it must not change later
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    pub(crate) server_name: String,
 }
 
 /// What `--store` was given. It may hold a password, so it is not shown, not even when it makes no sense.
@@ -212,6 +222,29 @@ pub(crate) struct Passphrase {
     pub(crate) new_passphrase_fd: Option<u32>,
 }
 
+/// `larder admin`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Check all that a server has stored against itself. No server may use it meanwhile
+    Check {
+        #[command(flatten)]
+        store: StoreOptions,
+    },
+    /// Copy a server's SQLite database to a new file. The server may go on meanwhile
+    Backup {
+        #[command(flatten)]
+        store: StoreOptions,
+        /// The file to create
+        file: PathBuf,
+    },
+    /// After a backup was restored, and before it is served: withdraw what may have been handed out since. No server may use
+    /// it meanwhile
+    Restored {
+        #[command(flatten)]
+        store: StoreOptions,
+    },
+}
+
 /// `larder group`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupCommand {
@@ -229,6 +262,8 @@ pub(crate) enum PoolCommand {
     Status,
     /// Agree with the server and fill the pool up
     Refresh,
+    /// Who took my KeyPackages? Verify what the server tells of them
+    Audit,
     /// Can I be added? Check what somebody who invites this device would get now
     Probe,
     /// Take over the states of an older pool, and erase the private keys from its file; without --apply only tell

@@ -98,6 +98,46 @@ pub(crate) enum Record {
         reason: String,
         key_package: Option<String>,
     },
+    /// Something that happened to a KeyPackage of this device, as the server tells it.
+    #[serde(rename = "audit")]
+    AuditRow {
+        seq: u64,
+        time: u64,
+        key_package: String,
+        transition: &'static str,
+        actor: Option<String>,
+        group: Option<String>,
+        group_name: Option<String>,
+    },
+    /// Whether what the server tells of this device's KeyPackages holds.
+    Audited {
+        rows: usize,
+        holds: bool,
+        code: &'static str,
+        reason: Option<String>,
+        restored: bool,
+    },
+    /// Something in a server's store that cannot be right.
+    Finding {
+        code: &'static str,
+        subject: String,
+        detail: String,
+    },
+    /// How much of a server's store was checked.
+    Checked {
+        devices: u64,
+        key_packages: u64,
+        groups: u64,
+        findings: u64,
+    },
+    /// A server's database was copied.
+    BackedUp { file: String },
+    /// A restored store is safe to be served.
+    Restored {
+        incarnation: String,
+        devices: u64,
+        revoked: u64,
+    },
     /// A Welcome that could not be joined.
     Quarantined {
         reason: &'static str,
@@ -286,6 +326,61 @@ impl Record {
                     Some(suite) => format!("{suite}: this device {can} be added: {reason}"),
                     None => format!("this device {can} be added: {reason}"),
                 }
+            }
+            Self::AuditRow {
+                time,
+                key_package,
+                transition,
+                actor,
+                group,
+                group_name,
+                ..
+            } => {
+                let mut line = format!("{}  {transition}", date(UnixSeconds(*time)));
+                let actor = actor.as_deref().map_or("the server".into(), plain);
+                let _ = write!(line, " by {actor}");
+                if let Some(group) = group {
+                    let _ = write!(line, " for #{}", group_label(group_name.as_deref(), group));
+                }
+                let _ = write!(line, "  {key_package}");
+                line
+            }
+            Self::Audited {
+                rows,
+                reason,
+                restored,
+                ..
+            } => {
+                let mut line = match reason {
+                    None => format!("the audit holds: {rows} rows"),
+                    Some(reason) => format!("the audit does not hold: {reason}"),
+                };
+                if *restored {
+                    line.push_str("; the server was restored from a backup and has forgotten rows");
+                }
+                line
+            }
+            Self::Finding {
+                code,
+                subject,
+                detail,
+            } => format!("{code}: {}: {}", plain(subject), plain(detail)),
+            Self::Checked {
+                devices,
+                key_packages,
+                groups,
+                findings,
+            } => {
+                let found = match findings {
+                    0 => "nothing is wrong".to_owned(),
+                    1 => "1 thing is wrong".to_owned(),
+                    many => format!("{many} things are wrong"),
+                };
+                format!("{found}; checked {devices} devices, {key_packages} KeyPackages, {groups} groups")
+            }
+            Self::BackedUp { file } => format!("backed up to {}", plain(file)),
+            Self::Restored { devices, revoked, .. } => {
+                format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }
             Self::Quarantined {
                 explanation,

@@ -11,6 +11,7 @@
 //! KeyPackage leave before its reservation is on disk.
 
 mod accounts;
+mod admin;
 mod config;
 mod delivery;
 mod directory;
@@ -22,6 +23,7 @@ mod store;
 mod suites;
 mod wakeups;
 
+pub use admin::{Admin, BackupError, Checked, Finding, FindingCode, Restored, backup_sqlite};
 pub use config::{Clock, Config};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};

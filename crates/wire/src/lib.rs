@@ -9,6 +9,7 @@
 //! `MLSMessage`, RFC 9420 §6) so that a client on any MLS library can speak this API.
 
 mod accounts;
+mod audit;
 mod bytes;
 mod directory;
 mod groups;
@@ -24,6 +25,10 @@ pub use accounts::{
     Challenge, ChallengeRequest, DeviceInfo, Limits, Proofs, RegisterRequest, Registered, Registration,
     ServerInfo, Session, SessionRequest, UserDevices,
 };
+pub use audit::{
+    AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
+    KeyPackageHistory,
+};
 pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes, StateMark};
 pub use directory::{
     DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus,
@@ -36,8 +41,8 @@ pub use groups::{
 };
 pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
 pub use limits::{
-    BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX,
-    INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
+    AUDIT_PAGE_ROWS_MAX, BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX,
+    INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
     STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};

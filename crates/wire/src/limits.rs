@@ -24,3 +24,5 @@ pub const INBOX_WAIT_SECONDS_MAX: u64 = 30;
 pub const INBOX_PAGE_ROWS_MAX: u32 = 256;
 /// Ciphersuites that a deployment asks its clients to stock: each has its part of one pool.
 pub const GROUP_SUITES_MAX: usize = 8;
+/// Rows of an audit in one answer.
+pub const AUDIT_PAGE_ROWS_MAX: u32 = 256;

@@ -1,5 +1,6 @@
 //! The asynchronous shell.
 
+mod audit;
 mod encryption;
 mod legacy;
 mod operations;

@@ -1,6 +1,7 @@
 //! The synchronous core: everything that touches the database, in functions that take a transaction.
 
 mod actor;
+mod audit;
 mod commits;
 mod encryption;
 mod groups;
@@ -25,6 +26,7 @@ mod sweep;
 mod welcome;
 
 pub(crate) use actor::Handle;
+pub(crate) use audit::{Told, joined, judge};
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};

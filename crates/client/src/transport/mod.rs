@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use larder_pool::Tx;
 use larder_wire::{
-    AckRequest, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef,
-    Memberships, ProblemType, RatchetTreeAnswer, RegisterRequest, Registered, ReserveRequest, Reserved,
-    RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded, UserDevices,
-    UserName,
+    AckRequest, AuditPage, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox, Inventory,
+    KeyPackageRef, Memberships, ProblemType, RatchetTreeAnswer, RegisterRequest, Registered, ReserveRequest,
+    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded,
+    UserDevices, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -211,6 +211,13 @@ impl Transport {
     pub(crate) async fn inventory(&self, digest: Option<String>) -> Result<Option<Inventory>, Error> {
         let query = digest.map(|digest| ("digest", digest)).into_iter().collect();
         self.call(&Request::get("/v1/key-packages").with_query(query))
+            .await
+    }
+
+    /// A page of the audit after this row.
+    pub(crate) async fn audit(&self, after: u64) -> Result<AuditPage, Error> {
+        let query = vec![("after", after.to_string())];
+        self.call(&Request::get("/v1/key-packages/audit").with_query(query))
             .await
     }
 

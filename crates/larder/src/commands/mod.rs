@@ -1,6 +1,8 @@
 //! The commands, one module for each subject.
 
 mod account;
+mod admin;
+mod audit;
 mod groups;
 mod legacy;
 mod messages;
@@ -36,6 +38,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let context = &context;
     match cli.command {
         Command::Serve(options) => serve::serve(context, options).await,
+        Command::Admin(command) => admin::run(context, command).await,
         Command::Register { user, no_encryption } => account::register(context, user, no_encryption).await,
         Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
@@ -49,6 +52,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Members { group } => groups::members_command(context, &group).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
+        Command::Pool(PoolCommand::Audit) => audit::audit(context).await,
         Command::Pool(PoolCommand::Probe) => pool::probe(context).await,
         Command::Pool(PoolCommand::MigrateLegacy { from, apply }) => {
             legacy::migrate(context, from, apply).await

@@ -10,7 +10,7 @@ use larder_server::{Config, Service, StoreLocation, check_group_suites};
 use tokio::net::TcpListener;
 
 use super::Context;
-use crate::cli::{Serve, StoreUrl};
+use crate::cli::{Serve, StoreOptions, StoreUrl};
 use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::profile;
@@ -28,12 +28,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     check_group_suites(&config.group_suites)
         .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
     let mut shutdown = Shutdown::listen()?;
-    let store = match (options.store, options.database, options.data) {
-        (Some(StoreUrl(store)), _, _) => store.parse::<StoreLocation>().context("--store")?,
-        (None, Some(file), _) => file.into(),
-        (None, None, Some(directory)) => directory.join(DATABASE).into(),
-        (None, None, None) => context.home.server().join(DATABASE).into(),
-    };
+    let store = location(context, options.store)?;
     let _lock = match &store {
         StoreLocation::Sqlite(file) => Some(prepare(file)?),
         // Any number of servers may use it.
@@ -76,6 +71,16 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where a server keeps everything.
+pub(super) fn location(context: &Context<'_>, options: StoreOptions) -> Result<StoreLocation> {
+    Ok(match (options.store, options.database, options.data) {
+        (Some(StoreUrl(store)), _, _) => store.parse::<StoreLocation>().context("--store")?,
+        (None, Some(file), _) => file.into(),
+        (None, None, Some(directory)) => directory.join(DATABASE).into(),
+        (None, None, None) => context.home.server().join(DATABASE).into(),
+    })
+}
+
 fn cannot_listen(error: &io::Error, address: &std::net::SocketAddr) -> Failure {
     if error.kind() == io::ErrorKind::AddrInUse {
         return Failure::new(
@@ -107,7 +112,7 @@ fn prepare(database: &Path) -> Result<File> {
 
 /// Makes sure that no other server uses the database: each would wake only its own clients. The lock ends with the
 /// process, however it ends.
-fn lock(database: &Path) -> Result<File> {
+pub(super) fn lock(database: &Path) -> Result<File> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);

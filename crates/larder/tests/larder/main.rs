@@ -7,6 +7,7 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod admin;
 mod conversation;
 mod crashes;
 mod demo;

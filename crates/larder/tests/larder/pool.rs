@@ -122,3 +122,38 @@ fn a_device_that_has_lost_its_private_keys_is_told_that_it_cannot_be_added() {
         "{told}"
     );
 }
+
+#[test]
+fn r_d8_the_audit_says_who_took_what_for_which_group_and_fails_when_the_server_has_changed_it() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    world.ok("bob", &["recv"]);
+    let told = world.json("bob", &["pool", "audit"]);
+    let reserve = told.iter().find(|row| row["transition"] == "reserve").unwrap();
+    assert_eq!(reserve["type"], "audit");
+    assert!(reserve["actor"].as_str().unwrap().starts_with("alice/"));
+    assert_eq!(reserve["group_name"], "room");
+    let last = told.last().unwrap();
+    assert_eq!((&last["type"], &last["holds"]), (&"audited".into(), &true.into()));
+    let text = world.ok("bob", &["pool", "audit"]);
+    assert!(text.contains("  commit by alice/"), "{text}");
+    assert!(text.ends_with("the audit holds: 36 rows\n"), "{text}");
+
+    let server = rusqlite::Connection::open(world.path("server").join("server.db")).unwrap();
+    server
+        .execute(
+            "UPDATE audit SET actor = 'eve/eve-1' WHERE transition = 'reserve'",
+            [],
+        )
+        .unwrap();
+    let run = world.run("bob", &["pool", "audit"]);
+    assert_eq!(run.code, 3);
+    assert!(
+        run.out
+            .ends_with("the audit does not hold: row 34 is missing or was changed\n"),
+        "{}",
+        run.out
+    );
+}

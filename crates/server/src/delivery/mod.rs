@@ -6,10 +6,12 @@ mod groups;
 mod messages;
 mod parse;
 mod public_state;
+mod scrub;
 
 pub(crate) use commit::commit;
 pub(crate) use groups::{create_group, group_info, ratchet_tree};
 pub(crate) use messages::{propose, send_message};
+pub(crate) use scrub::{GroupProblem, check_group};
 
 use larder_wire::GroupId;
 use openmls::prelude::PublicGroup;

@@ -7,9 +7,11 @@
 use larder_lifecycle::{
     LAST_RESORT_RETIRING_SECONDS, LastResortEvent, LastResortRefusal, LastResortState, UnixSeconds,
 };
-use larder_wire::{Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageCheck, KeyPackageState};
+use larder_wire::{
+    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageCheck, KeyPackageState,
+};
 
-use crate::directory::transition::{Actor, event};
+use crate::directory::transition::Actor;
 use crate::error::Fault;
 use crate::store::{DeviceRow, LastResortReservation, LastResortRow, NewKeyPackage, Reservation, Tx};
 
@@ -39,7 +41,7 @@ fn apply(
     tx.append_audit(
         row.owner,
         &row.key_package_ref,
-        actor.name,
+        actor.transition,
         actor.identity,
         actor.group,
         now,
@@ -66,7 +68,7 @@ pub(super) fn store(
             until: now.plus(LAST_RESORT_RETIRING_SECONDS),
         };
         let actor = Actor {
-            name: event::RETIRE,
+            transition: AuditTransition::Retire,
             identity: Some(&uploader.identity()),
             group: None,
         };
@@ -118,7 +120,7 @@ pub(super) fn reserve(
         return Ok(None);
     };
     let actor = Actor {
-        name: event::RESERVE,
+        transition: AuditTransition::Reserve,
         identity: Some(&caller.identity()),
         group: Some(&reservation.group),
     };
@@ -164,7 +166,7 @@ pub(super) fn commit(
 pub(super) fn give_up(
     tx: &Tx<'_>,
     reservation: &LastResortReservation,
-    name: &'static str,
+    transition: AuditTransition,
     identity: Option<&str>,
     now: UnixSeconds,
 ) -> Result<(), Fault> {
@@ -175,7 +177,7 @@ pub(super) fn give_up(
     tx.append_audit(
         row.owner,
         &row.key_package_ref,
-        name,
+        transition,
         identity,
         Some(&reservation.group),
         now,
@@ -215,11 +217,11 @@ pub(super) fn sweep(
 ) -> Result<u64, Fault> {
     let mut moved = 0;
     for reservation in tx.last_resort_reservations_to_lapse(now, limit)? {
-        give_up(tx, &reservation, event::LAPSE, None, now)?;
+        give_up(tx, &reservation, AuditTransition::Lapse, None, now)?;
         moved += 1;
     }
     let actor = Actor {
-        name: event::GONE,
+        transition: AuditTransition::Gone,
         identity: None,
         group: None,
     };

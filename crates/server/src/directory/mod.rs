@@ -8,7 +8,7 @@ mod upload;
 mod validate;
 
 pub(crate) use inventory::{inventory, pool_status};
-pub(crate) use reserve::{abandon, probe, reserve};
-pub(crate) use transition::{revoke, spend, sweep};
+pub(crate) use reserve::{abandon, probe, reserve, tell_owner};
+pub(crate) use transition::{revoke, spend, sweep, withdraw_all};
 pub(crate) use upload::upload;
 pub(crate) use validate::{Validated, validate};

@@ -1,11 +1,11 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, UnixSeconds};
 use larder_wire::{
-    Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, KeyPackageRef, ProblemType,
-    ReserveRequest, Reserved, UserReservation,
+    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, KeyPackageRef,
+    ProblemType, ReserveRequest, Reserved, UserReservation,
 };
 
 use crate::directory::last_resort;
-use crate::directory::transition::{Actor, apply, event};
+use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, NewInboxRow, Reservation, Tx};
 
@@ -176,7 +176,7 @@ fn reserve_one(
     tx.append_audit(
         device.key,
         &key_package_ref,
-        event::RESERVE,
+        AuditTransition::Reserve,
         Some(&caller.identity()),
         Some(&reservation.group),
         now,
@@ -226,7 +226,7 @@ fn tell_owner_when_low(
 }
 
 /// Puts a `key-packages-low` row into the owner's inbox unless one waits there.
-fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
+pub(crate) fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
     if !tx.has_low_notice(owner.key)? {
         let row = NewInboxRow {
             kind: InboxKind::KeyPackagesLow,
@@ -289,7 +289,7 @@ pub(crate) fn abandon(
     let identity = caller.identity();
     for row in rows {
         let actor = Actor {
-            name: event::ABANDON,
+            transition: AuditTransition::Abandon,
             identity: Some(&identity),
             group: None,
         };
@@ -301,7 +301,7 @@ pub(crate) fn abandon(
         if held.holder != caller.key {
             return Err(ProblemType::NotFound.into());
         }
-        last_resort::give_up(tx, &held, event::ABANDON, Some(&identity), now)?;
+        last_resort::give_up(tx, &held, AuditTransition::Abandon, Some(&identity), now)?;
     }
     Ok(())
 }

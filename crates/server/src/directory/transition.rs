@@ -1,28 +1,15 @@
-use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, Refusal, UnixSeconds};
-use larder_wire::{GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
+use larder_lifecycle::{
+    DirectoryEvent, DirectoryPolicy, DirectoryState, LastResortState, Refusal, UnixSeconds,
+};
+use larder_wire::{AuditTransition, GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
 
 use crate::directory::last_resort;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, Tx};
 
-/// The names of transitions in the audit.
-pub(crate) mod event {
-    pub(crate) const UPLOAD: &str = "upload";
-    pub(crate) const RESERVE: &str = "reserve";
-    pub(crate) const COMMIT: &str = "commit";
-    pub(crate) const ABANDON: &str = "abandon";
-    pub(crate) const LAPSE: &str = "lapse";
-    pub(crate) const EXPIRE: &str = "expire";
-    pub(crate) const REVOKE: &str = "revoke";
-    /// A newer last resort took this one's place.
-    pub(crate) const RETIRE: &str = "retire";
-    /// No Commit can add this last resort any more.
-    pub(crate) const GONE: &str = "gone";
-}
-
 /// Who makes a transition happen, and for which group.
 pub(super) struct Actor<'a> {
-    pub(super) name: &'static str,
+    pub(super) transition: AuditTransition,
     pub(super) identity: Option<&'a str>,
     pub(super) group: Option<&'a GroupId>,
 }
@@ -45,7 +32,7 @@ pub(super) fn apply(
     tx.append_audit(
         row.owner,
         &row.key_package_ref,
-        actor.name,
+        actor.transition,
         actor.identity,
         actor.group,
         now,
@@ -69,7 +56,7 @@ pub(crate) fn spend(
     let (mut spent, mut unreserved) = (Vec::new(), Vec::new());
     let identity = by.identity();
     let actor = Actor {
-        name: event::COMMIT,
+        transition: AuditTransition::Commit,
         identity: Some(&identity),
         group: Some(group),
     };
@@ -127,7 +114,7 @@ pub(crate) fn revoke(
 ) -> Result<Revoked, ServiceError> {
     let identity = owner.identity();
     let actor = Actor {
-        name: event::REVOKE,
+        transition: AuditTransition::Revoke,
         identity: Some(&identity),
         group: None,
     };
@@ -156,6 +143,27 @@ pub(crate) fn revoke(
     Ok(Revoked { refs })
 }
 
+/// Withdraws, in the name of the server, every KeyPackage of a device that could still be handed out or added. Returns
+/// how many.
+pub(crate) fn withdraw_all(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<u64, Fault> {
+    let actor = Actor {
+        transition: AuditTransition::Revoke,
+        identity: None,
+        group: None,
+    };
+    let mut withdrawn = 0;
+    for row in tx.key_packages_of(owner.key)? {
+        withdrawn += u64::from(apply(tx, row, DirectoryEvent::Revoke, &actor, now)?.is_ok());
+    }
+    for row in tx.last_resorts_of(owner.key)? {
+        if row.state != LastResortState::Gone {
+            last_resort::revoke(tx, &row, &actor, now)?;
+            withdrawn += 1;
+        }
+    }
+    Ok(withdrawn)
+}
+
 /// Lapses, expires and ends what is due and forgets old tombstones; at most `limit` of each. Returns how many.
 pub(crate) fn sweep(
     tx: &Tx<'_>,
@@ -166,7 +174,7 @@ pub(crate) fn sweep(
     let mut moved = 0;
     for row in tx.key_packages_to_lapse(now, limit)? {
         let actor = Actor {
-            name: event::LAPSE,
+            transition: AuditTransition::Lapse,
             identity: None,
             group: None,
         };
@@ -178,7 +186,7 @@ pub(crate) fn sweep(
             served_before: policy.served_before(row.not_after),
         };
         let actor = Actor {
-            name: event::EXPIRE,
+            transition: AuditTransition::Expire,
             identity: None,
             group: None,
         };

@@ -1,12 +1,12 @@
 use larder_lifecycle::{DirectoryPolicy, UnixSeconds};
 use larder_wire::{
-    KeyPackageCheck, KeyPackageRef, KeyPackageState, Problem, UploadOutcome, UploadResult, Uploaded,
+    AuditTransition, KeyPackageCheck, KeyPackageRef, KeyPackageState, Problem, UploadOutcome, UploadResult,
+    Uploaded,
 };
 
 use crate::directory::Validated;
 use crate::directory::inventory::wire_state;
 use crate::directory::last_resort;
-use crate::directory::transition::event;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, DeviceRow, NewKeyPackage, Tx};
 
@@ -96,7 +96,7 @@ fn store_one(
     tx.append_audit(
         uploader.key,
         &key_package_ref,
-        event::UPLOAD,
+        AuditTransition::Upload,
         Some(&uploader.identity()),
         None,
         now,

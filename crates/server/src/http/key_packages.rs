@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use larder_wire::{
-    DeviceReservation, Inventory, KeyPackageRef, PoolStatus, ReserveRequest, Reserved, RevokeRequest,
-    Revoked, UploadRequest, Uploaded,
+    AUDIT_PAGE_ROWS_MAX, AuditPage, DeviceReservation, Inventory, KeyPackageRef, PoolStatus, Problem,
+    ProblemType, ReserveRequest, Reserved, RevokeRequest, Revoked, UploadRequest, Uploaded,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -70,6 +70,38 @@ pub(super) async fn inventory(
 )]
 pub(super) async fn status(caller: Caller, State(app): State<App>) -> Result<Json<PoolStatus>, Failure> {
     Ok(Json(app.service.pool_status(&caller).await?))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditQuery {
+    /// Rows after this one; from the first, unless told.
+    after: Option<u64>,
+    /// At most so many rows; 256 unless told, and never more.
+    #[param(minimum = 1, maximum = 256)]
+    limit: Option<u32>,
+}
+
+/// What happened to the caller's KeyPackages, who did it and for which group: a chain of hashes, which the caller can verify.
+#[utoipa::path(
+    get, path = "/v1/key-packages/audit", tag = "key packages",
+    params(AuditQuery),
+    responses((status = 200, description = "In order; without rows at the end of the chain", body = AuditPage), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn audit(
+    caller: Caller,
+    State(app): State<App>,
+    Query(query): Query<AuditQuery>,
+) -> Result<Json<AuditPage>, Failure> {
+    let limit = query.limit.unwrap_or(AUDIT_PAGE_ROWS_MAX);
+    if limit == 0 {
+        return Err(Problem::new(ProblemType::Malformed)
+            .with_detail("a limit is at least 1")
+            .into());
+    }
+    let after = query.after.unwrap_or(0);
+    Ok(Json(app.service.audit(&caller, after, limit).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -105,6 +105,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(accounts::take_over_state))
         .routes(routes!(key_packages::upload, key_packages::inventory))
         .routes(routes!(key_packages::status))
+        .routes(routes!(key_packages::audit))
         .routes(routes!(key_packages::probe))
         .routes(routes!(key_packages::revoke_one))
         .routes(routes!(key_packages::revoke))

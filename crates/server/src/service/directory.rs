@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    Base64Url, DeviceReservation, GroupId, Inventory, PoolStatus, ProblemType, RESERVE_USERS_MAX,
-    ReserveRequest, Reserved, RevokeRequest, Revoked, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
+    AUDIT_PAGE_ROWS_MAX, AuditPage, Base64Url, DeviceReservation, GroupId, Inventory, PoolStatus,
+    ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, RevokeRequest, Revoked,
+    UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
 };
 use uuid::Uuid;
 
@@ -68,6 +69,22 @@ impl Service {
         self.inner
             .store
             .read(move |tx| directory::pool_status(tx, owner, &inner.config.directory, now))
+            .await
+    }
+
+    /// What happened to the caller's KeyPackages: rows of its audit chain after `after`, at most `limit` (and at most
+    /// [`AUDIT_PAGE_ROWS_MAX`]).
+    pub async fn audit(&self, caller: &Caller, after: u64, limit: u32) -> Result<AuditPage, ServiceError> {
+        let (owner, limit) = (caller.device.key, limit.min(AUDIT_PAGE_ROWS_MAX));
+        self.inner
+            .store
+            .read(move |tx| {
+                Ok(AuditPage {
+                    incarnation: tx.incarnation()?,
+                    head: tx.audit_head(owner)?,
+                    rows: tx.audit_rows(owner, after, limit)?,
+                })
+            })
             .await
     }
 

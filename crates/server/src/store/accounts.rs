@@ -28,10 +28,10 @@ impl DeviceRow {
     }
 }
 
-const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key
+pub(super) const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key
     FROM devices d JOIN users u ON u.id = d.user_id";
 
-fn device(row: &Row<'_>) -> Result<DeviceRow, Fault> {
+pub(super) fn device(row: &Row<'_>) -> Result<DeviceRow, Fault> {
     let (user, device_id): (String, String) = (row.get(1)?, row.get(2)?);
     Ok(DeviceRow {
         key: row.get(0)?,

@@ -1,52 +1,65 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{GroupId, KeyPackageRef};
-use sha2::{Digest, Sha256};
+use larder_wire::{AuditHead, AuditRow, AuditTransition, Base64Url, GroupId, KeyPackageRef};
 
 use crate::error::Fault;
-use crate::store::statement::params;
+use crate::store::statement::{Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
-/// Separates the chain's hashes from all others.
-const AUDIT_DOMAIN: &[u8] = b"larder audit v1\0";
+fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
+    AuditTransition::ALL
+        .iter()
+        .find(|transition| transition.code() == code)
+        .copied()
+        .ok_or(Fault::Corrupt("an unknown transition in an audit"))
+}
+
+fn audit_row(row: &Row<'_>) -> Result<AuditRow, Fault> {
+    Ok(AuditRow {
+        seq: row.get(0)?,
+        time: row.get(1)?,
+        key_package_ref: row.get(2)?,
+        transition: transition_from_sql(&row.get::<String>(3)?)?,
+        actor: row.optional(4)?,
+        group_id: row.optional(5)?,
+        hash: Base64Url(row.get(6)?),
+    })
+}
 
 impl Tx<'_> {
     /// Appends a row to the owner's audit chain: what happened to a KeyPackage, by whom (a credential identity; none
-    /// for the sweeper) and for which group.
+    /// for the server itself) and for which group.
     pub(crate) fn append_audit(
         &self,
         owner: DeviceKey,
         key_package_ref: &KeyPackageRef,
-        transition: &str,
+        transition: AuditTransition,
         actor: Option<&str>,
         group: Option<&GroupId>,
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        let (last_seq, previous): (u64, Vec<u8>) = self.one_row(
-            "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1",
-            params![owner],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-        let seq = last_seq + 1;
-        let hash = audit_hash(
-            &previous,
-            seq,
-            now,
-            [
-                key_package_ref.as_bytes(),
-                transition.as_bytes(),
-                actor.unwrap_or_default().as_bytes(),
-                group.map(GroupId::as_bytes).unwrap_or_default(),
-            ],
-        );
+        let AuditHead {
+            seq: last,
+            hash: previous,
+        } = self.audit_head(owner)?;
+        let row = AuditRow {
+            seq: last + 1,
+            time: now.0,
+            key_package_ref: key_package_ref.clone(),
+            transition,
+            actor: actor.map(str::to_owned),
+            group_id: group.cloned(),
+            hash: Base64Url::default(),
+        };
+        let hash = row.hash_after(&previous.0);
         self.execute(
             "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 owner,
-                seq,
+                row.seq,
                 now,
                 key_package_ref,
-                transition,
+                transition.code(),
                 actor,
                 group,
                 &hash[..]
@@ -54,22 +67,37 @@ impl Tx<'_> {
         )?;
         self.execute(
             "UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
-            params![owner, seq, &hash[..]],
+            params![owner, row.seq, &hash[..]],
         )?;
         Ok(())
     }
-}
 
-/// `SHA-256(domain, previous hash, seq, time, then each field with its length)`, numbers as 64 bits big-endian.
-pub(super) fn audit_hash(previous: &[u8], seq: u64, time: UnixSeconds, fields: [&[u8]; 4]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(AUDIT_DOMAIN);
-    hash.update(previous);
-    hash.update(seq.to_be_bytes());
-    hash.update(time.0.to_be_bytes());
-    for field in fields {
-        hash.update((field.len() as u64).to_be_bytes());
-        hash.update(field);
+    /// The end of a device's audit chain.
+    pub(crate) fn audit_head(&self, owner: DeviceKey) -> Result<AuditHead, Fault> {
+        self.one_row(
+            "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1",
+            params![owner],
+            |row| {
+                Ok(AuditHead {
+                    seq: row.get(0)?,
+                    hash: Base64Url(row.get(1)?),
+                })
+            },
+        )
     }
-    hash.finalize().into()
+
+    /// The rows of a device's audit chain after `after`, in order, at most `limit`.
+    pub(crate) fn audit_rows(
+        &self,
+        owner: DeviceKey,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, Fault> {
+        self.rows(
+            "SELECT seq, time, ref, transition, actor, group_id, hash FROM audit
+             WHERE device_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+            params![owner, after, limit],
+            audit_row,
+        )
+    }
 }

@@ -13,6 +13,8 @@ mod last_resorts;
 mod location;
 mod locks;
 mod postgres;
+mod restored;
+mod scrub;
 mod sqlite;
 mod statement;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub use postgres::PostgresError;
+pub(crate) use scrub::Content;
 pub(crate) use tx::{DeviceKey, Tx};
 
 /// Where refinery notes which migrations were applied.

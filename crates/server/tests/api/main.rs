@@ -13,7 +13,9 @@ mod database;
 mod support;
 
 mod accounts;
+mod audit;
 mod bad_input;
+mod check;
 mod commits;
 mod commits_invalid;
 mod commits_refused;
@@ -28,6 +30,7 @@ mod openapi;
 mod probe;
 mod race;
 mod reserve;
+mod restored;
 mod scene;
 mod secrets;
 mod serving;

@@ -14,8 +14,12 @@ mod support;
 
 #[path = "../api/accounts.rs"]
 mod accounts;
+#[path = "../api/audit.rs"]
+mod audit;
 #[path = "../api/bad_input.rs"]
 mod bad_input;
+#[path = "../api/check.rs"]
+mod check;
 #[path = "../api/commits.rs"]
 mod commits;
 #[path = "../api/commits_invalid.rs"]
@@ -42,6 +46,8 @@ mod probe;
 mod race;
 #[path = "../api/reserve.rs"]
 mod reserve;
+#[path = "../api/restored.rs"]
+mod restored;
 #[path = "../api/scene.rs"]
 mod scene;
 #[path = "../api/secrets.rs"]

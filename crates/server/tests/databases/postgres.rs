@@ -58,6 +58,15 @@ impl Database {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
+    /// Changes what no program may change: without triggers and foreign keys.
+    pub(crate) async fn corrupt(&self, sql: &str) {
+        let client = self.connect().await;
+        client
+            .batch_execute(&format!("SET session_replication_role = replica; {sql}"))
+            .await
+            .expect("the change is made");
+    }
+
     /// All that is stored: every row of every table, its bytes as they are.
     pub(crate) async fn everything(&self) -> Vec<u8> {
         let client = self.connect().await;

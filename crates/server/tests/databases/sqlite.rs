@@ -47,6 +47,29 @@ impl Database {
             .collect()
     }
 
+    /// Changes what no program may change: without triggers, foreign keys and constraints.
+    pub(crate) async fn corrupt(&self, sql: &str) {
+        let connection =
+            Connection::open(self.directory.path().join("larder.db")).expect("the database opens");
+        let triggers: Vec<String> = connection
+            .prepare("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+            .expect("a statement")
+            .query_map([], |row| row.get(0))
+            .expect("rows")
+            .collect::<Result<_, _>>()
+            .expect("names");
+        for trigger in triggers {
+            connection
+                .execute_batch(&format!("DROP TRIGGER {trigger}"))
+                .expect("a trigger less");
+        }
+        connection
+            .execute_batch(&format!(
+                "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON; {sql}"
+            ))
+            .expect("the change is made");
+    }
+
     fn connection(&self) -> Connection {
         Connection::open_with_flags(
             self.directory.path().join("larder.db"),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 
 use larder_lifecycle::DirectoryPolicy;
+use larder_wire::AuditTransition;
 use tokio::task::JoinSet;
 
 use super::harness::{NOW, Opened, ad_hoc, deliver, group, with_key_package};
@@ -214,7 +215,7 @@ async fn what_is_due_lapses_once_when_two_nodes_sweep_while_reservations_go_on()
                     until: NOW,
                 };
                 let (taken, _) = tx.take_available(alice, &[1], NOW, &reservation)?.unwrap();
-                Ok(tx.append_audit(alice, &taken, "reserve", None, None, NOW)?)
+                Ok(tx.append_audit(alice, &taken, AuditTransition::Reserve, None, None, NOW)?)
             })
             .await
             .unwrap();

@@ -1,9 +1,8 @@
 use larder_lifecycle::DirectoryEvent;
-use larder_wire::ProblemType;
+use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
 use super::harness::{NOW, Opened, Value, ad_hoc, deliver, group, reference, with_key_package};
 use crate::error::{Fault, ServiceError};
-use crate::store::audit::audit_hash;
 use crate::store::{DeviceKey, Reservation};
 
 macro_rules! on_both_engines {
@@ -386,9 +385,9 @@ async fn the_audit_of_a_device_is_a_hash_chain(opened: Opened) {
         .write(move |tx| {
             let group = group();
             for (transition, actor, group) in [
-                ("upload", Some("alice/alice-1"), None),
-                ("reserve", Some("bob/bob-1"), Some(&group)),
-                ("lapse", None, None),
+                (AuditTransition::Upload, Some("alice/alice-1"), None),
+                (AuditTransition::Reserve, Some("bob/bob-1"), Some(&group)),
+                (AuditTransition::Lapse, None, None),
             ] {
                 tx.append_audit(alice, &key_package_ref, transition, actor, group, NOW)?;
             }
@@ -397,35 +396,12 @@ async fn the_audit_of_a_device_is_a_hash_chain(opened: Opened) {
         .await
         .unwrap();
     let verify = async || -> bool {
-        let rows = opened.store.read(|tx| {
-            let rows = ad_hoc(|| {
-                tx.rows(
-                    "SELECT seq, time, ref, transition, actor, group_id, hash FROM audit ORDER BY seq",
-                    &[],
-                    |row| {
-                        let (reference, transition): (Vec<u8>, String) = (row.get(2)?, row.get(3)?);
-                        let (actor, group): (Option<String>, Option<Vec<u8>>) =
-                            (row.optional(4)?, row.optional(5)?);
-                        let fields = [
-                            reference,
-                            transition.into_bytes(),
-                            actor.unwrap_or_default().into_bytes(),
-                            group.unwrap_or_default(),
-                        ];
-                        Ok((row.get::<u64>(0)?, row.get(1)?, fields, row.get::<Vec<u8>>(6)?))
-                    },
-                )
-            });
-            Ok(rows?)
-        });
-        let rows = rows.await.unwrap();
-        let mut previous = vec![0; 32];
-        rows.len() == 3
-            && rows.into_iter().all(|(seq, time, fields, stored)| {
-                let hash = audit_hash(&previous, seq, time, fields.each_ref().map(Vec::as_slice));
-                previous = stored;
-                hash[..] == previous[..]
-            })
+        let rows = opened
+            .store
+            .read(move |tx| Ok((tx.audit_rows(alice, 0, 9)?, tx.audit_head(alice)?)));
+        let (rows, head) = rows.await.unwrap();
+        let mut chain = AuditChain::default();
+        rows.len() == 3 && rows.iter().all(|row| chain.follow(row).is_ok()) && chain.ends_at(&head)
     };
     assert!(verify().await);
     opened

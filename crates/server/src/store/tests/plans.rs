@@ -1,7 +1,7 @@
 //! No statement of a request reads a table that grows from one end to the other.
 
 use larder_lifecycle::{DirectoryPolicy, LastResortState};
-use larder_wire::InboxKind;
+use larder_wire::{AuditTransition, InboxKind};
 use tokio_postgres::NoTls;
 
 use super::harness::{NOW, Opened, deliver, group, recorded, with_key_package};
@@ -53,7 +53,9 @@ async fn exercise(opened: &Opened) {
             tx.count_available_of_any_suite(alice.key, NOW)?;
             tx.count_live(alice.key)?;
             tx.take_available(alice.key, &[1], NOW, &reservation)?;
-            tx.append_audit(alice.key, &ordinary, "reserve", None, None, NOW)?;
+            tx.append_audit(alice.key, &ordinary, AuditTransition::Reserve, None, None, NOW)?;
+            tx.audit_head(alice.key)?;
+            tx.audit_rows(alice.key, 0, 9)?;
             tx.bump_generation(alice.key)?;
             tx.generation(alice.key)?;
             tx.key_packages_of(alice.key)?;

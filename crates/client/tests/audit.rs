@@ -1,0 +1,187 @@
+//! R-D8: what the directory tells an owner is verified, and a server that tells something else is found out.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod support;
+
+use larder_client::{AuditFlaw, AuditTransition};
+use larder_wire::{AuditHead, AuditPage, AuditRow, Base64Url, KeyPackageRef};
+use support::{Action, Client, Proxy, TestServer};
+
+const POOL: u32 = 3;
+
+/// Changes the rows of an audit on their way, and the head to that of the last row.
+fn tamper(proxy: &Proxy, change: impl Fn(&mut Vec<AuditRow>) + Send + Clone + 'static) {
+    proxy.rule(move |seen| {
+        if !seen.is("GET", "/audit") {
+            return Action::Forward;
+        }
+        let change = change.clone();
+        Action::Rewrite(Box::new(move |body| {
+            let mut page: AuditPage = serde_json::from_slice(&body).unwrap();
+            change(&mut page.rows);
+            if let Some(last) = page.rows.last() {
+                page.head = AuditHead {
+                    seq: last.seq,
+                    hash: last.hash.clone(),
+                };
+            }
+            serde_json::to_vec(&page).unwrap()
+        }))
+    });
+}
+
+/// Numbers and hashes the rows anew, as a server that rewrites its history would.
+fn chained(rows: &mut [AuditRow]) {
+    let mut previous = vec![0; 32];
+    for (seq, row) in (1..).zip(rows) {
+        row.seq = seq;
+        row.hash = Base64Url(row.hash_after(&previous).to_vec());
+        previous.clone_from(&row.hash.0);
+    }
+}
+
+async fn flaw(client: &Client) -> Option<AuditFlaw> {
+    client.audit().await.unwrap().flaw
+}
+
+/// Bob, whom alice has invited once, and whose audit was verified before and after, if asked for.
+async fn scene(server: &TestServer, verified: bool) -> (Client, Proxy) {
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied_with_pool_of("bob", POOL).await;
+    if verified {
+        assert_eq!(flaw(&bob).await, None);
+    }
+    alice.group_with(&[&bob]).await;
+    if verified {
+        assert_eq!(flaw(&bob).await, None);
+    }
+    (bob, proxy)
+}
+
+#[tokio::test]
+async fn r_d8_an_owner_is_told_who_took_what_for_which_group() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client_with_pool_of("bob", POOL).await;
+    let group = alice.group_with(&[&bob]).await;
+    let audited = bob.audit().await.unwrap();
+    assert_eq!((audited.flaw, audited.restored), (None, false));
+    let taken: Vec<_> = audited
+        .rows
+        .iter()
+        .filter(|row| row.transition != AuditTransition::Upload)
+        .map(|row| (row.transition, row.actor.clone(), row.group_id.clone()))
+        .collect();
+    let by = Some(format!("alice/{}", alice.me().device_id));
+    assert_eq!(
+        taken,
+        [
+            (AuditTransition::Reserve, by.clone(), Some(group.clone())),
+            (AuditTransition::Commit, by, Some(group)),
+        ]
+    );
+    assert_eq!(audited.rows.len(), POOL as usize + 1 + 2 + 1, "with the refill");
+}
+
+#[tokio::test]
+async fn a_changed_or_dropped_row_breaks_the_chain() {
+    let server = TestServer::start().await;
+    let (bob, proxy) = scene(&server, false).await;
+    tamper(&proxy, |rows| {
+        for row in rows {
+            if row.transition == AuditTransition::Reserve {
+                row.actor = Some("carol/carol-1".to_owned());
+            }
+        }
+    });
+    let broken = flaw(&bob).await;
+    assert!(matches!(broken, Some(AuditFlaw::Broken { .. })), "{broken:?}");
+    tamper(&proxy, |rows| drop(rows.remove(1)));
+    assert_eq!(flaw(&bob).await, Some(AuditFlaw::Broken { seq: 2 }));
+    tamper(&proxy, |rows| rows.swap(1, 2));
+    assert_eq!(flaw(&bob).await, Some(AuditFlaw::Broken { seq: 2 }));
+    proxy.rule(|seen| match seen.is("GET", "/audit") {
+        false => Action::Forward,
+        // The head is right, and the last row is withheld.
+        true => Action::Rewrite(Box::new(|body| {
+            let mut page: AuditPage = serde_json::from_slice(&body).unwrap();
+            page.rows.pop();
+            serde_json::to_vec(&page).unwrap()
+        })),
+    });
+    let broken = flaw(&bob).await;
+    assert!(matches!(broken, Some(AuditFlaw::Broken { .. })), "{broken:?}");
+    proxy.forward();
+    assert_eq!(flaw(&bob).await, None);
+}
+
+#[tokio::test]
+async fn a_history_that_is_rewritten_or_cut_after_it_was_seen_is_found_although_its_chain_holds() {
+    let server = TestServer::start().await;
+    let (mut bob, proxy) = scene(&server, true).await;
+    bob.restart().await;
+    let seen = bob.audit().await.unwrap().rows.len() as u64;
+    tamper(&proxy, |rows| {
+        rows[0].time -= 1;
+        chained(rows);
+    });
+    assert_eq!(flaw(&bob).await, Some(AuditFlaw::Rewritten { seen }));
+    tamper(&proxy, |rows| drop(rows.pop()));
+    let now = seen - 1;
+    assert_eq!(flaw(&bob).await, Some(AuditFlaw::Shortened { seen, now }));
+    proxy.forward();
+    assert_eq!(flaw(&bob).await, None);
+}
+
+#[tokio::test]
+async fn a_chain_that_holds_and_contradicts_the_pool_is_found() {
+    let server = TestServer::start().await;
+    let (bob, proxy) = scene(&server, false).await;
+    let at =
+        |rows: &[AuditRow], transition| rows.iter().position(|row| row.transition == transition).unwrap();
+    // Handed out once more.
+    tamper(&proxy, move |rows| {
+        let reserve = at(rows, AuditTransition::Reserve);
+        rows.insert(reserve + 1, rows[reserve].clone());
+        chained(rows);
+    });
+    let found = flaw(&bob).await;
+    assert!(
+        matches!(found, Some(AuditFlaw::HandedOutTwice { .. })),
+        "{found:?}"
+    );
+    // Spent without being handed out.
+    tamper(&proxy, move |rows| {
+        rows.remove(at(rows, AuditTransition::Reserve));
+        chained(rows);
+    });
+    let found = flaw(&bob).await;
+    assert!(matches!(found, Some(AuditFlaw::Impossible { .. })), "{found:?}");
+}
+
+#[tokio::test]
+async fn an_invitation_that_is_not_told_of_and_a_strange_key_package_are_found() {
+    let server = TestServer::start().await;
+    let (bob, proxy) = scene(&server, false).await;
+    tamper(&proxy, |rows| {
+        rows.retain(|row| row.transition == AuditTransition::Upload);
+        chained(rows);
+    });
+    let found = flaw(&bob).await;
+    assert!(matches!(found, Some(AuditFlaw::Untold { .. })), "{found:?}");
+    let server = TestServer::start().await;
+    let (bob, proxy) = scene(&server, false).await;
+    tamper(&proxy, |rows| {
+        let mut strange = rows[0].clone();
+        strange.key_package_ref = KeyPackageRef::from_bytes(&[7; 32]).unwrap();
+        rows.push(strange);
+        chained(rows);
+    });
+    let found = flaw(&bob).await;
+    assert!(matches!(found, Some(AuditFlaw::NotOurs { .. })), "{found:?}");
+}

@@ -1,0 +1,112 @@
+//! `admin check`, `admin backup` and `admin restored`.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use larder_server::{Admin, StoreLocation, backup_sqlite};
+
+use super::Context;
+use super::serve::{location, lock};
+use crate::cli::{AdminCommand, StoreOptions};
+use crate::clock;
+use crate::failure::{Exit, Failure};
+use crate::record::Record;
+
+pub(super) async fn run(context: &Context<'_>, command: AdminCommand) -> Result<ExitCode> {
+    match command {
+        AdminCommand::Check { store } => check(context, store).await,
+        AdminCommand::Backup { store, file } => backup(context, store, &file),
+        AdminCommand::Restored { store } => restored(context, store).await,
+    }
+}
+
+async fn check(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+    let (admin, _lock) = open(context, store).await?;
+    let mut printed = Ok(());
+    let checked = admin
+        .check(|finding| {
+            if printed.is_ok() {
+                printed = context.output.print(&[Record::Finding {
+                    code: finding.code.code(),
+                    subject: finding.subject,
+                    detail: finding.detail,
+                }]);
+            }
+        })
+        .await?;
+    printed?;
+    context.output.print(&[Record::Checked {
+        devices: checked.devices,
+        key_packages: checked.key_packages,
+        groups: checked.groups,
+        findings: checked.findings,
+    }])?;
+    Ok(match checked.findings {
+        0 => ExitCode::SUCCESS,
+        _ => Exit::Refused.into(),
+    })
+}
+
+fn backup(context: &Context<'_>, store: StoreOptions, file: &Path) -> Result<ExitCode> {
+    match location(context, store)? {
+        StoreLocation::Sqlite(database) => {
+            must_exist(&database)?;
+            backup_sqlite(&database, file)
+                .with_context(|| format!("{} cannot be written", file.display()))?;
+        }
+        StoreLocation::Postgres(_) => {
+            return Err(Failure::new(
+                Exit::Refused,
+                "not-sqlite",
+                "PostgreSQL has tools of its own: pg_dump, or continuous archiving",
+            )
+            .into());
+        }
+    }
+    context.output.print(&[Record::BackedUp {
+        file: file.display().to_string(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn restored(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+    let (admin, _lock) = open(context, store).await?;
+    let restored = admin.restored(clock::system()()).await?;
+    context.output.print(&[Record::Restored {
+        incarnation: restored.incarnation,
+        devices: restored.devices,
+        revoked: restored.revoked,
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a store that exists. On SQLite no server may use it meanwhile; on PostgreSQL that is up to the operator.
+async fn open(context: &Context<'_>, store: StoreOptions) -> Result<(Admin, Option<File>)> {
+    let store = location(context, store)?;
+    let lock = match &store {
+        StoreLocation::Sqlite(database) => {
+            must_exist(database)?;
+            Some(lock(database)?)
+        }
+        StoreLocation::Postgres(_) => None,
+    };
+    let admin = Admin::open(&store)
+        .await
+        .with_context(|| format!("the database {store} cannot be opened"))?;
+    Ok((admin, lock))
+}
+
+/// A mistyped name is not a new, empty store in which nothing is wrong.
+fn must_exist(database: &Path) -> Result<()> {
+    if database.exists() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Refused,
+        "no-database",
+        format!("there is no database {}", database.display()),
+    )
+    .into())
+}

@@ -1,0 +1,122 @@
+//! What an operator does with a store that no server uses: checking it, saving it, and making a restored one safe.
+
+mod backup;
+mod check;
+mod directory;
+mod restored;
+
+use std::fmt;
+
+use crate::error::{Fault, ServiceError};
+use crate::store::{Store, StoreLocation};
+use crate::wakeups::Wakeups;
+
+pub use backup::{BackupError, backup_sqlite};
+pub use restored::Restored;
+
+/// A store in the hands of its operator.
+pub struct Admin {
+    store: Store,
+}
+
+/// What was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// Devices, each with its KeyPackages, audit chain and inbox.
+    pub devices: u64,
+    /// KeyPackages, last resorts and tombstones included.
+    pub key_packages: u64,
+    /// Groups, each with its roster and sequence.
+    pub groups: u64,
+    /// What was found.
+    pub findings: u64,
+}
+
+/// Something in the store that cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind of thing.
+    pub code: FindingCode,
+    /// What it is about: a device as `user/device_id`, a KeyPackage or a group as base64url.
+    pub subject: String,
+    /// What is wrong, for a person.
+    pub detail: String,
+}
+
+macro_rules! finding_codes {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal,)*) => {
+        /// What a check can find.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum FindingCode {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl FindingCode {
+            /// The stable code.
+            pub fn code(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $code,)*
+                }
+            }
+        }
+    };
+}
+
+finding_codes! {
+    /// Something stored cannot be understood.
+    Unreadable = "unreadable",
+    /// A row of an audit chain is missing or was changed (S8).
+    AuditBroken = "audit-broken",
+    /// An audit chain does not end where its device says (S8).
+    AuditHead = "audit-head",
+    /// A row of an audit cannot follow what happened to its KeyPackage before (S3).
+    AuditTransition = "audit-transition",
+    /// The state of a KeyPackage is not what the audit tells (S8).
+    AuditState = "audit-state",
+    /// A KeyPackage that can be handed out has no bytes, or one that is over still has them.
+    KeyPackageBytes = "key-package-bytes",
+    /// The bytes of a KeyPackage are not what its row says: reference, init key, end or ciphersuite (S6).
+    KeyPackageRow = "key-package-row",
+    /// A KeyPackage is not valid, or not its owner's (S6).
+    KeyPackageInvalid = "key-package-invalid",
+    /// A device has more live KeyPackages than any may (S7).
+    OverCap = "over-cap",
+    /// The members of a group are not the leaves of its public state.
+    Roster = "roster",
+    /// The public state or the GroupInfo of a group is not of its epoch, or a leaf not a registered device's.
+    GroupState = "group-state",
+    /// The sequence of a group has impossible numbers, or an epoch with more than one Commit (S9).
+    GroupSequence = "group-sequence",
+    /// An inbox has impossible numbers.
+    InboxNumbers = "inbox-numbers",
+    /// A body that nobody waits for, or a row without its body.
+    Body = "body",
+    /// A Welcome without its ratchet tree, or a tree of an epoch that never was.
+    RatchetTree = "ratchet-tree",
+}
+
+impl fmt::Display for FindingCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Admin {
+    /// Opens a store and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be opened or migrated.
+    pub async fn open(location: &StoreLocation) -> Result<Self, Fault> {
+        let incarnation = uuid::Uuid::new_v4().to_string();
+        let store = Store::open(location, &incarnation, Wakeups::default()).await?;
+        Ok(Self { store })
+    }
+}
+
+/// An operator is refused nothing: a refusal here is of the store's own making.
+fn fault(error: ServiceError) -> Fault {
+    match error {
+        ServiceError::Fault(fault) => fault,
+        ServiceError::Refused(_) => Fault::Corrupt("a transition that was refused"),
+    }
+}

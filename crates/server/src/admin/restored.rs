@@ -1,0 +1,84 @@
+//! Making a store safe that was restored from a backup, before anybody is served from it.
+//!
+//! Since the backup KeyPackages may have been handed out that it holds as available, and Commits were accepted that it
+//! has lost. So nothing that it holds is handed out any more: every KeyPackage that could be is revoked, and its owner
+//! is told to publish a new pool. A new incarnation tells clients what happened.
+
+use larder_lifecycle::UnixSeconds;
+use uuid::Uuid;
+
+use super::{Admin, fault};
+use crate::directory;
+use crate::error::Fault;
+use crate::store::DeviceKey;
+
+/// Rows that one transaction removes at most.
+const FORGET_ROWS_MAX: u32 = 500;
+
+/// What was done to a restored store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The new incarnation.
+    pub incarnation: String,
+    /// Devices whose pools were withdrawn and who were told.
+    pub devices: u64,
+    /// KeyPackages that were revoked, last resorts included.
+    pub revoked: u64,
+}
+
+impl Admin {
+    /// Revokes what a restored store could hand out a second time, ends all sessions, forgets the answers to retries and
+    /// the devices' marks (a device is not behind because the server is), tells every owner to publish a new pool, and
+    /// gives the store a new incarnation.
+    ///
+    /// Each device is one transaction. When it is interrupted, run it again: the incarnation comes last.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be written.
+    pub async fn restored(&self, now: UnixSeconds) -> Result<Restored, Fault> {
+        while self
+            .store
+            .write(|tx| Ok(tx.forget_sessions_and_answers(FORGET_ROWS_MAX)?))
+            .await
+            .map_err(fault)?
+            > 0
+        {}
+        let (mut devices, mut revoked) = (0, 0);
+        let mut last: Option<DeviceKey> = None;
+        loop {
+            let after = last;
+            let done = self
+                .store
+                .write(move |tx| {
+                    let Some(device) = tx.device_after(after)? else {
+                        return Ok(None);
+                    };
+                    tx.forget_state_mark(device.key)?;
+                    tx.lock_devices([device.key])?;
+                    let revoked = directory::withdraw_all(tx, &device, now)?;
+                    tx.skip_inbox_numbers(device.key)?;
+                    directory::tell_owner(tx, &device, now)?;
+                    Ok(Some((device.key, revoked)))
+                })
+                .await
+                .map_err(fault)?;
+            let Some((device, of_device)) = done else {
+                break;
+            };
+            last = Some(device);
+            devices += 1;
+            revoked += of_device;
+        }
+        let incarnation = Uuid::new_v4().to_string();
+        let new = incarnation.clone();
+        self.store
+            .write(move |tx| Ok(tx.set_incarnation(&new)?))
+            .await
+            .map_err(fault)?;
+        Ok(Restored {
+            incarnation,
+            devices,
+            revoked,
+        })
+    }
+}

@@ -1,0 +1,73 @@
+use std::collections::BTreeSet;
+
+use larder_wire::GroupId;
+
+use crate::delivery::{checks, load, parse};
+use crate::error::{Fault, ServiceError};
+use crate::store::Tx;
+
+/// Something about a stored group that cannot be right.
+pub(crate) enum GroupProblem {
+    /// The roster is not the leaves.
+    Roster(String),
+    /// The public state or the GroupInfo is not what it should be.
+    State(String),
+}
+
+impl GroupProblem {
+    pub(crate) fn detail(&self) -> &str {
+        match self {
+            Self::Roster(detail) | Self::State(detail) => detail,
+        }
+    }
+}
+
+/// Checks a group's public state against its epoch, its GroupInfo and its roster.
+pub(crate) fn check_group(
+    tx: &Tx<'_>,
+    group: &GroupId,
+    mut report: impl FnMut(GroupProblem),
+) -> Result<(), ServiceError> {
+    let row = tx.group(group)?.ok_or(Fault::Corrupt("a group is missing"))?;
+    let (_, public_group) = load(group, &row.public_state)?;
+    let context = public_group.group_context();
+    if context.epoch().as_u64() != row.epoch || context.group_id().as_slice() != group.as_bytes() {
+        let found = context.epoch().as_u64();
+        report(GroupProblem::State(format!(
+            "the public state is of epoch {found}, the group at epoch {}",
+            row.epoch
+        )));
+    }
+    match parse::group_info(&row.group_info) {
+        Ok(group_info) if group_info.group_context() == context => {}
+        Ok(_) => report(GroupProblem::State(
+            "the GroupInfo is not that of the public state".to_owned(),
+        )),
+        Err(_) => report(GroupProblem::State("the GroupInfo cannot be read".to_owned())),
+    }
+    let mut leaves = BTreeSet::new();
+    for member in public_group.members() {
+        let device = checks::device_named_by(tx, &member.credential)?
+            .filter(|device| device.signature_key == member.signature_key);
+        match device {
+            Some(device) => {
+                leaves.insert(device.key);
+            }
+            None => report(GroupProblem::State(format!(
+                "leaf {} is not a registered device's",
+                member.index.u32()
+            ))),
+        }
+    }
+    let roster: BTreeSet<_> = tx.members(group)?.into_iter().map(|(device, _)| device).collect();
+    let (absent, extra) = (
+        leaves.difference(&roster).count(),
+        roster.difference(&leaves).count(),
+    );
+    if absent + extra > 0 {
+        report(GroupProblem::Roster(format!(
+            "{absent} leaves are not on the roster, {extra} of the roster have no leaf"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! The check of a store is checked by planting what it must find.
+
+use std::collections::BTreeSet;
+
+use larder_server::{Admin, Checked, Finding, FindingCode};
+use larder_wire::GroupId;
+
+use crate::scene::Scene;
+use crate::support::{TestServer, reserved_refs};
+
+async fn check(server: &TestServer) -> (Checked, Vec<Finding>) {
+    let admin = Admin::open(&server.database.location()).await.unwrap();
+    let mut findings = Vec::new();
+    let checked = admin.check(|finding| findings.push(finding)).await.unwrap();
+    assert_eq!(checked.findings, findings.len() as u64);
+    (checked, findings)
+}
+
+/// A store in which everything has happened that can.
+async fn busy() -> Scene {
+    let mut scene = Scene::set().await;
+    let Scene {
+        server,
+        alice,
+        bob,
+        carol,
+        mallory,
+        alices,
+        bobs,
+        ..
+    } = &mut scene;
+    let elsewhere = GroupId::from_bytes(b"elsewhere").unwrap();
+    // Lapsed, abandoned, revoked; handed out until only the last resort is left, which is replaced.
+    mallory.reserve(&[&*carol], &elsewhere).await;
+    server.pass(2 * 3600);
+    server.sweep().await;
+    for device in [&mut *alice, &mut *bob, &mut *carol, &mut *mallory] {
+        device.open_session().await;
+    }
+    let given_up = mallory.reserve(&[&*carol], &elsewhere).await;
+    let path = format!("/v1/reservations/{}/abandon", given_up.reservation_id.unwrap());
+    mallory.http.post(&path, &()).await.done();
+    let inventory = carol.inventory().await;
+    let last = inventory.items.last().unwrap();
+    carol.revoke(std::slice::from_ref(&last.key_package_ref)).await;
+    bob.stock_last_resort().await;
+    for _ in 0..3 {
+        assert_eq!(reserved_refs(&alice.reserve(&[&*bob], &elsewhere).await).len(), 1);
+    }
+    bob.stock_last_resort().await;
+    // A Welcome and a message that wait.
+    alice.invite(alices, &[&*carol]).await;
+    bob.catch_up(bobs).await;
+    alice.send(alices, "one").await;
+    scene
+}
+
+#[tokio::test]
+async fn s3_s6_s7_s8_s9_a_store_in_use_has_nothing_to_be_found() {
+    let scene = busy().await;
+    let (checked, findings) = check(&scene.server).await;
+    assert_eq!(findings, []);
+    assert_eq!((checked.devices, checked.groups), (4, 1));
+    assert_eq!(checked.key_packages, 3 + 3 + 5 + 3 + 2);
+    // Much later everything is over, and most of it forgotten.
+    for days in [61, 60] {
+        scene.server.pass(days * 86_400);
+        scene.server.sweep().await;
+        assert_eq!(check(&scene.server).await.1, []);
+    }
+}
+
+#[tokio::test]
+async fn what_is_planted_is_found() {
+    use FindingCode as F;
+    let of = |device: &str| format!("(SELECT id FROM devices WHERE name = '{device}-1')");
+    let planted = [
+        (
+            "UPDATE audit SET actor = 'eve/eve-1' WHERE transition = 'commit'".to_owned(),
+            F::AuditBroken,
+        ),
+        (
+            "DELETE FROM audit WHERE transition = 'commit'".to_owned(),
+            F::AuditBroken,
+        ),
+        (
+            "DELETE FROM audit WHERE transition = 'commit'".to_owned(),
+            F::AuditState,
+        ),
+        (
+            "DELETE FROM audit WHERE seq = (SELECT audit_seq FROM devices WHERE id = audit.device_id)"
+                .to_owned(),
+            F::AuditHead,
+        ),
+        (
+            "UPDATE audit SET transition = 'commit' WHERE transition = 'upload' AND seq = 1".to_owned(),
+            F::AuditTransition,
+        ),
+        (
+            "UPDATE audit SET transition = 'vanish' WHERE seq = 2".to_owned(),
+            F::Unreadable,
+        ),
+        // A spent one can be handed out again; a reserved one is forgotten.
+        (
+            "UPDATE key_packages SET status = 0, holder = NULL, group_id = NULL WHERE status = 2".to_owned(),
+            F::AuditState,
+        ),
+        (
+            "DELETE FROM key_packages WHERE status = 1".to_owned(),
+            F::AuditState,
+        ),
+        (
+            "UPDATE last_resorts SET used = 1 - used".to_owned(),
+            F::AuditState,
+        ),
+        ("DELETE FROM last_resort_reservations".to_owned(), F::AuditState),
+        ("DELETE FROM key_package_bytes".to_owned(), F::KeyPackageBytes),
+        ("DELETE FROM last_resort_bytes".to_owned(), F::KeyPackageBytes),
+        (
+            "INSERT INTO key_package_bytes (ref, bytes) SELECT ref, ref FROM key_packages WHERE status = 2"
+                .to_owned(),
+            F::KeyPackageBytes,
+        ),
+        (
+            format!(
+                "UPDATE key_package_bytes SET bytes = (
+                     SELECT b.bytes FROM key_package_bytes b JOIN key_packages k ON k.ref = b.ref
+                     WHERE k.device_id = {0} ORDER BY k.ref LIMIT 1
+                 ) WHERE ref IN (SELECT ref FROM key_packages WHERE device_id = {0})",
+                of("alice")
+            ),
+            F::KeyPackageRow,
+        ),
+        (
+            "UPDATE key_packages SET init_key_hash = ref WHERE status = 0".to_owned(),
+            F::KeyPackageRow,
+        ),
+        (
+            "UPDATE key_packages SET not_after = not_after + 1 WHERE status = 0".to_owned(),
+            F::KeyPackageRow,
+        ),
+        (
+            format!(
+                "UPDATE key_packages SET device_id = {} WHERE device_id = {}",
+                of("mallory"),
+                of("alice")
+            ),
+            F::KeyPackageInvalid,
+        ),
+        (
+            "UPDATE devices SET signature_key = auth_key WHERE name = 'alice-1'".to_owned(),
+            F::KeyPackageInvalid,
+        ),
+        (
+            "UPDATE devices SET signature_key = auth_key WHERE name = 'alice-1'".to_owned(),
+            F::GroupState,
+        ),
+        (
+            format!("DELETE FROM members WHERE device_id = {}", of("bob")),
+            F::Roster,
+        ),
+        (
+            format!(
+                "UPDATE members SET device_id = {} WHERE device_id = {}",
+                of("mallory"),
+                of("bob")
+            ),
+            F::Roster,
+        ),
+        ("UPDATE groups SET epoch = epoch + 1".to_owned(), F::GroupState),
+        (
+            "UPDATE groups SET group_info = public_state".to_owned(),
+            F::GroupState,
+        ),
+        (
+            "UPDATE groups SET public_state = group_info".to_owned(),
+            F::Unreadable,
+        ),
+        ("UPDATE groups SET last_seq = 1".to_owned(), F::GroupSequence),
+        (
+            "UPDATE accepted SET epoch = epoch + 7 WHERE kind = 0".to_owned(),
+            F::GroupSequence,
+        ),
+        (
+            "DROP INDEX accepted_one_commit_per_epoch; UPDATE accepted SET epoch = 0 WHERE kind = 0"
+                .to_owned(),
+            F::GroupSequence,
+        ),
+        ("UPDATE devices SET inbox_last = 1".to_owned(), F::InboxNumbers),
+        (
+            "UPDATE devices SET inbox_acknowledged = inbox_last".to_owned(),
+            F::InboxNumbers,
+        ),
+        (
+            "UPDATE devices SET inbox_acknowledged = inbox_last + 1".to_owned(),
+            F::InboxNumbers,
+        ),
+        (
+            "INSERT INTO bodies (body) SELECT hash FROM audit WHERE seq = 1".to_owned(),
+            F::Body,
+        ),
+        (
+            "UPDATE inbox SET body_id = NULL WHERE kind = 3".to_owned(),
+            F::Body,
+        ),
+        ("DELETE FROM ratchet_trees".to_owned(), F::RatchetTree),
+        (
+            "UPDATE ratchet_trees SET epoch = epoch + 99".to_owned(),
+            F::RatchetTree,
+        ),
+    ];
+    for (sql, expected) in planted {
+        let scene = busy().await;
+        scene.server.database.corrupt(&sql).await;
+        let (_, findings) = check(&scene.server).await;
+        let codes: BTreeSet<_> = findings.iter().map(|finding| finding.code.code()).collect();
+        assert!(codes.contains(expected.code()), "{sql}: {findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn s7_more_live_key_packages_than_any_device_may_have_are_found() {
+    let server = TestServer::start_with(|config| config.directory.hard_cap = 100, false).await;
+    let bob = server.device("bob").await;
+    bob.stock(60).await;
+    assert_eq!(check(&server).await.1, []);
+    bob.stock(5).await;
+    let (_, findings) = check(&server).await;
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].code, FindingCode::OverCap);
+    assert_eq!(findings[0].subject, "bob/bob-1");
+}

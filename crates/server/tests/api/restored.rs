@@ -1,0 +1,80 @@
+//! What becomes of a store that was restored from a backup, before it is served again.
+
+use larder_lifecycle::UnixSeconds;
+use larder_server::Admin;
+use larder_wire::{AuditPage, AuditTransition, GroupId, InboxKind, KeyPackageState, ProblemType};
+
+use crate::support::{TestServer, count, reserved_refs};
+
+#[tokio::test]
+async fn s2_x2_a_restored_store_hands_nothing_out_that_it_may_have_handed_out_before() {
+    let server = TestServer::unswept().await;
+    let mut alice = server.device("alice").await;
+    let mut bob = server.device_with_key_packages("bob", 3).await;
+    bob.stock_last_resort().await;
+    let group = GroupId::from_bytes(b"a group of alice").unwrap();
+    let reserved = alice.reserve(&[&bob], &group).await;
+    alice.http = alice.http.with_state("AAAA");
+    alice
+        .http
+        .post("/v1/inbox/ack", &larder_wire::AckRequest { up_to: 0 })
+        .await
+        .done();
+    let before = bob.inventory().await;
+    bob.ack(u64::from(u32::MAX)).await;
+    let stale = bob.http.clone();
+
+    let admin = Admin::open(&server.database.location()).await.unwrap();
+    let restored = admin.restored(UnixSeconds(server.time())).await.unwrap();
+    assert_eq!((restored.devices, restored.revoked), (2, 4));
+
+    stale
+        .get("/v1/key-packages")
+        .await
+        .refused(ProblemType::Unauthenticated);
+    let session = bob.open_session().await;
+    assert_eq!(session.state, None);
+    let inventory = bob.inventory().await;
+    assert_eq!(inventory.incarnation, restored.incarnation);
+    assert_ne!(inventory.incarnation, before.incarnation);
+    assert_ne!(inventory.digest, before.digest);
+    assert_eq!(count(&inventory, KeyPackageState::Revoked), 3);
+    assert_eq!(count(&inventory, KeyPackageState::Gone), 1);
+    let audit: AuditPage = bob.http.get("/v1/key-packages/audit").await.ok();
+    let by_server = audit
+        .rows
+        .iter()
+        .filter(|row| row.transition == AuditTransition::Revoke && row.actor.is_none());
+    assert_eq!(by_server.count(), 4, "S8");
+    let rows = bob.inbox().await;
+    let low: Vec<_> = rows
+        .iter()
+        .filter(|row| row.kind == InboxKind::KeyPackagesLow)
+        .collect();
+    assert_eq!(low.len(), 1);
+    assert!(low[0].seq > u64::from(u32::MAX), "no device has seen its number");
+
+    // The mark of a device that used one is forgotten, and so is the answer to the reservation.
+    alice.http = alice.http.with_state("BBBB");
+    alice.open_session().await;
+    assert_eq!(reserved_refs(&reserved).len(), 1);
+    let again = alice.reserve(&[&bob], &group).await;
+    assert_eq!(reserved_refs(&again), []);
+    let mut findings = Vec::new();
+    admin.check(|finding| findings.push(finding)).await.unwrap();
+    assert_eq!(findings, []);
+}
+
+#[tokio::test]
+async fn making_a_store_safe_again_withdraws_nothing_twice() {
+    let server = TestServer::unswept().await;
+    let mut bob = server.device_with_key_packages("bob", 2).await;
+    let admin = Admin::open(&server.database.location()).await.unwrap();
+    let now = UnixSeconds(server.time());
+    let first = admin.restored(now).await.unwrap();
+    let second = admin.restored(now).await.unwrap();
+    assert_eq!((first.revoked, second.revoked), (2, 0));
+    assert_ne!(first.incarnation, second.incarnation);
+    bob.open_session().await;
+    assert_eq!(bob.inbox().await.len(), 1);
+}
