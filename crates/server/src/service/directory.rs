@@ -11,6 +11,7 @@ use super::{Caller, Service, malformed};
 use crate::accounts::answered_once;
 use crate::directory;
 use crate::error::{Fault, ServiceError};
+use crate::metrics;
 use crate::random::random_bytes;
 
 /// Ciphersuites in one reserve request.
@@ -112,20 +113,23 @@ impl Service {
         }
         check_suites(&request.suites)?;
         let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
-        self.change(caller, move |tx| {
-            answered_once(
-                tx,
-                device.key,
-                &idempotency_key,
-                ("reserve", &request),
-                now,
-                || {
-                    let id = Uuid::new_v4().to_string();
-                    directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
-                },
-            )
-        })
-        .await
+        let reserved = self
+            .change(caller, move |tx| {
+                answered_once(
+                    tx,
+                    device.key,
+                    &idempotency_key,
+                    ("reserve", &request),
+                    now,
+                    || {
+                        let id = Uuid::new_v4().to_string();
+                        directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
+                    },
+                )
+            })
+            .await?;
+        metrics::reserved(&reserved);
+        Ok(reserved)
     }
 
     /// What an adder who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
