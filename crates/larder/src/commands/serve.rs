@@ -24,6 +24,7 @@ const DATABASE: &str = "server.db";
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let mut config = Config::new(PathBuf::new());
     config.server_name = options.server_name;
+    config.external_delivery = options.external_delivery;
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }

@@ -113,6 +113,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(key_packages::revoke))
         .routes(routes!(key_packages::reserve))
         .routes(routes!(key_packages::abandon))
+        .routes(routes!(key_packages::spend))
         .routes(routes!(groups::create, groups::memberships))
         .routes(routes!(groups::commit))
         .routes(routes!(groups::propose))
