@@ -1,5 +1,7 @@
--- The incarnation of the server that the pool was last reconciled with; another one was restored from a backup.
+-- The incarnation of the server that this device knows; another one was restored from a backup.
 ALTER TABLE profile ADD COLUMN server_incarnation TEXT;
+-- Whether it is another one, and this device has not yet followed it: nothing is sent.
+ALTER TABLE profile ADD COLUMN server_was_restored INTEGER NOT NULL DEFAULT 0 CHECK (server_was_restored IN (0, 1));
 -- When this device last learned that the server was restored.
 ALTER TABLE profile ADD COLUMN server_restored_at INTEGER;
 

@@ -166,6 +166,12 @@ pub(crate) struct Serve {
     /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
     #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
     pub(crate) suites: Vec<u16>,
+    /// Serve counts for Prometheus at http://ADDRESS/metrics, to anybody who can reach it
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Let clients say themselves which KeyPackages they have spent, because another service delivers their Commits
+    #[arg(long)]
+    pub(crate) external_delivery: bool,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,

@@ -16,7 +16,13 @@ use crate::text::{label, plain};
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Record {
     /// The server accepts connections.
-    Listening { url: String, server_name: String },
+    Listening {
+        url: String,
+        server_name: String,
+        /// Where the counts are, if they are served.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        metrics: Option<String>,
+    },
     /// The account exists.
     Registered {
         user: String,
@@ -193,7 +199,10 @@ impl Record {
     /// The line for people. Nothing that others wrote can break out of it.
     pub(crate) fn line(&self) -> String {
         match self {
-            Self::Listening { url, .. } => format!("listening on {url}"),
+            Self::Listening { url, metrics, .. } => match metrics {
+                None => format!("listening on {url}"),
+                Some(metrics) => format!("listening on {url}, metrics on {metrics}"),
+            },
             Self::Registered {
                 user,
                 server,

@@ -14,7 +14,7 @@ use crate::generation::{self, Generation};
 use crate::last_resort_rows::{self, LastResort};
 use crate::pool::{KeyPackagePool, NOT_BEFORE_MARGIN_SECONDS};
 use crate::store::Tx;
-use crate::transition::{Tally, apply_to_last_resort};
+use crate::transition::{Change, Tally, apply_to_last_resort};
 
 impl KeyPackagePool {
     /// Mints a last resort (RFC 9420 §16.8): a KeyPackage that the directory hands out when nothing else is left, to
@@ -111,6 +111,11 @@ fn replace_older(
         }
     }
     Ok(())
+}
+
+/// A last resort that the directory does not hand out any more: invitations under way may still name it, for a day.
+pub(crate) fn retire(tx: &Tx<'_>, row: &LastResort, now: UnixSeconds) -> Result<Change, PoolError> {
+    apply_to_last_resort(tx, row, replaced(now), now)
 }
 
 fn replaced(now: UnixSeconds) -> OwnLastResortEvent {

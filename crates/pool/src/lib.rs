@@ -10,6 +10,7 @@ mod audit;
 mod codec;
 mod column;
 mod directory;
+mod distrust;
 mod error;
 mod generation;
 mod health;

@@ -23,6 +23,8 @@ pub struct Config {
     pub group_suites: Vec<u16>,
     /// What the directory demands of KeyPackages.
     pub directory: DirectoryPolicy,
+    /// Whether Commits may travel through another delivery service, whose clients say themselves what they have spent.
+    pub external_delivery: bool,
     /// Who may register.
     pub registration: Registration,
     /// How long a session lasts, in seconds.
@@ -39,6 +41,7 @@ impl Config {
             store: store.into(),
             group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
+            external_delivery: false,
             registration: Registration::Open,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,

@@ -17,6 +17,7 @@ mod delivery;
 mod directory;
 mod error;
 mod http;
+mod metrics;
 mod random;
 mod service;
 mod store;
@@ -27,6 +28,7 @@ pub use admin::{Admin, BackupError, Checked, Finding, FindingCode, Restored, bac
 pub use config::{Clock, Config};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
+pub use metrics::{Metrics, MetricsTaken};
 pub use service::{Caller, Service, Swept};
 pub use store::{PostgresError, PostgresLocation, StoreLocation, StoreLocationError};
 pub use suites::{UnusableSuites, check_group_suites};

@@ -140,6 +140,10 @@ pub struct Session {
     /// restored from an older copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<StateMark>,
+    /// Changes when the server was restored from a backup. A device that sees another one than before does not send what it
+    /// had made for the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
 }
 
 impl fmt::Debug for Session {
@@ -148,6 +152,7 @@ impl fmt::Debug for Session {
             .field("token", &"..")
             .field("expires_at", &self.expires_at)
             .field("state", &self.state)
+            .field("incarnation", &self.incarnation)
             .finish()
     }
 }
@@ -182,10 +187,11 @@ mod tests {
             token: "secret".into(),
             expires_at: 9,
             state: None,
+            incarnation: None,
         };
         assert_eq!(
             format!("{session:?}"),
-            r#"Session { token: "..", expires_at: 9, state: None }"#
+            r#"Session { token: "..", expires_at: 9, state: None, incarnation: None }"#
         );
     }
 

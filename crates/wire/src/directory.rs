@@ -184,6 +184,25 @@ pub struct RevokeRequest {
     pub refs: Vec<KeyPackageRef>,
 }
 
+/// What `POST /v1/key-packages/revoke` takes: some KeyPackages, or all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(untagged)]
+pub enum Revocation {
+    /// These.
+    Some(RevokeRequest),
+    /// All of one signature key.
+    All(RevokeAllRequest),
+}
+
+/// Withdraws every KeyPackage of the caller that could still be handed out or added, last resorts included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RevokeAllRequest {
+    /// The MLS signature public key of their leaves. Those of another key stay as they are.
+    pub all_of: Base64Url,
+}
+
 /// The answer to a revocation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -221,6 +240,16 @@ pub struct Reserved {
     pub expires_at: u64,
     /// One entry per user, in the order of the request.
     pub users: Vec<UserReservation>,
+}
+
+/// `POST /v1/reservations/{id}/spend`: a Commit that travelled through another delivery service added these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SpendRequest {
+    /// The KeyPackages that it added, all of this reservation; 1 to 256.
+    pub refs: Vec<KeyPackageRef>,
+    /// The group that it added them to: the one that they are reserved for.
+    pub group_id: GroupId,
 }
 
 /// What was reserved for one user.

@@ -32,8 +32,8 @@ pub use audit::{
 pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes, StateMark};
 pub use directory::{
     DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus,
-    PoolStatus, ReserveRequest, Reserved, RevokeRequest, Revoked, SuiteStatus, UploadOutcome, UploadRequest,
-    UploadResult, Uploaded, UserReservation,
+    PoolStatus, ReserveRequest, Reserved, Revocation, RevokeAllRequest, RevokeRequest, Revoked, SpendRequest,
+    SuiteStatus, UploadOutcome, UploadRequest, UploadResult, Uploaded, UserReservation,
 };
 pub use groups::{
     Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupInfoAnswer, Membership, Memberships,
@@ -43,7 +43,7 @@ pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
 pub use limits::{
     AUDIT_PAGE_ROWS_MAX, BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX,
     INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
-    STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
+    SPEND_REFS_MAX, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};

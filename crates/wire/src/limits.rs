@@ -26,3 +26,5 @@ pub const INBOX_PAGE_ROWS_MAX: u32 = 256;
 pub const GROUP_SUITES_MAX: usize = 8;
 /// Rows of an audit in one answer.
 pub const AUDIT_PAGE_ROWS_MAX: u32 = 256;
+/// KeyPackages in one request to spend them.
+pub const SPEND_REFS_MAX: usize = 256;

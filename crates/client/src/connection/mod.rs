@@ -7,6 +7,7 @@ mod operations;
 mod pool;
 mod probe;
 mod restore;
+mod restored_server;
 mod sync;
 
 use std::fmt;

@@ -97,10 +97,13 @@ impl MlsConnection {
         })
     }
 
-    /// An older copy of this profile is brought up to date before its pool is.
+    /// An older copy of this profile is brought up to date before its pool is, and so is one whose server was restored.
     async fn catch_up_if_behind(&self) -> Result<(), Error> {
         self.0.transport.authenticate().await?;
-        if self.0.core.write(|tx, _| core::standing(tx)).await? == Standing::Current {
+        let is_current = |tx: &Tx<'_>, _: &Context| {
+            Ok(core::standing(tx)? == Standing::Current && !core::server_was_restored(tx)?)
+        };
+        if self.0.core.write(is_current).await? {
             return Ok(());
         }
         let _operation = self.0.operation.lock().await;
@@ -143,7 +146,15 @@ impl MlsConnection {
     /// Returns how many were revoked.
     async fn reconcile(&self, inventory: Inventory) -> Result<u32, Error> {
         let core = &self.0.core;
-        let Inventory { digest, items, .. } = inventory;
+        let Inventory {
+            digest,
+            items,
+            incarnation,
+            ..
+        } = inventory;
+        core.write(move |tx, _| core::heed_incarnation(tx, &incarnation))
+            .await?;
+        core.write(|tx, _| core::require_not_behind(tx)).await?;
         let rows = directory_rows(items)?;
         let revoke_there = core
             .write(move |tx, context| {

@@ -16,6 +16,7 @@ impl MlsConnection {
         let (core, transport) = (&self.0.core, &self.0.transport);
         // Opening a session tells.
         transport.authenticate().await?;
+        self.follow_restored_server().await?;
         match core.write(|tx, _| core::standing(tx)).await? {
             Standing::Current => return Ok(()),
             Standing::Behind => {

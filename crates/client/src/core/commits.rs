@@ -9,7 +9,7 @@ use openmls::treesync::LeafNodeSource;
 use crate::core::messages::{self, Payload};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{groups, mls, peers};
+use crate::core::{groups, mls, peers, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, MessageKind};
@@ -240,6 +240,10 @@ pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error
     let mut queued = false;
     for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
         if outbox::handshake_waits(tx.connection(), &group)? {
+            continue;
+        }
+        if restored_server::remove_again(tx, context, &group)? {
+            queued = true;
             continue;
         }
         let mut state = mls::load(tx, &group)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls};
+use crate::core::{groups, mls, restored_server};
 use crate::error::Error;
 use crate::types::{
     GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
@@ -153,7 +153,7 @@ pub(super) fn push(
 
 /// The group's MLS state, if a message of its present epoch can be made now.
 pub(super) fn ready_to_encrypt(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<MlsGroup>, Error> {
-    if outbox::handshake_waits(tx.connection(), group)? {
+    if outbox::handshake_waits(tx.connection(), group)? || restored_server::removals_are_lost(tx, group)? {
         return Ok(None);
     }
     let mls = mls::load(tx, group)?;

@@ -19,6 +19,7 @@ mod profile;
 mod rejoin;
 mod remake;
 mod restore;
+mod restored_server;
 mod schema;
 mod state;
 mod suites;
@@ -45,6 +46,7 @@ pub(crate) use profile::{
 pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
 pub(crate) use restore::{finish_restoring, skip_dropped, start_over};
+pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
 pub(crate) use state::{
     Standing, claim_state, fall_behind, heed_mark, require_may_restore, require_not_behind, standing,
 };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::commits::{self, merged};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, messages, mls, rejoin};
+use crate::core::{groups, messages, mls, rejoin, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
@@ -324,6 +324,13 @@ pub(crate) fn settle(
             accepted(tx, context, &group, &intent, proof, now)?;
             Outcome::Done
         }
+        Verdict::WrongEpoch(Some(current)) if server_fell_back(tx, &group, current)? => {
+            restored_server::fall_back(tx, context, &group)?;
+            if matches!(intent, Intent::Message { .. }) {
+                return Ok(None);
+            }
+            Outcome::NotActive(GroupState::NeedsRejoin)
+        }
         Verdict::WrongEpoch(current) => {
             if !wrong_epoch(tx, &group, id, &intent, current)? {
                 return Ok(None);
@@ -368,6 +375,12 @@ fn accepted(
         Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
         Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
     }
+}
+
+/// Whether the server is at an earlier epoch than this device, which merges only what the server has accepted.
+fn server_fell_back(tx: &Tx<'_>, group: &GroupKey, current: u64) -> Result<bool, Error> {
+    let takes_part = groups::group_state(tx, group)?.takes_part();
+    Ok(takes_part && restored_server::is_ahead(tx, group, current)?)
 }
 
 /// Whether the row has ended.

@@ -8,7 +8,7 @@ use tls_codec::Deserialize as _;
 
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, messages, mls, peers};
+use crate::core::{commits, groups, messages, mls, peers, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -41,7 +41,17 @@ pub(crate) fn stage_rejoin(
     if group_info.group_id().as_slice() != group.as_bytes() {
         return Err(bad());
     }
+    let epoch = group_info.epoch().as_u64();
     let tree = RatchetTreeIn::tls_deserialize_exact(&answer.ratchet_tree.0).map_err(|_| bad())?;
+    // Ahead of the server, because it was restored: it does not know of who was removed since.
+    let given_up: Option<Vec<_>> = mls::find(tx, group)?
+        .filter(|given_up| given_up.epoch().as_u64() > epoch)
+        .map(|given_up| {
+            given_up
+                .members()
+                .filter_map(|member| mls::who(&member.credential))
+                .collect()
+        });
     mls::delete(tx, group)?;
     let provider = tx.provider();
     let identity = &context.identity;
@@ -68,6 +78,10 @@ pub(crate) fn stage_rejoin(
         if pin == peers::Pin::Changed {
             return Err(Error::KeyChanged { user, device });
         }
+    }
+    if let Some(given_up) = given_up {
+        let given_up: Vec<_> = given_up.into_iter().map(|(user, _)| user).collect();
+        restored_server::note_lost_removals(tx, group, &given_up, &state)?;
     }
     let (commit, _, group_info) = bundle.into_messages();
     let request = commits::commit_request(&commit, None, group_info.as_ref(), None)?;

@@ -7,6 +7,7 @@ use openmls::prelude::{OpenMlsProvider as _, OpenMlsRand as _};
 use rusqlite::Connection;
 
 use crate::core::profile::Context;
+use crate::core::restored_server::server_was_restored;
 use crate::core::schema::corrupt;
 use crate::error::Error;
 
@@ -57,6 +58,11 @@ pub(super) fn set_standing(tx: &Tx<'_>, standing: Standing) -> Result<(), Error>
 
 /// Fails while nothing may be sent.
 pub(crate) fn require_not_behind(tx: &Tx<'_>) -> Result<(), Error> {
+    if server_was_restored(tx)? {
+        return Err(Error::Refused(
+            Problem::new(ProblemType::StateBehind).with_detail("the server was restored from a backup"),
+        ));
+    }
     match standing(tx)? {
         Standing::Current | Standing::Restoring => Ok(()),
         Standing::Behind => Err(behind()),
@@ -81,6 +87,10 @@ fn behind() -> Error {
 
 /// The server knows a later state of this device.
 pub(crate) fn fall_behind(tx: &Tx<'_>) -> Result<(), Error> {
+    // A server that was restored knows no state of ours; it was not the one who said so.
+    if server_was_restored(tx)? {
+        return Ok(());
+    }
     tracing::warn!("this profile is an older copy: nothing is sent until it is brought up to date");
     set_standing(tx, Standing::Behind)
 }

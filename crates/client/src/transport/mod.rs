@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::core::{self, Context, Handle};
 use crate::error::Error;
 use crate::transport::http::{Http, Request};
-use crate::transport::session::Sessions;
+use crate::transport::session::{Present, Sessions};
 use crate::types::Clock;
 
 /// How long a request that waits for inbox rows may take beyond the wait.
@@ -113,11 +113,25 @@ impl Transport {
     }
 
     async fn call<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T, Error> {
-        let token = self.sessions.token(&self.http).await?;
+        self.call_if(request, |_, _| Ok(())).await
+    }
+
+    /// Sends a request; again under a new session if the present one has ended. `still_right` is asked whenever a session
+    /// was opened meanwhile, because that may tell something.
+    async fn call_if<T: serde::de::DeserializeOwned>(
+        &self,
+        request: &Request,
+        still_right: fn(&Tx<'_>, &Context) -> Result<(), Error>,
+    ) -> Result<T, Error> {
+        let Present { token, is_new } = self.sessions.token(&self.http).await?;
+        if is_new {
+            self.core.write(still_right).await?;
+        }
         match self.http.call_json(request, Some(&token)).await {
             Err(Error::Refused(problem)) if session::has_ended(&problem) => {
                 self.sessions.forget(&token).await;
-                let token = self.sessions.token(&self.http).await?;
+                let Present { token, .. } = self.sessions.token(&self.http).await?;
+                self.core.write(still_right).await?;
                 self.http.call_json(request, Some(&token)).await
             }
             answer => answer,
@@ -168,7 +182,9 @@ impl Transport {
             mut carried_out,
             state,
         } = claim;
-        let answer = self.call(&request.with_state(&state)).await;
+        // Opening a session may tell that the server was restored: what was made for the one before is not for this one.
+        let still_right = |tx: &Tx<'_>, _: &Context| core::require_not_behind(tx);
+        let answer = self.call_if(&request.with_state(&state), still_right).await;
         match &answer {
             Ok(_) => *carried_out = Some(state.next),
             Err(Error::Refused(problem)) if problem.problem_type == ProblemType::StateBehind => {

@@ -30,6 +30,13 @@ impl fmt::Debug for Token {
     }
 }
 
+/// The present session's token.
+pub(super) struct Present {
+    pub(super) token: Token,
+    /// Whether it was opened just now.
+    pub(super) is_new: bool,
+}
+
 /// The present session, opened when it is needed.
 pub(super) struct Sessions {
     device_id: DeviceId,
@@ -54,25 +61,34 @@ impl Sessions {
     }
 
     /// The token of the present session. Opens one if need be; several callers share it.
-    pub(super) async fn token(&self, http: &Http) -> Result<Token, Error> {
+    pub(super) async fn token(&self, http: &Http) -> Result<Present, Error> {
         let mut present = self.present.lock().await;
         if let Some((token, expires_at)) = &*present {
             let now = (self.clock)();
             if now.plus(RENEWED_BEFORE_SECONDS).0 < *expires_at {
-                return Ok(token.clone());
+                return Ok(Present {
+                    token: token.clone(),
+                    is_new: false,
+                });
             }
         }
         let Session {
             token,
             expires_at,
             state,
+            incarnation,
         } = self.open(http).await?;
+        if let Some(incarnation) = incarnation {
+            self.core
+                .write(move |tx, _| core::heed_incarnation(tx, &incarnation))
+                .await?;
+        }
         if let Some(mark) = state {
             self.core.write(move |tx, _| core::heed_mark(tx, &mark)).await?;
         }
         let token = Token(token);
         *present = Some((token.clone(), expires_at));
-        Ok(token)
+        Ok(Present { token, is_new: true })
     }
 
     /// This token is no longer good. Another one that came meanwhile stays.

@@ -12,7 +12,7 @@ use larder_client::{
     Error, GroupKey, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
 };
 use larder_pool::LocalStore;
-use larder_server::{Config, Service, serve};
+use larder_server::{Admin, Config, Service, backup_sqlite, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -23,6 +23,8 @@ pub(crate) use proxy::{Action, Proxy, flip_last, tamper_inbox};
 pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())
 }
+
+const DATABASE: &str = "server.db";
 
 pub(crate) struct TestServer {
     pub(crate) url: String,
@@ -50,14 +52,40 @@ impl TestServer {
         server
     }
 
-    /// The same database and the same address, with these ciphersuites.
-    pub(crate) async fn restart_with(&mut self, suites: &[u16]) {
+    async fn stop(&mut self) {
         self.service = None;
         if let Some((stop, running)) = self.running.take() {
             drop(stop);
             running.await.unwrap();
         }
-        let mut config = Config::new(self.directory.path().join("server.db"));
+    }
+
+    /// A backup of the database as it is now, made while it is served.
+    pub(crate) fn backup(&self) -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let database = self.directory.path().join(DATABASE);
+        backup_sqlite(&database, &directory.path().join(DATABASE)).unwrap();
+        directory
+    }
+
+    /// Puts a backup in the place of the database, as an operator would.
+    pub(crate) async fn restore(&mut self, backup: &TempDir) {
+        self.stop().await;
+        for file in std::fs::read_dir(self.directory.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let database = self.directory.path().join(DATABASE);
+        std::fs::copy(backup.path().join(DATABASE), &database).unwrap();
+        let admin = Admin::open(&database.into()).await.unwrap();
+        admin.restored(now()).await.unwrap();
+        drop(admin);
+        self.restart_with(&[0x0001]).await;
+    }
+
+    /// The same database and the same address, with these ciphersuites.
+    pub(crate) async fn restart_with(&mut self, suites: &[u16]) {
+        self.stop().await;
+        let mut config = Config::new(self.directory.path().join(DATABASE));
         config.group_suites = suites.to_vec();
         let ahead = Arc::clone(&self.ahead);
         let clock = Arc::new(move || now().plus(ahead.load(Ordering::Relaxed)));

@@ -2,12 +2,14 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Config, Service, StoreLocation, check_group_suites};
+use larder_server::{Config, Metrics, Service, StoreLocation, check_group_suites};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use super::Context;
 use crate::cli::{Serve, StoreOptions, StoreUrl};
@@ -22,6 +24,7 @@ const DATABASE: &str = "server.db";
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let mut config = Config::new(PathBuf::new());
     config.server_name = options.server_name;
+    config.external_delivery = options.external_delivery;
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }
@@ -47,11 +50,13 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     let service = Service::open(config, clock::system())
         .await
         .with_context(|| format!("the database {store} cannot be opened"))?;
+    let (stop_metrics, metrics) = serve_metrics(options.metrics).await?;
     context.output.print(&[Record::Listening {
         url: format!("http://{address}"),
         server_name,
+        metrics,
     }])?;
-    let (told, tell) = tokio::sync::oneshot::channel::<()>();
+    let (told, tell) = oneshot::channel::<()>();
     let serving = larder_server::serve(listener, service, async {
         // The sender is dropped without a word only with everything else.
         let _ = tell.await;
@@ -68,7 +73,30 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
         served = serving => served?,
         () = stopping => (),
     }
+    drop(stop_metrics);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves counts, if asked to, until the sender that is returned is dropped. Returns where, too.
+async fn serve_metrics(address: Option<SocketAddr>) -> Result<(Option<oneshot::Sender<()>>, Option<String>)> {
+    let Some(address) = address else {
+        return Ok((None, None));
+    };
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| cannot_listen(&error, &address))?;
+    let url = format!("http://{}/metrics", listener.local_addr()?);
+    let metrics = Metrics::install()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let until = async {
+            let _ = stopped.await;
+        };
+        if let Err(error) = metrics.serve(listener, until).await {
+            tracing::error!(%error, "the metrics are not served any more");
+        }
+    });
+    Ok((Some(stop), Some(url)))
 }
 
 /// Where a server keeps everything.

@@ -1,6 +1,9 @@
 //! What an operator does with a server's store.
 
-use crate::support::World;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use crate::support::{Running, World};
 use crate::transcripts::fails;
 
 fn database(world: &World) -> String {
@@ -69,4 +72,65 @@ fn a_store_is_checked_saved_while_it_is_served_and_made_safe_after_a_restore() {
         (&first["type"], &first["code"]),
         (&"finding".into(), &"audit-broken".into())
     );
+}
+
+#[test]
+fn a_server_counts_what_it_does_and_names_nobody() {
+    let world = World::without_server();
+    let data = world.path("server");
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        "127.0.0.1:0",
+        "--data",
+        data.to_str().unwrap(),
+    ];
+    let mut server = Running::start(world.command("server", &arguments));
+    let ready = server.line();
+    let (url, metrics) = ready
+        .strip_prefix("listening on ")
+        .and_then(|line| line.split_once(", metrics on "))
+        .unwrap();
+    let ok = |user: &str, arguments: &[&str]| world.ok(user, &[&["--server", url], arguments].concat());
+    for user in ["alice", "bob"] {
+        ok(user, &["register", user, "--no-encryption"]);
+    }
+    ok("alice", &["group", "create", "room"]);
+    ok("alice", &["invite", "room", "bob"]);
+    ok("bob", &["recv"]);
+    let text = get(metrics);
+    for expected in [
+        "larder_http_requests_total{method=\"POST\",route=\"/v1/key-packages/reserve\",status=\"200\"} 1",
+        "larder_http_requests_total{method=\"POST\",route=\"/v1/groups/{gid}/commits\",status=\"200\"}",
+        "larder_reserve_outcomes_total{outcome=\"ok\"} 1",
+        "larder_http_request_seconds_bucket{",
+        "larder_commit_requests_bucket{",
+        "larder_inbox_rows_total ",
+        "larder_swept_total{kind=\"key_packages\"} 0",
+        "larder_connections ",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    for name in ["alice", "bob", "room"] {
+        assert!(!text.contains(name), "{name}: {text}");
+    }
+    server.signal("TERM");
+    assert_eq!(server.ended(), 0);
+}
+
+/// The body of an answer, asked for over a plain connection.
+fn get(url: &str) -> String {
+    let (host, path) = url.trim_start_matches("http://").split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    write!(
+        stream,
+        "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    answer
 }

@@ -1,7 +1,9 @@
 use larder_lifecycle::{
     DirectoryEvent, DirectoryPolicy, DirectoryState, LastResortState, Refusal, UnixSeconds,
 };
-use larder_wire::{AuditTransition, GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked};
+use larder_wire::{
+    AuditTransition, GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked, SpendRequest,
+};
 
 use crate::directory::last_resort;
 use crate::error::{Fault, ServiceError};
@@ -141,6 +143,66 @@ pub(crate) fn revoke(
         }
     }
     Ok(Revoked { refs })
+}
+
+/// Withdraws every KeyPackage of the caller with this signature key, of those that could still be handed out or added.
+/// A device has one signature key, and all that it uploads is of it.
+pub(crate) fn revoke_all(
+    tx: &Tx<'_>,
+    owner: &DeviceRow,
+    signature_key: &[u8],
+    now: UnixSeconds,
+) -> Result<Revoked, ServiceError> {
+    if owner.signature_key != signature_key {
+        return Ok(Revoked { refs: Vec::new() });
+    }
+    tx.lock_devices([owner.key])?;
+    let live = tx.key_packages_of(owner.key)?.into_iter();
+    let live = live.filter(|row| !row.state.status().is_terminal());
+    let mut refs: Vec<_> = live.map(|row| row.key_package_ref).collect();
+    let last_resorts = tx.last_resorts_of(owner.key)?.into_iter();
+    let last_resorts = last_resorts.filter(|row| row.state != LastResortState::Gone);
+    refs.extend(last_resorts.map(|row| row.key_package_ref));
+    revoke(tx, owner, &RevokeRequest { refs }, now)
+}
+
+/// Spends what a Commit added that travelled through another delivery service. What this device has spent for this group
+/// before stays so.
+///
+/// # Errors
+/// `already-spent` or `reservation-lapsed`, naming the KeyPackages; nothing is spent then.
+pub(crate) fn spend_reserved(
+    tx: &Tx<'_>,
+    by: &DeviceRow,
+    reservation_id: &str,
+    request: &SpendRequest,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    tx.lock_reservation(reservation_id)?;
+    let held = tx.key_packages_of_reservation(reservation_id)?.into_iter();
+    let mut held: Vec<_> = held.map(|row| row.key_package_ref).collect();
+    let last_resorts = tx.last_resorts_of_reservation(reservation_id)?.into_iter();
+    held.extend(last_resorts.map(|row| row.key_package_ref));
+    let (to_spend, others): (Vec<_>, Vec<_>) = request
+        .refs
+        .iter()
+        .cloned()
+        .partition(|spent| held.contains(spent));
+    let mut lapsed = Vec::new();
+    for key_package_ref in others {
+        let by_us = DirectoryState::Spent {
+            by: by.key,
+            group: request.group_id.clone(),
+        };
+        let row = tx.key_package(&key_package_ref)?;
+        if row.is_none_or(|row| row.state != by_us) {
+            lapsed.push(key_package_ref);
+        }
+    }
+    if !lapsed.is_empty() {
+        return Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, lapsed).into());
+    }
+    spend(tx, &to_spend, by, &request.group_id, now)
 }
 
 /// Withdraws, in the name of the server, every KeyPackage of a device that could still be handed out or added. Returns

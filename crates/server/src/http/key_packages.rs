@@ -5,7 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use larder_wire::{
     AUDIT_PAGE_ROWS_MAX, AuditPage, DeviceReservation, Inventory, KeyPackageRef, PoolStatus, Problem,
-    ProblemType, ReserveRequest, Reserved, RevokeRequest, Revoked, UploadRequest, Uploaded,
+    ProblemType, ReserveRequest, Reserved, Revocation, RevokeRequest, Revoked, SpendRequest, UploadRequest,
+    Uploaded,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -14,6 +15,7 @@ use super::App;
 use super::extract::{IdempotencyKey, Json, Path, Query};
 use super::problem::{
     BodyProblems, ChangeProblems, Failure, FindAndChangeProblems, ReadProblems, ReserveProblems,
+    SpendProblems,
 };
 use crate::Caller;
 
@@ -138,23 +140,23 @@ pub(super) async fn revoke_one(
     State(app): State<App>,
     Path(key_package_ref): Path<KeyPackageRef>,
 ) -> Result<Json<Revoked>, Failure> {
-    let request = RevokeRequest {
+    let request = Revocation::Some(RevokeRequest {
         refs: vec![key_package_ref],
-    };
+    });
     Ok(Json(app.service.revoke(&caller, request).await?))
 }
 
-/// Withdraws KeyPackages of the caller.
+/// Withdraws KeyPackages of the caller: those that are named, or all of a signature key.
 #[utoipa::path(
     post, path = "/v1/key-packages/revoke", tag = "key packages",
-    request_body = RevokeRequest,
+    request_body = Revocation,
     responses((status = 200, description = "What is revoked now", body = Revoked), BodyProblems),
     security(("session" = [])),
 )]
 pub(super) async fn revoke(
     caller: Caller,
     State(app): State<App>,
-    Json(request): Json<RevokeRequest>,
+    Json(request): Json<Revocation>,
 ) -> Result<Json<Revoked>, Failure> {
     Ok(Json(app.service.revoke(&caller, request).await?))
 }
@@ -193,5 +195,24 @@ pub(super) async fn abandon(
     Path(reservation_id): Path<String>,
 ) -> Result<StatusCode, Failure> {
     app.service.abandon(&caller, reservation_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Spends KeyPackages of a reservation that a Commit added which travelled through another delivery service. Only where the
+/// deployment is set up for that; a Commit that comes to this server spends by itself.
+#[utoipa::path(
+    post, path = "/v1/reservations/{id}/spend", tag = "key packages",
+    params(("id" = String, Path, description = "The reservation")),
+    request_body = SpendRequest,
+    responses((status = 204, description = "Spent, by this request or an earlier one"), SpendProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn spend(
+    caller: Caller,
+    State(app): State<App>,
+    Path(reservation_id): Path<String>,
+    Json(request): Json<SpendRequest>,
+) -> Result<StatusCode, Failure> {
+    app.service.spend(&caller, reservation_id, request).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -18,12 +18,13 @@ mod ws;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, header};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use larder_wire::{BODY_BYTES_MAX, Problem, ProblemType};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -83,6 +84,7 @@ fn app_router(app: App) -> Router {
         .fallback(nowhere)
         .method_not_allowed_fallback(nowhere)
         .layer(middleware::map_response(never_stored))
+        .layer(middleware::from_fn(measured))
         .layer(CatchPanicLayer::custom(|_| {
             problem::respond(Problem::new(ProblemType::Unavailable))
         }))
@@ -111,6 +113,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(key_packages::revoke))
         .routes(routes!(key_packages::reserve))
         .routes(routes!(key_packages::abandon))
+        .routes(routes!(key_packages::spend))
         .routes(routes!(groups::create, groups::memberships))
         .routes(routes!(groups::commit))
         .routes(routes!(groups::propose))
@@ -147,6 +150,23 @@ async fn never_stored(mut response: Response) -> Response {
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Counts a request by its route. What leads nowhere is one route.
+async fn measured(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    crate::metrics::request(method, route, response.status().as_u16(), started.elapsed());
     response
 }
 

@@ -118,6 +118,9 @@ problem_sets! {
     /// Of a reserve request.
     ReserveProblems: Malformed | Unauthenticated | NotFound | StateBehind | TooLarge | UnsupportedMediaType
         | IdempotencyMismatch | RateLimited | Unavailable;
+    /// Of spending what a Commit added elsewhere.
+    SpendProblems: Malformed | Unauthenticated | Forbidden | AlreadySpent | StateBehind | ReservationLapsed | TooLarge
+        | UnsupportedMediaType | Unavailable;
     /// Of the creation of a group.
     CreateGroupProblems: Malformed | Unauthenticated | GroupExists | StateBehind | TooLarge | UnsupportedMediaType
         | InvalidCommit | IdempotencyMismatch | Unavailable;

@@ -20,6 +20,7 @@ use tower::ServiceExt as _;
 
 use super::{App, Closing, app_router};
 use crate::Service;
+use crate::metrics::{self, Connection};
 
 /// The sweeper runs this often.
 const SWEEP_SECONDS: u64 = 30;
@@ -97,6 +98,7 @@ fn of_the_peer(error: &io::Error) -> bool {
 
 /// Serves one connection to its end.
 async fn converse(stream: TcpStream, router: Router, closing: Closing) {
+    let _counted = Connection::open();
     // Answers are small and someone waits for each.
     let _ = stream.set_nodelay(true);
     let asked = Arc::new(AtomicBool::new(false));
@@ -145,8 +147,11 @@ async fn sweep(service: Service, closing: Closing) {
             () = closing.wait() => return,
         }
         // The next sweep finds what this one left.
-        if let Err(error) = service.sweep().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed");
+        match service.sweep().await {
+            Ok(swept) => metrics::swept(&swept),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed");
+            }
         }
     }
 }

@@ -52,7 +52,7 @@ impl Service {
         let now = self.now();
         let expires_at = now.plus(self.inner.config.session_seconds);
         let (inner, given) = (Arc::clone(&self.inner), token.clone());
-        let opened = self
+        let (opened, incarnation) = self
             .inner
             .store
             .write(move |tx| {
@@ -63,7 +63,8 @@ impl Service {
                     challenge: &request.challenge.0,
                     signature: &request.signature.0,
                 };
-                accounts::open_session(tx, &signed, &given, now, expires_at)
+                let opened = accounts::open_session(tx, &signed, &given, now, expires_at)?;
+                Ok((opened, tx.incarnation()?))
             })
             .await?;
         let state = opened.ok_or(ProblemType::Unauthenticated)?;
@@ -71,6 +72,7 @@ impl Service {
             token,
             expires_at: expires_at.0,
             state,
+            incarnation: Some(incarnation),
         })
     }
 

@@ -10,6 +10,7 @@ use super::{Caller, Service};
 use crate::accounts::answered_once;
 use crate::delivery;
 use crate::error::ServiceError;
+use crate::metrics;
 
 /// Groups and inboxes.
 impl Service {
@@ -123,7 +124,8 @@ impl Service {
         limit: u32,
     ) -> Result<Inbox, ServiceError> {
         let (device, limit) = (caller.device.key, limit.min(INBOX_PAGE_ROWS_MAX));
-        self.inner
+        let inbox = self
+            .inner
             .store
             .read(move |tx| {
                 // In this order: what is dropped in between is told, even though it was read.
@@ -134,7 +136,9 @@ impl Service {
                     dropped_up_to: (dropped > after.unwrap_or(0)).then_some(dropped),
                 })
             })
-            .await
+            .await?;
+        metrics::delivered(inbox.rows.len());
+        Ok(inbox)
     }
 
     /// The rows up to and including `up_to` are stored by the device and go away here.

@@ -2,15 +2,17 @@ use std::sync::Arc;
 
 use larder_wire::{
     AUDIT_PAGE_ROWS_MAX, AuditPage, Base64Url, DeviceReservation, GroupId, Inventory, PoolStatus,
-    ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, RevokeRequest, Revoked,
-    UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
+    ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, Revocation, RevokeAllRequest, Revoked,
+    SPEND_REFS_MAX, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
 };
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{Caller, Service, malformed};
 use crate::accounts::answered_once;
 use crate::directory;
 use crate::error::{Fault, ServiceError};
+use crate::metrics;
 use crate::random::random_bytes;
 
 /// Ciphersuites in one reserve request.
@@ -89,10 +91,45 @@ impl Service {
     }
 
     /// Withdraws KeyPackages of the caller.
-    pub async fn revoke(&self, caller: &Caller, request: RevokeRequest) -> Result<Revoked, ServiceError> {
+    pub async fn revoke(&self, caller: &Caller, request: Revocation) -> Result<Revoked, ServiceError> {
         let (owner, now) = (Arc::clone(&caller.device), self.now());
-        self.change(caller, move |tx| directory::revoke(tx, &owner, &request, now))
-            .await
+        self.change(caller, move |tx| match &request {
+            Revocation::Some(request) => directory::revoke(tx, &owner, request, now),
+            Revocation::All(RevokeAllRequest { all_of }) => directory::revoke_all(tx, &owner, &all_of.0, now),
+        })
+        .await
+    }
+
+    /// Spends KeyPackages that a Commit added which travelled through another delivery service. Refuses with `forbidden`
+    /// unless the deployment is set up for that, `malformed`, `already-spent` or `reservation-lapsed`.
+    pub async fn spend(
+        &self,
+        caller: &Caller,
+        reservation_id: String,
+        request: SpendRequest,
+    ) -> Result<(), ServiceError> {
+        if !self.inner.config.external_delivery {
+            return Err(ProblemType::Forbidden.into());
+        }
+        let refs = &request.refs;
+        if refs.is_empty() || refs.len() > SPEND_REFS_MAX {
+            return Err(malformed("between 1 and 256 KeyPackages"));
+        }
+        if (1..refs.len()).any(|index| refs[..index].contains(&refs[index])) {
+            return Err(malformed("a KeyPackage is named twice"));
+        }
+        let (device, now) = (Arc::clone(&caller.device), self.now());
+        // A reservation on a last resort goes when it is used, so that the same request could not be told by it. No client
+        // chooses a key with a space in it.
+        let bytes = serde_json::to_vec(&request).map_err(|_| Fault::Corrupt("a request"))?;
+        let hash = Base64Url(Sha256::digest(bytes).to_vec());
+        let key = format!("spend {reservation_id} {hash}");
+        self.change(caller, move |tx| {
+            answered_once(tx, device.key, &key, ("spend", &request), now, || {
+                directory::spend_reserved(tx, &device, &reservation_id, &request, now)
+            })
+        })
+        .await
     }
 
     /// Reserves one KeyPackage of every device of some users. Refuses with `malformed`, `not-found` (a user is unknown
@@ -112,20 +149,23 @@ impl Service {
         }
         check_suites(&request.suites)?;
         let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
-        self.change(caller, move |tx| {
-            answered_once(
-                tx,
-                device.key,
-                &idempotency_key,
-                ("reserve", &request),
-                now,
-                || {
-                    let id = Uuid::new_v4().to_string();
-                    directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
-                },
-            )
-        })
-        .await
+        let reserved = self
+            .change(caller, move |tx| {
+                answered_once(
+                    tx,
+                    device.key,
+                    &idempotency_key,
+                    ("reserve", &request),
+                    now,
+                    || {
+                        let id = Uuid::new_v4().to_string();
+                        directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
+                    },
+                )
+            })
+            .await?;
+        metrics::reserved(&reserved);
+        Ok(reserved)
     }
 
     /// What an adder who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed

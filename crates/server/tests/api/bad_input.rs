@@ -65,6 +65,9 @@ impl Scene {
         commit.free_text = &["reservation_id"];
         let mut reserve = Endpoint::new("/v1/key-packages/reserve", &alice.reserve_request(&[&bob], &gid));
         reserve.optional = &["all_or_nothing"];
+        let mut revoke = Endpoint::new("/v1/key-packages/revoke", &RevokeRequest { refs });
+        // Without it there may be `all_of`.
+        revoke.optional = &["refs"];
         let message = MessageRequest {
             message: Base64Url(message),
         };
@@ -73,7 +76,7 @@ impl Scene {
         };
         let endpoints = vec![
             Endpoint::new("/v1/key-packages", &upload),
-            Endpoint::new("/v1/key-packages/revoke", &RevokeRequest { refs }),
+            revoke,
             reserve,
             Endpoint::new("/v1/groups", &alice.create_group_request(&other)),
             Endpoint::new(format!("/v1/groups/{gid}/messages"), &message),

@@ -34,6 +34,7 @@ mod restored;
 mod scene;
 mod secrets;
 mod serving;
+mod spend;
 mod state;
 mod suites;
 mod upload;

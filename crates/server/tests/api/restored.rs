@@ -78,3 +78,20 @@ async fn making_a_store_safe_again_withdraws_nothing_twice() {
     bob.open_session().await;
     assert_eq!(bob.inbox().await.len(), 1);
 }
+
+#[tokio::test]
+async fn x1_what_waited_in_the_backup_still_waits_after_the_restore() {
+    let server = TestServer::unswept().await;
+    let mut alice = server.device("alice").await;
+    let mut bob = server.device_with_key_packages("bob", 2).await;
+    let (mut group, _) = alice.create_group().await;
+    alice.invite(&mut group, &[&bob]).await;
+    alice.send(&mut group, "one").await;
+    let admin = Admin::open(&server.database.location()).await.unwrap();
+    admin.restored(UnixSeconds(server.time())).await.unwrap();
+    alice.open_session().await;
+    alice.send(&mut group, "two").await;
+    bob.open_session().await;
+    let mut joined = bob.join().await;
+    assert_eq!(bob.catch_up(&mut joined).await, ["one", "two"]);
+}

@@ -54,6 +54,8 @@ mod scene;
 mod secrets;
 #[path = "../api/serving.rs"]
 mod serving;
+#[path = "../api/spend.rs"]
+mod spend;
 #[path = "../api/state.rs"]
 mod state;
 #[path = "../api/suites.rs"]

@@ -79,6 +79,7 @@ fn commit_together(
     })();
     let failed = match committed {
         Ok(woken) => {
+            crate::metrics::committed(answers.len());
             wake(&woken);
             false
         }

@@ -1,7 +1,7 @@
 use larder_lifecycle::DirectoryEvent;
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
-use super::harness::{NOW, Opened, Value, ad_hoc, deliver, group, reference, with_key_package};
+use super::harness::{NOW, Opened, Value, deliver, group, reference, with_key_package};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation};
 

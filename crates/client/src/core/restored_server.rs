@@ -1,0 +1,173 @@
+//! What a device does whose server was restored from a backup: it has forgotten what came after.
+
+use larder_lifecycle::UnixSeconds;
+use larder_pool::{DirectoryRow, Tx};
+use larder_wire::{Membership, UserName};
+use openmls::prelude::MlsGroup;
+
+use crate::core::outbox::{self, Intent};
+use crate::core::profile::{Context, forget_inventory_digest};
+use crate::core::schema::corrupt;
+use crate::core::{commits, groups, messages, mls};
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, MessageKind};
+
+/// Takes note of the server's incarnation. Another one than before means that it was restored, and that nothing may be
+/// sent until [`follow`] has set right what follows from that.
+pub(crate) fn heed_incarnation(tx: &Tx<'_>, incarnation: &str) -> Result<(), Error> {
+    let connection = tx.connection();
+    let known: Option<String> =
+        connection.query_row("SELECT server_incarnation FROM profile", [], |row| row.get(0))?;
+    match known {
+        None => connection.execute("UPDATE profile SET server_incarnation = ?1", [incarnation])?,
+        Some(known) if known == incarnation => 0,
+        Some(_) => {
+            tracing::warn!(
+                "the server was restored from a backup: nothing is sent before its groups are looked at"
+            );
+            connection.execute("UPDATE profile SET server_was_restored = 1", [])?
+        }
+    };
+    Ok(())
+}
+
+/// Whether the server was restored, and [`follow`] is still to come.
+pub(crate) fn server_was_restored(tx: &Tx<'_>) -> Result<bool, Error> {
+    Ok(tx
+        .connection()
+        .query_row("SELECT server_was_restored FROM profile", [], |row| row.get(0))?)
+}
+
+/// Brings this device to agree with a server that was restored: what the directory has forgotten of the pool is never
+/// offered again; groups that it has forgotten this device in are left, and those that it is behind in are to be
+/// rejoined.
+pub(crate) fn follow(
+    tx: &Tx<'_>,
+    context: &Context,
+    incarnation: &str,
+    directory: &[DirectoryRow],
+    memberships: &[Membership],
+) -> Result<(), Error> {
+    let (connection, now) = (tx.connection(), context.now());
+    let earlier: Option<i64> =
+        connection.query_row("SELECT server_restored_at FROM profile", [], |row| row.get(0))?;
+    let earlier = earlier.map(|at| UnixSeconds(at.cast_unsigned()));
+    context.pool.distrust(tx, directory, earlier, now)?;
+    forget_inventory_digest(tx)?;
+    messages::note(
+        connection,
+        None,
+        None,
+        MessageKind::Notice,
+        "the server was restored from a backup: what it had accepted since then is lost there",
+        now,
+        false,
+    )?;
+    for (group, state) in groups::all(connection)? {
+        match state {
+            // Its request goes out again.
+            GroupState::Creating | GroupState::Left => continue,
+            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => {}
+        }
+        let membership = memberships.iter().find(|known| known.group_id == group);
+        let Some(Membership { epoch, .. }) = membership else {
+            groups::depart(tx, &group)?;
+            messages::note(
+                connection,
+                Some(&group),
+                None,
+                MessageKind::Notice,
+                "the server's backup is from before this device was in the group: it is not a member there any more, and \
+                 has to be invited again",
+                now,
+                false,
+            )?;
+            continue;
+        };
+        if state.takes_part() && is_ahead(tx, &group, *epoch)? {
+            fall_back(tx, context, &group)?;
+        }
+    }
+    connection.execute(
+        "UPDATE profile SET server_incarnation = ?1, server_was_restored = 0, server_restored_at = ?2",
+        (incarnation, now.0.cast_signed()),
+    )?;
+    Ok(())
+}
+
+/// Whether this device is in a later epoch of the group than this one.
+pub(super) fn is_ahead(tx: &Tx<'_>, group: &GroupKey, epoch: u64) -> Result<bool, Error> {
+    Ok(mls::find(tx, group)?.is_some_and(|mls| mls.epoch().as_u64() > epoch))
+}
+
+/// The server has lost Commits of this group that are in effect here. They cannot be had again: the server's epoch is the one
+/// that everybody can still come to, so this device rejoins there.
+pub(super) fn fall_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    let connection = tx.connection();
+    outbox::start_over(connection, group)?;
+    groups::set_state(connection, group, GroupState::NeedsRejoin)?;
+    messages::note(
+        connection,
+        Some(group),
+        None,
+        MessageKind::Notice,
+        "the server has lost the last changes of this group, and this device rejoins it as it was before: who was invited \
+         since has to be invited again",
+        context.now(),
+        false,
+    )
+}
+
+/// Who is in the group that is rejoined and was removed from the one that is given up, by a Commit that the server has
+/// lost: to be removed again.
+pub(super) fn note_lost_removals(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    given_up: &[UserName],
+    rejoined: &MlsGroup,
+) -> Result<(), Error> {
+    for member in rejoined.members() {
+        let Some((user, _)) = mls::who(&member.credential) else {
+            continue;
+        };
+        if !given_up.contains(&user) {
+            tx.connection().execute(
+                "INSERT INTO lost_removals (group_id, user) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                (group.as_bytes(), user.as_str()),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody is to be removed again before anything is said in the group.
+pub(super) fn removals_are_lost(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+    Ok(tx
+        .connection()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM lost_removals WHERE group_id = ?1)")?
+        .query_row([group.as_bytes()], |row| row.get(0))?)
+}
+
+/// Stages the Commit that removes the next of them, and forgets those who are gone. Whether there was any.
+pub(super) fn remove_again(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<bool, Error> {
+    let connection = tx.connection();
+    let next: Option<String> = connection
+        .prepare_cached("SELECT min(user) FROM lost_removals WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| row.get(0))?;
+    let Some(next) = next else {
+        return Ok(false);
+    };
+    let user: UserName = corrupt(next.parse().ok(), "user name")?;
+    let mut state = mls::load(tx, group)?;
+    let leaves = commits::leaves_of(&state, &user);
+    if leaves.is_empty() {
+        connection.execute(
+            "DELETE FROM lost_removals WHERE group_id = ?1 AND user = ?2",
+            (group.as_bytes(), user.as_str()),
+        )?;
+    } else {
+        let request = commits::stage(tx, context, &mut state, Vec::new(), &leaves, None)?;
+        commits::push(tx, group, &request, &Intent::Remove { user })?;
+    }
+    Ok(true)
+}

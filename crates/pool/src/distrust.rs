@@ -1,0 +1,66 @@
+use std::collections::BTreeSet;
+
+use larder_lifecycle::{DirectoryStatus, OwnLastResort, PoolEvent, PoolState, UnixSeconds};
+
+use crate::directory::DirectoryRow;
+use crate::error::PoolError;
+use crate::last_resort::retire;
+use crate::pool::KeyPackagePool;
+use crate::store::Tx;
+use crate::transition::{Tally, apply};
+use crate::{last_resort_rows, metadata};
+
+impl KeyPackagePool {
+    /// Stops counting on what the directory does not know any more, because it was restored from a backup: it may have
+    /// handed these KeyPackages out in the time that it lost, so they must never be offered again. Their private keys
+    /// are kept like those of any that are handed out, for invitations that are under way. The next plan mints a whole
+    /// new pool and a last resort in their place.
+    ///
+    /// `directory` is the whole inventory of the device, and `earlier` when this happened the last time, if it did: what
+    /// was handed out before then, and is still not known there, has no invitation to wait for, and is erased. Returns
+    /// how many KeyPackages are not counted on any more.
+    ///
+    /// # Errors
+    /// [`PoolError`] when the store cannot be used, or private keys survive their deletion.
+    pub fn distrust(
+        &self,
+        tx: &Tx<'_>,
+        directory: &[DirectoryRow],
+        earlier: Option<UnixSeconds>,
+        now: UnixSeconds,
+    ) -> Result<u32, PoolError> {
+        tx.atomically(|| {
+            let named: BTreeSet<_> = directory.iter().map(|row| &row.key_package_ref).collect();
+            let mut tally = Tally::default();
+            for row in metadata::all(tx.connection())? {
+                if named.contains(&row.key_package_ref) {
+                    continue;
+                }
+                let long_gone = row.uploaded_at.zip(earlier).is_some_and(|(at, then)| at < then);
+                let event = match row.state {
+                    // It never left this device.
+                    PoolState::Created if row.uploaded_at.is_none() => continue,
+                    PoolState::Reserved if long_gone => PoolEvent::Revoke,
+                    PoolState::Created | PoolState::Available | PoolState::Reserved => {
+                        PoolEvent::Confirmed(DirectoryStatus::Reserved)
+                    }
+                    PoolState::Spent | PoolState::Lapsed | PoolState::Expired | PoolState::Revoked => {
+                        continue;
+                    }
+                };
+                tally.note(apply(tx, &row, event, now)?);
+            }
+            for row in last_resort_rows::all(tx.connection())? {
+                let sent = match row.state {
+                    OwnLastResort::Created => row.uploaded_at.is_some(),
+                    OwnLastResort::Active => true,
+                    OwnLastResort::Retiring { .. } | OwnLastResort::Erased => false,
+                };
+                if sent && !named.contains(&row.key_package_ref) {
+                    tally.note(retire(tx, &row, now)?);
+                }
+            }
+            Ok(tally.moved)
+        })
+    }
+}
