@@ -25,6 +25,18 @@ pub enum Error {
     /// The profile directory cannot be used.
     #[error("the profile directory cannot be used")]
     Profile(#[source] std::io::Error),
+    /// The profile is encrypted, and no key was given.
+    #[error("this profile is encrypted")]
+    ProfileEncrypted,
+    /// A key was given, and the profile is not encrypted.
+    #[error("this profile is not encrypted")]
+    ProfileNotEncrypted,
+    /// The key does not open the profile.
+    #[error("the passphrase or key is wrong, or the profile is damaged")]
+    WrongPassphrase,
+    /// This program was built without SQLCipher.
+    #[error("this program was built without encryption")]
+    NoEncryption,
     /// The server refused. Nothing of the request happened.
     #[error("{0}")]
     Refused(Problem),
@@ -193,6 +205,10 @@ impl Error {
             Self::AlreadyRegistered { .. } => "already-registered",
             Self::ProfileLocked => "profile-locked",
             Self::Profile(_) => "profile",
+            Self::ProfileEncrypted => "profile-encrypted",
+            Self::ProfileNotEncrypted => "profile-not-encrypted",
+            Self::WrongPassphrase => "wrong-passphrase",
+            Self::NoEncryption => "no-encryption",
             Self::Refused(problem) => problem.problem_type.code(),
             Self::Unreachable(_) => "unreachable",
             Self::InvalidServer => "invalid-server",

@@ -26,10 +26,13 @@ pub use connection::MlsConnection;
 pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
 pub use larder_pool::legacy::{LegacyError, LegacyLeft, LegacyReason, LegacyReport};
-pub use larder_pool::{LastResortHealth, PoolHealth, QuarantineReason, Quarantined};
+pub use larder_pool::{
+    LastResortHealth, PassphraseError, PoolHealth, QuarantineReason, Quarantined, RAW_KEY_BYTES, StoreKey,
+    zeroize,
+};
 pub use larder_wire::{DeviceId, Problem, ProblemType, UserName};
 pub use types::{
     Clock, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me, Member, Message,
-    MessageKind, NotAdded, Options, Probe, Refreshed, SendStatus, SentMessage, SuitePool, Synced,
-    TEXT_BYTES_MAX,
+    MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage, SuitePool,
+    Synced, TEXT_BYTES_MAX,
 };

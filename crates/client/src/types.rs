@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
-use larder_pool::PoolHealth;
+use larder_pool::{PoolHealth, StoreKey};
 use larder_wire::{DeviceId, KeyPackageRef, UserName, suite_name};
 
 use crate::error::KeyPackageFlaw;
@@ -25,6 +25,8 @@ pub struct Options {
     /// The profile: a directory of its own for one device. It is created with mode 0700, the database in it (`larder.db`)
     /// with 0600.
     pub profile: PathBuf,
+    /// What the profile is encrypted with, and a new one will be; `None` for one that is not encrypted.
+    pub key: Option<StoreKey>,
     /// Tells the time.
     pub clock: Clock,
     /// How many KeyPackages the device keeps, of all ciphersuites together, and how long they live.
@@ -37,9 +39,21 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("profile", &self.profile)
+            .field("key", &self.key)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a profile is there, and encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProfileForm {
+    /// There is no profile, or nothing in it.
+    Missing,
+    /// Not encrypted.
+    Plain,
+    /// Encrypted; a damaged one looks the same.
+    Encrypted,
 }
 
 /// Who a connection is.
@@ -376,5 +390,28 @@ impl fmt::Debug for Message {
             .field("mine", &self.mine)
             .field("status", &self.status)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_pool::zeroize::Zeroizing;
+
+    use super::*;
+
+    #[test]
+    fn debug_shows_that_there_is_a_key_and_not_which() {
+        let options = Options {
+            profile: PathBuf::from("alice"),
+            key: StoreKey::passphrase(Zeroizing::new("open sesame".to_owned())).ok(),
+            clock: Arc::new(|| UnixSeconds(0)),
+            policy: PoolPolicy::default(),
+            dates: |at| at.0.to_string(),
+        };
+        let shown = format!("{options:?}");
+        assert!(
+            shown.contains("StoreKey(..)") && !shown.contains("sesame"),
+            "{shown}"
+        );
     }
 }

@@ -28,6 +28,8 @@ Exit codes:
   4  the server cannot be reached; a message to send is kept and sent later
   5  not registered, or no such group
   6  the profile or the database is in use by another process
+  7  the profile cannot be unlocked: the passphrase is wrong or was not given,
+     or the keychain does not have it or is locked
 
 Files:
   $XDG_DATA_HOME/larder (~/.local/share/larder), or the directory --home names:
@@ -64,6 +66,12 @@ pub(crate) struct Global {
     /// Keep everything in this directory
     #[arg(long, global = true, env = "LARDER_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
+    /// Take the passphrase from the first line that this command prints; it is run by `sh -c`
+    #[arg(long, global = true, env = "LARDER_PASSPHRASE_COMMAND", value_name = "CMD")]
+    pub(crate) passphrase_command: Option<String>,
+    /// Take the passphrase from a line of this file descriptor
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) passphrase_fd: Option<u32>,
     /// Log more to stderr; twice for more still (RUST_LOG overrides)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -78,7 +86,12 @@ pub(crate) enum Command {
     Register {
         /// 1 to 64 of a-z 0-9 . _ -, starting with a letter
         user: UserName,
+        /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
+        #[arg(long)]
+        no_encryption: bool,
     },
+    /// Encrypt the profile, or encrypt it with another passphrase
+    Passphrase(Passphrase),
     /// Create groups
     #[command(subcommand)]
     Group(GroupCommand),
@@ -183,6 +196,20 @@ impl fmt::Debug for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StoreUrl(..)")
     }
+}
+
+/// `larder passphrase`. The present passphrase comes from where it always does.
+#[derive(Debug, Args)]
+pub(crate) struct Passphrase {
+    /// Let a random key take the passphrase's place, and keep it in the keychain of the operating system
+    #[arg(long, conflicts_with_all = ["new_passphrase_command", "new_passphrase_fd"])]
+    pub(crate) keychain: bool,
+    /// Take the new passphrase from the first line that this command prints
+    #[arg(long, value_name = "CMD", conflicts_with = "new_passphrase_fd")]
+    pub(crate) new_passphrase_command: Option<String>,
+    /// Take the new passphrase from a line of this file descriptor
+    #[arg(long, value_name = "N")]
+    pub(crate) new_passphrase_fd: Option<u32>,
 }
 
 /// `larder group`.

@@ -5,6 +5,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use larder_client::zeroize::Zeroizing;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use crate::passphrase::random_passphrase;
 use crate::shutdown::Shutdown;
 
 /// Far more than it takes.
@@ -47,14 +49,23 @@ async fn tell(output: &Output, directory: &Path) -> Result<()> {
         program: std::env::current_exe().context("this program cannot be found")?,
         home: directory.to_owned(),
         server: String::new(),
+        passphrase: random_passphrase()?,
     };
 
     stage.chapter(
-        "A server, and three accounts. Each leaves 32 KeyPackages there, to be invited with while away.",
+        "A server, and three accounts. Each leaves 32 KeyPackages there, to be invited with while away, and has its \
+         profile encrypted.",
     )?;
     let server = stage.start_server().await?;
     for person in PEOPLE {
-        stage.run(person, &["register", person]).await?;
+        match stage.passphrase {
+            Some(_) => stage.run(person, &["register", person]).await?,
+            None => {
+                stage
+                    .run(person, &["register", "--no-encryption", person])
+                    .await?
+            }
+        };
     }
     let full = stage.pools("before").await?;
     stage.expect(full == [32, 32, 32], "every pool is full")?;
@@ -111,6 +122,8 @@ struct Stage<'a> {
     program: PathBuf,
     home: PathBuf,
     server: String,
+    /// Of every profile. It is handed over through the pipe that is a child's standard input.
+    passphrase: Option<Zeroizing<String>>,
 }
 
 impl Stage<'_> {
@@ -139,26 +152,38 @@ impl Stage<'_> {
             .env("LARDER_HOME", &self.home)
             .env_remove("LARDER_SERVER")
             .env_remove("LARDER_PROFILE")
+            .env_remove("LARDER_PASSPHRASE_COMMAND")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
         command
     }
 
-    fn as_person(&self, person: &str, arguments: &[&str]) -> Command {
+    /// Starts a command of a person, whose first line of input is the passphrase.
+    async fn start_as_person(&self, person: &str, arguments: &[&str]) -> Result<(Child, ChildStdin)> {
         let mut command = self.command(arguments);
         command
             .env("LARDER_PROFILE", person)
-            .env("LARDER_SERVER", &self.server);
-        command
+            .env("LARDER_SERVER", &self.server)
+            .stdin(Stdio::piped());
+        if self.passphrase.is_some() {
+            command.args(["--passphrase-fd", "0"]);
+        }
+        let mut child = command.spawn()?;
+        let mut keyboard = child.stdin.take().context("no pipe to the child")?;
+        if let Some(passphrase) = &self.passphrase {
+            keyboard.write_all(passphrase.as_bytes()).await?;
+            keyboard.write_all(b"\n").await?;
+        }
+        Ok((child, keyboard))
     }
 
     async fn start_server(&mut self) -> Result<Process> {
         self.line("$ larder serve")?;
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
         // Not into a store that is meant for a server that stays.
-        command.env_remove("LARDER_STORE").stdin(Stdio::null());
-        let mut process = Process::start(&mut command, "the server")?;
+        command.env_remove("LARDER_STORE");
+        let mut process = Process::new(command.spawn()?, "the server")?;
         let ready = process.line().await?;
         self.line(&ready)?;
         let Some(url) = ready.strip_prefix("listening on ") else {
@@ -180,7 +205,8 @@ impl Stage<'_> {
     }
 
     async fn run_quietly(&self, person: &str, arguments: &[&str]) -> Result<String> {
-        let ended = self.as_person(person, arguments).output().await?;
+        let (child, _) = self.start_as_person(person, arguments).await?;
+        let ended = child.wait_with_output().await?;
         if !ended.status.success() {
             bail!(
                 "`larder {}` as {person} ended with {}",
@@ -228,12 +254,10 @@ impl Stage<'_> {
 
     async fn chat(&self, person: &str) -> Result<Chat> {
         self.line(&format!("{person}$ larder chat {GROUP}"))?;
-        let mut command = self.as_person(person, &["chat", GROUP]);
-        let mut process = Process::start(command.stdin(Stdio::piped()), person)?;
-        let keyboard = process.child.stdin.take().context("no pipe to the chat")?;
+        let (child, keyboard) = self.start_as_person(person, &["chat", GROUP]).await?;
         Ok(Chat {
             person: person.to_owned(),
-            process,
+            process: Process::new(child, person)?,
             keyboard,
         })
     }
@@ -247,8 +271,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(command: &mut Command, name: &str) -> Result<Self> {
-        let mut child = command.spawn()?;
+    fn new(mut child: Child, name: &str) -> Result<Self> {
         let stdout = child.stdout.take().context("no pipe from the child")?;
         Ok(Self {
             child,

@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Unknown = 5,
     /// Another process uses the profile or the database.
     InUse = 6,
+    /// The passphrase or key of the profile is wrong or cannot be had.
+    Locked = 7,
 }
 
 impl From<Exit> for ExitCode {
@@ -80,11 +82,14 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         E::ProfileLocked | E::Legacy(L::Busy | L::Changed) => Exit::InUse,
         E::Legacy(L::Open(_) | L::NotLegacy(_) | L::TooManyRows | L::AnotherStore { .. }) => Exit::Refused,
         E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
+        E::ProfileEncrypted | E::WrongPassphrase => Exit::Locked,
         E::Unreachable(_) => Exit::Unreachable,
         E::InvalidServer | E::Ambiguous { .. } | E::InvalidText | E::InvalidGroupName => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }
         | E::UnsupportedSuites(_)
+        | E::ProfileNotEncrypted
+        | E::NoEncryption
         | E::GroupNotActive(_)
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }

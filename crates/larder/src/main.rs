@@ -2,7 +2,8 @@
 //!
 //! * `cli` says what can be typed, `commands` does it, `chat` and `demo` are the two longer ones.
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless.
-//! * `failure` gives each failure its code and exit code, `profile` finds the files, `clock` tells the time.
+//! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
+//!   unlocks them, `clock` tells the time.
 //!
 //! # Architecture invariant
 //!
@@ -19,6 +20,7 @@ mod follow;
 mod logging;
 mod migration;
 mod output;
+mod passphrase;
 mod profile;
 mod record;
 mod shutdown;

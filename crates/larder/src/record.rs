@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::date;
 use crate::migration::Migration;
+use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
 
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
@@ -23,7 +24,10 @@ pub(crate) enum Record {
         server: String,
         profile: String,
         pool_available: u32,
+        encrypted: bool,
     },
+    /// The profile has another key.
+    PassphraseChanged { profile: String, keychain: bool },
     /// A group of this device.
     Group {
         id: String,
@@ -154,11 +158,22 @@ impl Record {
                 server,
                 profile,
                 pool_available,
+                encrypted,
                 ..
-            } => format!(
-                "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory",
-                plain(server)
-            ),
+            } => {
+                let warning = match encrypted {
+                    true => String::new(),
+                    false => format!("\nWARNING: {NOT_ENCRYPTED}"),
+                };
+                format!(
+                    "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory{warning}",
+                    plain(server)
+                )
+            }
+            Self::PassphraseChanged { profile, keychain } => match keychain {
+                true => format!("the profile {profile} is encrypted with a new key, which the keychain has"),
+                false => format!("the profile {profile} is encrypted with the new passphrase"),
+            },
             Self::Group {
                 id,
                 name,

@@ -6,9 +6,31 @@ pub enum StoreError {
     /// SQLite failed. Nothing of the transaction is kept.
     #[error("the local database failed")]
     Sqlite(#[from] rusqlite::Error),
-    /// The file could not be created.
-    #[error("the local database could not be created")]
-    Create(#[source] std::io::Error),
+    /// The file could not be created, read or replaced.
+    #[error("the file of the local database cannot be used")]
+    File(#[from] std::io::Error),
+    /// The file is encrypted and no key was given; or it is no database at all, which looks the same.
+    #[error("the local database is encrypted")]
+    Encrypted,
+    /// A key was given, and the file is not encrypted.
+    #[error("the local database is not encrypted")]
+    NotEncrypted,
+    /// The key does not open the file; or the beginning of the file is damaged, which looks the same.
+    #[error("the key does not open the local database")]
+    WrongKey,
+    /// This program was built without SQLCipher.
+    #[error("this program cannot encrypt: it was built without SQLCipher")]
+    NoCipher,
+    /// The file must be used by nobody else for this, and is.
+    #[error("the local database is in use")]
+    InUse,
+    /// A copy under another key is not what it was made from. It was thrown away.
+    #[error("the local database could not be copied")]
+    Copy,
+    /// The store was encrypted anew, but the old file beside it (its name ends in `-old`) could not be erased. The next
+    /// opening tries again.
+    #[error("the old file of the local database could not be erased")]
+    NotErased(#[source] std::io::Error),
     /// The schema could not be brought up to date: the file is newer than this program, or damaged.
     #[error("the schema of the local database could not be brought up to date")]
     Migration(#[source] Box<refinery::Error>),

@@ -20,11 +20,14 @@ mod last_resort;
 mod last_resort_rows;
 pub mod legacy;
 mod metadata;
+mod open;
 mod pool;
 mod provider;
 mod quarantine;
+mod rewrite;
 mod signer;
 mod store;
+mod store_key;
 mod transition;
 mod upkeep;
 
@@ -41,9 +44,11 @@ pub use provider::{Provider, supported_suite};
 pub use quarantine::{JOIN_ATTEMPTS_MAX, QUARANTINE_WELCOMES_MAX, Quarantined};
 pub use signer::{Ed25519Signer, SignerKeyError};
 pub use store::{LocalStore, Tx};
+pub use store_key::{PASSPHRASE_BYTES_MAX, PassphraseError, RAW_KEY_BYTES, StoreKey};
 pub use upkeep::Swept;
 
 // Applications use the versions that the pool links.
 pub use openmls;
 pub use openmls::prelude::KeyPackageRef;
 pub use rusqlite;
+pub use zeroize;

@@ -11,10 +11,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::audit::{self, Audit};
 use crate::codec::CborCodec;
 use crate::error::StoreError;
+use crate::open::{connect, require_cipher};
 use crate::provider::Provider;
+use crate::rewrite;
+use crate::store_key::StoreKey;
 
 /// How long a transaction waits for another process that holds the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The history of this crate's migrations. OpenMLS has its own, and the application has its own.
 const MIGRATIONS_TABLE: &str = "larder_pool_migrations";
 
@@ -44,10 +47,25 @@ impl LocalStore {
     /// # Errors
     /// [`StoreError`] when SQLite cannot open the file, does not grant what the pool depends on (write-ahead log, full
     /// synchronisation, secure deletion, foreign keys), or the schema is newer than this program.
+    /// [`StoreError::Encrypted`] when the file is encrypted.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        create_private(path).map_err(StoreError::Create)?;
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Self::open_with(path, None)
+    }
+
+    /// Like [`open`](Self::open), with a file that is encrypted by SQLCipher, log included.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`StoreError::WrongKey`]; [`StoreError::NotEncrypted`]; [`StoreError::NoCipher`]
+    /// when this crate was built without its feature `sqlcipher`, and no file is created then.
+    pub fn open_encrypted(path: &Path, key: &StoreKey) -> Result<Self, StoreError> {
+        require_cipher()?;
+        Self::open_with(path, Some(key))
+    }
+
+    pub(crate) fn open_with(path: &Path, key: Option<&StoreKey>) -> Result<Self, StoreError> {
+        create_private(path)?;
+        rewrite::finish(path)?;
+        let mut connection = connect(path, key)?;
         configure(&connection)?;
         SqliteStorageProvider::<CborCodec, &mut Connection>::new(&mut connection)
             .run_migrations()
@@ -227,7 +245,7 @@ impl Tx<'_> {
 }
 
 /// SQLite gives its side files the permissions of the database, so this covers the write-ahead log too.
-fn create_private(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

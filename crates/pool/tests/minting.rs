@@ -157,7 +157,7 @@ fn the_file_keeps_its_promises() {
         .unwrap();
     assert_eq!(mode, "wal");
     let fallible = LocalStore::open(&device.directory.path().join("missing/device.sqlite"));
-    assert!(matches!(fallible, Err(StoreError::Create(_))));
+    assert!(matches!(fallible, Err(StoreError::File(_))));
 }
 
 #[cfg(unix)]

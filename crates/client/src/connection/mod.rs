@@ -1,5 +1,6 @@
 //! The asynchronous shell.
 
+mod encryption;
 mod legacy;
 mod operations;
 mod pool;
@@ -87,7 +88,8 @@ impl MlsConnection {
     /// Opens the profile of a registered account. Needs no network.
     ///
     /// # Errors
-    /// [`Error::NotRegistered`], [`Error::ProfileLocked`], [`Error::Profile`], [`Error::Store`].
+    /// [`Error::NotRegistered`], [`Error::ProfileLocked`], [`Error::Profile`], [`Error::Store`]; [`Error::ProfileEncrypted`],
+    /// [`Error::ProfileNotEncrypted`] and [`Error::WrongPassphrase`] when the key does not fit the profile.
     pub async fn open(options: Options) -> Result<Self, Error> {
         let opening = options.clone();
         let core = Handle::start(move || Core::open(&opening)).await?;

@@ -2,6 +2,7 @@
 
 mod actor;
 mod commits;
+mod encryption;
 mod groups;
 mod identity;
 mod incoming;
@@ -25,6 +26,7 @@ mod welcome;
 
 pub(crate) use actor::Handle;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
+pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};

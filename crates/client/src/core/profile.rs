@@ -7,13 +7,14 @@ use larder_wire::{DeviceId, UserName};
 use openmls::prelude::Ciphersuite;
 use rusqlite::{Connection, OptionalExtension, named_params};
 
+use crate::core::encryption::not_opened;
 use crate::core::identity::Identity;
 use crate::core::schema::migrate;
 use crate::core::suites::{Suites, set_suites};
 use crate::error::Error;
 use crate::types::{Clock, Me, Options};
 
-const DATABASE_FILE: &str = "larder.db";
+pub(super) const DATABASE_FILE: &str = "larder.db";
 const LOCK_FILE: &str = "larder.lock";
 
 /// What lives on the thread: the store, what transactions need besides it, and the lock, released last.
@@ -57,7 +58,7 @@ impl Core {
         if !options.profile.join(DATABASE_FILE).exists() {
             return Err(Error::NotRegistered);
         }
-        let (lock, mut store) = open_store(&options.profile)?;
+        let (lock, mut store) = open_store(options)?;
         let identity = store.transaction(|tx| match stored_account(tx.connection())? {
             Some(account) if account.registered => account.identity(tx),
             Some(_) | None => Err(Error::NotRegistered),
@@ -68,7 +69,7 @@ impl Core {
     /// Opens the profile of an account that is to be registered, with keys that are stored from here on. A registration
     /// that was begun earlier goes on with its keys: the server may have accepted it.
     pub(crate) fn open_to_register(options: &Options, registering: &Registering) -> Result<Self, Error> {
-        let (lock, mut store) = open_store(&options.profile)?;
+        let (lock, mut store) = open_store(options)?;
         let identity = store.transaction(|tx| {
             let now = (options.clock)();
             match stored_account(tx.connection())? {
@@ -120,7 +121,22 @@ impl Core {
 }
 
 /// Creates the directory if need be, takes the lock, opens the database and migrates it.
-fn open_store(profile: &Path) -> Result<(File, LocalStore), Error> {
+fn open_store(options: &Options) -> Result<(File, LocalStore), Error> {
+    let profile = &options.profile;
+    let lock = lock(profile)?;
+    let database = profile.join(DATABASE_FILE);
+    restrict(profile, &database)?;
+    let mut store = match &options.key {
+        Some(key) => LocalStore::open_encrypted(&database, key),
+        None => LocalStore::open(&database),
+    }
+    .map_err(not_opened)?;
+    migrate(&mut store)?;
+    Ok((lock, store))
+}
+
+/// Creates the directory if need be, and takes the lock, which is released when the file is closed.
+pub(super) fn lock(profile: &Path) -> Result<File, Error> {
     let mut directory = DirBuilder::new();
     directory.recursive(true);
     let mut file = OpenOptions::new();
@@ -134,15 +150,10 @@ fn open_store(profile: &Path) -> Result<(File, LocalStore), Error> {
     directory.create(profile).map_err(Error::Profile)?;
     let lock = file.open(profile.join(LOCK_FILE)).map_err(Error::Profile)?;
     match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::ProfileLocked),
-        Err(TryLockError::Error(error)) => return Err(Error::Profile(error)),
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::ProfileLocked),
+        Err(TryLockError::Error(error)) => Err(Error::Profile(error)),
     }
-    let database = profile.join(DATABASE_FILE);
-    restrict(profile, &database)?;
-    let mut store = LocalStore::open(&database)?;
-    migrate(&mut store)?;
-    Ok((lock, store))
 }
 
 /// A directory or a database that was there before may be open to others. The pool creates a new database for its owner

@@ -97,6 +97,7 @@ impl TestServer {
 pub(crate) fn options(profile: &Path) -> Options {
     Options {
         profile: profile.to_owned(),
+        key: None,
         clock: Arc::new(now),
         policy: PoolPolicy::default(),
         dates: |at| format!("day {}", at.0 / 86_400),

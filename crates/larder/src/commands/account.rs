@@ -10,9 +10,11 @@ use crate::cli::DEFAULT_SERVER;
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
 
-pub(super) async fn register(context: &Context<'_>, user: UserName) -> Result<ExitCode> {
+pub(super) async fn register(context: &Context<'_>, user: UserName, no_encryption: bool) -> Result<ExitCode> {
+    let key = context.sources().of_new(no_encryption)?;
+    let encrypted = key.is_some();
     let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
-    let client = match MlsConnection::register(context.options(), server, user).await {
+    let client = match MlsConnection::register(context.options(key), server, user).await {
         Err(Error::Refused(problem)) if problem.problem_type == larder_client::ProblemType::NameTaken => {
             return Err(Failure::new(
                 Exit::Refused,
@@ -32,6 +34,7 @@ pub(super) async fn register(context: &Context<'_>, user: UserName) -> Result<Ex
         server: me.server.clone(),
         profile: context.global.profile.to_string(),
         pool_available: refreshed.health.available,
+        encrypted,
     }])?;
     Ok(ExitCode::SUCCESS)
 }

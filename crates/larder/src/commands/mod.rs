@@ -4,19 +4,22 @@ mod account;
 mod groups;
 mod legacy;
 mod messages;
+mod passphrase;
 mod pool;
 mod serve;
 
 pub(crate) use messages::{print_unread, sent_record};
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy};
+use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
 
 use crate::cli::{Cli, Command, Global, GroupCommand, PoolCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use crate::passphrase::Sources;
 use crate::profile::Home;
 use crate::{chat, clock, demo};
 
@@ -33,7 +36,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let context = &context;
     match cli.command {
         Command::Serve(options) => serve::serve(context, options).await,
-        Command::Register { user } => account::register(context, user).await,
+        Command::Register { user, no_encryption } => account::register(context, user, no_encryption).await,
+        Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
         Command::Invite { group, users } => groups::invite_command(context, &group, &users).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
@@ -62,10 +66,25 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The profile's directory.
+    fn profile(&self) -> PathBuf {
+        self.home.profile(&self.global.profile)
+    }
+
+    /// Where the passphrase of the profile comes from.
+    fn sources(&self) -> Sources<'_> {
+        Sources::new(
+            self.profile(),
+            self.global.passphrase_command.as_deref(),
+            self.global.passphrase_fd,
+        )
+    }
+
     /// How a connection keeps its state.
-    fn options(&self) -> Options {
+    fn options(&self, key: Option<StoreKey>) -> Options {
         Options {
-            profile: self.home.profile(&self.global.profile),
+            profile: self.profile(),
+            key,
             clock: clock::system(),
             policy: PoolPolicy::default(),
             dates: clock::date,
@@ -74,7 +93,8 @@ impl Context<'_> {
 
     /// Opens the profile, which must be registered, and at the server that `--server` names, if it names one.
     pub(crate) async fn open(&self) -> Result<MlsConnection> {
-        let client = match MlsConnection::open(self.options()).await {
+        let key = self.sources().of_existing()?;
+        let client = match MlsConnection::open(self.options(key)).await {
             Err(Error::NotRegistered) => {
                 return Err(Failure::new(
                     Exit::Unknown,

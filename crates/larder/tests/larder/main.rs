@@ -10,6 +10,8 @@
 mod conversation;
 mod crashes;
 mod demo;
+#[cfg(feature = "sqlcipher")]
+mod encryption;
 mod legacy;
 mod pool;
 mod secrets;

@@ -8,6 +8,7 @@ use crate::support::World;
 fn take_key_packages(world: &World, user: &str, count: usize) {
     let options = Options {
         profile: world.path("taker"),
+        key: None,
         clock: std::sync::Arc::new(|| UnixSeconds(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs())),
         policy: PoolPolicy::default(),
         dates: |at| at.to_string(),

@@ -158,7 +158,7 @@ fn no_key_token_plaintext_or_group_name_is_logged_sent_or_kept_by_the_server() {
         ended.out
     };
     for user in users {
-        larder(user, &["register", user]);
+        larder(user, &["register", "--no-encryption", user]);
     }
     let before: Vec<Vec<u8>> = users.iter().flat_map(|user| private_keys(&world, user)).collect();
     larder("alice", &["group", "create", GROUP]);

@@ -126,6 +126,9 @@ impl World {
             .env("LARDER_HOME", self.path("home"))
             .env("LARDER_PROFILE", profile)
             .env("LARDER_SERVER", self.url())
+            .env_remove("LARDER_PASSPHRASE_COMMAND")
+            // Nobody's keychain is for tests.
+            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
             .env("RUST_LOG", self.log)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -165,9 +168,10 @@ impl World {
         Running::start(self.command(profile, arguments))
     }
 
+    /// Registers accounts whose profiles are not encrypted: deriving keys takes time, and some tests look inside.
     pub(crate) fn register(&self, users: &[&str]) {
         for user in users {
-            self.ok(user, &["register", user]);
+            self.ok(user, &["register", "--no-encryption", user]);
         }
     }
 

@@ -3,10 +3,12 @@
 use expectrl::{Eof, Expect, Session, session::OsSession};
 
 use crate::support::{PATIENCE, World};
+#[cfg(feature = "sqlcipher")]
+use crate::support::{bytes_below, contains};
 
-/// Escape sequences of the line editor come between, so only texts are looked for.
-fn chat(world: &World, user: &str) -> OsSession {
-    let mut command = world.command(user, &["chat", "room"]);
+/// Runs a command on a terminal of its own.
+fn on_terminal(world: &World, profile: &str, arguments: &[&str]) -> OsSession {
+    let mut command = world.command(profile, arguments);
     command.env("TERM", "xterm").env("COLUMNS", "200");
     // The pseudo-terminal takes the place of these.
     let mut fresh = std::process::Command::new(command.get_program());
@@ -19,9 +21,29 @@ fn chat(world: &World, user: &str) -> OsSession {
     }
     let mut session = Session::spawn(fresh).unwrap();
     session.set_expect_timeout(Some(PATIENCE));
+    session
+}
+
+/// Escape sequences of the line editor come between, so only texts are looked for.
+fn chat(world: &World, user: &str) -> OsSession {
+    let mut session = on_terminal(world, user, &["chat", "room"]);
     session.expect("/help tells what can be typed").unwrap();
     session.expect("> ").unwrap();
     session
+}
+
+/// Answers a question with a passphrase, which the terminal must not show.
+#[cfg(feature = "sqlcipher")]
+fn answer(session: &mut OsSession, question: &str, passphrase: &str) {
+    session.expect(question).unwrap();
+    session.send_line(passphrase).unwrap();
+}
+
+/// What a command says from here to its end.
+#[cfg(feature = "sqlcipher")]
+fn rest(session: &mut OsSession) -> String {
+    let said = session.expect(Eof).unwrap();
+    String::from_utf8_lossy(said.as_bytes()).into_owned()
 }
 
 #[test]
@@ -62,4 +84,91 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
     }
     world.ok("carol", &["recv"]);
     assert_eq!(world.json("carol", &["groups"]).len(), 1);
+}
+
+/// The README's chat between two terminals, with the questions that it mentions.
+#[cfg(feature = "sqlcipher")]
+#[test]
+fn two_people_whose_profiles_are_encrypted_are_asked_for_their_passphrases() {
+    let world = World::new();
+    for user in ["alice", "bob"] {
+        let mut register = on_terminal(&world, user, &["register", user]);
+        answer(
+            &mut register,
+            &format!("new passphrase for profile {user}: "),
+            "open sesame",
+        );
+        answer(&mut register, "the same again: ", "open sesame");
+        let said = rest(&mut register);
+        assert!(said.contains(&format!("registered {user} at ")), "{said}");
+        assert!(!said.contains("sesame"), "{said}");
+    }
+    let run = |user: &str, arguments: &[&str]| {
+        let mut session = on_terminal(&world, user, arguments);
+        answer(
+            &mut session,
+            &format!("passphrase of profile {user}: "),
+            "open sesame",
+        );
+        rest(&mut session)
+    };
+    run("alice", &["group", "create", "room"]);
+    assert!(run("alice", &["invite", "room", "bob"]).contains("bob joined #room"));
+    assert!(run("bob", &["recv"]).contains("#room * you joined a group of 2"));
+    let chat = |user: &str| {
+        let mut session = on_terminal(&world, user, &["chat", "room"]);
+        answer(
+            &mut session,
+            &format!("passphrase of profile {user}: "),
+            "open sesame",
+        );
+        session.expect("/help tells what can be typed").unwrap();
+        session.expect("> ").unwrap();
+        session
+    };
+    let mut alice = chat("alice");
+    let mut bob = chat("bob");
+    alice.send_line("bread at noon?").unwrap();
+    bob.expect("#room <alice> bread at noon?").unwrap();
+    bob.send_line("yes, and soup").unwrap();
+    alice.expect("#room <bob> yes, and soup").unwrap();
+    for chat in [&mut alice, &mut bob] {
+        chat.send_line("/quit").unwrap();
+        chat.expect(Eof).unwrap();
+    }
+    assert!(!contains(&bytes_below(&world.profile("bob")), b"bread at noon?"));
+}
+
+#[cfg(feature = "sqlcipher")]
+#[test]
+fn a_passphrase_that_is_mistyped_empty_or_wrong_is_told_and_does_nothing() {
+    let world = World::new();
+    let mut register = on_terminal(&world, "alice", &["register", "alice"]);
+    answer(&mut register, "new passphrase for profile alice: ", "open sesame");
+    answer(&mut register, "the same again: ", "open simsim");
+    let said = rest(&mut register);
+    assert!(said.contains("the two passphrases are not the same"), "{said}");
+    let mut register = on_terminal(&world, "alice", &["register", "alice"]);
+    answer(&mut register, "new passphrase for profile alice: ", "");
+    let said = rest(&mut register);
+    assert!(said.contains("the passphrase is empty"), "{said}");
+    assert!(!world.profile("alice").exists());
+
+    let mut register = on_terminal(&world, "alice", &["register", "alice"]);
+    for question in ["new passphrase for profile alice: ", "the same again: "] {
+        answer(&mut register, question, "open sesame");
+    }
+    rest(&mut register);
+    let mut groups = on_terminal(&world, "alice", &["groups"]);
+    answer(&mut groups, "passphrase of profile alice: ", "open simsim");
+    let said = rest(&mut groups);
+    assert!(said.contains("the passphrase or key is wrong"), "{said}");
+
+    let mut change = on_terminal(&world, "alice", &["passphrase"]);
+    answer(&mut change, "passphrase of profile alice: ", "open sesame");
+    answer(&mut change, "new passphrase for profile alice: ", "shut sesame");
+    answer(&mut change, "the same again: ", "shut sesame");
+    let said = rest(&mut change);
+    assert!(said.contains("encrypted with the new passphrase"), "{said}");
+    world.ok("alice", &["--passphrase-command", "echo shut sesame", "groups"]);
 }

@@ -3,7 +3,7 @@
 use crate::support::{World, parse};
 
 /// Runs a command that must fail: its exit code, the sentence on stderr, and the code that `--json` tells.
-fn fails(world: &World, profile: &str, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn fails(world: &World, profile: &str, arguments: &[&str]) -> (i32, String, String) {
     let plain = world.run(profile, arguments);
     assert_eq!(plain.out, "", "{arguments:?}: failures are told on stderr");
     let json = world.run(profile, &[&["--json"], arguments].concat());
@@ -72,7 +72,7 @@ fn help_and_version_are_not_failures_and_tell_the_exit_codes() {
 #[test]
 fn a_name_is_given_once() {
     let world = World::new();
-    let told = world.ok("alice", &["register", "alice"]);
+    let told = world.ok("alice", &["register", "--no-encryption", "alice"]);
     assert!(
         told.starts_with(&format!(
             "registered alice at {} (profile alice); 32",
@@ -80,12 +80,12 @@ fn a_name_is_given_once() {
         )),
         "{told}"
     );
-    let (exit, sentence, code) = fails(&world, "other", &["register", "alice"]);
+    let (exit, sentence, code) = fails(&world, "other", &["register", "--no-encryption", "alice"]);
     assert_eq!((exit, code.as_str()), (3, "name-taken"));
     assert_eq!(sentence, "larder: that name is taken; choose another\n");
-    let (exit, _, code) = fails(&world, "alice", &["register", "bob"]);
+    let (exit, _, code) = fails(&world, "alice", &["register", "--no-encryption", "bob"]);
     assert_eq!((exit, code.as_str()), (3, "already-registered"));
-    world.ok("other", &["register", "other"]);
+    world.ok("other", &["register", "--no-encryption", "other"]);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn without_a_server_messages_are_kept_and_everything_else_says_so() {
         let (exit, _, code) = fails(&world, "alice", arguments);
         assert_eq!((exit, code.as_str()), (4, "unreachable"), "{arguments:?}");
     }
-    let (exit, _, code) = fails(&world, "carol", &["register", "carol"]);
+    let (exit, _, code) = fails(&world, "carol", &["register", "--no-encryption", "carol"]);
     assert_eq!((exit, code.as_str()), (4, "unreachable"));
     assert_eq!(
         world.run("alice", &["groups"]).code,
@@ -157,7 +157,7 @@ fn without_a_server_messages_are_kept_and_everything_else_says_so() {
         received.ends_with("#room <alice> kept\n#room <alice> kept too\n"),
         "{received}"
     );
-    world.ok("carol", &["register", "carol"]);
+    world.ok("carol", &["register", "--no-encryption", "carol"]);
 }
 
 #[test]
@@ -217,7 +217,9 @@ fn a_profile_is_not_used_at_another_server() {
 #[test]
 fn json_is_one_object_with_a_type_on_each_line() {
     let world = World::new();
-    let registered = world.json("alice", &["register", "alice"]).remove(0);
+    let registered = world
+        .json("alice", &["register", "--no-encryption", "alice"])
+        .remove(0);
     assert_eq!(registered["type"], "registered");
     assert_eq!(registered["user"], "alice");
     let created = world.json("alice", &["group", "create", "tea & cake"]).remove(0);
@@ -277,7 +279,7 @@ fn the_server_ends_in_order_on_a_signal_while_somebody_waits() {
 fn data_is_kept_in_the_xdg_directory_where_only_its_owner_looks() {
     let world = World::new();
     let xdg = world.path("xdg");
-    let mut command = world.command("default", &["register", "alice"]);
+    let mut command = world.command("default", &["register", "--no-encryption", "alice"]);
     command.env_remove("LARDER_HOME").env("XDG_DATA_HOME", &xdg);
     assert!(command.status().unwrap().success());
     let profile = xdg.join("larder/profiles/default");

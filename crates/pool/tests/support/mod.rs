@@ -18,7 +18,7 @@ use larder_pool::rusqlite::Connection;
 use larder_pool::rusqlite::types::Value;
 use larder_pool::{
     Held, JoinError, Joined, KeyPackagePool, KeyPackageRef, LastResortHeld, LocalStore, PoolError,
-    PoolHealth, StoreError, Swept, Tx, Upload, Verdict,
+    PoolHealth, StoreError, StoreKey, Swept, Tx, Upload, Verdict,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::storage::StorageProvider as _;
@@ -81,8 +81,19 @@ impl Device {
     }
 
     pub fn with_policy(name: &str, policy: PoolPolicy) -> Self {
+        Self::opened(name, policy, |path| LocalStore::open(path).unwrap())
+    }
+
+    /// A device whose store is encrypted.
+    pub fn encrypted(name: &str, key: &StoreKey) -> Self {
+        Self::opened(name, PoolPolicy::default(), |path| {
+            LocalStore::open_encrypted(path, key).unwrap()
+        })
+    }
+
+    fn opened(name: &str, policy: PoolPolicy, open: impl FnOnce(&Path) -> LocalStore) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(&directory.path().join("device.sqlite")).unwrap();
+        let store = open(&directory.path().join("device.sqlite"));
         let signer = SignatureKeyPair::new(SUITE.signature_algorithm()).unwrap();
         let credential = CredentialWithKey {
             credential: BasicCredential::new(name.as_bytes().to_vec()).into(),
@@ -101,6 +112,20 @@ impl Device {
 
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("device.sqlite")
+    }
+
+    /// Closes the store, and keeps its files.
+    pub fn close(self) -> (TempDir, PathBuf) {
+        let path = self.path();
+        drop(self.store);
+        (self.directory, path)
+    }
+
+    /// Closes the store, and goes on with what `open` makes of its file.
+    pub fn reopened(&mut self, open: impl FnOnce(&Path) -> LocalStore) {
+        let elsewhere = tempfile::tempdir().unwrap();
+        self.store = LocalStore::open(&elsewhere.path().join("meanwhile.sqlite")).unwrap();
+        self.store = open(&self.path());
     }
 
     pub fn in_tx<T>(
