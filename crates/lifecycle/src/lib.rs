@@ -2,8 +2,9 @@
 //!
 //! A KeyPackage (RFC 9420 §10) is single-use. This crate decides what may happen to one: in the directory
 //! ([`DirectoryState`]), in the pool of the device that owns it ([`PoolState`]), how many a device should hold
-//! ([`PoolPolicy`], [`plan`]), who may take how many of another ([`DrainLimits`]), and how the two sides agree again after anything went wrong ([`reconcile`]). Server and
-//! client, their stores and their tests share these functions, so there is one place where a transition can be wrong.
+//! ([`PoolPolicy`], [`plan`]), who may take how many of another ([`DrainLimits`]), and how the two sides agree again after
+//! anything went wrong ([`reconcile`]). Server and client, their stores and their tests share these functions, so there is
+//! one place where a transition can be wrong.
 //!
 //! # Architecture invariant
 //!

@@ -1,4 +1,4 @@
-use crate::policy::{DAY, POOL_TARGET};
+use crate::policy::{DAY, POOL_TARGET, part};
 use crate::time::UnixSeconds;
 
 /// Requests of one user for KeyPackages of one device: six at once, then one in ten minutes.
@@ -63,7 +63,8 @@ pub struct DrainLimits {
     pub live_per_pair: u32,
     /// A reservation that came to nothing counts as live for this much longer, in seconds.
     pub lapsed_counts_seconds: u64,
-    /// So many KeyPackages of a pool are kept for those who share a group with their owner: the reserve floor.
+    /// So many KeyPackages of a pool are kept for those who share a group with their owner: the reserve floor. It needs a
+    /// last resort that strangers get instead; a device that has none keeps nothing back.
     pub floor: u32,
 }
 
@@ -93,6 +94,8 @@ pub struct Demand {
     pub live_of_pair: u32,
     /// The device's KeyPackages that could be handed out for this request.
     pub available: u32,
+    /// Whether the device has a last resort that could.
+    pub last_resort: bool,
     /// Whether requester and owner share a group.
     pub acquainted: bool,
 }
@@ -120,6 +123,15 @@ pub enum Grant {
 }
 
 impl DrainLimits {
+    /// The same limits where the pool of a device is divided between this many ciphersuites.
+    #[must_use]
+    pub fn shared_between(self, suites: u32) -> Self {
+        Self {
+            floor: part(self.floor, suites),
+            ..self
+        }
+    }
+
     /// Decides what a request gets.
     ///
     /// What one user asks too often is refused. What many ask for together is not: whoever they are, the last resort is left
@@ -134,7 +146,7 @@ impl DrainLimits {
             Ok(pair) => pair,
             Err(retry_after_seconds) => return Grant::Refused { retry_after_seconds },
         };
-        let above_floor = demand.acquainted || demand.available > self.floor;
+        let above_floor = demand.acquainted || !demand.last_resort || demand.available > self.floor;
         match self.target.take(demand.target, now) {
             Ok(target) if above_floor && demand.available > 0 => Grant::KeyPackage { pair, target },
             Ok(_) | Err(_) => Grant::LastResort { pair },
@@ -157,6 +169,7 @@ mod tests {
             live_of_requester: 0,
             live_of_pair: 0,
             available: 32,
+            last_resort: true,
             acquainted: false,
         }
     }
@@ -212,17 +225,16 @@ mod tests {
 
         #[test]
         fn the_floor_is_for_acquaintances_and_a_crowd_leaves_the_last_resort(
-            available in 0..40u32, acquainted: bool, crowd in 0..200u64,
+            available in 0..40u32, last_resort: bool, acquainted: bool, crowd in 0..200u64,
         ) {
             let limits = DrainLimits::default();
             let target = (crowd > 0).then(|| NOW.plus(crowd * limits.target.interval_seconds));
-            let grant = limits.grant(&Demand { available, acquainted, target, ..demand() }, NOW);
+            let grant = limits.grant(&Demand { available, last_resort, acquainted, target, ..demand() }, NOW);
             let ordinary = matches!(grant, Grant::KeyPackage { .. });
             let refused = matches!(grant, Grant::Refused { .. });
             prop_assert!(!refused, "nobody is refused for what others do");
-            let kept = if acquainted { 0 } else { limits.floor };
-            prop_assert!(!ordinary || available > kept);
-            prop_assert!(!ordinary || crowd < u64::from(limits.target.burst));
+            let kept = if acquainted || !last_resort { 0 } else { limits.floor };
+            prop_assert_eq!(ordinary, available > kept && crowd < u64::from(limits.target.burst));
         }
     }
 
@@ -240,6 +252,12 @@ mod tests {
             );
             assert_eq!(matches!(grant, Grant::Refused { .. }), refused);
         }
+    }
+
+    #[test]
+    fn the_floor_is_divided_like_the_pool() {
+        let floor = |suites| DrainLimits::default().shared_between(suites).floor;
+        assert_eq!([floor(1), floor(2), floor(3)], [8, 4, 2]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use larder_lifecycle::{DirectoryPolicy, INBOX_RETENTION_SECONDS, UnixSeconds};
+use larder_lifecycle::{DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, UnixSeconds};
 use larder_wire::{Registration, SUITE_X25519_AES128GCM};
 
 use crate::store::StoreLocation;
@@ -23,6 +23,8 @@ pub struct Config {
     pub group_suites: Vec<u16>,
     /// What the directory demands of KeyPackages.
     pub directory: DirectoryPolicy,
+    /// What keeps others from draining a pool.
+    pub drain: DrainLimits,
     /// Who may register.
     pub registration: Registration,
     /// How long a session lasts, in seconds.
@@ -39,6 +41,7 @@ impl Config {
             store: store.into(),
             group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
+            drain: DrainLimits::default(),
             registration: Registration::Open,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,

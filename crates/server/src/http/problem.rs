@@ -111,6 +111,8 @@ problem_sets! {
     FindProblems: Malformed | Unauthenticated | NotFound | Unavailable;
     /// Of changing something of one's own.
     ChangeProblems: Malformed | Unauthenticated | StateBehind | Unavailable;
+    /// Of blocking a user.
+    BlockProblems: Malformed | Unauthenticated | StateBehind | TooLarge | Unavailable;
     /// Of changing something that may not be there.
     FindAndChangeProblems: Malformed | Unauthenticated | NotFound | StateBehind | Unavailable;
     /// Of changing something of one's own by a request with a body.

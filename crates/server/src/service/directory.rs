@@ -104,14 +104,14 @@ impl Service {
                 now,
                 || {
                     let id = Uuid::new_v4().to_string();
-                    directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
+                    directory::reserve(tx, &device, &request, &id, inner.terms(now))
                 },
             )
         })
         .await
     }
 
-    /// What an adder who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
+    /// What a stranger who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
     /// to anybody else. Refuses with `malformed`.
     pub async fn probe(&self, caller: &Caller, suites: Vec<u16>) -> Result<DeviceReservation, ServiceError> {
         check_suites(&suites)?;
@@ -120,9 +120,7 @@ impl Service {
             .map_err(|_| Fault::Crypto("no randomness"))?;
         self.inner
             .store
-            .rehearse(move |tx| {
-                directory::probe(tx, &owner, group.clone(), &suites, &inner.config.directory, now)
-            })
+            .rehearse(move |tx| directory::probe(tx, &owner, group.clone(), &suites, inner.terms(now)))
             .await
     }
 

@@ -10,6 +10,7 @@ mod groups;
 mod inbox;
 mod key_packages;
 mod last_resorts;
+mod limits;
 mod location;
 mod locks;
 mod postgres;
@@ -29,7 +30,7 @@ pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub use postgres::PostgresError;
-pub(crate) use tx::{DeviceKey, Tx};
+pub(crate) use tx::{DeviceKey, Tx, UserKey};
 
 /// Where refinery notes which migrations were applied.
 const MIGRATIONS_TABLE: &str = "larder_server_migrations";

@@ -14,10 +14,12 @@ mod support;
 
 mod accounts;
 mod bad_input;
+mod blocks;
 mod commits;
 mod commits_invalid;
 mod commits_refused;
 mod delivery;
+mod draining;
 mod external_commits;
 mod forged_commits;
 mod last_resort;

@@ -16,6 +16,8 @@ mod support;
 mod accounts;
 #[path = "../api/bad_input.rs"]
 mod bad_input;
+#[path = "../api/blocks.rs"]
+mod blocks;
 #[path = "../api/commits.rs"]
 mod commits;
 #[path = "../api/commits_invalid.rs"]
@@ -24,6 +26,8 @@ mod commits_invalid;
 mod commits_refused;
 #[path = "../api/delivery.rs"]
 mod delivery;
+#[path = "../api/draining.rs"]
+mod draining;
 #[path = "../api/external_commits.rs"]
 mod external_commits;
 #[path = "../api/forged_commits.rs"]
