@@ -22,7 +22,7 @@ mod store;
 mod suites;
 mod wakeups;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, ServerLimits};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
 pub use service::{Caller, Service, Swept};

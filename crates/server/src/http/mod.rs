@@ -5,6 +5,7 @@
 //! `application/problem+json`.
 
 mod accounts;
+mod connection;
 mod extract;
 mod groups;
 mod inbox;

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use larder_wire::{
     Base64Url, DeviceReservation, GroupId, Inventory, PoolStatus, ProblemType, RESERVE_USERS_MAX,
-    ReserveRequest, Reserved, RevokeRequest, Revoked, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
+    REVOKE_REFS_MAX, ReserveRequest, Reserved, RevokeRequest, Revoked, UPLOAD_KEY_PACKAGES_MAX,
+    UploadRequest, Uploaded,
 };
 use uuid::Uuid;
 
@@ -71,8 +72,11 @@ impl Service {
             .await
     }
 
-    /// Withdraws KeyPackages of the caller.
+    /// Withdraws KeyPackages of the caller. Refuses with `too-large`.
     pub async fn revoke(&self, caller: &Caller, request: RevokeRequest) -> Result<Revoked, ServiceError> {
+        if request.refs.len() > REVOKE_REFS_MAX {
+            return Err(ProblemType::TooLarge.into());
+        }
         let (owner, now) = (Arc::clone(&caller.device), self.now());
         self.change(caller, move |tx| directory::revoke(tx, &owner, &request, now))
             .await

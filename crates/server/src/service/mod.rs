@@ -14,7 +14,7 @@ use larder_wire::{
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
-use crate::config::{Clock, Config};
+use crate::config::{Clock, Config, ServerLimits};
 use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Store, Tx};
@@ -103,7 +103,9 @@ impl Service {
         config.drain = config.drain.shared_between(stocked);
         let wakeups = Wakeups::default();
         let incarnation = Uuid::new_v4().to_string();
-        let store = Store::open(&config.store, &incarnation, wakeups.clone()).await?;
+        let store = Store::open(&config.store, &incarnation, wakeups.clone())
+            .await?
+            .for_requests(config.limits.store_requests_max);
         Ok(Self {
             inner: Arc::new(Inner {
                 suites: accepted(&config.group_suites),
@@ -130,6 +132,11 @@ impl Service {
                 work(tx)
             })
             .await
+    }
+
+    /// What is spent on those who connect.
+    pub(crate) fn limits(&self) -> ServerLimits {
+        self.inner.config.limits
     }
 
     fn now(&self) -> UnixSeconds {

@@ -26,6 +26,7 @@ mod last_resort;
 mod last_resort_commits;
 mod last_resort_uploads;
 mod lifetimes;
+mod limits;
 mod openapi;
 mod probe;
 mod race;
