@@ -1,5 +1,6 @@
 //! The asynchronous shell.
 
+mod blocks;
 mod encryption;
 mod legacy;
 mod operations;

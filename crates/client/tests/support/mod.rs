@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use larder_client::{
     Error, GroupKey, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
 };
+use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
 use larder_server::{Config, Service, serve};
 use tempfile::TempDir;
@@ -22,6 +23,23 @@ pub(crate) use proxy::{Action, Proxy, flip_last, tamper_inbox};
 
 pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())
+}
+
+/// Limits that nobody meets. What they do is tested with the server; many tests here take all that a pool has, from one
+/// account and again and again.
+fn generous() -> DrainLimits {
+    let plenty = Rate {
+        burst: 10_000,
+        interval_seconds: 1,
+    };
+    DrainLimits {
+        pair: plenty,
+        target: plenty,
+        live_per_requester: 10_000,
+        live_per_pair: 10_000,
+        floor: 0,
+        ..DrainLimits::default()
+    }
 }
 
 pub(crate) struct TestServer {
@@ -54,6 +72,7 @@ impl TestServer {
         }
         let mut config = Config::new(self.directory.path().join("server.db"));
         config.group_suites = suites.to_vec();
+        config.drain = generous();
         let service = Service::open(config, Arc::new(now)).await.unwrap();
         let address = self.url.trim_start_matches("http://");
         let listener = TcpListener::bind(address).await.unwrap();
