@@ -22,8 +22,10 @@ fn take_key_packages(world: &World, user: &str, count: usize) {
         let mut takers = Vec::new();
         for number in 0..count.div_ceil(6) {
             let name = format!("taker{number}");
-            let taker = MlsConnection::register(options(&name), &world.url(), name.parse().unwrap());
-            takers.push(taker.await.unwrap());
+            let taker = MlsConnection::register(options(&name), &world.url(), name.parse().unwrap())
+                .await
+                .unwrap();
+            takers.push(taker);
         }
         for taker in takers.iter().cycle().take(count) {
             let group = taker.create_group("elsewhere").await.unwrap().id;

@@ -57,10 +57,6 @@ impl Requester {
         }
     }
 
-    fn is_of(&self, device: &DeviceRow) -> bool {
-        self.user == Some(device.user_key)
-    }
-
     /// Whether the reserve floor is not for them.
     pub(super) fn is_acquainted_with(&self, tx: &Tx<'_>, user: UserKey) -> Result<bool, Fault> {
         match self.user {
@@ -80,25 +76,18 @@ impl Requester {
         now: UnixSeconds,
     ) -> Result<Offer, Fault> {
         let last_resort = last_resort::can_be_reserved(tx, device, suites, served_after)?;
+        if self.user == Some(device.user_key) {
+            return own(tx, device, (suites, served_after), last_resort);
+        }
         let memories = tx.rate_memories(self.user, device.key)?;
         let mut offer = Offer::Nothing;
         for &suite in suites {
-            let available = tx.count_available(device.key, &[suite], served_after)?;
-            if self.is_of(device) {
-                // Nobody drains their own pool for the harm of it.
-                if available > 0 {
-                    let charge = Charge::default();
-                    offer = Offer::KeyPackage { suite, charge };
-                    break;
-                }
-                continue;
-            }
             let demand = Demand {
                 pair: memories.pair,
                 target: memories.target,
                 live_of_requester: count(self.held.len()),
                 live_of_pair: count(self.held.iter().filter(|held| **held == device.key).count()),
-                available,
+                available: tx.count_available(device.key, &[suite], served_after)?,
                 last_resort,
                 acquainted,
             };
@@ -120,10 +109,6 @@ impl Requester {
                 }
             }
         }
-        if matches!(offer, Offer::Nothing) && last_resort && self.is_of(device) {
-            let charge = Charge::default();
-            offer = Offer::LastResort { charge };
-        }
         if offer.is_something() {
             self.held.push(device.key);
         }
@@ -136,6 +121,26 @@ impl Requester {
             target,
         }
     }
+}
+
+/// What a user's device gets of another one of the user's. Nobody drains their own pool for the harm of it, so there is
+/// no limit.
+fn own(
+    tx: &Tx<'_>,
+    device: &DeviceRow,
+    (suites, served_after): (&[u16], UnixSeconds),
+    last_resort: bool,
+) -> Result<Offer, Fault> {
+    let charge = Charge::default();
+    for &suite in suites {
+        if tx.count_available(device.key, &[suite], served_after)? > 0 {
+            return Ok(Offer::KeyPackage { suite, charge });
+        }
+    }
+    Ok(match last_resort {
+        true => Offer::LastResort { charge },
+        false => Offer::Nothing,
+    })
 }
 
 impl Offer {

@@ -3,13 +3,18 @@
 use std::sync::Mutex;
 use std::sync::mpsc;
 
+use larder_lifecycle::{DirectoryPolicy, DrainLimits};
+use larder_wire::{DeviceOutcome, ReserveRequest};
+
 use super::harness::{NOW, Opened, group};
+use crate::directory::{self, Terms};
 use crate::error::{Fault, ServiceError};
-use crate::store::{Reservation, Store};
+use crate::store::{DeviceRow, Reservation, Store};
 
 on_both_engines! {
     a_request_keeps_its_place_in_the_store_even_when_its_caller_has_gone;
     all_devices_of_a_user_hold_together;
+    a_user_s_own_devices_are_not_limited;
 }
 
 async fn is_busy(store: &Store) -> bool {
@@ -46,16 +51,26 @@ async fn a_request_keeps_its_place_in_the_store_even_when_its_caller_has_gone(op
     }
 }
 
-async fn all_devices_of_a_user_hold_together(opened: Opened) {
-    let alice = opened.register("alice", 1).await;
-    let bob = opened.register("bob", 2).await;
+/// A second device of a user.
+async fn second_device(opened: &Opened, first: &DeviceRow) -> DeviceRow {
     opened
         .execute(
             "INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
-             SELECT user_id, 'alice-2', auth_key, auth_key, 0 FROM devices WHERE id = ?1",
-            &[alice.key.into()],
+             SELECT user_id, 'second', auth_key, auth_key, 0 FROM devices WHERE id = ?1",
+            &[first.key.into()],
         )
         .await;
+    opened
+        .store
+        .read(|tx| Ok(tx.device_by_id(&"second".parse().unwrap())?.unwrap()))
+        .await
+        .unwrap()
+}
+
+async fn all_devices_of_a_user_hold_together(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    let bob = opened.register("bob", 2).await;
+    let second = second_device(&opened, &alice).await;
     for number in [1, 2, 3] {
         opened.store_key_package(bob.key, number).await;
     }
@@ -63,7 +78,6 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
     let held = opened
         .store
         .write(move |tx| {
-            let second = tx.device_by_id(&"alice-2".parse().unwrap())?.unwrap();
             for (by, id) in [(alice.key, "first"), (second.key, "second"), (bob.key, "third")] {
                 let reservation = Reservation {
                     id: id.to_owned(),
@@ -78,4 +92,46 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
         .await
         .unwrap();
     assert_eq!(held, [target; 2]);
+}
+
+async fn a_user_s_own_devices_are_not_limited(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    let bob = opened.register("bob", 2).await;
+    let second = second_device(&opened, &alice).await;
+    for number in [1, 2] {
+        opened.store_key_package(second.key, number).await;
+    }
+    for (by, expected) in [
+        (bob, DeviceOutcome::RateLimited),
+        (alice.clone(), DeviceOutcome::Ok),
+        (alice, DeviceOutcome::Ok),
+    ] {
+        let id = uuid::Uuid::new_v4().to_string();
+        let reserved = opened
+            .store
+            .write(move |tx| {
+                let (mut policy, mut limits) = (DirectoryPolicy::default(), DrainLimits::default());
+                policy.serving_margin_seconds = 0;
+                limits.pair.burst = 0;
+                let request = ReserveRequest {
+                    users: vec!["alice".parse().unwrap()],
+                    group_id: group(),
+                    suites: vec![1],
+                    all_or_nothing: false,
+                };
+                let terms = Terms {
+                    policy: &policy,
+                    limits: &limits,
+                    now: NOW,
+                };
+                directory::reserve(tx, &by, &request, &id, terms)
+            })
+            .await
+            .unwrap();
+        let of_second = &reserved.users[0].devices;
+        let outcome = of_second
+            .iter()
+            .find(|device| device.device_id.as_str() == "second");
+        assert_eq!(outcome.unwrap().outcome, expected);
+    }
 }
