@@ -288,7 +288,8 @@ pub struct Member {
 pub struct Invited {
     /// Users who are members now.
     pub added: Vec<UserName>,
-    /// Those of them who were added with the last resort of one of their devices, because its pool was empty.
+    /// Those of them who were added with the last resort of one of their devices, because nothing else was left for this
+    /// user.
     pub by_last_resort: Vec<UserName>,
     /// Users who were not added, each with the reason.
     pub not_added: Vec<(UserName, NotAdded)>,
@@ -308,8 +309,11 @@ pub enum NotAdded {
         /// The group's ciphersuite (RFC 9420 §17.1).
         suite: u16,
     },
-    /// Asked for too often.
-    RateLimited,
+    /// This user asked for it too often, or holds too many reservations.
+    RateLimited {
+        /// How long to wait at least, in seconds, if the server says so.
+        retry_after_seconds: Option<u64>,
+    },
     /// The directory handed out something that is not an acceptable KeyPackage of that user.
     InvalidKeyPackage(KeyPackageFlaw),
     /// The directory handed out a KeyPackage with another signature key than the one known for this device.
@@ -320,6 +324,19 @@ pub enum NotAdded {
 }
 
 impl NotAdded {
+    /// How long to wait at least before asking again, in seconds, if that helps and the server says so.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited { retry_after_seconds } => *retry_after_seconds,
+            Self::AlreadyMember
+            | Self::NotFound
+            | Self::Exhausted
+            | Self::Incompatible { .. }
+            | Self::InvalidKeyPackage(_)
+            | Self::KeyChanged { .. } => None,
+        }
+    }
+
     /// A stable code.
     pub fn code(&self) -> &'static str {
         match self {
@@ -327,7 +344,7 @@ impl NotAdded {
             Self::NotFound => "not-found",
             Self::Exhausted => "exhausted",
             Self::Incompatible { .. } => "incompatible",
-            Self::RateLimited => "rate-limited",
+            Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
         }
@@ -346,7 +363,12 @@ impl fmt::Display for NotAdded {
                  not been online since the server asked for it",
                 suite_name(*suite)
             ),
-            Self::RateLimited => f.write_str("was asked for too often, try again later"),
+            Self::RateLimited {
+                retry_after_seconds: Some(seconds),
+            } => write!(f, "was asked for too often; try again in {}", wait(*seconds)),
+            Self::RateLimited {
+                retry_after_seconds: None,
+            } => f.write_str("was asked for too often; try again later"),
             Self::InvalidKeyPackage(flaw) => {
                 write!(f, "the directory answered with a bad KeyPackage: {flaw}")
             }
@@ -360,6 +382,14 @@ impl fmt::Display for NotAdded {
     }
 }
 
+/// A time to wait, rounded up, for a person.
+fn wait(seconds: u64) -> String {
+    match seconds.div_ceil(60) {
+        minutes @ 0..120 => format!("{} min", minutes.max(1)),
+        minutes => format!("{} h", minutes.div_ceil(60)),
+    }
+}
+
 /// What somebody who adds this device would get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
@@ -367,7 +397,7 @@ pub enum Probe {
     Addable {
         /// The KeyPackage.
         key_package_ref: KeyPackageRef,
-        /// Whether it is the last resort: the pool is empty.
+        /// Whether it is the last resort: nothing else is left for a stranger.
         last_resort: bool,
     },
     /// A valid KeyPackage whose private key is not here, so that the invitation could not be opened. The next refresh

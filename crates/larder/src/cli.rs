@@ -106,6 +106,16 @@ pub(crate) enum Command {
         #[arg(required = true)]
         users: Vec<UserName>,
     },
+    /// Hide from a user: they can neither find nor invite you any more
+    Block {
+        /// The user, who is not told
+        user: UserName,
+    },
+    /// Let a user find and invite you again
+    Unblock {
+        /// The user
+        user: UserName,
+    },
     /// Remove a user from a group
     Remove {
         /// The group

@@ -58,6 +58,10 @@ pub(crate) enum Record {
         by_last_resort: Vec<String>,
         not_added: Vec<NotAdded>,
     },
+    /// A user can neither find nor invite this one.
+    Blocked { user: String },
+    /// A user can find and invite this one.
+    Unblocked { user: String },
     /// A user is no longer a member.
     Removed { group: String, user: String },
     /// This device asked to leave.
@@ -165,6 +169,9 @@ pub(crate) struct NotAdded {
     pub(crate) user: String,
     pub(crate) code: &'static str,
     pub(crate) reason: String,
+    /// Only of `rate-limited`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_seconds: Option<u64>,
 }
 
 /// Counts of a pool.
@@ -273,7 +280,7 @@ impl Record {
                     parts.push(format!("{} joined #{group}", ordinary.join(", ")));
                 }
                 parts.extend(last.iter().map(|user| {
-                    format!("{user} joined #{group} (by a last-resort KeyPackage: their pool was empty)")
+                    format!("{user} joined #{group} (by a last-resort KeyPackage: no other was left for you)")
                 }));
                 parts.extend(
                     not_added
@@ -282,6 +289,8 @@ impl Record {
                 );
                 parts.join("; ")
             }
+            Self::Blocked { user } => format!("{user} is blocked: to them you do not exist"),
+            Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group } => format!("you are leaving #{}", label(group)),
             Self::Sent { status, .. } if *status == "pending" => {
@@ -537,7 +546,7 @@ mod tests {
         };
         assert_eq!(
             invited.line(),
-            "alice, carol joined #room; bob joined #room (by a last-resort KeyPackage: their pool was empty)"
+            "alice, carol joined #room; bob joined #room (by a last-resort KeyPackage: no other was left for you)"
         );
     }
 

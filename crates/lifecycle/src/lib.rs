@@ -2,8 +2,9 @@
 //!
 //! A KeyPackage (RFC 9420 §10) is single-use. This crate decides what may happen to one: in the directory
 //! ([`DirectoryState`]), in the pool of the device that owns it ([`PoolState`]), how many a device should hold
-//! ([`PoolPolicy`], [`plan`]) and how the two sides agree again after anything went wrong ([`reconcile`]). Server and
-//! client, their stores and their tests share these functions, so there is one place where a transition can be wrong.
+//! ([`PoolPolicy`], [`plan`]), who may take how many of another ([`DrainLimits`]), and how the two sides agree again after
+//! anything went wrong ([`reconcile`]). Server and client, their stores and their tests share these functions, so there is
+//! one place where a transition can be wrong.
 //!
 //! # Architecture invariant
 //!
@@ -12,6 +13,7 @@
 
 mod directory;
 mod last_resort;
+mod limits;
 mod plan;
 mod policy;
 mod pool;
@@ -23,6 +25,7 @@ pub use last_resort::{
     LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_LIFETIME_SECONDS, LAST_RESORT_RETIRING_SECONDS, LastResortEvent,
     LastResortRefusal, LastResortState, OwnLastResort, OwnLastResortEvent, last_resort_is_due,
 };
+pub use limits::{Demand, DrainLimits, Grant, Rate};
 pub use plan::{Census, Level, Plan, plan};
 pub use policy::{
     DirectoryPolicy, EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS, InvalidPolicy,

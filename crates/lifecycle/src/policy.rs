@@ -216,7 +216,7 @@ impl PoolPolicy {
 }
 
 /// What one of `suites` gets of a number.
-fn part(whole: u32, suites: u32) -> u32 {
+pub(crate) fn part(whole: u32, suites: u32) -> u32 {
     whole / suites.max(1)
 }
 

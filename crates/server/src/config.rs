@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use larder_lifecycle::{DirectoryPolicy, INBOX_RETENTION_SECONDS, UnixSeconds};
+use larder_lifecycle::{DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, UnixSeconds};
 use larder_wire::{Registration, SUITE_X25519_AES128GCM};
 
 use crate::store::StoreLocation;
@@ -10,6 +10,45 @@ pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
 
 /// A session, in seconds: one hour.
 const SESSION_SECONDS: u64 = 60 * 60;
+
+/// Open connections.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+/// A connection without a request, in seconds.
+const IDLE_SECONDS: u64 = 30;
+/// A frame to a WebSocket, in seconds.
+const SEND_SECONDS_MAX: u64 = 10;
+/// Requests that use the store or wait for it.
+const STORE_REQUESTS_MAX: usize = 1024;
+/// Long polls and WebSockets of one device.
+const WAITING_PER_DEVICE_MAX: usize = 8;
+
+/// What a server spends at most on those who connect to it.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerLimits {
+    /// Open connections. Each may need a file descriptor; others are turned away.
+    pub connections_max: usize,
+    /// A connection that asks for nothing is closed after this time, or twice as much, in seconds.
+    pub idle_seconds: u64,
+    /// A WebSocket whose client has not taken a frame after this time is closed, in seconds. The client catches up when it
+    /// connects again.
+    pub send_seconds_max: u64,
+    /// Requests that use the store or wait for it at once. Others are told to come back (`unavailable`).
+    pub store_requests_max: usize,
+    /// Long polls and WebSockets of one device at once. Others are refused (`rate-limited`).
+    pub waiting_per_device_max: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            idle_seconds: IDLE_SECONDS,
+            send_seconds_max: SEND_SECONDS_MAX,
+            store_requests_max: STORE_REQUESTS_MAX,
+            waiting_per_device_max: WAITING_PER_DEVICE_MAX,
+        }
+    }
+}
 
 /// How a server is set up.
 #[derive(Debug, Clone)]
@@ -25,6 +64,10 @@ pub struct Config {
     pub directory: DirectoryPolicy,
     /// Whether Commits may travel through another delivery service, whose clients say themselves what they have spent.
     pub external_delivery: bool,
+    /// What keeps others from draining a pool.
+    pub drain: DrainLimits,
+    /// What is spent on those who connect.
+    pub limits: ServerLimits,
     /// Who may register.
     pub registration: Registration,
     /// How long a session lasts, in seconds.
@@ -42,6 +85,8 @@ impl Config {
             group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
             external_delivery: false,
+            drain: DrainLimits::default(),
+            limits: ServerLimits::default(),
             registration: Registration::Open,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,

@@ -35,6 +35,9 @@ pub enum Fault {
     /// The cryptographic library failed where no input can make it fail.
     #[error("the cryptographic library failed: {0}")]
     Crypto(&'static str),
+    /// As many requests as may use the store, or wait for it, do.
+    #[error("too many requests at once")]
+    Busy,
     /// The thread that owns the database has ended.
     #[error("the database is closed")]
     Closed,

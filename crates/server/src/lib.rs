@@ -25,7 +25,7 @@ mod suites;
 mod wakeups;
 
 pub use admin::{Admin, BackupError, Checked, Finding, FindingCode, Restored, backup_sqlite};
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, ServerLimits};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
 pub use metrics::{Metrics, MetricsTaken};

@@ -12,12 +12,11 @@ pub(crate) struct Wakeups {
 }
 
 impl Wakeups {
-    /// A receiver that changes whenever `device` is woken after this call.
-    pub(crate) fn subscribe(&self, device: DeviceKey) -> watch::Receiver<u64> {
-        self.lock()
-            .entry(device)
-            .or_insert_with(|| watch::Sender::new(0))
-            .subscribe()
+    /// A receiver that changes whenever `device` is woken after this call; `None` when as many as may wait for it do.
+    pub(crate) fn subscribe(&self, device: DeviceKey, most: usize) -> Option<watch::Receiver<u64>> {
+        let mut waiting = self.lock();
+        let sender = waiting.entry(device).or_insert_with(|| watch::Sender::new(0));
+        (sender.receiver_count() < most).then(|| sender.subscribe())
     }
 
     pub(crate) fn wake(&self, devices: &[DeviceKey]) {
@@ -52,7 +51,11 @@ mod tests {
     fn only_the_woken_device_changes_and_nobody_waiting_leaves_nothing_behind() {
         let (one, two) = (DeviceKey::for_tests(1), DeviceKey::for_tests(2));
         let wakeups = Wakeups::default();
-        let (first, second) = (wakeups.subscribe(one), wakeups.subscribe(two));
+        let (first, second) = (
+            wakeups.subscribe(one, 1).unwrap(),
+            wakeups.subscribe(two, 1).unwrap(),
+        );
+        assert!(wakeups.subscribe(one, 1).is_none(), "one waits for it already");
         wakeups.wake(&[one]);
         assert!(first.has_changed().unwrap());
         assert!(!second.has_changed().unwrap());

@@ -279,6 +279,9 @@ pub struct DeviceReservation {
     /// Whether this is the device's last resort, which is not single-use.
     #[serde(default)]
     pub last_resort: bool,
+    /// How long to wait at least before asking again, in seconds (`rate_limited`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
 }
 
 /// Whether a device can be added.
@@ -288,13 +291,14 @@ pub struct DeviceReservation {
 pub enum DeviceOutcome {
     /// A KeyPackage is reserved.
     Ok,
-    /// The last resort is reserved: nothing else was left.
+    /// The last resort is reserved: nothing else was left for this caller.
     LastResort,
     /// Nothing is left.
     Exhausted,
     /// Nothing of an asked ciphersuite.
     Incompatible,
-    /// Asked for too often.
+    /// The caller's user asked for it too often, or holds too many reservations; `retry_after_seconds` tells when to ask
+    /// again.
     RateLimited,
     /// Could have been reserved, but `all_or_nothing` was asked and another user cannot be added. Nothing was
     /// disclosed.

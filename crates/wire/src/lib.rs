@@ -43,7 +43,7 @@ pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
 pub use limits::{
     AUDIT_PAGE_ROWS_MAX, BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX,
     INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
-    SPEND_REFS_MAX, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
+    REVOKE_REFS_MAX, SPEND_REFS_MAX, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};

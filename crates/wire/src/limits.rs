@@ -6,6 +6,8 @@ pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const KEY_PACKAGE_BYTES_MAX: usize = 8 * 1024;
 /// KeyPackages in one upload.
 pub const UPLOAD_KEY_PACKAGES_MAX: usize = 64;
+/// KeyPackages in one request that withdraws some: more than a device can have.
+pub const REVOKE_REFS_MAX: usize = 256;
 /// Users in one reserve request.
 pub const RESERVE_USERS_MAX: usize = 64;
 /// An application message as an `MLSMessage`, in bytes.

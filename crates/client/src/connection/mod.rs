@@ -1,6 +1,7 @@
 //! The asynchronous shell.
 
 mod audit;
+mod blocks;
 mod encryption;
 mod legacy;
 mod operations;

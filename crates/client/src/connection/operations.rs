@@ -274,7 +274,7 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
             | NotAdded::NotFound
             | NotAdded::Exhausted
             | NotAdded::Incompatible { .. }
-            | NotAdded::RateLimited => {}
+            | NotAdded::RateLimited { .. } => {}
         }
     }
     Error::NoKeyPackages { outcomes }

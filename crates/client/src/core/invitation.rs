@@ -174,7 +174,10 @@ fn check_user(
             }
             DeviceOutcome::Exhausted | DeviceOutcome::Withheld => reason = NotAdded::Exhausted,
             DeviceOutcome::Incompatible => reason = NotAdded::Incompatible { suite: suite.into() },
-            DeviceOutcome::RateLimited => reason = NotAdded::RateLimited,
+            DeviceOutcome::RateLimited => {
+                let retry_after_seconds = device.retry_after_seconds;
+                reason = NotAdded::RateLimited { retry_after_seconds };
+            }
         }
     }
     Ok(if packages.is_empty() {
@@ -206,7 +209,7 @@ fn check_device(
         Ok(key_package) => key_package,
         Err(flaw) => return Ok(Err(NotAdded::InvalidKeyPackage(flaw))),
     };
-    // What is signed decides: passed off as single-use, a last resort would hide that the pool is empty.
+    // What is signed decides: passed off as single-use, a last resort would hide that nothing else is left.
     if key_package.last_resort() != (answer.outcome == DeviceOutcome::LastResort) {
         return Ok(Err(NotAdded::InvalidKeyPackage(KeyPackageFlaw::LastResort)));
     }

@@ -25,7 +25,10 @@ pub(crate) fn judge_probe(
             let suite = suite.into();
             return Ok(Probe::NotAddable(NotAdded::Incompatible { suite }));
         }
-        DeviceOutcome::RateLimited => return Ok(Probe::NotAddable(NotAdded::RateLimited)),
+        DeviceOutcome::RateLimited => {
+            let retry_after_seconds = answer.retry_after_seconds;
+            return Ok(Probe::NotAddable(NotAdded::RateLimited { retry_after_seconds }));
+        }
     };
     let flawed = |flaw| Ok(Probe::NotAddable(NotAdded::InvalidKeyPackage(flaw)));
     let (Some(key_package_ref), Some(bytes)) = (&answer.key_package_ref, &answer.key_package) else {

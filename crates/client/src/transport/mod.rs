@@ -263,6 +263,16 @@ impl Transport {
             .await
     }
 
+    /// Hides this user from another, or no longer.
+    pub(crate) async fn set_block(&self, user: &UserName, blocked: bool) -> Result<(), Error> {
+        let path = format!("/v1/blocks/{user}");
+        let request = match blocked {
+            true => Request::put(&path),
+            false => Request::delete(&path),
+        };
+        self.change(self.bare_claim().await?, request).await
+    }
+
     /// Gives a reservation up.
     pub(crate) async fn abandon(&self, reservation_id: &str) -> Result<(), Error> {
         let path = format!("/v1/reservations/{reservation_id}/abandon");

@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use larder_client::{
     Error, GroupKey, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
 };
+use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
 use larder_server::{Admin, Config, Service, backup_sqlite, serve};
 use tempfile::TempDir;
@@ -25,6 +26,23 @@ pub(crate) fn now() -> UnixSeconds {
 }
 
 const DATABASE: &str = "server.db";
+
+/// Limits that nobody meets. What they do is tested with the server; many tests here take all that a pool has, from one
+/// account and again and again.
+fn generous() -> DrainLimits {
+    let plenty = Rate {
+        burst: 10_000,
+        interval_seconds: 1,
+    };
+    DrainLimits {
+        pair: plenty,
+        target: plenty,
+        live_per_requester: 10_000,
+        live_per_pair: 10_000,
+        floor: 0,
+        ..DrainLimits::default()
+    }
+}
 
 pub(crate) struct TestServer {
     pub(crate) url: String,
@@ -87,6 +105,7 @@ impl TestServer {
         self.stop().await;
         let mut config = Config::new(self.directory.path().join(DATABASE));
         config.group_suites = suites.to_vec();
+        config.drain = generous();
         let ahead = Arc::clone(&self.ahead);
         let clock = Arc::new(move || now().plus(ahead.load(Ordering::Relaxed)));
         let service = Service::open(config, clock).await.unwrap();

@@ -1,4 +1,4 @@
-//! `register`.
+//! `register`, `block`, `unblock`.
 
 use std::process::ExitCode;
 
@@ -37,4 +37,30 @@ pub(super) async fn register(context: &Context<'_>, user: UserName, no_encryptio
         encrypted,
     }])?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
+    let client = open_as_other_than(context, user).await?;
+    client.block(user).await?;
+    context.output.print(&[Record::Blocked {
+        user: user.to_string(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn unblock(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
+    let client = open_as_other_than(context, user).await?;
+    client.unblock(user).await?;
+    context.output.print(&[Record::Unblocked {
+        user: user.to_string(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn open_as_other_than(context: &Context<'_>, user: &UserName) -> Result<MlsConnection> {
+    let client = context.open().await?;
+    match client.me().user == *user {
+        true => Err(Failure::new(Exit::Usage, "oneself", format!("{user} is you")).into()),
+        false => Ok(client),
+    }
 }

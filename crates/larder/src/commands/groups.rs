@@ -56,6 +56,7 @@ pub(crate) async fn invite(
                 user: user.to_string(),
                 code: why.code(),
                 reason: why.to_string(),
+                retry_after_seconds: why.retry_after_seconds(),
             })
             .collect(),
     }])?;

@@ -43,6 +43,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
         Command::Invite { group, users } => groups::invite_command(context, &group, &users).await,
+        Command::Block { user } => account::block(context, &user).await,
+        Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,
         Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,

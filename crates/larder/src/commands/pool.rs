@@ -81,7 +81,7 @@ fn probe_record(probe: Probe, suite: Option<String>) -> Record {
             suite,
             addable: true,
             code: "last-resort",
-            reason: "by the last resort only, because the pool is empty".to_owned(),
+            reason: "by strangers with the last resort only, because the pool is low or was drained".to_owned(),
             key_package: Some(key_package_ref.to_string()),
         },
         Probe::NoPrivateKey { key_package_ref } => Record::Probed {

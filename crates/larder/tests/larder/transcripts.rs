@@ -121,6 +121,63 @@ fn a_user_who_cannot_be_invited_is_refused_and_others_are_added_all_the_same() {
 }
 
 #[test]
+fn a_blocked_user_is_told_that_there_is_no_such_user_until_unblocked() {
+    let world = World::new();
+    world.register(&["alice", "mallory"]);
+    world.ok("mallory", &["group", "create", "room"]);
+    let nobody = world.run("mallory", &["invite", "room", "zoe"]);
+    for _ in 0..2 {
+        assert_eq!(
+            world.ok("alice", &["block", "mallory"]),
+            "mallory is blocked: to them you do not exist\n"
+        );
+    }
+    let blocked = world.run("mallory", &["invite", "room", "alice"]);
+    assert_eq!(
+        (blocked.code, blocked.out.replace("alice", "zoe"), blocked.err),
+        (nobody.code, nobody.out, nobody.err)
+    );
+    // A name that nobody has is blocked like any other.
+    let json = world.json("alice", &["block", "zoe"]).remove(0);
+    assert_eq!((&json["type"], &json["user"]), (&"blocked".into(), &"zoe".into()));
+    let json = world.json("alice", &["unblock", "zoe"]).remove(0);
+    assert_eq!(json["type"], "unblocked");
+    assert_eq!(
+        world.ok("alice", &["unblock", "mallory"]),
+        "mallory is not blocked\n"
+    );
+    world.ok("mallory", &["invite", "room", "alice"]);
+    let (exit, sentence, code) = fails(&world, "alice", &["block", "alice"]);
+    assert_eq!((exit, code.as_str()), (2, "oneself"));
+    assert_eq!(sentence, "larder: alice is you\n");
+    assert_eq!(world.run("alice", &["unblock", "Zoe!"]).code, 2);
+}
+
+#[test]
+fn who_invites_somebody_too_often_is_told_when_to_try_again() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for number in 0..7 {
+        let room = format!("room{number}");
+        world.ok("alice", &["group", "create", &room]);
+        let invited = world.run("alice", &["invite", &room, "bob"]);
+        if number < 6 {
+            assert_eq!(invited.out, format!("bob joined #{room}\n"));
+            continue;
+        }
+        assert_eq!(invited.code, 3);
+        let expected = "bob: was asked for too often; try again in ";
+        assert!(invited.out.starts_with(expected), "{}", invited.out);
+        assert!(invited.out.ends_with(" min\n"), "{}", invited.out);
+        let json = parse(&world.run("alice", &["--json", "invite", &room, "bob"]).out);
+        let not_added = &json["not_added"][0];
+        assert_eq!(not_added["code"], "rate-limited");
+        let wait = not_added["retry_after_seconds"].as_u64().unwrap();
+        assert!((1..=600).contains(&wait), "{wait}");
+    }
+}
+
+#[test]
 fn without_a_server_messages_are_kept_and_everything_else_says_so() {
     let mut world = World::new();
     world.register(&["alice", "bob"]);

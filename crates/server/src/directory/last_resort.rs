@@ -140,6 +140,7 @@ pub(super) fn reserve(
         key_package_ref: Some(row.key_package_ref),
         key_package: Some(Base64Url(bytes)),
         last_resort: true,
+        retry_after_seconds: None,
     }))
 }
 

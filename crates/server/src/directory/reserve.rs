@@ -1,16 +1,25 @@
-use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, UnixSeconds};
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, DrainLimits, UnixSeconds};
 use larder_wire::{
-    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, KeyPackageRef,
-    ProblemType, ReserveRequest, Reserved, UserReservation,
+    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, ProblemType,
+    ReserveRequest, Reserved, UserReservation,
 };
 
 use crate::directory::last_resort;
+use crate::directory::offer::{Offer, Requester};
 use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, NewInboxRow, Reservation, Tx};
 
+/// What a request is held against.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) policy: &'a DirectoryPolicy,
+    pub(crate) limits: &'a DrainLimits,
+    pub(crate) now: UnixSeconds,
+}
+
 /// Reserves one KeyPackage of every device of the asked users, for the caller and one group: an ordinary one while
-/// there is any, else the last resort.
+/// there is any for the caller, else the last resort.
 ///
 /// All or nothing counts a user whose only way in is a last resort as one who can be added. The last resort is there so
 /// that nobody becomes unreachable, and the caller, who is told, may still decide not to use it.
@@ -21,16 +30,31 @@ pub(crate) fn reserve(
     caller: &DeviceRow,
     request: &ReserveRequest,
     reservation_id: &str,
-    policy: &DirectoryPolicy,
-    now: UnixSeconds,
+    terms: Terms<'_>,
 ) -> Result<Reserved, ServiceError> {
+    let Terms { policy, limits, now } = terms;
     let until = now.plus(policy.reservation_seconds);
-    let served_after = now.plus(policy.serving_margin_seconds);
+    let asked = (request.suites.as_slice(), now.plus(policy.serving_margin_seconds));
+    let mut requester = Requester::user_of(tx, caller, limits, now)?;
     let targets = targets(tx, caller, request)?;
     tx.lock_devices(targets.iter().flatten().map(|device| device.key))?;
 
-    let withhold =
-        request.all_or_nothing && !every_user_has_one(tx, &targets, &request.suites, served_after)?;
+    let mut offers = Vec::with_capacity(targets.len());
+    for devices in targets {
+        let acquainted = match devices.first() {
+            Some(device) => requester.is_acquainted_with(tx, device.user_key)?,
+            None => false,
+        };
+        let mut of_user = Vec::with_capacity(devices.len());
+        for device in devices {
+            let offer = requester.offer(tx, (&device, acquainted), asked, limits, now)?;
+            of_user.push((device, offer));
+        }
+        offers.push(of_user);
+    }
+    let reachable = |of_user: &Vec<(DeviceRow, Offer)>| of_user.iter().any(|(_, offer)| offer.is_something());
+    let withhold = request.all_or_nothing && !offers.iter().all(reachable);
+
     let reservation = Reservation {
         id: reservation_id.to_owned(),
         by: caller.key,
@@ -38,21 +62,14 @@ pub(crate) fn reserve(
         until,
     };
     let mut reserved_any = false;
-    let mut users = Vec::with_capacity(targets.len());
-    for (user, devices) in request.users.iter().zip(targets) {
-        let mut outcomes = Vec::with_capacity(devices.len());
-        for device in devices {
-            let outcome = if withhold {
-                withheld(tx, &device, &request.suites, served_after)?
+    let mut users = Vec::with_capacity(offers.len());
+    for (user, of_user) in request.users.iter().zip(offers) {
+        let mut outcomes = Vec::with_capacity(of_user.len());
+        for (device, offer) in of_user {
+            let outcome = if withhold && offer.is_something() {
+                without_key_package(&device, DeviceOutcome::Withheld)
             } else {
-                reserve_one(
-                    tx,
-                    caller,
-                    &device,
-                    (&request.suites, served_after),
-                    &reservation,
-                    (policy, now),
-                )?
+                carry_out(tx, caller, (&device, offer), asked, &reservation, terms)?
             };
             reserved_any |= outcome.key_package_ref.is_some();
             outcomes.push(outcome);
@@ -69,31 +86,25 @@ pub(crate) fn reserve(
     })
 }
 
-/// What somebody who asks for the caller's own device would get. It reserves like anybody else: undo it.
+/// What a stranger who asks for the caller's own device would get. It reserves like anybody else: undo it.
 pub(crate) fn probe(
     tx: &Tx<'_>,
     owner: &DeviceRow,
     group: GroupId,
     suites: &[u16],
-    policy: &DirectoryPolicy,
-    now: UnixSeconds,
+    terms: Terms<'_>,
 ) -> Result<DeviceReservation, ServiceError> {
+    let Terms { policy, limits, now } = terms;
     let reservation = Reservation {
         id: String::new(),
         by: owner.key,
         group,
         until: now.plus(policy.reservation_seconds),
     };
-    let served_after = now.plus(policy.serving_margin_seconds);
+    let asked = (suites, now.plus(policy.serving_margin_seconds));
     tx.lock_devices([owner.key])?;
-    reserve_one(
-        tx,
-        owner,
-        owner,
-        (suites, served_after),
-        &reservation,
-        (policy, now),
-    )
+    let offer = Requester::stranger().offer(tx, (owner, false), asked, limits, now)?;
+    carry_out(tx, owner, (owner, offer), asked, &reservation, terms)
 }
 
 /// The devices of each user, without the caller's own. One unknown user refuses the request before anything is
@@ -105,7 +116,7 @@ fn targets(
 ) -> Result<Vec<Vec<DeviceRow>>, ServiceError> {
     let mut targets = Vec::with_capacity(request.users.len());
     for user in &request.users {
-        let devices = tx.devices_of_user(user)?;
+        let devices = tx.devices_of_user(user, &caller.user)?;
         if devices.is_empty() {
             return Err(ProblemType::NotFound.into());
         }
@@ -119,39 +130,48 @@ fn targets(
     Ok(targets)
 }
 
-fn every_user_has_one(
+/// Hands out what was offered.
+fn carry_out(
     tx: &Tx<'_>,
-    targets: &[Vec<DeviceRow>],
-    suites: &[u16],
-    served_after: UnixSeconds,
-) -> Result<bool, Fault> {
-    for devices in targets {
-        let mut reachable = false;
-        for device in devices {
-            reachable |= can_be_added(tx, device, suites, served_after)?;
+    caller: &DeviceRow,
+    (device, offer): (&DeviceRow, Offer),
+    (suites, served_after): (&[u16], UnixSeconds),
+    reservation: &Reservation,
+    Terms { policy, now, .. }: Terms<'_>,
+) -> Result<DeviceReservation, ServiceError> {
+    match offer {
+        Offer::KeyPackage { suite, charge } => {
+            charge.remember(tx, device.key)?;
+            reserve_one(
+                tx,
+                caller,
+                device,
+                (suite, served_after),
+                reservation,
+                (policy, now),
+            )
         }
-        if !reachable {
-            return Ok(false);
+        Offer::LastResort { charge } => {
+            charge.remember(tx, device.key)?;
+            let asked = (suites, served_after);
+            let reserved = last_resort::reserve(tx, caller, device, asked, reservation, now)?
+                .ok_or(Fault::Corrupt("a last resort that was there is not"))?;
+            tell_owner(tx, device, now)?;
+            Ok(reserved)
         }
+        Offer::RateLimited { retry_after_seconds } => Ok(DeviceReservation {
+            retry_after_seconds: Some(retry_after_seconds),
+            ..without_key_package(device, DeviceOutcome::RateLimited)
+        }),
+        Offer::Nothing => outcome_without(tx, device, served_after),
     }
-    Ok(true)
-}
-
-fn can_be_added(
-    tx: &Tx<'_>,
-    device: &DeviceRow,
-    suites: &[u16],
-    served_after: UnixSeconds,
-) -> Result<bool, Fault> {
-    Ok(tx.count_available(device.key, suites, served_after)? > 0
-        || last_resort::can_be_reserved(tx, device, suites, served_after)?)
 }
 
 fn reserve_one(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     device: &DeviceRow,
-    (suites, served_after): (&[u16], UnixSeconds),
+    (suite, served_after): (u16, UnixSeconds),
     reservation: &Reservation,
     (policy, now): (&DirectoryPolicy, UnixSeconds),
 ) -> Result<DeviceReservation, ServiceError> {
@@ -163,16 +183,9 @@ fn reserve_one(
     DirectoryState::Available
         .apply(reserve)
         .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
-    let Some((suite, key_package_ref, bytes)) = take(tx, device, suites, served_after, reservation)? else {
-        let asked = (suites, served_after);
-        return match last_resort::reserve(tx, caller, device, asked, reservation, now)? {
-            Some(reserved) => {
-                tell_owner(tx, device, now)?;
-                Ok(reserved)
-            }
-            None => outcome_without(tx, device, served_after),
-        };
-    };
+    let (key_package_ref, bytes) = tx
+        .take_available(device.key, &[suite], served_after, reservation)?
+        .ok_or(Fault::Corrupt("a KeyPackage that was there is not"))?;
     tx.append_audit(
         device.key,
         &key_package_ref,
@@ -184,29 +197,10 @@ fn reserve_one(
     tx.bump_generation(device.key)?;
     tell_owner_when_low(tx, device, (suite, served_after), policy, now)?;
     Ok(DeviceReservation {
-        device_id: device.device_id.clone(),
-        outcome: DeviceOutcome::Ok,
         key_package_ref: Some(key_package_ref),
         key_package: Some(Base64Url(bytes)),
-        last_resort: false,
+        ..without_key_package(device, DeviceOutcome::Ok)
     })
-}
-
-/// Takes a KeyPackage of the first of `suites` that has any, and says which it is.
-fn take(
-    tx: &Tx<'_>,
-    device: &DeviceRow,
-    suites: &[u16],
-    served_after: UnixSeconds,
-    reservation: &Reservation,
-) -> Result<Option<(u16, KeyPackageRef, Vec<u8>)>, Fault> {
-    for &suite in suites {
-        let taken = tx.take_available(device.key, &[suite], served_after, reservation)?;
-        if let Some((key_package_ref, bytes)) = taken {
-            return Ok(Some((suite, key_package_ref, bytes)));
-        }
-    }
-    Ok(None)
 }
 
 /// Tells the owner when the pool of the ciphersuite that was asked for is below the low watermark: plenty of another one
@@ -239,18 +233,6 @@ pub(crate) fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Re
     Ok(())
 }
 
-fn withheld(
-    tx: &Tx<'_>,
-    device: &DeviceRow,
-    suites: &[u16],
-    served_after: UnixSeconds,
-) -> Result<DeviceReservation, ServiceError> {
-    if can_be_added(tx, device, suites, served_after)? {
-        return Ok(without_key_package(device, DeviceOutcome::Withheld));
-    }
-    outcome_without(tx, device, served_after)
-}
-
 /// Nothing can be handed out: because nothing is left, or nothing of the asked suites.
 fn outcome_without(
     tx: &Tx<'_>,
@@ -274,6 +256,7 @@ fn without_key_package(device: &DeviceRow, outcome: DeviceOutcome) -> DeviceRese
         key_package_ref: None,
         key_package: None,
         last_resort: false,
+        retry_after_seconds: None,
     }
 }
 

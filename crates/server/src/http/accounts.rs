@@ -9,7 +9,8 @@ use larder_wire::{
 use super::App;
 use super::extract::{Json, Path};
 use super::problem::{
-    ChallengeProblems, Failure, FindProblems, ReadProblems, RegisterProblems, SessionProblems,
+    BlockProblems, ChallengeProblems, ChangeProblems, Failure, FindProblems, ReadProblems, RegisterProblems,
+    SessionProblems,
 };
 use crate::Caller;
 
@@ -66,6 +67,39 @@ pub(super) async fn user_devices(
     Path(user): Path<UserName>,
 ) -> Result<Json<UserDevices>, Failure> {
     Ok(Json(app.service.user_devices(&caller, user).await?))
+}
+
+/// Hides the caller's user and its devices from another user, to whom they are from now on as those of a user who does
+/// not exist. Whether that user exists is not told.
+#[utoipa::path(
+    put, path = "/v1/blocks/{user}", tag = "accounts",
+    params(("user" = UserName, Path, description = "Who is not to find the caller")),
+    responses((status = 204, description = "Blocked now"), BlockProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn block(
+    caller: Caller,
+    State(app): State<App>,
+    Path(user): Path<UserName>,
+) -> Result<StatusCode, Failure> {
+    app.service.block(&caller, user).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Undoes a block, if there is one.
+#[utoipa::path(
+    delete, path = "/v1/blocks/{user}", tag = "accounts",
+    params(("user" = UserName, Path, description = "Who may find the caller again")),
+    responses((status = 204, description = "Not blocked now"), ChangeProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn unblock(
+    caller: Caller,
+    State(app): State<App>,
+    Path(user): Path<UserName>,
+) -> Result<StatusCode, Failure> {
+    app.service.unblock(&caller, user).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Takes over the mark of `Larder-State`, whatever the last one was: for a device that was restored from an old copy, and

@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::extract::{Json, Query};
-use super::problem::{BodyProblems, Failure, ReadProblems};
+use super::problem::{BodyProblems, Failure, WaitProblems};
 use crate::Caller;
 
 #[derive(Deserialize, IntoParams)]
@@ -31,7 +31,7 @@ pub(super) struct InboxQuery {
 #[utoipa::path(
     get, path = "/v1/inbox", operation_id = "inbox", tag = "inbox",
     params(InboxQuery),
-    responses((status = 200, description = "Without rows when none came in time", body = Inbox), ReadProblems),
+    responses((status = 200, description = "Without rows when none came in time", body = Inbox), WaitProblems),
     security(("session" = [])),
 )]
 pub(super) async fn read(
@@ -50,12 +50,15 @@ pub(super) async fn read(
     }
     let wait_seconds = query.wait.unwrap_or(0).min(INBOX_WAIT_SECONDS_MAX);
     let deadline = Instant::now() + Duration::from_secs(wait_seconds);
+    if wait_seconds == 0 {
+        return Ok(Json(app.service.inbox(&caller, query.after, limit).await?));
+    }
     // Subscribed before the first read: a row that arrives in between is seen either way.
-    let mut arrivals = app.service.subscribe(&caller);
+    let mut arrivals = app.service.subscribe(&caller)?;
     loop {
         arrivals.borrow_and_update();
         let inbox = app.service.inbox(&caller, query.after, limit).await?;
-        if !inbox.rows.is_empty() || wait_seconds == 0 {
+        if !inbox.rows.is_empty() {
             return Ok(Json(inbox));
         }
         let woken = tokio::select! {

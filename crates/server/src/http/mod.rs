@@ -5,6 +5,7 @@
 //! `application/problem+json`.
 
 mod accounts;
+mod connection;
 mod extract;
 mod groups;
 mod inbox;
@@ -104,6 +105,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(ANONYMOUS_BODY_BYTES_MAX));
     let with_session = OpenApiRouter::new()
         .routes(routes!(accounts::user_devices))
+        .routes(routes!(accounts::block, accounts::unblock))
         .routes(routes!(accounts::take_over_state))
         .routes(routes!(key_packages::upload, key_packages::inventory))
         .routes(routes!(key_packages::status))

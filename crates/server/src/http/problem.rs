@@ -1,16 +1,20 @@
 //! Refusals and faults as `application/problem+json` (RFC 9457). This is the one place where they become responses.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_wire::{Problem, ProblemType};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use crate::ServiceError;
+use crate::{Fault, ServiceError};
 
 /// The media type of a problem.
 const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Whoever comes while too many others are served asks again after this time.
+const BUSY_RETRY_SECONDS: NonZeroU32 = NonZeroU32::MIN;
 
 /// What a handler answers instead of its result.
 pub(super) struct Failure(Box<Problem>);
@@ -31,6 +35,11 @@ impl From<ServiceError> for Failure {
     fn from(error: ServiceError) -> Self {
         Self(match error {
             ServiceError::Refused(problem) => problem,
+            // Nothing is broken, and a line for each would be one burden more.
+            ServiceError::Fault(Fault::Busy) => Box::new(Problem {
+                retry_after_seconds: Some(BUSY_RETRY_SECONDS),
+                ..Problem::new(ProblemType::Unavailable)
+            }),
             // What broke is for the operator's log alone.
             ServiceError::Fault(fault) => {
                 tracing::error!(error = &fault as &dyn std::error::Error, "a request failed");
@@ -48,10 +57,14 @@ impl IntoResponse for Failure {
 
 /// A problem as a response.
 pub(super) fn respond(problem: Problem) -> Response {
+    let retry_after_seconds = problem.retry_after_seconds.map(NonZeroU32::get);
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let mut response = (status, axum::Json(&problem)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    if let Some(seconds) = retry_after_seconds {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -107,10 +120,14 @@ problem_sets! {
     SessionProblems: Malformed | Unauthenticated | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of reading something of one's own.
     ReadProblems: Malformed | Unauthenticated | Unavailable;
+    /// Of waiting for something of one's own.
+    WaitProblems: Malformed | Unauthenticated | RateLimited | Unavailable;
     /// Of reading something that may not be there.
     FindProblems: Malformed | Unauthenticated | NotFound | Unavailable;
     /// Of changing something of one's own.
     ChangeProblems: Malformed | Unauthenticated | StateBehind | Unavailable;
+    /// Of blocking a user.
+    BlockProblems: Malformed | Unauthenticated | StateBehind | TooLarge | Unavailable;
     /// Of changing something that may not be there.
     FindAndChangeProblems: Malformed | Unauthenticated | NotFound | StateBehind | Unavailable;
     /// Of changing something of one's own by a request with a body.

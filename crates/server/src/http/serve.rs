@@ -1,41 +1,31 @@
-//! Connections: the accept loop, their deadlines, an orderly end, and the sweeper beside them.
+//! The accept loop, an orderly end, and the sweeper beside it.
 
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tower::ServiceExt as _;
 
+use super::connection::{Placed, converse, turn_away};
 use super::{App, Closing, app_router};
 use crate::Service;
-use crate::metrics::{self, Connection};
+use crate::metrics;
 
 /// The sweeper runs this often.
 const SWEEP_SECONDS: u64 = 30;
-/// A connection sends a whole request head within this time, the first one and each one after it.
-const HEAD_SECONDS_MAX: u64 = 30;
-/// Requests under way on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 64;
-/// HTTP/2 connections are pinged this often.
-const HTTP2_PING_SECONDS: u64 = 30;
 /// Once told to stop, the server gives requests under way this long.
 const DRAIN_SECONDS_MAX: u64 = 10;
 /// After `accept` failed for want of a resource, the next attempt waits this long.
 const ACCEPT_RETRY_SECONDS: u64 = 1;
 
-/// Serves the API on `listener` until `shutdown` completes, and sweeps every 30 seconds.
+/// Serves the API on `listener` until `shutdown` completes, and sweeps every 30 seconds. Connections beyond
+/// [`ServerLimits::connections_max`](crate::ServerLimits::connections_max) are turned away, so that those that are open
+/// are served.
 ///
 /// Then it accepts nothing more, ends long polls and WebSockets, and gives other requests under way 10 seconds.
 ///
@@ -48,6 +38,9 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (close, closing) = watch::channel(false);
     let closing = Closing(closing);
+    let limits = service.limits();
+    let idle = Duration::from_secs(limits.idle_seconds);
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     let sweeper = tokio::spawn(sweep(service.clone(), closing.clone()));
     let router = app_router(App {
         service,
@@ -63,9 +56,13 @@ pub async fn serve(
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(converse(stream, router.clone(), closing.clone()));
-            }
+            Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    let stream = Placed::new(stream, place);
+                    connections.spawn(converse(stream, router.clone(), closing.clone(), idle));
+                }
+                Err(_) => turn_away(stream),
+            },
             Err(error) if of_the_peer(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept connections");
@@ -94,47 +91,6 @@ fn of_the_peer(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
-}
-
-/// Serves one connection to its end.
-async fn converse(stream: TcpStream, router: Router, closing: Closing) {
-    let _counted = Connection::open();
-    // Answers are small and someone waits for each.
-    let _ = stream.set_nodelay(true);
-    let asked = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&asked);
-    let service = router.map_request(move |request: Request<_>| {
-        seen.store(true, Ordering::Relaxed);
-        request
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .keep_alive_interval(Duration::from_secs(HTTP2_PING_SECONDS));
-    let service = TowerToHyperService::new(service);
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    // The deadline for heads starts once the version of HTTP is known; this one covers a peer that says nothing.
-    let mut silence = pin!(async {
-        sleep(Duration::from_secs(HEAD_SECONDS_MAX)).await;
-        if asked.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    });
-    // An error is the peer's: a broken connection or not HTTP. It concerns nobody else.
-    tokio::select! {
-        _ = &mut connection => {}
-        () = &mut silence => {}
-        () = closing.wait() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
-    }
 }
 
 /// Sweeps at once and then every [`SWEEP_SECONDS`].

@@ -11,16 +11,15 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use axum::response::Response;
 use larder_wire::{Ack, InboxRow};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, timeout};
 use utoipa::IntoParams;
 
 use super::App;
 use super::extract::{BearerToken, Query, WebSocketUpgrade};
-use super::problem::{Failure, ReadProblems};
+use super::problem::{Failure, WaitProblems};
 use crate::{Caller, ServiceError};
 
-/// One frame is sent within this time, or its reader is too slow.
-const SEND_SECONDS_MAX: u64 = 10;
 /// The server pings this often. A peer that lets a whole interval pass in silence is gone.
 const PING_SECONDS: u64 = 30;
 /// A message from the client, in bytes: an acknowledgement is far smaller.
@@ -40,7 +39,7 @@ pub(super) struct SocketQuery {
 #[utoipa::path(
     get, path = "/v1/inbox/ws", operation_id = "inbox_ws", tag = "inbox",
     params(SocketQuery),
-    responses((status = 101, description = "Rows as they come", body = InboxRow), ReadProblems),
+    responses((status = 101, description = "Rows as they come", body = InboxRow), WaitProblems),
     security(("session" = [])),
 )]
 pub(super) async fn connect(
@@ -50,6 +49,7 @@ pub(super) async fn connect(
     Query(query): Query<SocketQuery>,
     WebSocketUpgrade(upgrade): WebSocketUpgrade,
 ) -> Result<Response, Failure> {
+    let arrivals = app.service.subscribe(&caller)?;
     Ok(upgrade
         .max_message_size(CLIENT_MESSAGE_BYTES_MAX)
         .max_frame_size(CLIENT_MESSAGE_BYTES_MAX)
@@ -59,6 +59,7 @@ pub(super) async fn connect(
                 caller,
                 token,
                 socket,
+                arrivals,
                 sent_up_to: query.after,
                 heard: true,
             };
@@ -110,6 +111,7 @@ struct Connection {
     caller: Caller,
     token: BearerToken,
     socket: WebSocket,
+    arrivals: watch::Receiver<u64>,
     sent_up_to: Option<u64>,
     /// Whether anything came from the client since the last ping.
     heard: bool,
@@ -126,18 +128,17 @@ impl Connection {
 
     async fn deliver(&mut self) -> End {
         let app = self.app.clone();
-        let mut arrivals = app.service.subscribe(&self.caller);
         let ping = Duration::from_secs(PING_SECONDS);
         let mut pings = interval_at(Instant::now() + ping, ping);
         loop {
-            arrivals.borrow_and_update();
+            self.arrivals.borrow_and_update();
             if let ControlFlow::Break(end) = self.send_rows().await {
                 return end;
             }
             // Nothing is left to send: wait for what comes first.
             let step = loop {
                 tokio::select! {
-                    arrived = arrivals.changed() => match arrived {
+                    arrived = self.arrivals.changed() => match arrived {
                         Ok(()) => break ControlFlow::Continue(()),
                         Err(_) => return End::Stopping,
                     },
@@ -191,7 +192,8 @@ impl Connection {
     }
 
     async fn send(&mut self, message: Message) -> ControlFlow<End> {
-        match timeout(Duration::from_secs(SEND_SECONDS_MAX), self.socket.send(message)).await {
+        let most = Duration::from_secs(self.app.service.limits().send_seconds_max);
+        match timeout(most, self.socket.send(message)).await {
             Ok(Ok(())) => ControlFlow::Continue(()),
             Ok(Err(_)) | Err(_) => ControlFlow::Break(End::Gone),
         }

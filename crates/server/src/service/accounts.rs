@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, DeviceInfo, ProblemType, RegisterRequest, Registered,
+    Base64Url, Challenge, ChallengeRequest, DeviceInfo, Problem, ProblemType, RegisterRequest, Registered,
     Registration, Session, SessionRequest, UserDevices, UserName,
 };
 
@@ -9,6 +9,10 @@ use super::{Caller, Service, malformed};
 use crate::accounts::{self, CHALLENGE_SECONDS, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
+use crate::store::UserKey;
+
+/// Users that one user blocks at most.
+const BLOCKS_PER_USER_MAX: u32 = 1000;
 
 /// Accounts and sessions.
 impl Service {
@@ -104,13 +108,35 @@ impl Service {
             .await
     }
 
+    /// Hides the caller's user and all of its devices from another user, who may or may not exist. Refuses with
+    /// `malformed` (the caller's own name) or `too-large` (so many are blocked already).
+    pub async fn block(&self, caller: &Caller, user: UserName) -> Result<(), ServiceError> {
+        let own = not_oneself(caller, &user)?;
+        self.change(caller, move |tx| {
+            tx.lock_user(own)?;
+            if tx.insert_block(own, &user, BLOCKS_PER_USER_MAX)? {
+                return Ok(());
+            }
+            let problem = Problem::new(ProblemType::TooLarge);
+            Err(problem.with_detail("too many users are blocked already").into())
+        })
+        .await
+    }
+
+    /// Undoes [`block`](Self::block). Refuses with `malformed` (the caller's own name).
+    pub async fn unblock(&self, caller: &Caller, user: UserName) -> Result<(), ServiceError> {
+        let own = not_oneself(caller, &user)?;
+        self.change(caller, move |tx| Ok(tx.remove_block(own, &user)?))
+            .await
+    }
+
     /// The devices of a user. Refuses with `not-found`.
-    pub async fn user_devices(&self, _caller: &Caller, user: UserName) -> Result<UserDevices, ServiceError> {
-        let asked = user.clone();
+    pub async fn user_devices(&self, caller: &Caller, user: UserName) -> Result<UserDevices, ServiceError> {
+        let (asked, asked_by) = (user.clone(), Arc::clone(&caller.device));
         let devices = self
             .inner
             .store
-            .read(move |tx| Ok(tx.devices_of_user(&asked)?))
+            .read(move |tx| Ok(tx.devices_of_user(&asked, &asked_by.user)?))
             .await?;
         if devices.is_empty() {
             return Err(ProblemType::NotFound.into());
@@ -124,4 +150,11 @@ impl Service {
             .collect();
         Ok(UserDevices { user, devices })
     }
+}
+
+fn not_oneself(caller: &Caller, user: &UserName) -> Result<UserKey, ServiceError> {
+    if caller.user() == user {
+        return Err(malformed("nobody blocks themselves"));
+    }
+    Ok(caller.device.user_key)
 }

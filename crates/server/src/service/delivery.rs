@@ -1,8 +1,9 @@
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use larder_wire::{
     Accepted, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer, INBOX_PAGE_ROWS_MAX,
-    Inbox, Membership, Memberships, Sent,
+    Inbox, Membership, Memberships, Problem, ProblemType, Sent,
 };
 use tokio::sync::watch;
 
@@ -11,6 +12,9 @@ use crate::accounts::answered_once;
 use crate::delivery;
 use crate::error::ServiceError;
 use crate::metrics;
+
+/// Whoever waits in too many places asks again after this time, when a long poll has ended.
+const WAITING_RETRY_SECONDS: u32 = 30;
 
 /// Groups and inboxes.
 impl Service {
@@ -148,8 +152,19 @@ impl Service {
             .await
     }
 
-    /// Changes whenever rows may have arrived in the caller's inbox. Subscribe first, then read.
-    pub fn subscribe(&self, caller: &Caller) -> watch::Receiver<u64> {
-        self.inner.wakeups.subscribe(caller.device.key)
+    /// Changes whenever rows may have arrived in the caller's inbox. Subscribe first, then read. Refuses with
+    /// `rate-limited` while as many as may wait for one device do.
+    pub fn subscribe(&self, caller: &Caller) -> Result<watch::Receiver<u64>, ServiceError> {
+        let most = self.inner.config.limits.waiting_per_device_max;
+        self.inner
+            .wakeups
+            .subscribe(caller.device.key, most)
+            .ok_or_else(|| {
+                let problem = Problem {
+                    retry_after_seconds: NonZeroU32::new(WAITING_RETRY_SECONDS),
+                    ..Problem::new(ProblemType::RateLimited)
+                };
+                problem.into()
+            })
     }
 }

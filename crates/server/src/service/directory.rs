@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use larder_wire::{
     AUDIT_PAGE_ROWS_MAX, AuditPage, Base64Url, DeviceReservation, GroupId, Inventory, PoolStatus,
-    ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, Revocation, RevokeAllRequest, Revoked,
-    SPEND_REFS_MAX, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
+    ProblemType, RESERVE_USERS_MAX, REVOKE_REFS_MAX, ReserveRequest, Reserved, Revocation, RevokeAllRequest,
+    Revoked, SPEND_REFS_MAX, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
 };
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -90,8 +90,13 @@ impl Service {
             .await
     }
 
-    /// Withdraws KeyPackages of the caller.
+    /// Withdraws KeyPackages of the caller. Refuses with `too-large`.
     pub async fn revoke(&self, caller: &Caller, request: Revocation) -> Result<Revoked, ServiceError> {
+        if let Revocation::Some(request) = &request
+            && request.refs.len() > REVOKE_REFS_MAX
+        {
+            return Err(ProblemType::TooLarge.into());
+        }
         let (owner, now) = (Arc::clone(&caller.device), self.now());
         self.change(caller, move |tx| match &request {
             Revocation::Some(request) => directory::revoke(tx, &owner, request, now),
@@ -159,7 +164,7 @@ impl Service {
                     now,
                     || {
                         let id = Uuid::new_v4().to_string();
-                        directory::reserve(tx, &device, &request, &id, &inner.config.directory, now)
+                        directory::reserve(tx, &device, &request, &id, inner.terms(now))
                     },
                 )
             })
@@ -168,7 +173,7 @@ impl Service {
         Ok(reserved)
     }
 
-    /// What an adder who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
+    /// What a stranger who asks for the caller's device in one of `suites` would get now. Nothing is reserved or disclosed
     /// to anybody else. Refuses with `malformed`.
     pub async fn probe(&self, caller: &Caller, suites: Vec<u16>) -> Result<DeviceReservation, ServiceError> {
         check_suites(&suites)?;
@@ -177,9 +182,7 @@ impl Service {
             .map_err(|_| Fault::Crypto("no randomness"))?;
         self.inner
             .store
-            .rehearse(move |tx| {
-                directory::probe(tx, &owner, group.clone(), &suites, &inner.config.directory, now)
-            })
+            .rehearse(move |tx| directory::probe(tx, &owner, group.clone(), &suites, inner.terms(now)))
             .await
     }
 

@@ -14,7 +14,8 @@ use larder_wire::{
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
-use crate::config::{Clock, Config};
+use crate::config::{Clock, Config, ServerLimits};
+use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Store, Tx};
 use crate::suites::{accepted, check_group_suites};
@@ -39,6 +40,17 @@ struct Inner {
     store: Store,
     wakeups: Wakeups,
     crypto: RustCrypto,
+}
+
+impl Inner {
+    /// What reservations are held against.
+    fn terms(&self, now: UnixSeconds) -> Terms<'_> {
+        Terms {
+            policy: &self.config.directory,
+            limits: &self.config.drain,
+            now,
+        }
+    }
 }
 
 /// An authenticated device.
@@ -75,7 +87,7 @@ impl Caller {
 pub struct Swept {
     /// KeyPackages that lapsed, expired or were forgotten.
     pub key_packages: u64,
-    /// Inbox rows, sessions, answers and trees that were removed.
+    /// Inbox rows, sessions, answers, memories of rates and trees that were removed.
     pub other_rows: u64,
 }
 
@@ -88,9 +100,12 @@ impl Service {
         check_group_suites(&config.group_suites)?;
         let stocked = u32::try_from(config.group_suites.len()).unwrap_or(u32::MAX);
         config.directory = config.directory.shared_between(stocked);
+        config.drain = config.drain.shared_between(stocked);
         let wakeups = Wakeups::default();
         let incarnation = Uuid::new_v4().to_string();
-        let store = Store::open(&config.store, &incarnation, wakeups.clone()).await?;
+        let store = Store::open(&config.store, &incarnation, wakeups.clone())
+            .await?
+            .for_requests(config.limits.store_requests_max);
         Ok(Self {
             inner: Arc::new(Inner {
                 suites: accepted(&config.group_suites),
@@ -117,6 +132,11 @@ impl Service {
                 work(tx)
             })
             .await
+    }
+
+    /// What is spent on those who connect.
+    pub(crate) fn limits(&self) -> ServerLimits {
+        self.inner.config.limits
     }
 
     fn now(&self) -> UnixSeconds {
@@ -192,7 +212,8 @@ impl Service {
                             now,
                             now.minus(IDEMPOTENT_ANSWER_SECONDS),
                             SWEEP_ROWS_MAX,
-                        )? + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
+                        )? + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
+                            + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
                             + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?,
                     })
                 })

@@ -3,12 +3,13 @@ use larder_wire::{DeviceId, StateMark, UserName};
 
 use crate::error::Fault;
 use crate::store::statement::{Row, params};
-use crate::store::tx::{DeviceKey, Engine, Tx};
+use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
 
 /// A registered device.
 #[derive(Debug, Clone)]
 pub(crate) struct DeviceRow {
     pub(crate) key: DeviceKey,
+    pub(crate) user_key: UserKey,
     pub(crate) user: UserName,
     pub(crate) device_id: DeviceId,
     pub(crate) auth_key: Vec<u8>,
@@ -28,7 +29,7 @@ impl DeviceRow {
     }
 }
 
-pub(super) const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key
+pub(super) const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key, d.user_id
     FROM devices d JOIN users u ON u.id = d.user_id";
 
 pub(super) fn device(row: &Row<'_>) -> Result<DeviceRow, Fault> {
@@ -39,6 +40,7 @@ pub(super) fn device(row: &Row<'_>) -> Result<DeviceRow, Fault> {
         device_id: device_id.parse().map_err(|_| Fault::Corrupt("a device id"))?,
         auth_key: row.get(3)?,
         signature_key: row.get(4)?,
+        user_key: row.get(5)?,
     })
 }
 
@@ -76,11 +78,19 @@ impl Tx<'_> {
         )
     }
 
-    /// The devices of a user, oldest first; none when the user is unknown.
-    pub(crate) fn devices_of_user(&self, user: &UserName) -> Result<Vec<DeviceRow>, Fault> {
+    /// The devices of a user, oldest first; none when the user is unknown, or has blocked the one who asks.
+    pub(crate) fn devices_of_user(
+        &self,
+        user: &UserName,
+        asked_by: &UserName,
+    ) -> Result<Vec<DeviceRow>, Fault> {
         self.rows(
-            &format!("{DEVICE} WHERE u.name = ?1 ORDER BY d.id"),
-            params![user.as_str()],
+            &format!(
+                "{DEVICE} WHERE u.name = ?1
+                   AND NOT EXISTS (SELECT 1 FROM blocks WHERE user_id = u.id AND blocked = ?2)
+                 ORDER BY d.id"
+            ),
+            params![user.as_str(), asked_by.as_str()],
             device,
         )
     }

@@ -5,6 +5,7 @@
 //! locked before the rest is read:
 //!
 //! * a **device's state**, which each request of the device holds first (`state_mark`);
+//! * a **user's** row for how much all of the user's devices have reserved together, and whom the user has blocked;
 //! * a **group's** row for its epoch, state, roster, sequence and ratchet trees;
 //! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its inbox;
 //! * a **body's** row for who still waits for it.
@@ -15,10 +16,23 @@
 
 use crate::error::Fault;
 use crate::store::statement::params;
-use crate::store::tx::{DeviceKey, Engine, Tx};
+use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
 use larder_wire::GroupId;
 
 impl Tx<'_> {
+    /// Keeps what a user's devices have together as it is for everybody else until the end of the transaction.
+    pub(crate) fn lock_user(&self, user: UserKey) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(_) => self
+                .exists(
+                    "SELECT 1 FROM users WHERE id = ?1 FOR NO KEY UPDATE",
+                    params![user],
+                )
+                .map(drop),
+        }
+    }
+
     /// Keeps a group as it is for everybody else until the end of the transaction.
     pub(crate) fn lock_group(&self, group: &GroupId) -> Result<(), Fault> {
         match self.engine() {

@@ -10,6 +10,7 @@ mod groups;
 mod inbox;
 mod key_packages;
 mod last_resorts;
+mod limits;
 mod location;
 mod locks;
 mod postgres;
@@ -20,6 +21,10 @@ mod statement;
 #[cfg(test)]
 mod tests;
 mod tx;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use crate::error::{Fault, ServiceError};
 use crate::wakeups::Wakeups;
@@ -32,14 +37,23 @@ pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub use postgres::PostgresError;
 pub(crate) use scrub::Content;
-pub(crate) use tx::{DeviceKey, Tx};
+pub(crate) use tx::{DeviceKey, Tx, UserKey};
 
 /// Where refinery notes which migrations were applied.
 const MIGRATIONS_TABLE: &str = "larder_server_migrations";
 
 /// A handle on the store.
 #[derive(Clone)]
-pub(crate) enum Store {
+pub(crate) struct Store {
+    engine: Kind,
+    /// For those who use the engine or wait for it. Without a bound, what waits would fill the memory as soon as requests
+    /// come faster than the disk takes them.
+    places: Arc<Semaphore>,
+}
+
+/// Which engine it is.
+#[derive(Clone)]
+enum Kind {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Postgres),
 }
@@ -53,15 +67,44 @@ impl Store {
         incarnation: &str,
         wakeups: Wakeups,
     ) -> Result<Self, Fault> {
-        Ok(match location {
+        let engine = match location {
             StoreLocation::Sqlite(path) => {
-                Self::Sqlite(sqlite::Sqlite::open(path, incarnation, move |devices| {
+                Kind::Sqlite(sqlite::Sqlite::open(path, incarnation, move |devices| {
                     wakeups.wake(devices);
                 })?)
             }
             StoreLocation::Postgres(location) => {
-                Self::Postgres(postgres::Postgres::open(location, incarnation, wakeups).await?)
+                Kind::Postgres(postgres::Postgres::open(location, incarnation, wakeups).await?)
             }
+        };
+        Ok(Self {
+            engine,
+            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        })
+    }
+
+    /// The same store for at most so many requests at once; others fail with [`Fault::Busy`].
+    pub(crate) fn for_requests(self, most: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(most)),
+            ..self
+        }
+    }
+
+    /// The same work with a place of its own until it is done or dropped, even when its caller has gone away.
+    fn placed<T, F>(
+        &self,
+        work: F,
+    ) -> Result<impl Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static, Fault>
+    where
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| Fault::Busy)?;
+        Ok(move |tx: &Tx<'_>| {
+            let _held = &place;
+            work(tx)
         })
     }
 
@@ -72,9 +115,10 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        match self {
-            Self::Sqlite(sqlite) => sqlite.write(work).await,
-            Self::Postgres(postgres) => postgres.write(work).await,
+        let work = self.placed(work)?;
+        match &self.engine {
+            Kind::Sqlite(sqlite) => sqlite.write(work).await,
+            Kind::Postgres(postgres) => postgres.write(work).await,
         }
     }
 
@@ -84,9 +128,10 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        match self {
-            Self::Sqlite(sqlite) => sqlite.rehearse(work).await,
-            Self::Postgres(postgres) => postgres.rehearse(work).await,
+        let work = self.placed(work)?;
+        match &self.engine {
+            Kind::Sqlite(sqlite) => sqlite.rehearse(work).await,
+            Kind::Postgres(postgres) => postgres.rehearse(work).await,
         }
     }
 
@@ -96,9 +141,10 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        match self {
-            Self::Sqlite(sqlite) => sqlite.read(work).await,
-            Self::Postgres(postgres) => postgres.read(work).await,
+        let work = self.placed(work)?;
+        match &self.engine {
+            Kind::Sqlite(sqlite) => sqlite.read(work).await,
+            Kind::Postgres(postgres) => postgres.read(work).await,
         }
     }
 }

@@ -11,6 +11,10 @@ use crate::store::postgres::Session;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct DeviceKey(pub(super) i64);
 
+/// A user's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UserKey(pub(super) i64);
+
 #[cfg(test)]
 impl DeviceKey {
     pub(crate) fn for_tests(key: i64) -> Self {

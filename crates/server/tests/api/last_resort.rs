@@ -41,7 +41,7 @@ async fn inbox_kinds(device: &Device) -> Vec<InboxKind> {
 
 #[tokio::test]
 async fn the_last_resort_is_handed_out_when_nothing_else_is_left() {
-    let server = TestServer::start().await;
+    let server = TestServer::generous().await;
     let alice = server.device("alice").await;
     let carol = server.device("carol").await;
     let bob = server.device("bob").await;
@@ -141,7 +141,7 @@ async fn without_a_last_resort_that_is_still_served_a_drained_device_is_exhauste
 
 #[tokio::test]
 async fn a_last_resort_of_another_suite_is_incompatible_and_the_asked_suites_are_tried_in_order() {
-    let server = TestServer::start().await;
+    let server = TestServer::generous().await;
     let alice = server.device("alice").await;
     let bob = server.device("bob").await;
     let chacha = bob.mint(KeyPackageSpec {
@@ -263,7 +263,7 @@ async fn a_retry_under_one_idempotency_key_reserves_the_last_resort_once() {
 async fn adders_who_come_too_late_for_a_pool_all_get_the_last_resort() {
     const ADDERS: usize = 24;
     const POOL: usize = 8;
-    let server = TestServer::start().await;
+    let server = TestServer::generous().await;
     let bob = server.device_with_key_packages("bob", POOL).await;
     let last_resort = bob.stock_last_resort().await;
     let start = Arc::new(Barrier::new(ADDERS));

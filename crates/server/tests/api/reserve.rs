@@ -233,7 +233,7 @@ async fn only_the_holder_abandons_and_what_was_abandoned_is_gone_for_good() {
 
 #[tokio::test]
 async fn the_owner_is_told_once_that_its_pool_is_low() {
-    let server = TestServer::start().await;
+    let server = TestServer::generous().await;
     let alice = server.device("alice").await;
     let bob = server.device_with_key_packages("bob", 9).await;
     alice.reserve(&[&bob], &a_group()).await;

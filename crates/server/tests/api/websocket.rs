@@ -1,6 +1,6 @@
 //! The inbox over a WebSocket.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use larder_wire::{Inbox, InboxRow, ProblemType};
@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -18,7 +19,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Nothing that a test waits for takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn connect(server: &TestServer, device: &Device, query: &str) -> Socket {
+fn handshake(server: &TestServer, device: &Device, query: &str) -> Request {
     let mut request = format!("ws://{}/v1/inbox/ws{query}", server.address())
         .into_client_request()
         .unwrap();
@@ -26,7 +27,11 @@ async fn connect(server: &TestServer, device: &Device, query: &str) -> Socket {
     request
         .headers_mut()
         .insert("Authorization", format!("Bearer {token}").parse().unwrap());
-    connect_async(request).await.unwrap().0
+    request
+}
+
+async fn connect(server: &TestServer, device: &Device, query: &str) -> Socket {
+    connect_async(handshake(server, device, query)).await.unwrap().0
 }
 
 async fn next_row(socket: &mut Socket) -> InboxRow {
@@ -207,4 +212,40 @@ async fn a_reader_that_does_not_read_costs_the_others_nothing() {
     assert_eq!(rows.len(), 150);
     assert!(pages > 1);
     assert!(rows.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq));
+}
+
+#[tokio::test]
+async fn a_reader_that_is_too_slow_is_closed_and_catches_up() {
+    let limit = |config: &mut larder_server::Config| {
+        config.limits.send_seconds_max = 1;
+        config.limits.waiting_per_device_max = 1;
+    };
+    let server = TestServer::start_with(limit, true).await;
+    let alice = server.device("alice").await;
+    let bob = server.device_with_key_packages("bob", 1).await;
+    let (mut alices, _) = alice.create_group().await;
+    alice.invite(&mut alices, &[&bob]).await;
+    bob.join().await;
+    let mut stalled = connect(&server, &bob, "").await;
+    // More than the socket buffers between them hold.
+    let text = "x".repeat(60_000);
+    for _ in 0..150 {
+        alice.send(&mut alices, &text).await;
+    }
+    // There is room for another once the server has given this one up.
+    let started = Instant::now();
+    let mut again = loop {
+        match connect_async(handshake(&server, &bob, "")).await {
+            Ok((socket, _)) => break socket,
+            Err(_) => assert!(started.elapsed() < PATIENCE, "it is not cut off"),
+        }
+    };
+    let mut rows = 0;
+    while let Some(Ok(message)) = stalled.next().await {
+        rows += usize::from(matches!(message, Message::Text(_)));
+    }
+    assert!(rows < 150, "all {rows} rows were sent");
+    for _ in 0..150 {
+        next_row(&mut again).await;
+    }
 }

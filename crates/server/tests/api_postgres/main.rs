@@ -18,6 +18,8 @@ mod accounts;
 mod audit;
 #[path = "../api/bad_input.rs"]
 mod bad_input;
+#[path = "../api/blocks.rs"]
+mod blocks;
 #[path = "../api/check.rs"]
 mod check;
 #[path = "../api/commits.rs"]
@@ -28,6 +30,8 @@ mod commits_invalid;
 mod commits_refused;
 #[path = "../api/delivery.rs"]
 mod delivery;
+#[path = "../api/draining.rs"]
+mod draining;
 #[path = "../api/external_commits.rs"]
 mod external_commits;
 #[path = "../api/forged_commits.rs"]

@@ -121,9 +121,9 @@ async fn a_long_poll_on_another_node_is_woken_sooner_than_by_looking() {
     const ROUNDS: usize = 7;
     let (one, two) = two_nodes().await;
     let bob = one.device_with_key_packages("bob", ROUNDS).await;
-    let alice = one.device("alice").await;
     let mut waited = Vec::new();
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        let alice = one.device(&format!("alice{round}")).await;
         waited.push(woken_after(&one, &two, &bob, &alice).await);
     }
     // A node looks every two seconds: one that only looks is this soon one time in seven.

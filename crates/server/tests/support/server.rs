@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{DrainLimits, Rate, UnixSeconds};
 use larder_server::{Config, Service, router, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -43,6 +43,23 @@ impl TestServer {
     /// The server without its sweeper, for tests that move the clock and sweep themselves.
     pub(crate) async fn unswept() -> Self {
         Self::start_with(|_| {}, false).await
+    }
+
+    /// The server with limits that nobody meets, for tests that take from a pool what is there.
+    pub(crate) async fn generous() -> Self {
+        let plenty = Rate {
+            burst: 1000,
+            interval_seconds: 1,
+        };
+        let drain = DrainLimits {
+            pair: plenty,
+            target: plenty,
+            live_per_requester: 1000,
+            live_per_pair: 1000,
+            floor: 0,
+            ..DrainLimits::default()
+        };
+        Self::start_with(|config| config.drain = drain, true).await
     }
 
     pub(crate) async fn start_with(configure: impl FnOnce(&mut Config), sweeper: bool) -> Self {

@@ -5,24 +5,6 @@ use super::harness::{NOW, Opened, Value, deliver, group, reference, with_key_pac
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation};
 
-macro_rules! on_both_engines {
-    ($($test:ident;)*) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Opened::sqlite().await).await;
-            })*
-        }
-
-        mod postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Opened::postgres().await).await;
-            })*
-        }
-    };
-}
-
 on_both_engines! {
     a_refusal_and_a_panic_leave_the_rest_alone;
     the_schema_refuses_every_move_that_the_lifecycle_refuses;
@@ -41,7 +23,7 @@ on_both_engines! {
 
 async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
     let alice = opened.register("alice", 1).await;
-    let woken = opened.wakeups.subscribe(alice.key);
+    let woken = opened.wakeups.subscribe(alice.key, 1).unwrap();
     let refused = opened.store.write(move |tx| {
         deliver(tx, &[alice.key], b"refused")?;
         Err::<(), _>(ProblemType::Forbidden.into())
@@ -334,7 +316,7 @@ fn reservation(by: DeviceKey, id: &str) -> Reservation {
 async fn a_rehearsal_leaves_nothing_behind(opened: Opened) {
     let alice = opened.register("alice", 1).await.key;
     opened.store_key_package(alice, 1).await;
-    let woken = opened.wakeups.subscribe(alice);
+    let woken = opened.wakeups.subscribe(alice, 1).unwrap();
     for _ in 0..2 {
         let taken = opened
             .store

@@ -1,8 +1,28 @@
-//! What every engine must do. Each test of `conformance` runs on SQLite and on PostgreSQL.
+//! What every engine must do. Each test of `conformance` and `limits` runs on SQLite and on PostgreSQL.
+
+/// Each of these functions, which are given a store, as a test on each engine.
+macro_rules! on_both_engines {
+    ($($test:ident;)*) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Opened::sqlite().await).await;
+            })*
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Opened::postgres().await).await;
+            })*
+        }
+    };
+}
 
 mod concurrency;
 mod conformance;
 mod harness;
+mod limits;
 mod plans;
 
 pub(super) use harness::record;

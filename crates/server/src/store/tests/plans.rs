@@ -24,7 +24,10 @@ async fn exercise(opened: &Opened) {
     // Accounts.
     write(|tx, alice, _| {
         let alice = crate::store::DeviceKey(alice);
-        tx.devices_of_user(&"alice".parse().unwrap())?;
+        let (alice_name, bob_name) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+        let user = tx.devices_of_user(&alice_name, &bob_name)?[0].user_key;
+        tx.insert_block(user, &bob_name, 9)?;
+        tx.remove_block(user, &bob_name)?;
         tx.insert_challenge(b"challenge", alice, NOW, 8)?;
         tx.take_challenge(b"challenge", alice, NOW)?;
         tx.insert_session(b"session", alice, NOW)?;
@@ -49,6 +52,13 @@ async fn exercise(opened: &Opened) {
             };
             tx.lock_devices([alice.key])?;
             tx.lock_reservation("r")?;
+            tx.lock_user(alice.user_key)?;
+            tx.held_by_user(alice.user_key, NOW, NOW)?;
+            tx.are_acquainted(alice.user_key, alice.user_key)?;
+            tx.rate_memories(Some(alice.user_key), bob)?;
+            tx.remember_pair(alice.user_key, bob, NOW)?;
+            tx.remember_target(bob, NOW)?;
+            tx.sweep_rates(NOW, 9)?;
             tx.count_available(alice.key, &[1], NOW)?;
             tx.count_available_of_any_suite(alice.key, NOW)?;
             tx.count_live(alice.key)?;
@@ -191,6 +201,10 @@ const FILL: &str = "
     UPDATE last_resorts SET status = 2 WHERE not_after % 10 > 1;
     INSERT INTO groups SELECT hash, 1, 1, 1, hash, hash, n FROM spread;
     INSERT INTO members SELECT hash, device, 1 FROM spread;
+    INSERT INTO pair_rates SELECT d.user_id, s.device, s.n FROM spread s JOIN devices d ON d.id = s.device
+        ON CONFLICT DO NOTHING;
+    INSERT INTO target_rates SELECT device, n FROM spread ON CONFLICT DO NOTHING;
+    INSERT INTO blocks SELECT d.user_id, s.n::text FROM spread s JOIN devices d ON d.id = s.device;
     INSERT INTO accepted SELECT hash, 1, n % 3, 1, device, hash, n FROM spread;
     INSERT INTO ratchet_trees SELECT hash, 1, hash FROM spread;
     INSERT INTO bodies (body) SELECT hash FROM spread;

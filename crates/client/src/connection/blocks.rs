@@ -1,0 +1,25 @@
+use larder_wire::UserName;
+
+use crate::connection::MlsConnection;
+use crate::error::Error;
+
+impl MlsConnection {
+    /// Hides this user from another: to them it is from now on as one who does not exist, and they can add none of its
+    /// devices to a group. Nothing tells whether there is such a user. Groups that both are in stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] (it is this user, or too many are blocked already), [`Error::Unreachable`].
+    pub async fn block(&self, user: &UserName) -> Result<(), Error> {
+        let _operation = self.0.operation.lock().await;
+        self.0.transport.set_block(user, true).await
+    }
+
+    /// Undoes [`block`](Self::block), if there was one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] (it is this user), [`Error::Unreachable`].
+    pub async fn unblock(&self, user: &UserName) -> Result<(), Error> {
+        let _operation = self.0.operation.lock().await;
+        self.0.transport.set_block(user, false).await
+    }
+}

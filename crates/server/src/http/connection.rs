@@ -1,0 +1,185 @@
+//! One connection: what it may cost, and when it is over.
+
+use std::io::{self, IoSlice, Write as _};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+use tower::{ServiceExt as _, service_fn};
+
+use super::Closing;
+use crate::metrics::Connection;
+
+/// A connection sends a whole request head within this time.
+const HEAD_SECONDS_MAX: u64 = 30;
+/// What is read of a connection and not yet looked at, its request head above all, in bytes.
+const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// The fields of a request head over HTTP/2, in bytes.
+const HTTP2_FIELDS_BYTES_MAX: u32 = 16 * 1024;
+/// Requests under way on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 64;
+/// What a client may send ahead in one request over HTTP/2, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// What it may send ahead in all of them together, in bytes.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// What waits to be sent in one answer over HTTP/2, in bytes.
+const SEND_AHEAD_BYTES_MAX: usize = 256 * 1024;
+/// HTTP/2 connections are pinged this often.
+const HTTP2_PING_SECONDS: u64 = 30;
+/// A connection that is told to end has this long to read what it asked for.
+const LINGER_SECONDS_MAX: u64 = 60;
+
+/// What a connection beyond the last one is told.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A connection with its place among the open ones. It keeps the place for as long as it is open, also as a WebSocket.
+pub(super) struct Placed {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Placed {
+    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+        // Answers are small and someone waits for each.
+        let _ = stream.set_nodelay(true);
+        Self {
+            stream,
+            _place: place,
+        }
+    }
+}
+
+/// Ends a connection for which there is no place. It costs no task and waits for nothing.
+pub(super) fn turn_away(stream: TcpStream) {
+    // A new socket's buffer has room for it; a peer that is gone already need not be told.
+    let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
+}
+
+/// Serves one connection to its end: the peer's, the server's, or `idle` without a request.
+pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, idle: Duration) {
+    let _counted = Connection::open();
+    let activity = Arc::new(Activity::default());
+    let seen = Arc::clone(&activity);
+    let service = service_fn(move |request| {
+        let under_way = seen.begin();
+        let answer = router.clone().oneshot(request);
+        async move {
+            let answer = answer.await;
+            drop(under_way);
+            answer
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
+        .max_buf_size(READ_AHEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HTTP2_FIELDS_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_AHEAD_BYTES_MAX)
+        .keep_alive_interval(Duration::from_secs(HTTP2_PING_SECONDS));
+    let service = TowerToHyperService::new(service);
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    // An error is the peer's: a broken connection or not HTTP. It concerns nobody else.
+    tokio::select! {
+        _ = &mut connection => return,
+        () = activity.ceases(idle) => {}
+        () = closing.wait() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(Duration::from_secs(LINGER_SECONDS_MAX), connection).await;
+}
+
+/// The requests of a connection.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicU64,
+    under_way: AtomicUsize,
+}
+
+/// A request that is not answered yet, or given up by its client.
+struct UnderWay(Arc<Activity>);
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> UnderWay {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Returns when no request came or was under way for `idle`, give or take another `idle`.
+    async fn ceases(&self, idle: Duration) {
+        let mut seen = 0;
+        loop {
+            sleep(idle).await;
+            let begun = self.begun.load(Ordering::Relaxed);
+            if begun == seen && self.under_way.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            seen = begun;
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Placed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Placed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

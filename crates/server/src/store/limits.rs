@@ -1,0 +1,149 @@
+use larder_lifecycle::UnixSeconds;
+use larder_wire::UserName;
+
+use crate::error::Fault;
+use crate::store::statement::params;
+use crate::store::tx::{DeviceKey, Tx, UserKey};
+
+/// What is remembered of how often KeyPackages of a device were handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct RateMemories {
+    /// To one user.
+    pub(crate) pair: Option<UnixSeconds>,
+    /// To anybody.
+    pub(crate) target: Option<UnixSeconds>,
+}
+
+impl Tx<'_> {
+    /// The devices that a user holds reservations on, each as often as there are reservations: live ones, and of
+    /// single-use KeyPackages those that came to nothing, if their deadline is past `since`.
+    pub(crate) fn held_by_user(
+        &self,
+        user: UserKey,
+        since: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Vec<DeviceKey>, Fault> {
+        let mut held = self.rows(
+            "SELECT device_id FROM key_packages
+             WHERE holder IN (SELECT id FROM devices WHERE user_id = ?1) AND status IN (1, 3) AND reserved_until > ?2",
+            params![user, since],
+            |row| row.get(0),
+        )?;
+        let last_resorts: Vec<DeviceKey> = self.rows(
+            "SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
+             WHERE r.holder IN (SELECT id FROM devices WHERE user_id = ?1) AND r.reserved_until > ?2",
+            params![user, now],
+            |row| row.get(0),
+        )?;
+        held.extend(last_resorts);
+        Ok(held)
+    }
+
+    /// What is remembered of requests for `device`, of `user` if one asks.
+    pub(crate) fn rate_memories(
+        &self,
+        user: Option<UserKey>,
+        device: DeviceKey,
+    ) -> Result<RateMemories, Fault> {
+        let pair = match user {
+            Some(user) => self.row(
+                "SELECT forgotten_at FROM pair_rates WHERE user_id = ?1 AND device_id = ?2",
+                params![user, device],
+                |row| row.get(0),
+            )?,
+            None => None,
+        };
+        let target = self.row(
+            "SELECT forgotten_at FROM target_rates WHERE device_id = ?1",
+            params![device],
+            |row| row.get(0),
+        )?;
+        Ok(RateMemories { pair, target })
+    }
+
+    pub(crate) fn remember_pair(
+        &self,
+        user: UserKey,
+        device: DeviceKey,
+        forgotten_at: UnixSeconds,
+    ) -> Result<(), Fault> {
+        self.execute(
+            "INSERT INTO pair_rates (user_id, device_id, forgotten_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (user_id, device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
+            params![user, device, forgotten_at],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn remember_target(&self, device: DeviceKey, forgotten_at: UnixSeconds) -> Result<(), Fault> {
+        self.execute(
+            "INSERT INTO target_rates (device_id, forgotten_at) VALUES (?1, ?2)
+             ON CONFLICT (device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
+            params![device, forgotten_at],
+        )
+        .map(drop)
+    }
+
+    /// Whether two users share a group.
+    pub(crate) fn are_acquainted(&self, one: UserKey, other: UserKey) -> Result<bool, Fault> {
+        self.exists(
+            "SELECT 1 FROM devices theirs JOIN members shared ON shared.device_id = theirs.id
+             WHERE theirs.user_id = ?1 AND EXISTS (
+                 SELECT 1 FROM devices own JOIN members m ON m.group_id = shared.group_id AND m.device_id = own.id
+                 WHERE own.user_id = ?2
+             )",
+            params![other, one],
+        )
+    }
+
+    /// Removes what is remembered of rates and says nothing any more.
+    pub(crate) fn sweep_rates(&self, now: UnixSeconds, limit: u32) -> Result<u64, Fault> {
+        let pairs = self.execute(
+            "DELETE FROM pair_rates WHERE (user_id, device_id) IN (
+                 SELECT user_id, device_id FROM pair_rates WHERE forgotten_at <= ?1 LIMIT ?2
+             )",
+            params![now, limit],
+        )?;
+        let targets = self.execute(
+            "DELETE FROM target_rates WHERE device_id IN (
+                 SELECT device_id FROM target_rates WHERE forgotten_at <= ?1 LIMIT ?2
+             )",
+            params![now, limit],
+        )?;
+        Ok(pairs + targets)
+    }
+
+    // Blocks
+
+    /// Blocks a name, whether somebody has it or not; `false` when the user has blocked `most` others already.
+    pub(crate) fn insert_block(&self, user: UserKey, blocked: &UserName, most: u32) -> Result<bool, Fault> {
+        let known = self.exists(
+            "SELECT 1 FROM blocks WHERE user_id = ?1 AND blocked = ?2",
+            params![user, blocked.as_str()],
+        )?;
+        if known {
+            return Ok(true);
+        }
+        let count: u32 = self.one_row(
+            "SELECT count(*) FROM blocks WHERE user_id = ?1",
+            params![user],
+            |row| row.get(0),
+        )?;
+        if count >= most {
+            return Ok(false);
+        }
+        self.execute(
+            "INSERT INTO blocks (user_id, blocked) VALUES (?1, ?2)",
+            params![user, blocked.as_str()],
+        )?;
+        Ok(true)
+    }
+
+    pub(crate) fn remove_block(&self, user: UserKey, blocked: &UserName) -> Result<(), Fault> {
+        self.execute(
+            "DELETE FROM blocks WHERE user_id = ?1 AND blocked = ?2",
+            params![user, blocked.as_str()],
+        )
+        .map(drop)
+    }
+}
