@@ -16,12 +16,14 @@
 //! Absent here: a terminal, a clock (time is an argument, see [`Clock`]), key bytes in any table but OpenMLS's own,
 //! and keys, tokens, plaintext or names of groups in logs and errors.
 
+mod audited;
 mod connection;
 mod core;
 mod error;
 mod transport;
 mod types;
 
+pub use audited::{AuditFlaw, Audited};
 pub use connection::MlsConnection;
 pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
@@ -32,7 +34,7 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, Problem, ProblemType, UserName};
 pub use types::{
-    AuditFlaw, Audited, Clock, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me, Member,
-    Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
-    SuitePool, Synced, TEXT_BYTES_MAX,
+    Clock, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me, Member, Message,
+    MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage, SuitePool,
+    Synced, TEXT_BYTES_MAX,
 };

@@ -1,9 +1,10 @@
 //! The Larder server: a directory of single-use KeyPackages and a delivery service for MLS groups (RFC 9750).
 //!
 //! [`Service`] is everything that a client can ask for, with typed requests and answers; [`router`] puts it behind
-//! HTTP and [`serve`] runs it. Inside, `accounts`, `directory` and `delivery` decide over one `store`, each request
-//! in one transaction: load, apply the pure transition of `larder-lifecycle`, compare and set, audit, commit. Only
-//! then is the caller answered and are receivers woken.
+//! HTTP and [`serve`] runs it; [`Metrics`] counts what it does, and [`Admin`] is for the operator of its store. Inside,
+//! `accounts`, `directory` and `delivery` decide over one `store`, each request in one transaction: load, apply the
+//! pure transition of `larder-lifecycle`, compare and set, audit, commit. Only then is the caller answered and are
+//! receivers woken.
 //!
 //! # Architecture invariant
 //!

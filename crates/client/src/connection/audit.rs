@@ -1,7 +1,7 @@
+use crate::audited::Audited;
 use crate::connection::MlsConnection;
 use crate::core::{self, Told};
 use crate::error::{Error, Unreachable};
-use crate::types::Audited;
 
 /// Rows of an audit that are looked at. An honest directory would take decades to write as many.
 const ROWS_MAX: usize = 1_000_000;
@@ -15,7 +15,7 @@ impl MlsConnection {
     /// [`Error::Unreachable`], [`Error::Refused`]; [`Error::Pool`].
     pub async fn audit(&self) -> Result<Audited, Error> {
         let core = &self.0.core;
-        let joined = core.write(core::joined).await?;
+        let joined = core.write(core::joined_by_invitation).await?;
         let mut told: Option<Told> = None;
         loop {
             let after = told
@@ -42,7 +42,7 @@ impl MlsConnection {
         let Some(told) = told else {
             return Err(Error::Unreachable(Unreachable::NotLarder { status: 200 }));
         };
-        core.write(move |tx, context| core::judge(tx, context, told, &joined))
+        core.write(move |tx, context| core::judge_audit(tx, context, told, &joined))
             .await
     }
 }

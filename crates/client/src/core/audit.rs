@@ -9,10 +9,11 @@ use larder_wire::{
 };
 use rusqlite::OptionalExtension;
 
+use crate::audited::{AuditFlaw, Audited};
 use crate::core::groups;
 use crate::core::profile::Context;
 use crate::error::Error;
-use crate::types::{AuditFlaw, Audited, GroupKey};
+use crate::types::GroupKey;
 
 /// Clocks of server and device may be this far apart before what was forgotten here looks like what was never here, in
 /// seconds: one day.

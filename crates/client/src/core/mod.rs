@@ -27,7 +27,7 @@ mod sweep;
 mod welcome;
 
 pub(crate) use actor::Handle;
-pub(crate) use audit::{Told, joined, judge};
+pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};
