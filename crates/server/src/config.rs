@@ -11,6 +11,9 @@ pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
 /// A session, in seconds: one hour.
 const SESSION_SECONDS: u64 = 60 * 60;
 
+/// Devices that a user can have at a time.
+const USER_DEVICES_MAX: u32 = 8;
+
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -25,6 +28,8 @@ pub struct Config {
     pub directory: DirectoryPolicy,
     /// Who may register.
     pub registration: Registration,
+    /// How many devices a user can have at a time.
+    pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
     /// How long an unacknowledged inbox row is kept, in seconds.
@@ -40,6 +45,7 @@ impl Config {
             group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
             registration: Registration::Open,
+            user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,
         }

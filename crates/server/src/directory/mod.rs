@@ -9,6 +9,6 @@ mod validate;
 
 pub(crate) use inventory::{inventory, pool_status};
 pub(crate) use reserve::{abandon, probe, reserve};
-pub(crate) use transition::{revoke, spend, sweep};
+pub(crate) use transition::{revoke, revoke_everything, spend, sweep};
 pub(crate) use upload::upload;
 pub(crate) use validate::{Validated, validate};

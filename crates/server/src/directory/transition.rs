@@ -156,6 +156,29 @@ pub(crate) fn revoke(
     Ok(Revoked { refs })
 }
 
+/// Withdraws every KeyPackage and last resort of a device, for a device of the same user. The owner's row is locked.
+pub(crate) fn revoke_everything(
+    tx: &Tx<'_>,
+    owner: &DeviceRow,
+    by: &DeviceRow,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let identity = by.identity();
+    let actor = Actor {
+        name: event::REVOKE,
+        identity: Some(&identity),
+        group: None,
+    };
+    for row in tx.key_packages_of(owner.key)? {
+        // What is terminal stays as it is.
+        let _: Result<(), Refusal> = apply(tx, row, DirectoryEvent::Revoke, &actor, now)?;
+    }
+    for row in tx.last_resorts_of(owner.key)? {
+        last_resort::revoke(tx, &row, &actor, now)?;
+    }
+    Ok(())
+}
+
 /// Lapses, expires and ends what is due and forgets old tombstones; at most `limit` of each. Returns how many.
 pub(crate) fn sweep(
     tx: &Tx<'_>,

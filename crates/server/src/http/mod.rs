@@ -102,6 +102,9 @@ fn documented_routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(ANONYMOUS_BODY_BYTES_MAX));
     let with_session = OpenApiRouter::new()
         .routes(routes!(accounts::user_devices))
+        .routes(routes!(accounts::link_device))
+        .routes(routes!(accounts::remove_device))
+        .routes(routes!(accounts::remove_account))
         .routes(routes!(accounts::take_over_state))
         .routes(routes!(key_packages::upload, key_packages::inventory))
         .routes(routes!(key_packages::status))

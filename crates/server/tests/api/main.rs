@@ -18,6 +18,7 @@ mod commits;
 mod commits_invalid;
 mod commits_refused;
 mod delivery;
+mod devices;
 mod external_commits;
 mod forged_commits;
 mod last_resort;

@@ -24,6 +24,8 @@ mod commits_invalid;
 mod commits_refused;
 #[path = "../api/delivery.rs"]
 mod delivery;
+#[path = "../api/devices.rs"]
+mod devices;
 #[path = "../api/external_commits.rs"]
 mod external_commits;
 #[path = "../api/forged_commits.rs"]
