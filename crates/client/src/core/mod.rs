@@ -1,13 +1,16 @@
 //! The synchronous core: everything that touches the database, in functions that take a transaction.
 
 mod actor;
+mod chain;
 mod commits;
+mod devices;
 mod encryption;
 mod groups;
 mod identity;
 mod incoming;
 mod invitation;
 mod legacy;
+mod linking;
 mod members;
 mod messages;
 mod mls;
@@ -26,13 +29,17 @@ mod welcome;
 
 pub(crate) use actor::Handle;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
+pub(crate) use devices::{
+    follow_groups, has_other_devices, learn_devices, next_device_check, own_devices, users_to_look_up,
+};
 pub(crate) use encryption::{form, is_key, set_key};
-pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};
+pub(crate) use groups::{create, group_state, require_active, resolve, summaries, summary};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
     already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
 };
+pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
 pub(crate) use messages::{check_name, history, mark_read, send, unread};
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
@@ -40,7 +47,7 @@ pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };
-pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
+pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use state::{

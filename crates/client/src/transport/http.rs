@@ -82,6 +82,13 @@ impl Request {
         }
     }
 
+    pub(super) fn delete(path: &str) -> Self {
+        Self {
+            method: Method::DELETE,
+            ..Self::get(path)
+        }
+    }
+
     /// Says what state we are in, as every request that changes something must.
     pub(super) fn with_state(mut self, state: &StateClaim) -> Self {
         self.state = Some(state.clone());
