@@ -26,6 +26,31 @@ pub(crate) enum Record {
         pool_available: u32,
         encrypted: bool,
     },
+    /// A new device waits to be let in.
+    LinkCode { code: String, fingerprint: String },
+    /// It was.
+    Linked {
+        user: String,
+        device_id: String,
+        server: String,
+        profile: String,
+        groups: usize,
+        pool_available: u32,
+        encrypted: bool,
+    },
+    /// A new device was let in.
+    DeviceAuthorized { device_id: String, fingerprint: String },
+    /// A device of this user.
+    Device {
+        device_id: String,
+        fingerprint: String,
+        authorized_by: Option<String>,
+        authorized: bool,
+        removed: bool,
+        me: bool,
+    },
+    /// A device of this user is no more.
+    DeviceRemoved { device_id: String, me: bool },
     /// The profile has another key.
     PassphraseChanged { profile: String, keychain: bool },
     /// A group of this device.
@@ -168,6 +193,62 @@ impl Record {
                 format!(
                     "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory{warning}",
                     plain(server)
+                )
+            }
+            Self::LinkCode { code, fingerprint } => format!(
+                "on a device that you have: larder device authorize {code}\nfingerprint {fingerprint}"
+            ),
+            Self::Linked {
+                user,
+                server,
+                profile,
+                groups,
+                pool_available,
+                encrypted,
+                ..
+            } => {
+                let warning = match encrypted {
+                    true => String::new(),
+                    false => format!("\nWARNING: {NOT_ENCRYPTED}"),
+                };
+                let noun = if *groups == 1 { "group" } else { "groups" };
+                format!(
+                    "linked to {user} at {} (profile {profile}); {groups} {noun}; {pool_available} KeyPackages in the \
+                     directory{warning}",
+                    plain(server)
+                )
+            }
+            Self::DeviceAuthorized { device_id, .. } => format!("device {device_id} is yours now"),
+            Self::Device {
+                device_id,
+                fingerprint,
+                authorized_by,
+                authorized,
+                removed,
+                me,
+            } => {
+                let mut line = format!("device {device_id}  key {fingerprint}");
+                match authorized_by {
+                    Some(by) => {
+                        let _ = write!(line, "  authorized by {by}");
+                    }
+                    None => line.push_str("  the first"),
+                }
+                for (is_so, word) in [
+                    (!*authorized, "  WARNING: not one of yours by any signature"),
+                    (*removed, "  (removed)"),
+                    (*me, "  (this one)"),
+                ] {
+                    if is_so {
+                        line.push_str(word);
+                    }
+                }
+                line
+            }
+            Self::DeviceRemoved { device_id, me: false } => format!("device {device_id} was removed"),
+            Self::DeviceRemoved { device_id, me: true } => {
+                format!(
+                    "device {device_id} was removed: this profile can do nothing any more and may be deleted"
                 )
             }
             Self::PassphraseChanged { profile, keychain } => match keychain {

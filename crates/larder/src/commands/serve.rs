@@ -22,6 +22,7 @@ const DATABASE: &str = "server.db";
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let mut config = Config::new(PathBuf::new());
     config.server_name = options.server_name;
+    config.user_devices_max = options.user_devices;
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }

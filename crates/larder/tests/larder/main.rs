@@ -10,6 +10,8 @@
 mod conversation;
 mod crashes;
 mod demo;
+#[cfg(unix)]
+mod devices;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
 mod legacy;
