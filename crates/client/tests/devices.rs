@@ -1,5 +1,12 @@
 //! Several devices of one user, and what becomes of one that is removed or was never let in.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 mod support;
 
 use larder_client::{Error, GroupState, NotAdded, ProblemType, UserName};

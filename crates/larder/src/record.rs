@@ -186,13 +186,10 @@ impl Record {
                 encrypted,
                 ..
             } => {
-                let warning = match encrypted {
-                    true => String::new(),
-                    false => format!("\nWARNING: {NOT_ENCRYPTED}"),
-                };
                 format!(
-                    "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory{warning}",
-                    plain(server)
+                    "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory{}",
+                    plain(server),
+                    warning(*encrypted)
                 )
             }
             Self::LinkCode { code, fingerprint } => format!(
@@ -207,15 +204,12 @@ impl Record {
                 encrypted,
                 ..
             } => {
-                let warning = match encrypted {
-                    true => String::new(),
-                    false => format!("\nWARNING: {NOT_ENCRYPTED}"),
-                };
                 let noun = if *groups == 1 { "group" } else { "groups" };
                 format!(
                     "linked to {user} at {} (profile {profile}); {groups} {noun}; {pool_available} KeyPackages in the \
-                     directory{warning}",
-                    plain(server)
+                     directory{}",
+                    plain(server),
+                    warning(*encrypted)
                 )
             }
             Self::DeviceAuthorized { device_id, .. } => format!("device {device_id} is yours now"),
@@ -452,6 +446,14 @@ fn first_and_all<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, 
         map.serialize_entry("pools", pools)?;
     }
     map.end()
+}
+
+/// What is said of a new profile that is not encrypted.
+fn warning(encrypted: bool) -> String {
+    match encrypted {
+        true => String::new(),
+        false => format!("\nWARNING: {NOT_ENCRYPTED}"),
+    }
 }
 
 /// A group's name, or the beginning of its id while the name is not known.

@@ -181,9 +181,14 @@ impl MlsConnection {
         if !due.load(Ordering::Relaxed) || !core.write(core::has_other_devices).await? {
             return Ok(());
         }
-        let theirs = self.0.transport.memberships_of_user().await?;
-        core.write(move |tx, _| core::follow_groups(tx, &theirs.groups))
-            .await?;
+        let theirs = self.0.transport.memberships_of_user().await?.groups;
+        let mut unknown = core.write(move |tx, _| core::unknown_groups(tx, theirs)).await?;
+        if !unknown.is_empty() {
+            // Those that this device was added to: the Welcome is on its way.
+            let own = self.0.transport.memberships().await?.groups;
+            unknown.retain(|theirs| own.iter().all(|own| own.group_id != theirs.group_id));
+            core.write(move |tx, _| core::follow_groups(tx, &unknown)).await?;
+        }
         due.store(false, Ordering::Relaxed);
         Ok(())
     }

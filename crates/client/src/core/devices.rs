@@ -256,12 +256,21 @@ pub(crate) fn has_other_devices(tx: &Tx<'_>, context: &Context) -> Result<bool, 
         .any(|peer| peer.device_id != me.device_id && peer.standing == Standing::Authorized))
 }
 
-/// The groups of the user's other devices that this one has never known are to be joined. A group that was left stays so.
+/// Those groups that this device has never known. One that was left is not among them.
+pub(crate) fn unknown_groups(tx: &Tx<'_>, all: Vec<Membership>) -> Result<Vec<Membership>, Error> {
+    let mut unknown = Vec::new();
+    for membership in all {
+        if groups::find(tx.connection(), &membership.group_id)?.is_none() {
+            unknown.push(membership);
+        }
+    }
+    Ok(unknown)
+}
+
+/// These groups of the user's other devices are to be joined.
 pub(crate) fn follow_groups(tx: &Tx<'_>, groups_of_user: &[Membership]) -> Result<(), Error> {
     for Membership { group_id, epoch } in groups_of_user {
-        if groups::find(tx.connection(), group_id)?.is_none() {
-            groups::follow(tx.connection(), group_id, *epoch)?;
-        }
+        groups::follow(tx.connection(), group_id, *epoch)?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn r_s7_r_c8_a_device_is_linked_by_a_code_everybody_is_told_once_and_it_is_remov
     world.ok("alice", &["invite", "room", "bob"]);
     world.ok("bob", &["recv"]);
 
-    let (mut linking, code, fingerprint) = link(&world, "phone", "alice");
+    let (linking, code, fingerprint) = link(&world, "phone", "alice");
     // Interrupted and started again, it is the same device.
     linking.signal("INT");
     drop(linking);

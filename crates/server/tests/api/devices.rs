@@ -5,11 +5,11 @@ use larder_wire::{
     Membership, Memberships, ProblemType, Registered, Reserved, UserName, link_content,
     sign_with_label_content,
 };
-use openmls::prelude::{OpenMlsCrypto as _, OpenMlsProvider as _, SignatureScheme};
+use openmls::prelude::{LeafNodeParameters, OpenMlsCrypto as _, OpenMlsProvider as _, SignatureScheme};
 use openmls_traits::signatures::Signer as _;
 use reqwest::Method;
 
-use crate::support::{Answer, Device, TestServer, outcomes, snapshot, state_of};
+use crate::support::{Answer, Device, TestServer, message_bytes, outcomes, snapshot, state_of};
 
 async fn link(by: &Device, request: &LinkRequest) -> Answer {
     by.http.post("/v1/devices", request).await
@@ -401,4 +401,71 @@ async fn an_account_is_ended_by_its_owner_with_all_of_its_devices_and_by_nobody_
     let _: Reserved = mallory
         .reserve(&[&mallory], &mallory.create_group().await.1)
         .await;
+}
+
+#[tokio::test]
+async fn of_two_devices_that_remove_one_another_one_stays() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    for number in 2..6 {
+        let second = alice.link(number).await;
+        let (first_says, second_says) =
+            tokio::join!(alice.remove_device(&second.id), second.remove_device(&alice.id));
+        let devices = server
+            .device(&format!("witness{number}"))
+            .await
+            .devices_of("alice")
+            .await;
+        let present = devices
+            .iter()
+            .filter(|device| device.removed_at.is_none())
+            .count();
+        assert_eq!(present, 1, "round {number}");
+        if first_says.status == 204 {
+            second_says.refused(ProblemType::Unauthenticated);
+        } else {
+            second_says.done();
+            first_says.refused(ProblemType::Unauthenticated);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_links_at_once_do_not_exceed_what_a_user_may_have() {
+    let server = TestServer::start_with(|config| config.user_devices_max = 3, true).await;
+    let alice = server.device("alice").await;
+    let second = alice.link(2).await;
+    let requests = [
+        alice.link_request(&alice.further(3)),
+        second.link_request(&alice.further(4)),
+    ];
+    let (one, other) = tokio::join!(link(&alice, &requests[0]), link(&second, &requests[1]));
+    let mut statuses = [one.status, other.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409]);
+    assert_eq!(alice.devices_of("alice").await.len(), 3);
+}
+
+#[tokio::test]
+async fn what_a_removed_device_had_proposed_keeps_nobody_from_committing() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    let bob = server.device_with_key_packages("bob", 1).await;
+    let (mut alices, gid) = alice.create_group().await;
+    alice.invite(&mut alices, &[&bob]).await;
+    let mut bobs = bob.join().await;
+    let (proposal, _) = bobs
+        .propose_self_update(&bob.provider, &bob.mls, LeafNodeParameters::default())
+        .unwrap();
+    bob.post_proposal(&gid, &message_bytes(&proposal))
+        .await
+        .ok::<larder_wire::Sent>();
+    alice.catch_up(&mut alices).await;
+    bob.remove_device(&bob.id).await.done();
+    let request = alice.stage_update(&mut alices);
+    alice.commit(&mut alices, &request).await;
+    let request = alice.stage_remove(&mut alices, bobs.own_leaf_index());
+    alice.commit(&mut alices, &request).await;
+    assert_eq!(alices.members().count(), 1);
 }
