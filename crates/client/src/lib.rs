@@ -27,8 +27,8 @@ pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
 pub use larder_pool::legacy::{LegacyError, LegacyLeft, LegacyReason, LegacyReport};
 pub use larder_pool::{
-    LastResortHealth, PassphraseError, PoolHealth, QuarantineReason, Quarantined, RAW_KEY_BYTES, StoreKey,
-    zeroize,
+    LastResortHealth, NextAction, PassphraseError, PoolHealth, QuarantineReason, Quarantined, RAW_KEY_BYTES,
+    StoreKey, zeroize,
 };
 pub use larder_wire::{DeviceId, Problem, ProblemType, UserName};
 pub use types::{

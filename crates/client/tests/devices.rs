@@ -169,6 +169,21 @@ async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_aw
 }
 
 #[tokio::test]
+async fn r_s7_who_was_away_while_the_server_told_of_a_removal_finds_out_all_the_same() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    let lost = alice.link().await;
+    catch_up(&[&lost, &alice, &bob, &lost]).await;
+    assert_eq!(bob.users(&group).await, ["alice", "alice", "bob"]);
+    alice.remove_device(&lost.me().device_id).await.unwrap();
+    server.sweep_after(31 * 24 * 60 * 60).await;
+    bob.sync().await.unwrap();
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+}
+
+#[tokio::test]
 async fn an_account_that_ends_goes_from_its_groups() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use larder_client::UnixSeconds;
+use larder_client::{NextAction, UnixSeconds};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -170,7 +170,8 @@ pub(crate) struct Pool {
     pub(crate) last_resort_created_at: Option<u64>,
     pub(crate) quarantined: u32,
     /// `none` or `refresh`.
-    pub(crate) next_action: &'static str,
+    #[serde(serialize_with = "next_action")]
+    pub(crate) next_action: NextAction,
 }
 
 impl Record {
@@ -425,11 +426,17 @@ impl Pool {
         if let Some(at) = self.last_upload {
             let _ = write!(line, "; last upload {}", date(UnixSeconds(at)));
         }
-        if self.next_action != "none" {
-            let _ = write!(line, "; next: larder pool {}", self.next_action);
-        }
+        line.push_str(match self.next_action {
+            NextAction::None => "",
+            NextAction::Refresh => "; next: larder pool refresh",
+            NextAction::Wait => "; next: wait, what was handed out has to end first",
+        });
         line
     }
+}
+
+fn next_action<S: Serializer>(next_action: &NextAction, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(next_action.as_str())
 }
 
 fn is_stocked(stocked: &bool) -> bool {

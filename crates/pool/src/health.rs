@@ -39,6 +39,31 @@ pub struct PoolHealth {
     pub last_upload: Option<UnixSeconds>,
     /// The level, of what is available and not expiring soon.
     pub level: Level,
+    /// What would do the pool good.
+    pub next_action: NextAction,
+}
+
+/// What would do a pool good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NextAction {
+    /// Nothing: it is full and its last resort is fresh.
+    None,
+    /// A refresh: something is to be minted, uploaded or replaced.
+    Refresh,
+    /// Nothing can be done now: it is not full, and the hard cap leaves no room. What was handed out has to be joined with,
+    /// or to lapse, first.
+    Wait,
+}
+
+impl NextAction {
+    /// A word for programs: `none`, `refresh` or `wait`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Refresh => "refresh",
+            Self::Wait => "wait",
+        }
+    }
 }
 
 /// How the last resort is doing.
@@ -95,7 +120,18 @@ impl KeyPackagePool {
         let current = self.generation(tx)?;
         let others = generation::of_suite(tx.connection(), self.ciphersuite)?;
         let rows = metadata::all(tx.connection())?;
-        let usable = self.census(&rows, current, now).usable;
+        let census = self.census(&rows, current, now);
+        let usable = census.usable;
+        let next_action = if plan(&self.policy, census).mint > 0
+            || census.unconfirmed > 0
+            || self.last_resort_due(tx, now)?
+        {
+            NextAction::Refresh
+        } else if usable < self.policy.target() {
+            NextAction::Wait
+        } else {
+            NextAction::None
+        };
         let mut health = PoolHealth {
             available: 0,
             reserved: 0,
@@ -110,6 +146,7 @@ impl KeyPackagePool {
             quarantined: quarantine::size(tx.connection())?,
             last_upload: None,
             level: Level::of(usable, self.policy.low_watermark()),
+            next_action,
         };
         for row in rows {
             if Some(row.generation) != current {

@@ -35,7 +35,7 @@ pub use audit::Audit;
 pub use codec::{CborCodec, CodecError};
 pub use directory::{Confirmed, DirectoryRow, Held, LastResortHeld, Reconciled, Verdict};
 pub use error::{Corrupt, PoolError, StoreError};
-pub use health::{LastResortHealth, PoolHealth};
+pub use health::{LastResortHealth, NextAction, PoolHealth};
 pub use join::Joined;
 pub use join_error::{Erasure, JoinError, QuarantineReason};
 pub use key_package_ref::key_package_ref_from_slice;

@@ -10,7 +10,8 @@ mod support;
 use larder_lifecycle::{DirectoryStatus, Level, PoolPolicy, TOMBSTONE_SECONDS};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::{
-    DirectoryRow, Held, KeyPackageRef, Reconciled, Swept, Upload, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackageRef, NextAction, Reconciled, Swept, Upload, Verdict,
+    key_package_ref_from_slice,
 };
 use support::{DAY, Device, files_holding, holds, key_package, message, private_keys, tables_holding};
 
@@ -385,4 +386,28 @@ fn an_old_copy_gives_up_what_the_directory_calls_spent_and_keeps_the_rest() {
     device.assert_consistent(3);
     let given_up = device.in_tx(|tx, pool, now| pool.give_up_spent(tx, &inventory, now));
     assert_eq!(given_up, 0);
+}
+
+#[test]
+fn the_next_action_is_to_refresh_or_to_wait_when_the_cap_leaves_no_room() {
+    let mut device = Device::with_policy("alice/phone", PoolPolicy::new(4, 2, 6).unwrap());
+    assert_eq!(device.health().next_action, NextAction::Refresh);
+    device.stock_last_resort();
+    let uploads = device.stock(4);
+    assert_eq!(device.health().next_action, NextAction::None);
+    let take = |device: &mut Device, uploads: &[Upload]| {
+        for upload in uploads {
+            let reserved = Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved));
+            device.confirm(&upload.key_package_ref, reserved);
+        }
+    };
+    take(&mut device, &uploads);
+    assert_eq!(device.health().next_action, NextAction::Refresh);
+    device.mint(2);
+    assert_eq!(device.health().next_action, NextAction::Refresh, "to be uploaded");
+    for upload in device.begin_upload() {
+        let held = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
+        device.confirm(&upload.key_package_ref, held);
+    }
+    assert_eq!(device.health().next_action, NextAction::Wait);
 }

@@ -52,7 +52,8 @@ const POSTGRES_FILL: &str = "
         SELECT sha256(i::text::bytea), 1 + i % {devices}, 1, 0, sha256(('k' || i)::bytea), 1805000000 + i % 1000,
             1800000000 FROM generate_series(1, {stored}) i;
     INSERT INTO key_package_bytes SELECT ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
-    ANALYZE;";
+    ANALYZE;
+    CHECKPOINT;";
 
 fn filled(template: &str, stored: u64) -> String {
     let token: String = Sha256::digest(TOKEN)
@@ -106,6 +107,8 @@ fn reserve(c: &mut Criterion) {
         let connection = rusqlite::Connection::open(&file).unwrap();
         connection.execute_batch(&filled(SQLITE_FILL, stored)).unwrap();
         drop(connection);
+        // What the filling left to the operating system is not to be flushed by the first reservations.
+        std::fs::File::open(&file).unwrap().sync_all().unwrap();
         let service = open(&runtime, file.into());
         measure(c, &runtime, &service, "sqlite", stored);
     }

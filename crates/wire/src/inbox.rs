@@ -6,8 +6,12 @@ use crate::bytes::{Base64Url, GroupId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Inbox {
-    /// In order of `seq`, which grows by one from row to row.
+    /// In order of `seq`, which grows by one from row to row unless rows were dropped.
     pub rows: Vec<InboxRow>,
+    /// Rows up to this one are gone although the device has not acknowledged them: they had waited for longer than the
+    /// retention, or were too many. It has to find out in which groups it missed something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_up_to: Option<u64>,
 }
 
 /// One row of a device's inbox.

@@ -2,8 +2,7 @@ use std::sync::atomic::Ordering;
 
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
 use larder_pool::{
-    DirectoryRow, Held, KeyPackagePool, KeyPackageRef, LastResortHeld, Swept, Tx, Upload, Verdict,
-    key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Swept, Tx, Upload, Verdict, key_package_ref_from_slice,
 };
 use larder_wire::{
     Base64Url, Inventory, InventoryItem, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome,
@@ -222,7 +221,6 @@ impl MlsConnection {
     async fn publish(&self) -> Result<Published, Error> {
         let (core, transport) = (&self.0.core, &self.0.transport);
         let mut published = Published::default();
-        let mut last_resorts = Vec::new();
         let mut last: Option<Vec<KeyPackageRef>> = None;
         loop {
             // One transaction: what is minted, that its upload was attempted, and the mark of the request are durable together,
@@ -231,11 +229,7 @@ impl MlsConnection {
             let claimed = transport
                 .claim(move |tx, context| {
                     let now = context.now();
-                    let minted = if first {
-                        mint(tx, context)?
-                    } else {
-                        Minted::default()
-                    };
+                    let minted = if first { mint(tx, context)? } else { 0 };
                     let mut uploads = Vec::new();
                     for pool in context.pools(tx)?.all() {
                         let room = UPLOAD_KEY_PACKAGES_MAX - uploads.len();
@@ -247,8 +241,7 @@ impl MlsConnection {
             let Some((claim, (minted, uploads))) = claimed else {
                 break;
             };
-            published.minted += minted.key_packages;
-            last_resorts.extend(minted.last_resorts);
+            published.minted += minted;
             let refs: Vec<_> = uploads
                 .iter()
                 .map(|upload| upload.key_package_ref.clone())
@@ -267,6 +260,12 @@ impl MlsConnection {
             let available = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
             let held = verdicts.iter().filter(|(_, verdict)| *verdict == available);
             published.uploaded += u32::try_from(held.count()).unwrap_or(u32::MAX);
+            published.last_resort_replaced |= verdicts.iter().any(|(_, verdict)| {
+                matches!(
+                    verdict,
+                    Verdict::Held(Held::LastResort(LastResortHeld::Active { .. }))
+                )
+            });
             core.write(move |tx, context| {
                 context.pool.confirm(tx, &verdicts, context.now())?;
                 Ok(())
@@ -274,16 +273,6 @@ impl MlsConnection {
             .await?;
             last = Some(refs);
         }
-        published.last_resort_replaced = core
-            .write(move |tx, context| {
-                for pool in &last_resorts {
-                    if !context.last_resort_due(tx, pool)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            })
-            .await?;
         Ok(published)
     }
 }
@@ -296,28 +285,20 @@ struct Published {
     last_resort_replaced: bool,
 }
 
-/// What a refresh minted.
-#[derive(Default)]
-struct Minted {
-    key_packages: u32,
-    /// The pools that got a last resort.
-    last_resorts: Vec<KeyPackagePool>,
-}
-
-fn mint(tx: &Tx<'_>, context: &Context) -> Result<Minted, Error> {
+/// Mints what is missing, and the last resorts that are due. Returns how many, without the last resorts.
+fn mint(tx: &Tx<'_>, context: &Context) -> Result<u32, Error> {
     let (pools, now) = (context.pools(tx)?, context.now());
-    let mut minted = Minted::default();
+    let mut minted = 0;
     for pool in &pools.stocked {
         let missing = pool.plan(tx, now)?.mint;
         if missing > 0 {
             pool.mint(tx, &context.identity.mls, missing, now)?;
         }
-        minted.key_packages += missing;
+        minted += missing;
     }
     for pool in pools.all() {
         if context.last_resort_due(tx, pool)? {
             pool.mint_last_resort(tx, &context.identity.mls, now)?;
-            minted.last_resorts.push(pool.clone());
         }
     }
     Ok(minted)

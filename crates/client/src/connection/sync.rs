@@ -188,6 +188,12 @@ impl MlsConnection {
             let cursor = core.write(|tx, _| core::cursor(tx)).await?;
             self.acknowledge(cursor).await?;
             let inbox = self.0.transport.inbox(cursor, PAGE_ROWS, Duration::ZERO).await?;
+            if let Some(dropped) = inbox.dropped_up_to.filter(|dropped| *dropped > cursor) {
+                let memberships = self.0.transport.memberships().await?;
+                core.write(move |tx, context| core::skip_dropped(tx, context, &memberships.groups, dropped))
+                    .await?;
+                self.0.groups_due.store(true, Ordering::Relaxed);
+            }
             let before = progress.synced.rows;
             for row in inbox.rows {
                 self.take_over(row, progress).await?;

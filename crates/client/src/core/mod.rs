@@ -50,7 +50,7 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
-pub(crate) use restore::{finish_restoring, start_over};
+pub(crate) use restore::{finish_restoring, skip_dropped, start_over};
 pub(crate) use state::{
     Standing, claim_state, fall_behind, heed_mark, require_may_restore, require_not_behind, standing,
 };

@@ -102,6 +102,15 @@ pub(super) fn check_later(connection: &Connection, user: &UserName) -> Result<()
     Ok(())
 }
 
+/// The lists of everybody's devices are to be fetched: what the server told of changes is lost.
+pub(super) fn check_everybody_later(connection: &Connection) -> Result<(), Error> {
+    connection.execute(
+        "INSERT OR IGNORE INTO device_checks (user) SELECT DISTINCT user FROM peers",
+        [],
+    )?;
+    Ok(())
+}
+
 /// A user whose list of devices is to be fetched, if there is one.
 pub(super) fn next_check(connection: &Connection) -> Result<Option<UserName>, Error> {
     let user: Option<String> = connection

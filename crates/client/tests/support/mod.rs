@@ -28,6 +28,8 @@ pub(crate) struct TestServer {
     pub(crate) url: String,
     directory: TempDir,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    service: Option<Service>,
+    ahead: Arc<AtomicU64>,
 }
 
 impl TestServer {
@@ -41,6 +43,8 @@ impl TestServer {
             url: "http://127.0.0.1:0".to_owned(),
             directory: tempfile::tempdir().unwrap(),
             running: None,
+            service: None,
+            ahead: Arc::default(),
         };
         server.restart_with(suites).await;
         server
@@ -48,17 +52,21 @@ impl TestServer {
 
     /// The same database and the same address, with these ciphersuites.
     pub(crate) async fn restart_with(&mut self, suites: &[u16]) {
+        self.service = None;
         if let Some((stop, running)) = self.running.take() {
             drop(stop);
             running.await.unwrap();
         }
         let mut config = Config::new(self.directory.path().join("server.db"));
         config.group_suites = suites.to_vec();
-        let service = Service::open(config, Arc::new(now)).await.unwrap();
+        let ahead = Arc::clone(&self.ahead);
+        let clock = Arc::new(move || now().plus(ahead.load(Ordering::Relaxed)));
+        let service = Service::open(config, clock).await.unwrap();
         let address = self.url.trim_start_matches("http://");
         let listener = TcpListener::bind(address).await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
+        self.service = Some(service.clone());
         let running = tokio::spawn(async move {
             let until = async {
                 let _ = stopped.await;
@@ -73,6 +81,13 @@ impl TestServer {
         let database = rusqlite::Connection::open(self.directory.path().join("server.db")).unwrap();
         database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
         assert_eq!(database.execute(sql, params).unwrap(), 1);
+    }
+
+    /// Sweeps as if this many seconds had passed.
+    pub(crate) async fn sweep_after(&self, seconds: u64) {
+        self.ahead.store(seconds, Ordering::Relaxed);
+        self.service.as_ref().unwrap().sweep().await.unwrap();
+        self.ahead.store(0, Ordering::Relaxed);
     }
 
     /// A registered client with a full pool.

@@ -3,12 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Level, NotAdded, Probe, Quarantined, SuitePool};
-use larder_lifecycle::last_resort_is_due;
+use larder_client::{Level, NextAction, NotAdded, Probe, Quarantined, SuitePool};
 use larder_wire::{KeyPackageRef, suite_name};
 
 use super::Context;
-use crate::clock;
 use crate::failure::Exit;
 use crate::record::{Pool, Record};
 
@@ -127,11 +125,11 @@ fn pool_record(pool: &SuitePool, several: bool) -> Pool {
         health,
     } = pool;
     let target = *target;
-    let newest = health
-        .last_resort
-        .map(|present| (clock::system()().since(present.created_at), present.used));
-    let last_resort_is_due = *stocked && last_resort_is_due(newest);
-    let lasting = health.available.saturating_sub(health.expiring_soon);
+    // One that is not kept full any more wants nothing but to be done.
+    let next_action = match *stocked || health.unconfirmed > 0 {
+        true => health.next_action,
+        false => NextAction::None,
+    };
     Pool {
         suite: several.then(|| suite_name(*suite)),
         stocked: *stocked,
@@ -156,10 +154,7 @@ fn pool_record(pool: &SuitePool, several: bool) -> Pool {
         },
         last_resort_created_at: health.last_resort.map(|present| present.created_at.0),
         quarantined: health.quarantined,
-        next_action: match lasting < target || health.unconfirmed > 0 || last_resort_is_due {
-            true => "refresh",
-            false => "none",
-        },
+        next_action,
     }
 }
 

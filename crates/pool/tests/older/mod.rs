@@ -203,7 +203,10 @@ pub struct Scene {
 pub fn scene() -> Scene {
     let mut device = Device::new("alice/phone");
     let live = bundles(&mut device, 4);
-    let gone = foreign(3);
+    // At the same time, which may be another second by now.
+    let mut other = Device::new("bob/phone");
+    other.now = device.now;
+    let gone = bundles(&mut other, 3);
     let mut legacy = Legacy::new();
     for (bundle, status) in live.iter().zip(["created", "available", "reserved", "available"]) {
         legacy.insert(raw(bundle), bundle, status);

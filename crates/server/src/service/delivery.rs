@@ -129,12 +129,18 @@ impl Service {
         limit: u32,
     ) -> Result<Inbox, ServiceError> {
         let (device, limit) = (caller.device.key, limit.min(INBOX_PAGE_ROWS_MAX));
-        let rows = self
-            .inner
+        self.inner
             .store
-            .read(move |tx| Ok(tx.inbox(device, after.unwrap_or(0), limit)?))
-            .await?;
-        Ok(Inbox { rows })
+            .read(move |tx| {
+                // In this order: what is dropped in between is told, even though it was read.
+                let rows = tx.inbox(device, after.unwrap_or(0), limit)?;
+                let dropped = tx.dropped_up_to(device)?;
+                Ok(Inbox {
+                    rows,
+                    dropped_up_to: (dropped > after.unwrap_or(0)).then_some(dropped),
+                })
+            })
+            .await
     }
 
     /// The rows up to and including `up_to` are stored by the device and go away here.

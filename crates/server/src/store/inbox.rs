@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{Base64Url, GroupId, InboxKind, InboxRow};
 
@@ -7,6 +9,9 @@ use crate::store::tx::{DeviceKey, Tx};
 
 /// A page of an inbox ends with the row that reaches this size, in bytes of bodies.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Rows that wait for one device. Beyond that the oldest are dropped.
+const INBOX_ROWS_MAX: u64 = 10_000;
 
 /// A row to add to some inboxes.
 pub(crate) struct NewInboxRow<'a> {
@@ -62,10 +67,12 @@ impl Tx<'_> {
             )?),
         };
         for receiver in receivers {
-            let seq: u64 = self.one_row(
-                "UPDATE devices SET inbox_last = inbox_last + 1 WHERE id = ?1 RETURNING inbox_last",
+            let (seq, gone): (u64, u64) = self.one_row(
+                "UPDATE devices SET inbox_last = inbox_last + 1 WHERE id = ?1
+                 RETURNING inbox_last,
+                     CASE WHEN inbox_dropped > inbox_acknowledged THEN inbox_dropped ELSE inbox_acknowledged END",
                 params![*receiver],
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
             self.execute(
                 "INSERT INTO inbox (device_id, seq, kind, group_id, epoch, body_id, received_at)
@@ -80,9 +87,42 @@ impl Tx<'_> {
                     now
                 ],
             )?;
+            let oldest = seq.saturating_sub(INBOX_ROWS_MAX);
+            if oldest > gone {
+                self.drop_rows(*receiver, oldest)?;
+            }
             self.wake(*receiver);
         }
         Ok(())
+    }
+
+    /// Drops a device's rows up to this one, and remembers it.
+    fn drop_rows(&self, device: DeviceKey, up_to: u64) -> Result<(), Fault> {
+        let bodies = self.rows(
+            "DELETE FROM inbox WHERE device_id = ?1 AND seq <= ?2 RETURNING body_id",
+            params![device, up_to],
+            |row| row.optional(0),
+        )?;
+        self.note_dropped(device, up_to)?;
+        self.collect_bodies(bodies)
+    }
+
+    fn note_dropped(&self, device: DeviceKey, up_to: u64) -> Result<(), Fault> {
+        self.execute(
+            "UPDATE devices SET inbox_dropped = ?2 WHERE id = ?1 AND inbox_dropped < ?2",
+            params![device, up_to],
+        )?;
+        Ok(())
+    }
+
+    /// The last row that was dropped although the device had not acknowledged it; 0 when there is none.
+    pub(crate) fn dropped_up_to(&self, device: DeviceKey) -> Result<u64, Fault> {
+        self.one_row(
+            "SELECT CASE WHEN inbox_dropped > inbox_acknowledged THEN inbox_dropped ELSE 0 END
+             FROM devices WHERE id = ?1",
+            params![device],
+            |row| row.get(0),
+        )
     }
 
     /// Rows with a number above `after` and above what the device acknowledged, in order: at most `limit`, and no more
@@ -144,16 +184,24 @@ impl Tx<'_> {
 
     /// Removes rows from before `received_before`.
     pub(crate) fn sweep_inboxes(&self, received_before: UnixSeconds, limit: u32) -> Result<u64, Fault> {
-        let bodies = self.rows(
+        let removed: Vec<(DeviceKey, u64, Option<i64>)> = self.rows(
             "DELETE FROM inbox WHERE (device_id, seq) IN (
-                 SELECT device_id, seq FROM inbox WHERE received_at < ?1 LIMIT ?2
-             ) RETURNING body_id",
+                 SELECT device_id, seq FROM inbox WHERE received_at < ?1 ORDER BY received_at, seq LIMIT ?2
+             ) RETURNING device_id, seq, body_id",
             params![received_before, limit],
-            |row| row.optional(0),
+            |row| Ok((row.get(0)?, row.get(1)?, row.optional(2)?)),
         )?;
-        let removed = bodies.len() as u64;
-        self.collect_bodies(bodies)?;
-        Ok(removed)
+        let mut dropped: BTreeMap<DeviceKey, u64> = BTreeMap::new();
+        for (device, seq, _) in &removed {
+            let last = dropped.entry(*device).or_default();
+            *last = (*last).max(*seq);
+        }
+        for (device, up_to) in dropped {
+            self.note_dropped(device, up_to)?;
+        }
+        let count = removed.len() as u64;
+        self.collect_bodies(removed.into_iter().map(|(_, _, body)| body).collect())?;
+        Ok(count)
     }
 
     fn collect_bodies(&self, bodies: Vec<Option<i64>>) -> Result<(), Fault> {

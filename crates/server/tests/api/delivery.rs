@@ -464,3 +464,30 @@ async fn an_inbox_belongs_to_its_device() {
         .await
         .refused(ProblemType::NotFound);
 }
+
+#[tokio::test]
+async fn a_device_is_told_which_rows_were_dropped_until_it_has_acknowledged_later_ones() {
+    let server = TestServer::unswept().await;
+    let alice = server.device("alice").await;
+    let mut bob = server.device_with_key_packages("bob", 2).await;
+    let (mut group, _) = alice.create_group().await;
+    alice.invite(&mut group, &[&bob]).await;
+    alice.send(&mut group, "one").await;
+    server.pass(30 * 24 * 60 * 60 + 1);
+    server.sweep().await;
+    bob.open_session().await;
+    let read = |device: &Device, after: u64| {
+        let http = device.http.clone();
+        async move { http.get(&format!("/v1/inbox?after={after}")).await.ok::<Inbox>() }
+    };
+    let inbox = read(&bob, 0).await;
+    assert!(inbox.rows.is_empty());
+    assert_eq!(
+        inbox.dropped_up_to,
+        Some(3),
+        "a Welcome, a message, and that the pool runs low"
+    );
+    assert_eq!(read(&bob, 3).await.dropped_up_to, None, "it knows");
+    bob.ack(3).await;
+    assert_eq!(read(&bob, 0).await.dropped_up_to, None);
+}

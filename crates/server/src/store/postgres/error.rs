@@ -1,3 +1,6 @@
+use std::error::Error as _;
+use std::io;
+
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
@@ -43,8 +46,12 @@ impl PostgresError {
 impl From<tokio_postgres::Error> for PostgresError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(reported) = error.as_db_error() else {
+            let mut message = error.to_string();
+            if let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
+                message = format!("{message}: {cause}");
+            }
             return Self {
-                message: error.to_string(),
+                message,
                 // Before COMMIT, what a lost connection was doing is undone.
                 may_be_tried_again: error.is_closed(),
             };

@@ -36,6 +36,7 @@ on_both_engines! {
     an_empty_pool_is_told_from_one_that_others_are_taking_from;
     the_audit_of_a_device_is_a_hash_chain;
     an_acknowledgement_that_runs_ahead_loses_no_row_to_come;
+    rows_that_are_too_old_or_too_many_are_dropped_and_the_device_can_tell;
     a_store_that_is_opened_again_is_the_same;
 }
 
@@ -455,6 +456,53 @@ async fn an_acknowledgement_that_runs_ahead_loses_no_row_to_come(opened: Opened)
         1,
         "a body that nobody waits for is gone"
     );
+}
+
+async fn rows_that_are_too_old_or_too_many_are_dropped_and_the_device_can_tell(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    let bob = opened.register("bob", 2).await.key;
+    let send = |receivers: Vec<DeviceKey>| {
+        opened
+            .store
+            .write(move |tx| deliver(tx, &receivers, b"a message"))
+    };
+    let inbox = |device: DeviceKey| {
+        opened.store.read(move |tx| {
+            let rows = tx.inbox(device, 0, 9)?.iter().map(|row| row.seq).collect();
+            Ok((rows, tx.dropped_up_to(device)?))
+        })
+    };
+    send(vec![alice, bob]).await.unwrap();
+    send(vec![alice]).await.unwrap();
+    opened
+        .store
+        .write(move |tx| Ok(tx.acknowledge(bob, 1)?))
+        .await
+        .unwrap();
+    let swept = opened
+        .store
+        .write(move |tx| Ok(tx.sweep_inboxes(NOW.plus(1), 9)?));
+    assert_eq!(swept.await.unwrap(), 2);
+    send(vec![alice, bob]).await.unwrap();
+    assert_eq!(inbox(alice).await.unwrap(), (vec![3], 2));
+    assert_eq!(
+        inbox(bob).await.unwrap(),
+        (vec![2], 0),
+        "what was acknowledged was not dropped"
+    );
+    let seen = opened.store.write(move |tx| Ok(tx.acknowledge(alice, 3)?));
+    seen.await.unwrap();
+    assert_eq!(inbox(alice).await.unwrap(), (vec![], 0));
+
+    // As if as many rows as an inbox holds had come.
+    send(vec![bob]).await.unwrap();
+    let many = "UPDATE devices SET inbox_last = inbox_last + 9997 WHERE name LIKE 'bob%'";
+    assert_eq!(opened.execute(many, &[]).await, 1);
+    send(vec![bob]).await.unwrap();
+    assert_eq!(inbox(bob).await.unwrap(), (vec![2, 3, 10_001], 0));
+    send(vec![bob]).await.unwrap();
+    assert_eq!(inbox(bob).await.unwrap(), (vec![3, 10_001, 10_002], 2));
+    assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 3);
 }
 
 async fn a_store_that_is_opened_again_is_the_same(opened: Opened) {
