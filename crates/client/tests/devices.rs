@@ -64,7 +64,7 @@ async fn a_linked_device_joins_every_group_of_its_user_and_each_member_is_told_o
         assert_eq!(member.users(&group).await, ["alice", "alice", "bob"]);
     }
     let new = format!("new device of alice: {}", short(&second));
-    assert_eq!(notices(&bob, &new).await, [new.clone()]);
+    assert_eq!(notices(&bob, &new).await, [&*new]);
     assert_eq!(
         notices(&alice, &new).await,
         [new.clone(), new],
@@ -155,7 +155,7 @@ async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_aw
         assert_eq!(member.epoch(&group).await, epoch, "nothing was left to do");
     }
     let removed = format!("alice removed the device {}", short(&lost));
-    assert_eq!(notices(&carol, &removed).await, [removed.clone()]);
+    assert_eq!(notices(&carol, &removed).await, [&*removed]);
     let by_bob = format!("bob removed the device {} of alice", short(&lost));
     assert_eq!(notices(&carol, &by_bob).await, [by_bob]);
     bob.send(&group, "without it").await.unwrap();
