@@ -103,6 +103,14 @@ async fn a_linked_device_joins_every_group_of_its_user_and_each_member_is_told_o
         assert_eq!(left.state, GroupState::Left);
     }
     assert_eq!(notices(&bob, "left").await.last().unwrap(), "alice left");
+    // Also where nobody else is there to commit it.
+    second.leave(&alone).await.unwrap();
+    catch_up(&[&alice, &second]).await;
+    for device in [&alice, &second] {
+        let groups = device.groups().await.unwrap();
+        let left = groups.into_iter().find(|known| known.id == alone).unwrap();
+        assert_eq!(left.state, GroupState::Left);
+    }
 }
 
 #[tokio::test]

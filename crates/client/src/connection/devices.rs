@@ -153,11 +153,11 @@ impl MlsConnection {
 
     /// Fetches the lists of devices that are to be looked at. One that the server does not give is left to the next sync.
     pub(super) async fn check_devices(&self, progress: &mut Progress) -> Result<(), Error> {
-        let core = &self.0.core;
-        while progress.lists < LISTS_PER_SYNC_MAX {
-            let Some(user) = core.write(|tx, _| core::next_device_check(tx)).await? else {
+        let due = self.0.core.write(|tx, _| core::device_checks(tx)).await?;
+        for user in due {
+            if progress.lists == LISTS_PER_SYNC_MAX {
                 break;
-            };
+            }
             progress.lists += 1;
             match self.learn_devices(&user).await {
                 Ok(_) => {}
@@ -166,7 +166,6 @@ impl MlsConnection {
                         code = problem.problem_type.code(),
                         "a list of devices is not given"
                     );
-                    break;
                 }
                 Err(other) => return Err(other),
             }

@@ -41,9 +41,9 @@ impl Progress {
 impl MlsConnection {
     /// Sends what is in the outbox, takes over the inbox, and does what follows from it: makes requests again that lost
     /// a race, looks up the devices of users that it does not know yet, commits for members who asked to leave and for users
-    /// who removed a device, joins the groups of its user's other devices, rejoins groups that this device lost track of, replaces the leaf that
-    /// a Welcome brought by a fresh one (RFC 9750 §5.1), and refreshes the pool: at the first call, after the server was
-    /// gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
+    /// who removed a device, joins the groups of its user's other devices, rejoins groups that this device lost track of,
+    /// replaces the leaf that a Welcome brought by a fresh one (RFC 9750 §5.1), and refreshes the pool: at the first call,
+    /// after the server was gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
     ///
     /// Each inbox row is one transaction with its effects; rows are acknowledged once they are stored. Call it at the
     /// start, whenever [`wait`](Self::wait) says so, and after the network was gone.

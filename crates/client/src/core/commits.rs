@@ -305,14 +305,20 @@ pub(super) fn merged(
     let provider = tx.provider();
     let mut state = mls::load(tx, group)?;
     let me = &context.identity.me;
-    let events = state
+    let (events, we_left) = state
         .pending_commit()
-        .map(|staged| events(&state, staged, Some((&me.user, &me.device_id))))
+        .map(|staged| {
+            let events = events(&state, staged, Some((&me.user, &me.device_id)));
+            (events, leaves_by_itself(&state, staged, &me.user))
+        })
         .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
     state
         .merge_pending_commit(&provider)
         .map_err(Error::mls("merging a Commit"))?;
     record(tx, group, &events, now, true)?;
+    if we_left {
+        leave_too(tx, group)?;
+    }
     let newcomers = matches!(intent, Intent::Invite { .. });
     if let (true, Some(name)) = (newcomers, groups::name(tx.connection(), group)?) {
         messages::push(tx, context, group, &Payload::group_name(&name), None)?;
@@ -437,6 +443,14 @@ pub(super) fn leaves_by_itself(group: &MlsGroup, staged: &StagedCommit, user: &U
                 .and_then(mls::who)
                 .is_some_and(|(name, _)| name == *user)
     })
+}
+
+/// Another device of our user has left: a user leaves with all devices.
+pub(super) fn leave_too(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    match groups::group_state(tx, group)? {
+        GroupState::Active => groups::set_state(tx.connection(), group, GroupState::Leaving),
+        GroupState::Creating | GroupState::Leaving | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
+    }
 }
 
 /// Writes what a Commit did into the history, and pins the keys of devices that came.

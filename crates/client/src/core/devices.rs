@@ -35,9 +35,9 @@ pub(super) fn new_device(user: &UserName, device: &DeviceId) -> String {
     format!("new device of {user}: {}", short(device))
 }
 
-/// A user whose list of devices is to be fetched, if there is one.
-pub(crate) fn next_device_check(tx: &Tx<'_>) -> Result<Option<UserName>, Error> {
-    peers::next_check(tx.connection())
+/// The users whose lists of devices are to be fetched.
+pub(crate) fn device_checks(tx: &Tx<'_>) -> Result<Vec<UserName>, Error> {
+    peers::checks(tx.connection())
 }
 
 /// Takes a user's list of devices over: verifies it from the first device on, pins what is new, and tells every group that

@@ -250,9 +250,8 @@ fn content(
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
             commits::record(tx, group, &events, now, false)?;
-            if we_left && groups::group_state(tx, group)? == GroupState::Active {
-                // A user leaves with all devices.
-                groups::set_state(tx.connection(), group, GroupState::Leaving)?;
+            if we_left {
+                commits::leave_too(tx, group)?;
             } else if comes
                 && of_us
                 && let Some(name) = groups::name(tx.connection(), group)?

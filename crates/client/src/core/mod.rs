@@ -30,7 +30,7 @@ mod welcome;
 pub(crate) use actor::Handle;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
-    follow_groups, has_other_devices, learn_devices, next_device_check, own_devices, unknown_groups,
+    device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,
     users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};

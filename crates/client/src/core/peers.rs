@@ -111,17 +111,13 @@ pub(super) fn check_everybody_later(connection: &Connection) -> Result<(), Error
     Ok(())
 }
 
-/// A user whose list of devices is to be fetched, if there is one.
-pub(super) fn next_check(connection: &Connection) -> Result<Option<UserName>, Error> {
-    let user: Option<String> = connection
-        .query_row(
-            "SELECT user FROM device_checks ORDER BY user LIMIT 1",
-            [],
-            |row| row.get(0),
-        )
-        .optional()?;
-    user.map(|user| corrupt(user.parse().ok(), "user name"))
-        .transpose()
+/// The users whose lists of devices are to be fetched.
+pub(super) fn checks(connection: &Connection) -> Result<Vec<UserName>, Error> {
+    let mut statement = connection.prepare_cached("SELECT user FROM device_checks ORDER BY user")?;
+    let users = statement.query_map([], |row| row.get::<_, String>(0))?;
+    users
+        .map(|user| corrupt(user?.parse().ok(), "user name"))
+        .collect()
 }
 
 /// The list was fetched.
