@@ -88,6 +88,25 @@ pub enum Error {
         /// The device.
         device: DeviceId,
     },
+    /// Nobody could be added, and no other device of this user has authorized this one.
+    #[error("no other device of {user} has authorized the device {device}")]
+    UnauthorizedDevice {
+        /// The user.
+        user: UserName,
+        /// The device.
+        device: DeviceId,
+    },
+    /// What was given is not a link code, or its proofs do not verify.
+    #[error("not a link code, or one that was damaged on its way")]
+    InvalidLinkCode,
+    /// The link code is for another user, or for a server of another name.
+    #[error("the link code is of a device for {user} at {server_name}")]
+    LinkCodeOfAnother {
+        /// The user.
+        user: UserName,
+        /// The name of the server.
+        server_name: String,
+    },
     /// The text of a message is empty or longer than [`TEXT_BYTES_MAX`](crate::TEXT_BYTES_MAX).
     #[error("a message is 1 to 32768 bytes of text")]
     InvalidText,
@@ -220,6 +239,9 @@ impl Error {
             Self::NoKeyPackages { .. } => "no-key-packages",
             Self::InvalidKeyPackage { .. } => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
+            Self::UnauthorizedDevice { .. } => "unauthorized-device",
+            Self::InvalidLinkCode => "invalid-link-code",
+            Self::LinkCodeOfAnother { .. } => "link-code-of-another",
             Self::InvalidText => "invalid-text",
             Self::InvalidGroupName => "invalid-group-name",
             Self::TooManyRaces => "too-many-races",

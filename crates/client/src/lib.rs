@@ -24,7 +24,7 @@ mod transport;
 mod types;
 
 pub use audited::{AuditFlaw, Audited};
-pub use connection::MlsConnection;
+pub use connection::{Linking, MlsConnection};
 pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
 pub use larder_pool::legacy::{LegacyError, LegacyLeft, LegacyReason, LegacyReport};
@@ -34,7 +34,7 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, Problem, ProblemType, UserName};
 pub use types::{
-    Clock, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me, Member, Message,
-    MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage, SuitePool,
-    Synced, TEXT_BYTES_MAX,
+    Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me,
+    Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
+    SuitePool, Synced, TEXT_BYTES_MAX,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::{PoolHealth, StoreKey};
-use larder_wire::{DeviceId, KeyPackageRef, UserName, suite_name};
+use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName, suite_name};
 
 use crate::error::KeyPackageFlaw;
 
@@ -184,6 +184,42 @@ pub struct Member {
     pub is_me: bool,
 }
 
+/// A device that a user has or had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The device.
+    pub device_id: DeviceId,
+    /// SHA-256 of its signature key, 64 hexadecimal digits.
+    pub signature_key_fingerprint: String,
+    /// The device that let it in; none for the user's first one.
+    pub authorized_by: Option<DeviceId>,
+    /// Whether its authorization verifies, from the first device on. One that does not may be anybody's.
+    pub is_authorized: bool,
+    /// Whether it was removed.
+    pub is_removed: bool,
+    /// Whether it is this device.
+    pub is_me: bool,
+}
+
+/// A device that asks to become one of this user's, by a code that was checked.
+#[derive(Debug, Clone)]
+pub struct DeviceToLink {
+    pub(crate) request: RegisterRequest,
+    pub(crate) fingerprint: String,
+}
+
+impl DeviceToLink {
+    /// The device.
+    pub fn device_id(&self) -> &DeviceId {
+        &self.request.device_id
+    }
+
+    /// SHA-256 of its signature key, 64 hexadecimal digits, to be compared with what the device itself shows.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+}
+
 /// The outcome of an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Invited {
@@ -222,6 +258,12 @@ pub enum NotAdded {
         /// The device.
         device: DeviceId,
     },
+    /// The directory handed out a KeyPackage of a device that no other device of the user has authorized, or that the user
+    /// has removed.
+    Unauthorized {
+        /// The device.
+        device: DeviceId,
+    },
 }
 
 impl NotAdded {
@@ -234,7 +276,8 @@ impl NotAdded {
             | Self::Exhausted
             | Self::Incompatible { .. }
             | Self::InvalidKeyPackage(_)
-            | Self::KeyChanged { .. } => None,
+            | Self::KeyChanged { .. }
+            | Self::Unauthorized { .. } => None,
         }
     }
 
@@ -248,6 +291,7 @@ impl NotAdded {
             Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
+            Self::Unauthorized { .. } => "unauthorized-device",
         }
     }
 }
@@ -278,6 +322,9 @@ impl fmt::Display for NotAdded {
                     f,
                     "the signature key of device {device} is not the one known before"
                 )
+            }
+            Self::Unauthorized { device } => {
+                write!(f, "no other device of theirs has authorized device {device}")
             }
         }
     }
@@ -351,9 +398,9 @@ pub struct Synced {
     pub flushed: u64,
     /// Groups joined by a Welcome.
     pub joined: u64,
-    /// Accepted Commits for members who asked to leave.
+    /// Accepted Commits for members who asked to leave, and for devices that their users removed.
     pub committed: u64,
-    /// Groups rejoined by an external Commit.
+    /// Groups rejoined by an external Commit, or joined by one because another device of the user is a member.
     pub rejoined: u64,
     /// Groups in which this device replaced the leaf that it had joined with by a fresh one.
     pub updated: u64,

@@ -185,10 +185,10 @@ async fn the_key_of_a_forgery_that_was_never_added_is_not_remembered() {
         *key_package_ref = forged.0.clone();
         shown.clone_from(&forged.1);
     });
-    // On first contact nothing tells it from bob's, but the delivery service knows his key.
+    // On first contact the list of his devices tells it from bob's.
     assert!(matches!(
         alice.invite(&group, &[user("bob")]).await,
-        Err(Error::Refused(_))
+        Err(Error::KeyChanged { .. })
     ));
     assert_eq!(alice.users(&group).await, ["alice"]);
 

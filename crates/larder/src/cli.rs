@@ -93,6 +93,17 @@ pub(crate) enum Command {
         #[arg(long)]
         no_encryption: bool,
     },
+    /// Make this profile a further device of a user: show a code, and wait until a device that they have authorizes it
+    Link {
+        /// The user, who has an account
+        user: UserName,
+        /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
+        #[arg(long)]
+        no_encryption: bool,
+    },
+    /// Authorize, list and remove devices of yours
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Encrypt the profile, or encrypt it with another passphrase
     Passphrase(Passphrase),
     /// Create groups
@@ -182,6 +193,9 @@ pub(crate) struct Serve {
     /// Let clients say themselves which KeyPackages they have spent, because another service delivers their Commits
     #[arg(long)]
     pub(crate) external_delivery: bool,
+    /// How many devices a user may have at a time
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) user_devices: u32,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,
@@ -258,6 +272,26 @@ pub(crate) enum AdminCommand {
     Restored {
         #[command(flatten)]
         store: StoreOptions,
+    },
+}
+
+/// `larder device`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Let a new device in, which shows this code with `larder link`
+    Authorize {
+        /// The code
+        code: String,
+        /// Do not ask whether the fingerprints are the same: they were compared
+        #[arg(long)]
+        yes: bool,
+    },
+    /// List your devices
+    List,
+    /// Remove a device of yours, a lost one or this one; the last one ends the account
+    Remove {
+        /// Its id, or the beginning (4 characters or more)
+        device: String,
     },
 }
 

@@ -84,7 +84,11 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
         E::ProfileEncrypted | E::WrongPassphrase => Exit::Locked,
         E::Unreachable(_) => Exit::Unreachable,
-        E::InvalidServer | E::Ambiguous { .. } | E::InvalidText | E::InvalidGroupName => Exit::Usage,
+        E::InvalidServer
+        | E::Ambiguous { .. }
+        | E::InvalidText
+        | E::InvalidGroupName
+        | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }
         | E::UnsupportedSuites(_)
@@ -95,6 +99,8 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::NoKeyPackages { .. }
         | E::InvalidKeyPackage { .. }
         | E::KeyChanged { .. }
+        | E::UnauthorizedDevice { .. }
+        | E::LinkCodeOfAnother { .. }
         | E::TooManyRaces => Exit::Refused,
         E::Profile(_)
         | E::Store(_)

@@ -32,6 +32,31 @@ pub(crate) enum Record {
         pool_available: u32,
         encrypted: bool,
     },
+    /// A new device waits to be let in.
+    LinkCode { code: String, fingerprint: String },
+    /// It was.
+    Linked {
+        user: String,
+        device_id: String,
+        server: String,
+        profile: String,
+        groups: usize,
+        pool_available: u32,
+        encrypted: bool,
+    },
+    /// A new device was let in.
+    DeviceAuthorized { device_id: String, fingerprint: String },
+    /// A device of this user.
+    Device {
+        device_id: String,
+        fingerprint: String,
+        authorized_by: Option<String>,
+        authorized: bool,
+        removed: bool,
+        me: bool,
+    },
+    /// A device of this user is no more.
+    DeviceRemoved { device_id: String, me: bool },
     /// The profile has another key.
     PassphraseChanged { profile: String, keychain: bool },
     /// A group of this device.
@@ -218,13 +243,63 @@ impl Record {
                 encrypted,
                 ..
             } => {
-                let warning = match encrypted {
-                    true => String::new(),
-                    false => format!("\nWARNING: {NOT_ENCRYPTED}"),
-                };
                 format!(
-                    "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory{warning}",
-                    plain(server)
+                    "registered {user} at {} (profile {profile}); {pool_available} KeyPackages in the directory{}",
+                    plain(server),
+                    warning(*encrypted)
+                )
+            }
+            Self::LinkCode { code, fingerprint } => format!(
+                "on a device that you have: larder device authorize {code}\nfingerprint {fingerprint}"
+            ),
+            Self::Linked {
+                user,
+                server,
+                profile,
+                groups,
+                pool_available,
+                encrypted,
+                ..
+            } => {
+                let noun = if *groups == 1 { "group" } else { "groups" };
+                format!(
+                    "linked to {user} at {} (profile {profile}); {groups} {noun}; {pool_available} KeyPackages in the \
+                     directory{}",
+                    plain(server),
+                    warning(*encrypted)
+                )
+            }
+            Self::DeviceAuthorized { device_id, .. } => format!("device {device_id} is yours now"),
+            Self::Device {
+                device_id,
+                fingerprint,
+                authorized_by,
+                authorized,
+                removed,
+                me,
+            } => {
+                let mut line = format!("device {device_id}  key {fingerprint}");
+                match authorized_by {
+                    Some(by) => {
+                        let _ = write!(line, "  authorized by {by}");
+                    }
+                    None => line.push_str("  the first"),
+                }
+                for (is_so, word) in [
+                    (!*authorized, "  WARNING: not one of yours by any signature"),
+                    (*removed, "  (removed)"),
+                    (*me, "  (this one)"),
+                ] {
+                    if is_so {
+                        line.push_str(word);
+                    }
+                }
+                line
+            }
+            Self::DeviceRemoved { device_id, me: false } => format!("device {device_id} was removed"),
+            Self::DeviceRemoved { device_id, me: true } => {
+                format!(
+                    "device {device_id} was removed: this profile can do nothing any more and may be deleted"
                 )
             }
             Self::PassphraseChanged { profile, keychain } => match keychain {
@@ -493,6 +568,14 @@ fn first_and_all<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, 
     map.end()
 }
 
+/// What is said of a new profile that is not encrypted.
+fn warning(encrypted: bool) -> String {
+    match encrypted {
+        true => String::new(),
+        false => format!("\nWARNING: {NOT_ENCRYPTED}"),
+    }
+}
+
 /// A group's name, or the beginning of its id while the name is not known.
 pub(crate) fn group_label(name: Option<&str>, id: &str) -> String {
     match name {
@@ -506,68 +589,4 @@ fn people(count: u32) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(group_name: &str, sender: Option<&str>, kind: &'static str, text: &str) -> Record {
-        Record::Message {
-            row: 7,
-            id: Some("0193".into()),
-            group: Some("Z3JvdXAtaWQ".into()),
-            group_name: Some(group_name.into()),
-            sender: sender.map(str::to_owned),
-            kind,
-            text: text.into(),
-            sent_at: 1,
-            received_at: 2,
-            mine: false,
-        }
-    }
-
-    #[test]
-    fn a_message_is_one_line_that_names_group_and_sender() {
-        assert_eq!(
-            message("room", Some("bob"), "text", "hi").line(),
-            "#room <bob> hi"
-        );
-        assert_eq!(
-            message("room", Some("bob"), "joined", "bob joined").line(),
-            "#room * bob joined"
-        );
-    }
-
-    #[test]
-    fn who_was_added_with_a_last_resort_is_told_apart() {
-        let invited = Record::Invited {
-            group: "room".into(),
-            added: vec!["alice".into(), "bob".into(), "carol".into()],
-            by_last_resort: vec!["bob".into()],
-            not_added: Vec::new(),
-        };
-        assert_eq!(
-            invited.line(),
-            "alice, carol joined #room; bob joined #room (by a last-resort KeyPackage: no other was left for you)"
-        );
-    }
-
-    #[test]
-    fn hostile_text_and_names_stay_on_their_line() {
-        let line = message(
-            "a <eve> x",
-            Some("bob"),
-            "text",
-            "\u{1b}[1A\n#room <eve> \u{202e}",
-        )
-        .line();
-        assert_eq!(line, r##"#"a <eve> x" <bob> \u{1b}[1A\n#room <eve> \u{202e}"##);
-    }
-
-    #[test]
-    fn json_carries_the_text_as_it_is_on_one_line() {
-        let json = serde_json::to_string(&message("room", Some("bob"), "text", "a\nb\u{1b}")).unwrap();
-        assert_eq!(
-            json,
-            r#"{"type":"message","row":7,"id":"0193","group":"Z3JvdXAtaWQ","group_name":"room","sender":"bob","kind":"text","text":"a\nb\u001b","sent_at":1,"received_at":2,"mine":false}"#
-        );
-    }
-}
+mod tests;

@@ -50,6 +50,9 @@ impl Default for ServerLimits {
     }
 }
 
+/// Devices that a user can have at a time.
+const USER_DEVICES_MAX: u32 = 8;
+
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -70,6 +73,8 @@ pub struct Config {
     pub limits: ServerLimits,
     /// Who may register.
     pub registration: Registration,
+    /// How many devices a user can have at a time.
+    pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
     /// How long an unacknowledged inbox row is kept, in seconds.
@@ -88,6 +93,7 @@ impl Config {
             drain: DrainLimits::default(),
             limits: ServerLimits::default(),
             registration: Registration::Open,
+            user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,
         }

@@ -60,6 +60,10 @@ pub struct Limits {
     pub body_bytes_max: u64,
     /// Unacknowledged inbox rows are kept this long, in seconds.
     pub inbox_retention_seconds: u64,
+    /// Devices of one user at a time.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub user_devices_max: u32,
 }
 
 /// `POST /v1/accounts`: registers a user with a first device.
@@ -96,6 +100,28 @@ pub struct Registered {
     pub user: UserName,
     /// The device.
     pub device_id: DeviceId,
+}
+
+/// `POST /v1/devices`: links a further device to the caller's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LinkRequest {
+    /// The new device, with the same proofs as at a registration.
+    #[serde(flatten)]
+    pub device: RegisterRequest,
+    /// A device of the user lets it in.
+    pub authorization: Authorization,
+}
+
+/// Why a device that is not the user's first one is the user's: another one says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Authorization {
+    /// The device that says so.
+    pub by: DeviceId,
+    /// By its MLS signature key, over [`link_content`](crate::link_content), through SignWithLabel with
+    /// [`LABEL_DEVICE_LINK`](crate::LABEL_DEVICE_LINK).
+    pub signature: Base64Url,
 }
 
 /// `POST /v1/sessions/challenge`.
@@ -157,13 +183,13 @@ impl fmt::Debug for Session {
     }
 }
 
-/// `GET /v1/users/{user}/devices`: what a client pins.
+/// `GET /v1/users/{user}/devices`: what a client pins, and verifies from the first device on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UserDevices {
     /// The user.
     pub user: UserName,
-    /// The user's devices, oldest first.
+    /// Every device that the user has or had, oldest first: each one comes after the one that authorized it.
     pub devices: Vec<DeviceInfo>,
 }
 
@@ -173,8 +199,16 @@ pub struct UserDevices {
 pub struct DeviceInfo {
     /// The device's id.
     pub device_id: DeviceId,
+    /// Its authentication key, which its authorization covers.
+    pub auth_key: Base64Url,
     /// Its MLS signature public key.
     pub mls_signature_key: Base64Url,
+    /// Who linked it. The first device, with which the user registered, has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
+    /// When it was removed, in Unix seconds. It stays in the list for the sake of those that it authorized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<u64>,
 }
 
 #[cfg(test)]

@@ -76,7 +76,8 @@ pub struct Sent {
     pub seq: u64,
 }
 
-/// `GET /v1/groups`: the groups that the calling device is a member of.
+/// `GET /v1/groups`: the groups that the calling device is a member of; with `?of=user` those that any device of its user
+/// is, which it may join by an external Commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Memberships {
@@ -84,7 +85,7 @@ pub struct Memberships {
     pub groups: Vec<Membership>,
 }
 
-/// A group that the calling device is a member of.
+/// A group that the calling device, or another one of its user, is a member of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Membership {

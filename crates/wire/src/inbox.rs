@@ -22,7 +22,7 @@ pub struct InboxRow {
     pub seq: u64,
     /// What it holds.
     pub kind: InboxKind,
-    /// The group that it concerns.
+    /// The group that it concerns, if it concerns one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_id: Option<GroupId>,
     /// The epoch to fetch the ratchet tree of (`welcome`); the epoch that the group is at from here on (`commit`).
@@ -30,7 +30,7 @@ pub struct InboxRow {
     pub epoch: Option<u64>,
     /// When the server stored it, in Unix seconds.
     pub received_at: u64,
-    /// The `MLSMessage`; empty for rows that carry none.
+    /// The `MLSMessage`; of a `device-change` row the user's name; empty for rows that carry none.
     pub body: Base64Url,
 }
 
@@ -49,7 +49,8 @@ pub enum InboxKind {
     Message,
     /// The device's pool is below the low watermark, or its last resort was handed out: refresh it.
     KeyPackagesLow,
-    /// A device of a member user came or went.
+    /// A device of a user came or went: of one who shares a group with the receiver, or of the receiver's own. Or another
+    /// device of the receiver's user created the group that the row names.
     DeviceChange,
 }
 

@@ -15,6 +15,7 @@ mod directory;
 mod groups;
 mod inbox;
 mod limits;
+mod link_code;
 mod names;
 mod problem;
 mod signing;
@@ -22,8 +23,8 @@ mod state;
 mod suites;
 
 pub use accounts::{
-    Challenge, ChallengeRequest, DeviceInfo, Limits, Proofs, RegisterRequest, Registered, Registration,
-    ServerInfo, Session, SessionRequest, UserDevices,
+    Authorization, Challenge, ChallengeRequest, DeviceInfo, Limits, LinkRequest, Proofs, RegisterRequest,
+    Registered, Registration, ServerInfo, Session, SessionRequest, UserDevices,
 };
 pub use audit::{
     AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
@@ -45,9 +46,13 @@ pub use limits::{
     INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,
     REVOKE_REFS_MAX, SPEND_REFS_MAX, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
+pub use link_code::{LinkCode, MalformedLinkCode};
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
-pub use signing::{LABEL_REGISTER, registration_content, session_content, sign_with_label_content};
+pub use signing::{
+    LABEL_DEVICE_LINK, LABEL_REGISTER, link_content, registration_content, session_content,
+    sign_with_label_content,
+};
 pub use state::{STATE_HEADER, StateClaim};
 pub use suites::{
     MalformedSuite, SUITE_X25519_AES128GCM, SUITE_X25519_CHACHA20POLY1305, SUITE_XWING_AES128GCM,

@@ -57,6 +57,8 @@ codes! {
         AlreadySpent = "already-spent",
         /// 409: the group id is in use.
         GroupExists = "group-exists",
+        /// 409: the user has as many devices as it may.
+        TooManyDevices = "too-many-devices",
         /// 409: the device does not know the last request that it made: its state is older than what the server has seen.
         StateBehind = "state-behind",
         /// 410: KeyPackages in `refs` are not reserved by the caller for this group (any more).
@@ -146,6 +148,7 @@ impl ProblemType {
             | Self::WrongEpoch
             | Self::AlreadySpent
             | Self::GroupExists
+            | Self::TooManyDevices
             | Self::StateBehind => 409,
             Self::ReservationLapsed => 410,
             Self::TooLarge => 413,
@@ -167,6 +170,7 @@ impl ProblemType {
             Self::WrongEpoch => "The group is at another epoch",
             Self::AlreadySpent => "A KeyPackage was already spent",
             Self::GroupExists => "The group id is in use",
+            Self::TooManyDevices => "The user has too many devices",
             Self::StateBehind => "The device's state is older than its last request",
             Self::ReservationLapsed => "A KeyPackage is not reserved for this",
             Self::TooLarge => "Too large",

@@ -6,9 +6,12 @@
 use tls_codec::{Serialize as _, VLByteSlice};
 
 use crate::accounts::RegisterRequest;
+use crate::names::{DeviceId, UserName};
 
 /// The SignWithLabel label (RFC 9420 §5.1.2) for [`registration_content`].
 pub const LABEL_REGISTER: &str = "LarderRegister";
+/// The SignWithLabel label (RFC 9420 §5.1.2) for [`link_content`].
+pub const LABEL_DEVICE_LINK: &str = "LarderDeviceLink";
 
 /// What a device signs with its authentication key to open a session.
 pub fn session_content(server_name: &str, challenge: &[u8]) -> Vec<u8> {
@@ -26,6 +29,27 @@ pub fn registration_content(server_name: &str, request: &RegisterRequest) -> Vec
             request.device_id.as_str().as_bytes(),
             &request.auth_key.0,
             &request.mls_signature_key.0,
+        ],
+    )
+}
+
+/// What a device signs with its MLS signature key to let a further device of its user in, through
+/// [`sign_with_label_content`] under [`LABEL_DEVICE_LINK`].
+pub fn link_content(
+    server_name: &str,
+    user: &UserName,
+    device_id: &DeviceId,
+    auth_key: &[u8],
+    mls_signature_key: &[u8],
+) -> Vec<u8> {
+    domain_separated(
+        "larder device link v1",
+        &[
+            server_name.as_bytes(),
+            user.as_str().as_bytes(),
+            device_id.as_str().as_bytes(),
+            auth_key,
+            mls_signature_key,
         ],
     )
 }
@@ -58,6 +82,21 @@ mod tests {
         assert_eq!(
             session_content("chat.example", &[1, 2]),
             b"larder session v1\0chat.example\0\x01\x02"
+        );
+    }
+
+    #[test]
+    fn link_content_is_the_documented_byte_string() {
+        let content = link_content(
+            "chat.example",
+            &"alice".parse().unwrap(),
+            &"d-2".parse().unwrap(),
+            &[1; 2],
+            &[2; 2],
+        );
+        assert_eq!(
+            content,
+            b"larder device link v1\0chat.example\0alice\0d-2\0\x01\x01\0\x02\x02"
         );
     }
 

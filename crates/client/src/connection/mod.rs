@@ -2,6 +2,7 @@
 
 mod audit;
 mod blocks;
+mod devices;
 mod encryption;
 mod legacy;
 mod operations;
@@ -10,6 +11,8 @@ mod probe;
 mod restore;
 mod restored_server;
 mod sync;
+
+pub use devices::Linking;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +23,7 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, Core, Handle, Registering, Suites};
+use crate::core::{self, Core, Handle};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
 use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Message, Options, SuitePool};
@@ -44,6 +47,8 @@ struct Inner {
     /// A refresh is wanted: none was made since the start, since the server could not be reached, or since something used
     /// a KeyPackage.
     refresh_due: AtomicBool,
+    /// There may be groups of the user's other devices that this one does not know.
+    groups_due: AtomicBool,
     /// The server asked for no refresh before this, in Unix seconds.
     refresh_not_before: AtomicU64,
     clock: Clock,
@@ -71,19 +76,7 @@ impl MlsConnection {
     /// profile with another account; [`Error::ProfileLocked`]; [`Error::Profile`]; [`Error::InvalidServer`];
     /// [`Error::UnsupportedSuites`].
     pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
-        let (anonymous, server) = Anonymous::new(server)?;
-        let info = anonymous.info().await?;
-        let suites = Suites::of_server(&info);
-        suites.require_one()?;
-        let registering = Registering {
-            user,
-            server,
-            server_name: info.server_name,
-            suites,
-        };
-        let opening = options.clone();
-        let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
-        let connection = Self::start(options, core).await?;
+        let (connection, anonymous) = Self::begin(options, server, user).await?;
         connection.finish_registration(&anonymous).await?;
         Ok(connection)
     }
@@ -111,6 +104,7 @@ impl MlsConnection {
             operation: Mutex::new(()),
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
+            groups_due: AtomicBool::new(true),
             refresh_not_before: AtomicU64::new(0),
             clock,
             acknowledged: AtomicU64::new(0),

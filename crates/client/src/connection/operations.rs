@@ -35,7 +35,7 @@ impl MlsConnection {
     /// Commit was faster, it catches up and tries again with the same KeyPackages.
     ///
     /// # Errors
-    /// When nobody could be added: [`Error::KeyChanged`], [`Error::InvalidKeyPackage`] or else
+    /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`] or else
     /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
     /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
     /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
@@ -90,7 +90,10 @@ impl MlsConnection {
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for user in users {
             match self.0.transport.user_devices(user).await {
-                Ok(_) => known.push(user.clone()),
+                Ok(listed) if listed.devices.iter().any(|device| device.removed_at.is_none()) => {
+                    known.push(user.clone());
+                }
+                Ok(_) => unknown.push((user.clone(), NotAdded::NotFound)),
                 Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
                     unknown.push((user.clone(), NotAdded::NotFound));
                 }
@@ -109,6 +112,19 @@ impl MlsConnection {
     async fn invite_some(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
         let core = &self.0.core;
         let reserved = self.reserve(group, users).await?;
+        let answered = reserved.clone();
+        let unknown = core
+            .write(move |tx, _| {
+                let devices = answered.users.iter().flat_map(|answer| {
+                    let ids = answer.devices.iter().map(|device| &device.device_id);
+                    ids.map(|id| (&answer.user, id))
+                });
+                core::users_to_look_up(tx, devices)
+            })
+            .await?;
+        for user in unknown.iter().filter(|user| users.contains(user)) {
+            self.learn_devices(user).await?;
+        }
         let reservation_id = reserved.reservation_id.clone();
         // One transaction, so that until the Commit is in the outbox the reservation can be asked for again.
         let (key, asked) = (group.clone(), users.to_vec());
@@ -268,6 +284,12 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
                 return Error::InvalidKeyPackage {
                     user: user.clone(),
                     flaw: *flaw,
+                };
+            }
+            NotAdded::Unauthorized { device } => {
+                return Error::UnauthorizedDevice {
+                    user: user.clone(),
+                    device: device.clone(),
                 };
             }
             NotAdded::AlreadyMember

@@ -29,6 +29,7 @@ impl MlsConnection {
             Standing::Restoring => {}
         }
         self.0.refresh_due.store(true, Ordering::Relaxed);
+        self.0.groups_due.store(true, Ordering::Relaxed);
         let inventory = transport.inventory(None).await?;
         let inventory = inventory.ok_or(Error::Unreachable(Unreachable::NotLarder { status: 304 }))?;
         let directory = directory_rows(inventory.items)?;

@@ -27,6 +27,8 @@ pub(super) struct Progress {
     settled: Vec<Settled>,
     /// Attempts to rejoin a group.
     rejoins: BTreeMap<GroupKey, u32>,
+    /// Lists of devices that were fetched.
+    pub(super) lists: u32,
 }
 
 impl Progress {
@@ -38,9 +40,10 @@ impl Progress {
 
 impl MlsConnection {
     /// Sends what is in the outbox, takes over the inbox, and does what follows from it: makes requests again that lost
-    /// a race, commits for members who asked to leave, rejoins groups that this device lost track of, replaces the leaf that
-    /// a Welcome brought by a fresh one (RFC 9750 §5.1), and refreshes the pool: at the first call, after the server was
-    /// gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
+    /// a race, looks up the devices of users that it does not know yet, commits for members who asked to leave and for users
+    /// who removed a device, joins the groups of its user's other devices, rejoins groups that this device lost track of,
+    /// replaces the leaf that a Welcome brought by a fresh one (RFC 9750 §5.1), and refreshes the pool: at the first call,
+    /// after the server was gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
     ///
     /// Each inbox row is one transaction with its effects; rows are acknowledged once they are stored. Call it at the
     /// start, whenever [`wait`](Self::wait) says so, and after the network was gone.
@@ -108,6 +111,8 @@ impl MlsConnection {
         for _ in 0..ROUNDS_MAX {
             self.flush(progress).await?;
             self.drain(progress).await?;
+            self.check_devices(progress).await?;
+            self.follow_groups().await?;
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
             let rejoining = self.rejoin(progress).await?;
@@ -187,6 +192,7 @@ impl MlsConnection {
                 let memberships = self.0.transport.memberships().await?;
                 core.write(move |tx, context| core::skip_dropped(tx, context, &memberships.groups, dropped))
                     .await?;
+                self.0.groups_due.store(true, Ordering::Relaxed);
             }
             let before = progress.synced.rows;
             for row in inbox.rows {
@@ -213,6 +219,9 @@ impl MlsConnection {
             progress.synced.joined += u64::from(applied.joined);
             if applied.refresh {
                 self.0.refresh_due.store(true, Ordering::Relaxed);
+            }
+            if applied.own_devices {
+                self.0.groups_due.store(true, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -258,7 +267,8 @@ impl MlsConnection {
                     ) =>
                 {
                     // Not a member any more.
-                    core.write(move |tx, _| core::depart(tx, &group)).await?;
+                    core.write(move |tx, _| core::give_up_rejoining(tx, &group))
+                        .await?;
                     continue;
                 }
                 Err(other) => return Err(other),

@@ -6,13 +6,13 @@ use openmls::prelude::{
 };
 use openmls::treesync::LeafNodeSource;
 
-use crate::core::messages::{self, Payload};
+use crate::core::messages::{self, NewMessage, Payload};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{groups, mls, peers, restored_server};
+use crate::core::{devices, groups, mls, peers, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
-use crate::types::{GroupKey, GroupState, MessageKind};
+use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
 /// Stages a Commit with these Adds and Removes, and with whatever members have proposed. It is pending until the server
 /// has answered. It brings a fresh leaf of ours if ours is still the one of a KeyPackage.
@@ -26,7 +26,9 @@ pub(super) fn stage(
 ) -> Result<CommitRequest, Error> {
     let provider = tx.provider();
     let proposed = Proposed::of(group);
-    let consume = proposed.all_committable && !proposed.leavers.iter().any(|leaf| removes.contains(leaf));
+    // Two proposals for one leaf do not go into one Commit (RFC 9420 §12.2).
+    let concerned = |leaves: &[LeafNodeIndex]| leaves.iter().any(|leaf| removes.contains(leaf));
+    let consume = proposed.all_committable && !concerned(&proposed.leavers) && !concerned(&proposed.updaters);
     let mut removes = removes.to_vec();
     if !consume {
         removes.extend(&proposed.leavers);
@@ -78,6 +80,8 @@ pub(super) fn commit_request(
 pub(super) struct Proposed {
     /// Members other than us who asked to leave.
     leavers: Vec<LeafNodeIndex>,
+    /// Members other than us who proposed a fresh leaf of theirs.
+    updaters: Vec<LeafNodeIndex>,
     /// Whether a Commit of ours may contain all of it: members leaving and updating themselves. Anything else only
     /// ends with the epoch.
     all_committable: bool,
@@ -92,6 +96,7 @@ impl Proposed {
         let own = group.own_leaf_index();
         let mut proposed = Self {
             leavers: Vec::new(),
+            updaters: Vec::new(),
             all_committable: true,
             any: false,
             own_leave: false,
@@ -107,7 +112,9 @@ impl Proposed {
                         proposed.leavers.push(*sender);
                     }
                 }
-                (Proposal::Update(_), Sender::Member(sender)) if *sender != own => {}
+                (Proposal::Update(_), Sender::Member(sender)) if *sender != own => {
+                    proposed.updaters.push(*sender);
+                }
                 _ => proposed.all_committable = false,
             }
         }
@@ -180,7 +187,7 @@ pub(crate) fn stage_remove(
     require_quiet(tx, group)?;
     let mut state = mls::load(tx, group)?;
     let leaves = leaves_of(&state, user);
-    if leaves.is_empty() {
+    if leaves.is_empty() || *user == context.identity.me.user {
         return Err(Error::NotAMember(user.clone()));
     }
     let request = stage(tx, context, &mut state, Vec::new(), &leaves, None)?;
@@ -234,7 +241,8 @@ fn propose_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<i64
     )
 }
 
-/// What remains to be done once the inbox is empty: commits what members proposed, and proposes again to leave where the
+/// What remains to be done once the inbox is empty: commits what members proposed, removes the leaves of devices that their
+/// users have removed (whoever is first does; the others find nothing left to do), and proposes again to leave where the
 /// epoch of the last attempt is over. Whether anything was put into the outbox.
 pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
     let mut queued = false;
@@ -248,7 +256,13 @@ pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error
         }
         let mut state = mls::load(tx, &group)?;
         let proposed = Proposed::of(&state);
+        let of_removed = devices::leaves_of_removed(tx, &state)?;
         match groups::group_state(tx, &group)? {
+            GroupState::Active if !of_removed.is_empty() => {
+                let request = stage(tx, context, &mut state, Vec::new(), &of_removed, None)?;
+                push(tx, &group, &request, &Intent::RemoveDevices)?;
+                queued = true;
+            }
             GroupState::Active if proposed.any => {
                 let request = stage(tx, context, &mut state, Vec::new(), &[], None)?;
                 push(tx, &group, &request, &Intent::CommitProposals)?;
@@ -295,14 +309,20 @@ pub(super) fn merged(
     let provider = tx.provider();
     let mut state = mls::load(tx, group)?;
     let me = &context.identity.me;
-    let events = state
+    let (events, we_left) = state
         .pending_commit()
-        .map(|staged| events(&state, staged, Some((&me.user, &me.device_id))))
+        .map(|staged| {
+            let events = events(&state, staged, Some((&me.user, &me.device_id)));
+            (events, leaves_by_itself(&state, staged, &me.user))
+        })
         .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
     state
         .merge_pending_commit(&provider)
         .map_err(Error::mls("merging a Commit"))?;
     record(tx, group, &events, now, true)?;
+    if we_left {
+        leave_too(tx, group)?;
+    }
     let newcomers = matches!(intent, Intent::Invite { .. });
     if let (true, Some(name)) = (newcomers, groups::name(tx.connection(), group)?) {
         messages::push(tx, context, group, &Payload::group_name(&name), None)?;
@@ -315,11 +335,25 @@ pub(super) struct Event {
     kind: MessageKind,
     by: Option<(UserName, DeviceId)>,
     text: String,
-    /// A device that came, with its signature key.
-    came: Option<(UserName, DeviceId, Vec<u8>)>,
+    /// Names a notice that others may write too, so that it is there once.
+    id: Option<&'static str>,
+    /// Devices that came, with their signature keys.
+    came: Vec<(UserName, DeviceId, Vec<u8>)>,
 }
 
-/// What a Commit of `by` does.
+impl Event {
+    fn new(kind: MessageKind, by: Option<(UserName, DeviceId)>, text: String) -> Self {
+        Self {
+            kind,
+            by,
+            text,
+            id: None,
+            came: Vec::new(),
+        }
+    }
+}
+
+/// What a Commit of `by` does. A user who comes or goes with several devices does so once.
 pub(super) fn events(
     group: &MlsGroup,
     staged: &StagedCommit,
@@ -327,55 +361,100 @@ pub(super) fn events(
 ) -> Vec<Event> {
     let owned = by.map(|(user, device)| (user.clone(), device.clone()));
     let actor = by.map_or_else(|| "someone".to_owned(), |(user, _)| user.to_string());
-    let mut events = Vec::new();
+    let mut events: Vec<Event> = Vec::new();
     for add in staged.add_proposals() {
         let leaf = add.add_proposal().key_package().leaf_node();
-        if let Some((user, device)) = mls::who(leaf.credential()) {
-            events.push(Event {
-                kind: MessageKind::Added,
-                by: owned.clone(),
-                text: format!("{actor} added {user}"),
-                came: Some((user, device, leaf.signature_key().as_slice().to_vec())),
-            });
+        let Some((user, device)) = mls::who(leaf.credential()) else {
+            continue;
+        };
+        let key = leaf.signature_key().as_slice().to_vec();
+        let text = format!("{actor} added {user}");
+        match events.iter_mut().find(|event| event.text == text) {
+            Some(event) => event.came.push((user, device, key)),
+            None => {
+                let mut event = Event::new(MessageKind::Added, owned.clone(), text);
+                event.came.push((user, device, key));
+                events.push(event);
+            }
         }
     }
+    let removed: Vec<LeafNodeIndex> = staged
+        .remove_proposals()
+        .map(|remove| remove.remove_proposal().removed())
+        .collect();
+    let stays = |user: &UserName| {
+        group.members().any(|member| {
+            !removed.contains(&member.index)
+                && mls::who(&member.credential).is_some_and(|(name, _)| name == *user)
+        })
+    };
     for remove in staged.remove_proposals() {
         let leaf = remove.remove_proposal().removed();
         let Some((user, device)) = group.member(leaf).and_then(mls::who) else {
             continue;
         };
+        let whose = if stays(&user) {
+            format!("the device {} of {user}", devices::short(&device))
+        } else {
+            user.to_string()
+        };
         let (kind, text) = match remove.sender() {
-            Sender::Member(sender) if *sender == leaf => (MessageKind::Left, format!("{user} left")),
+            Sender::Member(sender) if *sender == leaf => (MessageKind::Left, format!("{whose} left")),
             Sender::NewMemberCommit => (
                 MessageKind::Notice,
                 format!("{user} came back by an external Commit"),
             ),
-            _ => (MessageKind::Removed, format!("{actor} removed {user}")),
+            _ => (MessageKind::Removed, format!("{actor} removed {whose}")),
         };
         let by = match kind {
             MessageKind::Left => Some((user, device)),
             _ => owned.clone(),
         };
-        events.push(Event {
-            kind,
-            by,
-            text,
-            came: None,
-        });
+        if !events.iter().any(|event| event.text == text) {
+            events.push(Event::new(kind, by, text));
+        }
     }
     events
 }
 
-/// A device of a member user came by an external Commit (RFC 9420 §12.4.3.2) and replaced no leaf.
-pub(super) fn came(by: Option<&(UserName, DeviceId)>) -> Vec<Event> {
-    by.map(|(user, device)| Event {
-        kind: MessageKind::Notice,
-        by: Some((user.clone(), device.clone())),
-        text: format!("{user} came by an external Commit"),
-        came: None,
+/// A further device of a member user came by an external Commit (RFC 9420 §12.4.3.2): it replaced no leaf.
+pub(super) fn came(by: Option<&(UserName, DeviceId)>, staged: &StagedCommit) -> Vec<Event> {
+    by.map(|(user, device)| {
+        let text = devices::new_device(user, device);
+        let key = staged
+            .update_path_leaf_node()
+            .map(|leaf| leaf.signature_key().as_slice().to_vec());
+        Event {
+            id: Some(devices::NOTICE_NEW),
+            came: key
+                .map(|key| (user.clone(), device.clone(), key))
+                .into_iter()
+                .collect(),
+            ..Event::new(MessageKind::Notice, Some((user.clone(), device.clone())), text)
+        }
     })
     .into_iter()
     .collect()
+}
+
+/// Whether a device of this user leaves of its own accord.
+pub(super) fn leaves_by_itself(group: &MlsGroup, staged: &StagedCommit, user: &UserName) -> bool {
+    staged.remove_proposals().any(|remove| {
+        let leaf = remove.remove_proposal().removed();
+        matches!(remove.sender(), Sender::Member(sender) if *sender == leaf)
+            && group
+                .member(leaf)
+                .and_then(mls::who)
+                .is_some_and(|(name, _)| name == *user)
+    })
+}
+
+/// Another device of our user has left: a user leaves with all devices.
+pub(super) fn leave_too(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    match groups::group_state(tx, group)? {
+        GroupState::Active => groups::set_state(tx.connection(), group, GroupState::Leaving),
+        GroupState::Creating | GroupState::Leaving | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
+    }
 }
 
 /// Writes what a Commit did into the history, and pins the keys of devices that came.
@@ -388,24 +467,35 @@ pub(super) fn record(
 ) -> Result<(), Error> {
     let connection = tx.connection();
     for event in events {
-        let by = event.by.as_ref().map(|(user, device)| (user, device));
-        // Who leaves does so by itself, even if the Commit is ours.
-        let mine = mine && event.kind != MessageKind::Left;
-        messages::note(connection, Some(group), by, event.kind, &event.text, now, mine)?;
-        let Some((user, device, key)) = &event.came else {
-            continue;
-        };
-        if peers::pin(connection, user, device, key, now)? == peers::Pin::Changed {
-            let text = format!("the signature key of {user}'s device {device} is not the one known before");
-            messages::note(
-                connection,
-                Some(group),
-                None,
-                MessageKind::Notice,
-                &text,
-                now,
-                false,
-            )?;
+        messages::insert(
+            connection,
+            &NewMessage {
+                group: Some(group),
+                sender: event.by.as_ref().map(|(user, device)| (user, device)),
+                id: event.id,
+                kind: event.kind,
+                text: &event.text,
+                sent_at: now,
+                received_at: now,
+                // Who leaves does so by itself, even if the Commit is ours.
+                mine: mine && event.kind != MessageKind::Left,
+                status: SendStatus::Sent,
+            },
+        )?;
+        for (user, device, key) in &event.came {
+            if peers::pin(connection, user, device, key, now)? == peers::Pin::Changed {
+                let text =
+                    format!("the signature key of {user}'s device {device} is not the one known before");
+                messages::note(
+                    connection,
+                    Some(group),
+                    None,
+                    MessageKind::Notice,
+                    &text,
+                    now,
+                    false,
+                )?;
+            }
         }
     }
     Ok(())

@@ -119,6 +119,32 @@ pub(super) fn enter(
     Ok(())
 }
 
+/// Writes the row of a group that is to be joined because another device of the user is a member.
+pub(super) fn follow(connection: &Connection, group: &GroupKey, epoch: u64) -> Result<(), Error> {
+    enter(connection, group, GroupState::NeedsRejoin, epoch)?;
+    set_following(connection, group, true)
+}
+
+pub(super) fn set_following(connection: &Connection, group: &GroupKey, following: bool) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE groups SET following = ?2 WHERE group_id = ?1",
+        (group.as_bytes(), following),
+    )?;
+    Ok(())
+}
+
+/// Whether this device has yet to join a group that another one of the user is a member of.
+pub(super) fn is_following(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
+    Ok(connection
+        .query_row(
+            "SELECT following FROM groups WHERE group_id = ?1",
+            [group.as_bytes()],
+            |row| row.get(0),
+        )
+        .optional()?
+        .unwrap_or(false))
+}
+
 /// Forgets a group that never came to be.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;

@@ -108,7 +108,7 @@ pub(crate) fn auth_signature(context: &Context, challenge: &[u8]) -> Result<Vec<
     sign(auth, &session_content(&me.server_name, challenge))
 }
 
-fn sign(keys: &Ed25519Signer, content: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn sign(keys: &Ed25519Signer, content: &[u8]) -> Result<Vec<u8>, Error> {
     keys.sign(content)
         .map_err(|error: SignerError| Error::mls("signing")(format!("{error:?}")))
 }

@@ -7,9 +7,9 @@ use openmls::prelude::{
 };
 use tls_codec::Deserialize as _;
 
-use crate::core::messages::{self, Content, NewMessage};
+use crate::core::messages::{self, Content, NewMessage, Payload};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, mls, welcome};
+use crate::core::{commits, groups, mls, peers, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -20,6 +20,8 @@ pub(crate) struct Applied {
     pub(crate) joined: bool,
     /// The pool should be refreshed: a KeyPackage was used, or is said to be, or the directory runs low.
     pub(crate) refresh: bool,
+    /// A device of this one's user came or went, or is in a new group.
+    pub(crate) own_devices: bool,
 }
 
 /// Why a row had no effect. All that it did is undone.
@@ -99,6 +101,8 @@ pub(crate) fn apply(
     Ok(Some(Applied {
         joined,
         refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
+        own_devices: row.kind == InboxKind::DeviceChange
+            && row.body.0 == context.identity.me.user.as_str().as_bytes(),
     }))
 }
 
@@ -130,7 +134,17 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
             group_message(tx, context, row).map(|()| false)
         }
-        InboxKind::KeyPackagesLow | InboxKind::DeviceChange => Ok(false),
+        InboxKind::DeviceChange => {
+            let user = std::str::from_utf8(&row.body.0)
+                .ok()
+                .and_then(|name| name.parse().ok());
+            // It does no harm to be told of nobody; what matters is in the list.
+            if let Some(user) = user {
+                peers::check_later(tx.connection(), &user)?;
+            }
+            Ok(false)
+        }
+        InboxKind::KeyPackagesLow => Ok(false),
     }
 }
 
@@ -219,9 +233,13 @@ fn content(
         ProcessedMessageContent::StagedCommitMessage(staged) => {
             let mut events = commits::events(state, &staged, sender);
             let removed = staged.self_removed();
-            if rejoins && events.is_empty() {
-                events = commits::came(by.as_ref());
+            let comes = rejoins && staged.remove_proposals().next().is_none();
+            if comes {
+                events = commits::came(by.as_ref(), &staged);
             }
+            let me = &context.identity.me;
+            let of_us = sender.is_some_and(|(user, _)| *user == me.user);
+            let we_left = commits::leaves_by_itself(state, &staged, &me.user);
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
                 commits::record(tx, group, &events, now, false)?;
@@ -232,6 +250,14 @@ fn content(
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
             commits::record(tx, group, &events, now, false)?;
+            if we_left {
+                commits::leave_too(tx, group)?;
+            } else if comes
+                && of_us
+                && let Some(name) = groups::name(tx.connection(), group)?
+            {
+                messages::push(tx, context, group, &Payload::group_name(&name), None)?;
+            }
             Ok(())
         }
         ProcessedMessageContent::OwnPendingCommit

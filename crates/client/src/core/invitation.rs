@@ -219,6 +219,11 @@ fn check_device(
             device: device.clone(),
         }));
     }
+    if peers::standing(tx.connection(), user, device)? != Some(peers::Standing::Authorized) {
+        return Ok(Err(NotAdded::Unauthorized {
+            device: device.clone(),
+        }));
+    }
     Ok(Ok(InvitePackage {
         user: user.clone(),
         device_id: device.clone(),

@@ -27,7 +27,8 @@ pub(crate) fn members(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resul
         .collect())
 }
 
-fn fingerprint(signature_key: &[u8]) -> String {
+/// SHA-256 of a signature key, for people to compare.
+pub(super) fn fingerprint(signature_key: &[u8]) -> String {
     Sha256::digest(signature_key)
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -2,13 +2,16 @@
 
 mod actor;
 mod audit;
+mod chain;
 mod commits;
+mod devices;
 mod encryption;
 mod groups;
 mod identity;
 mod incoming;
 mod invitation;
 mod legacy;
+mod linking;
 mod members;
 mod messages;
 mod mls;
@@ -29,13 +32,18 @@ mod welcome;
 pub(crate) use actor::Handle;
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
+pub(crate) use devices::{
+    device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,
+    users_to_look_up,
+};
 pub(crate) use encryption::{form, is_key, set_key};
-pub(crate) use groups::{create, depart, group_state, require_active, resolve, summaries, summary};
+pub(crate) use groups::{create, group_state, require_active, resolve, summaries, summary};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
     already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
 };
+pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
 pub(crate) use messages::{check_name, history, mark_read, send, unread};
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
@@ -43,7 +51,7 @@ pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };
-pub(crate) use rejoin::{groups_to_rejoin, stage_rejoin};
+pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
 pub(crate) use restore::{finish_restoring, skip_dropped, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};

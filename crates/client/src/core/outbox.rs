@@ -27,6 +27,8 @@ pub(super) enum Intent {
     },
     /// Removes all devices of a user.
     Remove { user: UserName },
+    /// Removes the leaves of devices that their users have removed.
+    RemoveDevices,
     /// Commits what members proposed.
     CommitProposals,
     /// Refreshes our leaf.
@@ -42,7 +44,7 @@ pub(super) enum Intent {
 impl Intent {
     pub(super) fn purpose(&self) -> Purpose {
         match self {
-            Self::CommitProposals => Purpose::Proposals,
+            Self::CommitProposals | Self::RemoveDevices => Purpose::Proposals,
             Self::Update => Purpose::Update,
             Self::Rejoin => Purpose::Rejoin,
             Self::CreateGroup
@@ -60,6 +62,7 @@ impl Intent {
             Self::CreateGroup
             | Self::Invite { .. }
             | Self::Remove { .. }
+            | Self::RemoveDevices
             | Self::CommitProposals
             | Self::Update
             | Self::Leave
@@ -106,7 +109,7 @@ pub(crate) struct Settled {
 /// What a sync counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A Commit of what members proposed.
+    /// A Commit of what members proposed, or that removes devices which their users have removed.
     Proposals,
     /// A Commit that refreshes our leaf.
     Update,
@@ -368,9 +371,11 @@ fn accepted(
     let connection = tx.connection();
     match intent {
         Intent::CreateGroup => groups::set_state(connection, group, GroupState::Active),
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals | Intent::Update => {
-            merged(tx, context, group, intent, proof, now)
-        }
+        Intent::Invite { .. }
+        | Intent::Remove { .. }
+        | Intent::RemoveDevices
+        | Intent::CommitProposals
+        | Intent::Update => merged(tx, context, group, intent, proof, now),
         Intent::Rejoin => rejoin::rejoined(tx, group, now),
         Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
         Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
@@ -397,7 +402,7 @@ fn wrong_epoch(
             groups::forget(tx, group)?;
             Ok(true)
         }
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals => {
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveDevices | Intent::CommitProposals => {
             commits::clear(tx, group)?;
             remake_later(tx.connection(), id, current)?;
             Ok(false)
@@ -428,16 +433,18 @@ fn refused(tx: &Tx<'_>, group: &GroupKey, intent: &Intent, problem: &Problem) ->
     let connection = tx.connection();
     match intent {
         Intent::CreateGroup => groups::forget(tx, group),
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::CommitProposals | Intent::Update => {
-            commits::clear(tx, group)
-        }
+        Intent::Invite { .. }
+        | Intent::Remove { .. }
+        | Intent::RemoveDevices
+        | Intent::CommitProposals
+        | Intent::Update => commits::clear(tx, group),
         Intent::Leave => {
             commits::clear_proposals(tx, group)?;
             groups::set_state(connection, group, GroupState::Active)
         }
         Intent::Rejoin => match problem.problem_type {
             // Not a member any more.
-            ProblemType::NotFound | ProblemType::Forbidden => groups::depart(tx, group),
+            ProblemType::NotFound | ProblemType::Forbidden => rejoin::give_up_rejoining(tx, group),
             _ => mls::delete(tx, group),
         },
         Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Failed),

@@ -2,6 +2,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, UserName};
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::core::schema::corrupt;
 use crate::error::Error;
 
 /// Whether a device's signature key is the one that we know.
@@ -11,6 +12,46 @@ pub(super) enum Pin {
     Holds,
     /// We know another one. A device never changes its key: a new device has a new id.
     Changed,
+}
+
+/// What is known of a device beside its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It was seen in a group, and its user's list of devices was not looked at since.
+    Seen,
+    /// One of its user's devices.
+    Authorized,
+    /// One that its user has removed.
+    Removed,
+    /// In no list of its user's devices, or without a good signature of another one of them.
+    Unauthorized,
+}
+
+impl Standing {
+    fn column(self) -> i64 {
+        match self {
+            Self::Seen => 0,
+            Self::Authorized => 1,
+            Self::Removed => 2,
+            Self::Unauthorized => 3,
+        }
+    }
+
+    fn from_column(value: i64) -> Option<Self> {
+        [Self::Seen, Self::Authorized, Self::Removed, Self::Unauthorized]
+            .into_iter()
+            .find(|standing| standing.column() == value)
+    }
+}
+
+/// A device that we know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) device_id: DeviceId,
+    pub(super) signature_key: Vec<u8>,
+    pub(super) standing: Standing,
+    /// The user's first device.
+    pub(super) root: bool,
 }
 
 /// Compares without remembering.
@@ -30,7 +71,8 @@ pub(super) fn compare(
     })
 }
 
-/// Compares, and remembers a key that is seen for the first time.
+/// Compares, and remembers a key that is seen for the first time. Whether it is one of its user's devices is looked up
+/// later.
 pub(super) fn pin(
     connection: &Connection,
     user: &UserName,
@@ -39,11 +81,117 @@ pub(super) fn pin(
     now: UnixSeconds,
 ) -> Result<Pin, Error> {
     let held = compare(connection, user, device, signature_key)?;
-    connection
+    let inserted = connection
         .prepare_cached(
             "INSERT INTO peers (user, device_id, signature_key, first_seen) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO NOTHING",
         )?
         .execute((user.as_str(), device.as_str(), signature_key, now.0.cast_signed()))?;
+    if inserted == 1 {
+        check_later(connection, user)?;
+    }
     Ok(held)
+}
+
+/// The list of this user's devices is to be fetched.
+pub(super) fn check_later(connection: &Connection, user: &UserName) -> Result<(), Error> {
+    connection.execute(
+        "INSERT INTO device_checks (user) VALUES (?1) ON CONFLICT DO NOTHING",
+        [user.as_str()],
+    )?;
+    Ok(())
+}
+
+/// The lists of everybody's devices are to be fetched: what the server told of changes is lost.
+pub(super) fn check_everybody_later(connection: &Connection) -> Result<(), Error> {
+    connection.execute(
+        "INSERT OR IGNORE INTO device_checks (user) SELECT DISTINCT user FROM peers",
+        [],
+    )?;
+    Ok(())
+}
+
+/// The users whose lists of devices are to be fetched.
+pub(super) fn checks(connection: &Connection) -> Result<Vec<UserName>, Error> {
+    let mut statement = connection.prepare_cached("SELECT user FROM device_checks ORDER BY user")?;
+    let users = statement.query_map([], |row| row.get::<_, String>(0))?;
+    users
+        .map(|user| corrupt(user?.parse().ok(), "user name"))
+        .collect()
+}
+
+/// The list was fetched.
+pub(super) fn checked(connection: &Connection, user: &UserName) -> Result<(), Error> {
+    connection.execute("DELETE FROM device_checks WHERE user = ?1", [user.as_str()])?;
+    Ok(())
+}
+
+/// What is known of a user's devices.
+pub(super) fn of_user(connection: &Connection, user: &UserName) -> Result<Vec<Peer>, Error> {
+    let mut statement = connection
+        .prepare_cached("SELECT device_id, signature_key, standing, root FROM peers WHERE user = ?1")?;
+    let rows = statement.query_map([user.as_str()], |row| {
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, Vec<u8>>(1)?,
+            row.get::<_, i64>(2)?,
+            row.get::<_, bool>(3)?,
+        ))
+    })?;
+    rows.map(|row| {
+        let (device, signature_key, standing, root) = row?;
+        Ok(Peer {
+            device_id: corrupt(device.parse().ok(), "device id")?,
+            signature_key,
+            standing: corrupt(Standing::from_column(standing), "standing of a device")?,
+            root,
+        })
+    })
+    .collect()
+}
+
+/// The standing of a device; `None` for one that was never seen.
+pub(super) fn standing(
+    connection: &Connection,
+    user: &UserName,
+    device: &DeviceId,
+) -> Result<Option<Standing>, Error> {
+    let standing: Option<i64> = connection
+        .prepare_cached("SELECT standing FROM peers WHERE user = ?1 AND device_id = ?2")?
+        .query_row([user.as_str(), device.as_str()], |row| row.get(0))
+        .optional()?;
+    standing
+        .map(|standing| corrupt(Standing::from_column(standing), "standing of a device"))
+        .transpose()
+}
+
+/// Remembers what the list of a user's devices says of one of them.
+pub(super) fn set(
+    connection: &Connection,
+    user: &UserName,
+    peer: &Peer,
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO peers (user, device_id, signature_key, first_seen, standing, root)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO UPDATE SET standing = excluded.standing, root = excluded.root",
+        )?
+        .execute((
+            user.as_str(),
+            peer.device_id.as_str(),
+            &peer.signature_key,
+            now.0.cast_signed(),
+            peer.standing.column(),
+            peer.root,
+        ))?;
+    Ok(())
+}
+
+/// Whether any device is known to be removed.
+pub(super) fn any_removed(connection: &Connection) -> Result<bool, Error> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM peers WHERE standing = ?1)")?
+        .query_row([Standing::Removed.column()], |row| row.get(0))?)
 }

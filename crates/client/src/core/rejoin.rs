@@ -89,17 +89,30 @@ pub(crate) fn stage_rejoin(
     Ok(())
 }
 
-/// The server accepted the external Commit: this device is a member again, from the new epoch on.
+/// The server does not let this device in. A group that it has never been in is forgotten, so that it can be found again.
+pub(crate) fn give_up_rejoining(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    if groups::is_following(tx.connection(), group)? {
+        groups::forget(tx, group)
+    } else {
+        groups::depart(tx, group)
+    }
+}
+
+/// The server accepted the external Commit: this device is a member (again), from the new epoch on.
 pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
+    let (kind, text) = if groups::is_following(tx.connection(), group)? {
+        (
+            MessageKind::Joined,
+            "this device joined the group; what was written before stays on the others",
+        )
+    } else {
+        (
+            MessageKind::Notice,
+            "this device rejoined the group; messages of the time between are missing",
+        )
+    };
+    groups::set_following(tx.connection(), group, false)?;
     let epoch = mls::load(tx, group)?.epoch().as_u64();
     groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
-    messages::note(
-        tx.connection(),
-        Some(group),
-        None,
-        MessageKind::Notice,
-        "this device rejoined the group; messages of the time between are missing",
-        now,
-        false,
-    )
+    messages::note(tx.connection(), Some(group), None, kind, text, now, false)
 }

@@ -2,7 +2,7 @@ use larder_pool::Tx;
 
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, invitation, messages, mls};
+use crate::core::{commits, devices, groups, invitation, messages, mls};
 use crate::error::Error;
 use crate::types::{GroupState, SendStatus};
 
@@ -92,6 +92,14 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
         }
         Intent::Remove { user } => {
             let leaves = commits::leaves_of(&mls, user);
+            if leaves.is_empty() {
+                return Ok(Remade::Ended(Outcome::Moot));
+            }
+            let request = commits::stage(tx, context, &mut mls, Vec::new(), &leaves, None)?;
+            outbox::replace(connection, id, &request, &intent)?;
+        }
+        Intent::RemoveDevices => {
+            let leaves = devices::leaves_of_removed(tx, &mls)?;
             if leaves.is_empty() {
                 return Ok(Remade::Ended(Outcome::Moot));
             }

@@ -5,7 +5,7 @@ use larder_wire::Membership;
 
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::state::{Standing, set_standing};
-use crate::core::{groups, messages, mls, outbox};
+use crate::core::{groups, messages, mls, outbox, peers};
 use crate::error::Error;
 use crate::types::{GroupState, MessageKind};
 
@@ -20,6 +20,7 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
     for membership in memberships {
         give_up_state(tx, membership)?;
     }
+    peers::check_everybody_later(connection)?;
     connection.execute("DELETE FROM reserve_attempts", [])?;
     forget_inventory_digest(tx)?;
     connection.execute(
@@ -59,6 +60,7 @@ pub(crate) fn skip_dropped(
         "UPDATE profile SET inbox_cursor = ?1 WHERE inbox_cursor < ?1",
         [dropped_up_to.cast_signed()],
     )?;
+    peers::check_everybody_later(connection)?;
     forget_inventory_digest(tx)?;
     set_standing(tx, Standing::Restoring)?;
     messages::note(
@@ -83,6 +85,8 @@ fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
         match state {
             // Its request goes out again.
             GroupState::Creating => {}
+            // Not a member yet.
+            GroupState::NeedsRejoin if groups::is_following(tx.connection(), &group)? => {}
             GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => groups::depart(tx, &group)?,
             GroupState::Left => {}
         }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use larder_pool::Tx;
 use larder_wire::{
     AckRequest, AuditPage, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox, Inventory,
-    KeyPackageRef, Memberships, ProblemType, RatchetTreeAnswer, RegisterRequest, Registered, ReserveRequest,
-    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded,
-    UserDevices, UserName,
+    KeyPackageRef, LinkRequest, Memberships, ProblemType, RatchetTreeAnswer, RegisterRequest, Registered,
+    ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest,
+    Uploaded, UserDevices, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -263,6 +263,16 @@ impl Transport {
             .await
     }
 
+    pub(crate) async fn link_device(&self, request: &LinkRequest) -> Result<Registered, Error> {
+        let request = Request::post("/v1/devices", request)?;
+        self.change(self.bare_claim().await?, request).await
+    }
+
+    pub(crate) async fn remove_device(&self, device: &DeviceId) -> Result<(), Error> {
+        let request = Request::delete(&format!("/v1/devices/{device}"));
+        self.change(self.bare_claim().await?, request).await
+    }
+
     /// Hides this user from another, or no longer.
     pub(crate) async fn set_block(&self, user: &UserName, blocked: bool) -> Result<(), Error> {
         let path = format!("/v1/blocks/{user}");
@@ -283,6 +293,12 @@ impl Transport {
     /// The groups that the server knows this device as a member of.
     pub(crate) async fn memberships(&self) -> Result<Memberships, Error> {
         self.call(&Request::get("/v1/groups")).await
+    }
+
+    /// The groups that any device of this one's user is a member of.
+    pub(crate) async fn memberships_of_user(&self) -> Result<Memberships, Error> {
+        let query = vec![("of", "user".to_owned())];
+        self.call(&Request::get("/v1/groups").with_query(query)).await
     }
 
     pub(crate) async fn group_info(&self, group: &GroupId) -> Result<GroupInfoAnswer, Error> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Error, GroupKey, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
+    Error, GroupKey, Linking, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
 };
 use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -123,6 +123,13 @@ impl TestServer {
         self.running = Some((stop, running));
     }
 
+    /// A change that only somebody with the server's database can make.
+    pub(crate) fn tamper(&self, sql: &str, params: impl rusqlite::Params) {
+        let database = rusqlite::Connection::open(self.directory.path().join("server.db")).unwrap();
+        database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        assert_eq!(database.execute(sql, params).unwrap(), 1);
+    }
+
     /// Sweeps as if this many seconds had passed.
     pub(crate) async fn sweep_after(&self, seconds: u64) {
         self.ahead.store(seconds, Ordering::Relaxed);
@@ -191,22 +198,58 @@ impl Client {
         Self::register_with_pool_of(url, name, PoolPolicy::default().target()).await
     }
 
-    async fn register_with_pool_of(url: &str, name: &str, target: u32) -> Self {
+    /// Another device of this one's user: linked, with a full pool, and nothing done yet in any group.
+    pub(crate) async fn link(&self) -> Self {
+        let me = self.me();
+        let (new, linking) = Self::begin_link(&me.server, me.user.as_str()).await;
+        assert!(linking.finish().await.unwrap().is_none(), "nobody let it in");
+        let device = self.read_link_code(linking.code()).await.unwrap();
+        assert_eq!(device.fingerprint(), linking.fingerprint());
+        self.authorize_link(device).await.unwrap();
+        new.finish_link(linking).await
+    }
+
+    /// A device that asks to be linked.
+    pub(crate) async fn begin_link(url: &str, name: &str) -> (Self, Linking) {
+        let new = Self::unconnected(PoolPolicy::default().target());
+        let linking = MlsConnection::link(new.options.clone(), url, user(name))
+            .await
+            .unwrap();
+        (new, linking)
+    }
+
+    /// A device that was let in.
+    pub(crate) async fn finish_link(mut self, linking: Linking) -> Self {
+        let connection = linking.finish().await.unwrap().expect("let in");
+        connection.refresh_key_packages().await.unwrap();
+        self.connection = Some(connection);
+        self
+    }
+
+    fn unconnected(target: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ahead = Arc::new(AtomicU64::new(0));
         let by = Arc::clone(&ahead);
         let mut options = options(directory.path());
         options.clock = Arc::new(move || now().plus(by.load(Ordering::Relaxed)));
         options.policy = PoolPolicy::new(target, target.div_ceil(4), 64).unwrap();
-        let connection = MlsConnection::register(options.clone(), url, user(name))
-            .await
-            .unwrap();
-        connection.refresh_key_packages().await.unwrap();
         Self {
             directory,
             options,
             ahead,
+            connection: None,
+        }
+    }
+
+    async fn register_with_pool_of(url: &str, name: &str, target: u32) -> Self {
+        let new = Self::unconnected(target);
+        let connection = MlsConnection::register(new.options.clone(), url, user(name))
+            .await
+            .unwrap();
+        connection.refresh_key_packages().await.unwrap();
+        Self {
             connection: Some(connection),
+            ..new
         }
     }
 
@@ -250,6 +293,16 @@ impl Client {
             self.mark_read(last.row).await.unwrap();
         }
         messages
+    }
+
+    /// Syncs and returns what the person is told beside messages, and marks it as read.
+    pub(crate) async fn told(&self) -> Vec<String> {
+        self.sync().await.unwrap();
+        let messages = self.take_unread().await.into_iter();
+        messages
+            .filter(|message| message.kind != MessageKind::Text)
+            .map(|message| message.text)
+            .collect()
     }
 
     pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {

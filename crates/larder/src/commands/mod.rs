@@ -3,6 +3,7 @@
 mod account;
 mod admin;
 mod audit;
+mod devices;
 mod groups;
 mod legacy;
 mod messages;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
 
-use crate::cli::{Cli, Command, Global, GroupCommand, PoolCommand};
+use crate::cli::{Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::passphrase::Sources;
@@ -40,6 +41,12 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Serve(options) => serve::serve(context, options).await,
         Command::Admin(command) => admin::run(context, command).await,
         Command::Register { user, no_encryption } => account::register(context, user, no_encryption).await,
+        Command::Link { user, no_encryption } => devices::link(context, user, no_encryption).await,
+        Command::Device(DeviceCommand::Authorize { code, yes }) => {
+            devices::authorize(context, &code, yes).await
+        }
+        Command::Device(DeviceCommand::List) => devices::list(context).await,
+        Command::Device(DeviceCommand::Remove { device }) => devices::remove(context, &device).await,
         Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
         Command::Invite { group, users } => groups::invite_command(context, &group, &users).await,

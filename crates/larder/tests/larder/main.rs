@@ -11,6 +11,8 @@ mod admin;
 mod conversation;
 mod crashes;
 mod demo;
+#[cfg(unix)]
+mod devices;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
 mod legacy;

@@ -1,5 +1,6 @@
 //! Who is who: accounts, devices and sessions.
 
+mod devices;
 mod idempotency;
 mod state;
 
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::error::ServiceError;
 use crate::store::Tx;
 
+pub(crate) use devices::{link, list, remove, remove_account};
 pub(crate) use idempotency::answered_once;
 pub(crate) use state::follow;
 
@@ -26,7 +28,7 @@ const CHALLENGES_PER_DEVICE_MAX: u32 = 8;
 /// An Ed25519 public key, in bytes.
 const PUBLIC_KEY_BYTES: usize = 32;
 
-/// Checks what a registration claims: key lengths, and possession of both private keys.
+/// Checks what a registration or a new device claims: key lengths, and possession of both private keys.
 pub(crate) fn check_registration(
     crypto: &RustCrypto,
     server_name: &str,
@@ -101,8 +103,11 @@ pub(crate) fn open_session(
     if !verifies(signed.crypto, &content, &device.auth_key, signed.signature) {
         return Ok(None);
     }
+    let Some(mark) = tx.state_mark(device.key)? else {
+        return Ok(None);
+    };
     tx.insert_session(&secret_hash(token.as_bytes()), device.key, expires_at)?;
-    Ok(Some(tx.state_mark(device.key)?))
+    Ok(Some(mark))
 }
 
 /// What a device presents to open a session.

@@ -11,9 +11,9 @@ use crate::store::{DeviceKey, Tx};
 /// made before it did.
 ///
 /// # Errors
-/// `state-behind`.
+/// `state-behind`; `unauthenticated` when the device was removed since its session was looked up.
 pub(crate) fn follow(tx: &Tx<'_>, device: DeviceKey, claim: Option<&StateClaim>) -> Result<(), ServiceError> {
-    let last = tx.state_mark(device)?;
+    let last = tx.state_mark(device)?.ok_or(ProblemType::Unauthenticated)?;
     match (claim, last) {
         (None, None) => Ok(()),
         (Some(claim), last) if last.as_ref().is_none_or(|last| claim.follows(last)) => {

@@ -50,12 +50,12 @@ impl Admin {
             let done = self
                 .store
                 .write(move |tx| {
-                    let Some(device) = tx.device_after(after)? else {
+                    let Some(device) = tx.present_device_after(after)? else {
                         return Ok(None);
                     };
                     tx.forget_state_mark(device.key)?;
                     tx.lock_devices([device.key])?;
-                    let revoked = directory::withdraw_all(tx, &device, now)?;
+                    let revoked = directory::withdraw_all(tx, &device, None, now)?;
                     tx.skip_inbox_numbers(device.key)?;
                     directory::tell_owner(tx, &device, now)?;
                     Ok(Some((device.key, revoked)))

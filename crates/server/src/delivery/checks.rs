@@ -1,6 +1,6 @@
 //! What OpenMLS leaves to the application: who a leaf is, and what a GroupInfo is worth.
 
-use larder_wire::{CommitCheck, Problem, parse_credential_identity};
+use larder_wire::{CommitCheck, DeviceId, Problem, UserName, parse_credential_identity};
 use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::{
     BasicCredential, Ciphersuite, ConfirmationTag, Credential, GroupContext, LeafNode, LeafNodeIndex,
@@ -12,15 +12,26 @@ use openmls_traits::crypto::OpenMlsCrypto;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Tx};
 
+/// Who a credential says it is.
+fn who(credential: &Credential) -> Option<(UserName, DeviceId)> {
+    let basic = BasicCredential::try_from(credential.clone()).ok()?;
+    parse_credential_identity(basic.identity()).ok()
+}
+
 /// The registered device that a credential names, whatever its key.
 pub(super) fn device_named_by(tx: &Tx<'_>, credential: &Credential) -> Result<Option<DeviceRow>, Fault> {
-    let Some((user, device_id)) = BasicCredential::try_from(credential.clone())
-        .ok()
-        .and_then(|basic| parse_credential_identity(basic.identity()).ok())
-    else {
+    let Some((user, device_id)) = who(credential) else {
         return Ok(None);
     };
     Ok(tx.device_by_id(&device_id)?.filter(|device| device.user == user))
+}
+
+/// Whether a credential names a device that its user has removed. Its leaf stays until a member has committed the removal.
+pub(super) fn names_removed_device(tx: &Tx<'_>, credential: &Credential) -> Result<bool, Fault> {
+    match who(credential) {
+        Some((user, device_id)) => tx.is_removed_device(&user, &device_id),
+        None => Ok(false),
+    }
 }
 
 /// The registered device of a leaf; a leaf that is not exactly that of a registered device is refused.

@@ -1,6 +1,7 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    Base64Url, CommitCheck, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer, Problem, ProblemType,
+    Base64Url, CommitCheck, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer, InboxKind, Problem,
+    ProblemType,
 };
 use openmls::group::ProposalStore;
 use openmls::prelude::tls_codec::Serialize as _;
@@ -10,7 +11,7 @@ use openmls_rust_crypto::RustCrypto;
 use crate::delivery::public_state::PublicState;
 use crate::delivery::{checks, load, parse};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, Tx};
+use crate::store::{DeviceRow, NewInboxRow, Tx};
 
 /// Creates a group at its first epoch, with the caller as its only member.
 pub(crate) fn create_group(
@@ -72,6 +73,20 @@ pub(crate) fn create_group(
         return Err(ProblemType::GroupExists.into());
     }
     tx.insert_member(&request.group_id, caller.key, 0)?;
+    // The user's other devices join by external Commits.
+    let others: Vec<_> = tx
+        .devices_of_user(&caller.user, &caller.user)?
+        .into_iter()
+        .map(|device| device.key)
+        .filter(|device| *device != caller.key)
+        .collect();
+    let row = NewInboxRow {
+        kind: InboxKind::DeviceChange,
+        group: Some(&request.group_id),
+        epoch: None,
+        body: Some(caller.user.as_str().as_bytes()),
+    };
+    tx.deliver(&others, &row, now)?;
     Ok(GroupCreated {
         group_id: request.group_id.clone(),
         epoch: 0,

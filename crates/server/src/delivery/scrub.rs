@@ -53,6 +53,7 @@ pub(crate) fn check_group(
             Some(device) => {
                 leaves.insert(device.key);
             }
+            None if checks::names_removed_device(tx, &member.credential)? => {}
             None => report(GroupProblem::State(format!(
                 "leaf {} is not a registered device's",
                 member.index.u32()

@@ -205,12 +205,18 @@ pub(crate) fn spend_reserved(
     spend(tx, &to_spend, by, &request.group_id, now)
 }
 
-/// Withdraws, in the name of the server, every KeyPackage of a device that could still be handed out or added. Returns
-/// how many.
-pub(crate) fn withdraw_all(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<u64, Fault> {
+/// Withdraws every KeyPackage of a device that could still be handed out or added, for a device of the same user, or in the
+/// name of the server. Returns how many. The owner's row is locked.
+pub(crate) fn withdraw_all(
+    tx: &Tx<'_>,
+    owner: &DeviceRow,
+    by: Option<&DeviceRow>,
+    now: UnixSeconds,
+) -> Result<u64, Fault> {
+    let identity = by.map(DeviceRow::identity);
     let actor = Actor {
         transition: AuditTransition::Revoke,
-        identity: None,
+        identity: identity.as_deref(),
         group: None,
     };
     let mut withdrawn = 0;

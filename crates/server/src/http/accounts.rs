@@ -3,14 +3,15 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use larder_wire::{
-    Challenge, ChallengeRequest, RegisterRequest, Registered, Session, SessionRequest, UserDevices, UserName,
+    Challenge, ChallengeRequest, DeviceId, LinkRequest, RegisterRequest, Registered, Session, SessionRequest,
+    UserDevices, UserName,
 };
 
 use super::App;
 use super::extract::{Json, Path};
 use super::problem::{
-    BlockProblems, ChallengeProblems, ChangeProblems, Failure, FindProblems, ReadProblems, RegisterProblems,
-    SessionProblems,
+    BlockProblems, ChallengeProblems, ChangeProblems, Failure, FindAndChangeProblems, FindProblems,
+    LinkProblems, ReadProblems, RegisterProblems, SessionProblems,
 };
 use crate::Caller;
 
@@ -54,7 +55,59 @@ pub(super) async fn open_session(
     Ok(Json(app.service.open_session(request).await?))
 }
 
-/// The devices of a user and their MLS signature keys: what a client pins and compares.
+/// Links a further device to the caller's user: one of the user's devices has signed for it. Every device of users who
+/// share a group with the user, and the user's own, get a `device-change`.
+#[utoipa::path(
+    post, path = "/v1/devices", tag = "accounts",
+    request_body = LinkRequest,
+    responses((status = 201, description = "Linked", body = Registered), LinkProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn link_device(
+    caller: Caller,
+    State(app): State<App>,
+    Json(request): Json<LinkRequest>,
+) -> Result<(StatusCode, Json<Registered>), Failure> {
+    let linked = app.service.link_device(&caller, request).await?;
+    Ok((StatusCode::CREATED, Json(linked)))
+}
+
+/// Removes a device of the caller's user, the calling one included; the last one ends the account. Its KeyPackages are
+/// withdrawn, its sessions end, its inbox is dropped, and its messages and Commits are refused from here on. The members
+/// of its groups get a `device-change`, and remove its leaves.
+#[utoipa::path(
+    delete, path = "/v1/devices/{device}", tag = "accounts",
+    params(("device" = DeviceId, Path, description = "The device")),
+    responses((status = 204, description = "Removed, now or earlier"), FindAndChangeProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn remove_device(
+    caller: Caller,
+    State(app): State<App>,
+    Path(device_id): Path<DeviceId>,
+) -> Result<StatusCode, Failure> {
+    app.service.remove_device(&caller, device_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends the caller's account: removes all of its devices. Its name stays taken.
+#[utoipa::path(
+    delete, path = "/v1/accounts/{user}", tag = "accounts",
+    params(("user" = UserName, Path, description = "The caller's own name")),
+    responses((status = 204, description = "Ended"), FindAndChangeProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn remove_account(
+    caller: Caller,
+    State(app): State<App>,
+    Path(user): Path<UserName>,
+) -> Result<StatusCode, Failure> {
+    app.service.remove_account(&caller, user).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The devices of a user, those removed included, with their keys and with who authorized each: what a client pins, and
+/// verifies from the first device on.
 #[utoipa::path(
     get, path = "/v1/users/{user}/devices", tag = "accounts",
     params(("user" = UserName, Path, description = "The user")),

@@ -7,9 +7,11 @@ use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer,
     Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
 };
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path};
+use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path, Query};
 use super::openapi::MlsObject;
 use super::problem::{
     CommitProblems, CreateGroupProblems, Failure, FindProblems, ReadProblems, SendProblems,
@@ -37,17 +39,41 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// The groups that the caller is a member of.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MembershipsQuery {
+    /// Of the calling device, or of all devices of its user; of the device unless told.
+    #[serde(default)]
+    of: MembershipsOf,
+}
+
+/// Whose groups are wanted.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum MembershipsOf {
+    #[default]
+    Device,
+    User,
+}
+
+/// The groups that the caller is a member of; with `of=user` those that any device of its user is, which the caller may
+/// join by an external Commit.
 #[utoipa::path(
     get, path = "/v1/groups", operation_id = "memberships", tag = "groups",
+    params(MembershipsQuery),
     responses((status = 200, description = "By id", body = Memberships), ReadProblems),
     security(("session" = [])),
 )]
 pub(super) async fn memberships(
     caller: Caller,
     State(app): State<App>,
+    Query(query): Query<MembershipsQuery>,
 ) -> Result<Json<Memberships>, Failure> {
-    Ok(Json(app.service.memberships(&caller).await?))
+    let of_user = match query.of {
+        MembershipsOf::Device => false,
+        MembershipsOf::User => true,
+    };
+    Ok(Json(app.service.memberships(&caller, of_user).await?))
 }
 
 /// Commits. The KeyPackages that it adds are spent by this, and by nothing else.

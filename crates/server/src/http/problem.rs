@@ -114,6 +114,9 @@ problem_sets! {
     Unready: Unavailable;
     /// Of a registration.
     RegisterProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooLarge | UnsupportedMediaType | Unavailable;
+    /// Of the link of a device.
+    LinkProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooManyDevices | StateBehind | TooLarge
+        | UnsupportedMediaType | Unavailable;
     /// Of a request for a challenge.
     ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of a request for a session.

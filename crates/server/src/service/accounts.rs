@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, DeviceInfo, Problem, ProblemType, RegisterRequest, Registered,
-    Registration, Session, SessionRequest, UserDevices, UserName,
+    Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType, RegisterRequest,
+    Registered, Registration, Session, SessionRequest, UserDevices, UserName,
 };
 
 use super::{Caller, Service, malformed};
@@ -130,25 +130,64 @@ impl Service {
             .await
     }
 
-    /// The devices of a user. Refuses with `not-found`.
+    /// Every device that a user has or had. Refuses with `not-found`, also when the user has blocked the caller's.
     pub async fn user_devices(&self, caller: &Caller, user: UserName) -> Result<UserDevices, ServiceError> {
         let (asked, asked_by) = (user.clone(), Arc::clone(&caller.device));
         let devices = self
             .inner
             .store
-            .read(move |tx| Ok(tx.devices_of_user(&asked, &asked_by.user)?))
+            .read(move |tx| {
+                if tx.has_blocked(&asked, &asked_by.user)? {
+                    return Err(ProblemType::NotFound.into());
+                }
+                accounts::list(tx, &asked)
+            })
             .await?;
-        if devices.is_empty() {
+        Ok(UserDevices { user, devices })
+    }
+
+    /// Links a further device to the caller's user. Refuses with `malformed` and `unauthenticated` like
+    /// [`register`](Self::register), `forbidden` (no device of the user authorized it), `too-many-devices` or
+    /// `name-taken`.
+    pub async fn link_device(
+        &self,
+        caller: &Caller,
+        request: LinkRequest,
+    ) -> Result<Registered, ServiceError> {
+        accounts::check_registration(
+            &self.inner.crypto,
+            &self.inner.config.server_name,
+            &request.device,
+        )?;
+        let linked = Registered {
+            user: request.device.user.clone(),
+            device_id: request.device.device_id.clone(),
+        };
+        let (inner, by, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            let server = (&inner.crypto, inner.config.server_name.as_str());
+            accounts::link(tx, server, &by, &request, inner.config.user_devices_max, now)
+        })
+        .await?;
+        Ok(linked)
+    }
+
+    /// Removes a device of the caller's user; the last one ends the account. Refuses with `not-found`.
+    pub async fn remove_device(&self, caller: &Caller, device_id: DeviceId) -> Result<(), ServiceError> {
+        let (by, now) = (Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| accounts::remove(tx, &by, &device_id, now))
+            .await
+    }
+
+    /// Ends the caller's account: all of its devices are removed, and its name stays taken. Refuses with `not-found`
+    /// (another's account).
+    pub async fn remove_account(&self, caller: &Caller, user: UserName) -> Result<(), ServiceError> {
+        if user != caller.device.user {
             return Err(ProblemType::NotFound.into());
         }
-        let devices = devices
-            .into_iter()
-            .map(|device| DeviceInfo {
-                device_id: device.device_id,
-                mls_signature_key: Base64Url(device.signature_key),
-            })
-            .collect();
-        Ok(UserDevices { user, devices })
+        let (by, now) = (Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| accounts::remove_account(tx, &by, now))
+            .await
     }
 }
 

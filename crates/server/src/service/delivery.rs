@@ -83,13 +83,19 @@ impl Service {
         .await
     }
 
-    /// The groups that the caller is a member of.
-    pub async fn memberships(&self, caller: &Caller) -> Result<Memberships, ServiceError> {
+    /// The groups that the caller is a member of; or, `of_user`, that any device of its user is.
+    pub async fn memberships(&self, caller: &Caller, of_user: bool) -> Result<Memberships, ServiceError> {
         let device = caller.device.key;
         let groups = self
             .inner
             .store
-            .read(move |tx| Ok(tx.memberships(device)?))
+            .read(move |tx| {
+                Ok(if of_user {
+                    tx.memberships_of_user(device)?
+                } else {
+                    tx.memberships(device)?
+                })
+            })
             .await?
             .into_iter()
             .map(|(group_id, epoch)| Membership { group_id, epoch })

@@ -150,6 +150,7 @@ impl Service {
             group_suites,
             directory,
             registration,
+            user_devices_max,
             inbox_retention_seconds,
             ..
         } = &self.inner.config;
@@ -168,6 +169,7 @@ impl Service {
                 message_bytes_max: MESSAGE_BYTES_MAX as u64,
                 body_bytes_max: BODY_BYTES_MAX as u64,
                 inbox_retention_seconds: *inbox_retention_seconds,
+                user_devices_max: *user_devices_max,
             },
             registration: *registration,
         }

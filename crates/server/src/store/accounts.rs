@@ -29,8 +29,13 @@ impl DeviceRow {
     }
 }
 
-pub(super) const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key, d.user_id
+/// Every device, those that were removed included.
+pub(super) const EVERY_DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key, d.user_id
     FROM devices d JOIN users u ON u.id = d.user_id";
+
+/// The devices that are not removed.
+pub(super) const DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key, d.user_id
+    FROM devices d JOIN users u ON u.id = d.user_id AND d.removed_at IS NULL";
 
 pub(super) fn device(row: &Row<'_>) -> Result<DeviceRow, Fault> {
     let (user, device_id): (String, String) = (row.get(1)?, row.get(2)?);
@@ -92,6 +97,14 @@ impl Tx<'_> {
             ),
             params![user.as_str(), asked_by.as_str()],
             device,
+        )
+    }
+
+    /// Whether a user has blocked another.
+    pub(crate) fn has_blocked(&self, user: &UserName, other: &UserName) -> Result<bool, Fault> {
+        self.exists(
+            "SELECT 1 FROM blocks b JOIN users u ON u.id = b.user_id WHERE u.name = ?1 AND b.blocked = ?2",
+            params![user.as_str(), other.as_str()],
         )
     }
 
@@ -158,14 +171,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The mark of the device's last request that was carried out; `None` while it uses no marks. Until the end of the
-    /// transaction no other request of the device passes it.
-    pub(crate) fn state_mark(&self, device: DeviceKey) -> Result<Option<StateMark>, Fault> {
+    /// The mark of the device's last request that was carried out; the inner `None` while it uses no marks, the outer one
+    /// when the device is removed. Until the end of the transaction no other request of the device passes it.
+    pub(crate) fn state_mark(&self, device: DeviceKey) -> Result<Option<Option<StateMark>>, Fault> {
         let sql = match self.engine() {
-            Engine::Sqlite(_) => "SELECT state_mark FROM devices WHERE id = ?1",
+            Engine::Sqlite(_) => "SELECT state_mark FROM devices WHERE id = ?1 AND removed_at IS NULL",
             Engine::Postgres(_) => "SELECT state_mark FROM device_states WHERE device_id = ?1 FOR UPDATE",
         };
-        self.one_row(sql, params![device], |row| row.optional(0))
+        self.row(sql, params![device], |row| row.optional(0))
     }
 
     pub(crate) fn set_state_mark(&self, device: DeviceKey, mark: &StateMark) -> Result<(), Fault> {

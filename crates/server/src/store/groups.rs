@@ -164,6 +164,19 @@ impl Tx<'_> {
         )
     }
 
+    /// The groups that any device of this device's user is a member of, each with its epoch, by id.
+    pub(crate) fn memberships_of_user(&self, device: DeviceKey) -> Result<Vec<(GroupId, u64)>, Fault> {
+        self.rows(
+            "SELECT DISTINCT g.id, g.epoch FROM devices me
+             JOIN devices mine ON mine.user_id = me.user_id
+             JOIN members m ON m.device_id = mine.id
+             JOIN groups g ON g.id = m.group_id
+             WHERE me.id = ?1 ORDER BY g.id",
+            params![device],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+    }
+
     pub(crate) fn is_member(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
         self.exists(
             "SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2",

@@ -10,6 +10,8 @@
 //! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its inbox;
 //! * a **body's** row for who still waits for it.
 //!
+//! Who removes devices takes their states, too, as if the last request of each were this one.
+//!
 //! They are locked in this order, and rows of one kind in ascending order, so that nobody waits in a circle. What has
 //! no such row (names, init keys, idempotency keys, group ids) is unique by constraint: who comes second starts over,
 //! and then finds what the first one stored.

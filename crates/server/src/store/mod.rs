@@ -6,6 +6,7 @@
 
 mod accounts;
 mod audit;
+mod devices;
 mod groups;
 mod inbox;
 mod key_packages;

@@ -3,7 +3,7 @@
 use larder_wire::{GroupId, KeyPackageRef};
 
 use crate::error::Fault;
-use crate::store::accounts::{DEVICE, DeviceRow, device};
+use crate::store::accounts::{DEVICE, DeviceRow, EVERY_DEVICE, device};
 use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Tx};
 
@@ -34,10 +34,19 @@ pub(crate) struct SequenceNumbers {
 }
 
 impl Tx<'_> {
-    /// The device after this one, in the order of their rows.
+    /// The device after this one, in the order of their rows, be it removed.
     pub(crate) fn device_after(&self, after: Option<DeviceKey>) -> Result<Option<DeviceRow>, Fault> {
+        self.next_device(EVERY_DEVICE, after)
+    }
+
+    /// The device after this one that is not removed.
+    pub(crate) fn present_device_after(&self, after: Option<DeviceKey>) -> Result<Option<DeviceRow>, Fault> {
+        self.next_device(DEVICE, after)
+    }
+
+    fn next_device(&self, devices: &str, after: Option<DeviceKey>) -> Result<Option<DeviceRow>, Fault> {
         self.row(
-            &format!("{DEVICE} WHERE d.id > ?1 ORDER BY d.id LIMIT 1"),
+            &format!("{devices} WHERE d.id > ?1 ORDER BY d.id LIMIT 1"),
             params![after.map_or(i64::MIN, |device| device.0)],
             device,
         )

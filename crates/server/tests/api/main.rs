@@ -21,6 +21,7 @@ mod commits;
 mod commits_invalid;
 mod commits_refused;
 mod delivery;
+mod devices;
 mod draining;
 mod external_commits;
 mod forged_commits;

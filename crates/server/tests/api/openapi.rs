@@ -32,6 +32,7 @@ async fn operations(server: &TestServer) -> Vec<(Method, String, bool)> {
         let path = path
             .replace("{epoch}", "0")
             .replace("{user}", "nobody")
+            .replace("{device}", "none")
             .replace("{gid}", "AAAA")
             .replace("{ref}", "AAAA")
             .replace("{id}", "none");

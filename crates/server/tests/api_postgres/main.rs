@@ -30,6 +30,8 @@ mod commits_invalid;
 mod commits_refused;
 #[path = "../api/delivery.rs"]
 mod delivery;
+#[path = "../api/devices.rs"]
+mod devices;
 #[path = "../api/draining.rs"]
 mod draining;
 #[path = "../api/external_commits.rs"]

@@ -1,8 +1,9 @@
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, DeviceId, GroupId, Inventory, KeyPackageRef, KeyPackageState,
-    LABEL_REGISTER, Proofs, RegisterRequest, ReserveRequest, Reserved, RevokeRequest, Revoked, Session,
-    SessionRequest, UploadOutcome, UploadRequest, Uploaded, UserName, credential_identity,
-    registration_content, session_content, sign_with_label_content,
+    Authorization, Base64Url, Challenge, ChallengeRequest, DeviceId, DeviceInfo, GroupId, Inventory,
+    KeyPackageRef, KeyPackageState, LABEL_DEVICE_LINK, LABEL_REGISTER, LinkRequest, Proofs, RegisterRequest,
+    ReserveRequest, Reserved, RevokeRequest, Revoked, Session, SessionRequest, UploadOutcome, UploadRequest,
+    Uploaded, UserDevices, UserName, credential_identity, link_content, registration_content,
+    session_content, sign_with_label_content,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
@@ -94,6 +95,13 @@ impl Device {
         }
     }
 
+    /// A further device of the same user, which the server does not know yet.
+    pub(crate) fn further(&self, number: u32) -> Self {
+        let mut device = Self::new(&self.http.with_token("none"), self.user.as_str());
+        device.id = format!("{}-{number}", self.id).parse().expect("a device id");
+        device
+    }
+
     /// The same device with nothing but its keys: what is left when its MLS state is lost.
     pub(crate) fn without_state(&self) -> Self {
         Self {
@@ -131,6 +139,48 @@ impl Device {
         self.http.post("/v1/accounts", &self.register_request()).await
     }
 
+    /// The request that links `new`, signed by this device.
+    pub(crate) fn link_request(&self, new: &Device) -> LinkRequest {
+        let device = new.register_request();
+        let content = link_content(
+            "localhost",
+            &device.user,
+            &device.device_id,
+            &device.auth_key.0,
+            &device.mls_signature_key.0,
+        );
+        let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
+        LinkRequest {
+            device,
+            authorization: Authorization {
+                by: self.id.clone(),
+                signature: Base64Url(self.mls.sign(&labelled).expect("a signature")),
+            },
+        }
+    }
+
+    /// Links a further device, which opens a session.
+    pub(crate) async fn link(&self, number: u32) -> Device {
+        let mut new = self.further(number);
+        let request = self.link_request(&new);
+        self.http
+            .post("/v1/devices", &request)
+            .await
+            .ok::<larder_wire::Registered>();
+        new.open_session().await;
+        new
+    }
+
+    pub(crate) async fn remove_device(&self, device_id: &DeviceId) -> Answer {
+        let path = format!("/v1/devices/{device_id}");
+        Answer::to(self.http.request(reqwest::Method::DELETE, &path)).await
+    }
+
+    pub(crate) async fn devices_of(&self, user: &str) -> Vec<DeviceInfo> {
+        let answer = self.http.get(&format!("/v1/users/{user}/devices")).await;
+        answer.ok::<UserDevices>().devices
+    }
+
     pub(crate) async fn challenge(&self) -> Challenge {
         let request = ChallengeRequest {
             device_id: self.id.clone(),
@@ -153,6 +203,13 @@ impl Device {
         let session: Session = self.http.post("/v1/sessions", &request).await.ok();
         self.http = self.http.with_token(&session.token);
         session
+    }
+
+    /// The token of a further session.
+    pub(crate) async fn open_session_token(&self) -> String {
+        let request = self.session_request(&self.challenge().await);
+        let session: Session = self.http.post("/v1/sessions", &request).await.ok();
+        session.token
     }
 
     // KeyPackages

@@ -49,11 +49,8 @@ impl Device {
     pub(crate) async fn create_group(&self) -> (MlsGroup, GroupId) {
         let group = self.new_group();
         let request = self.create_group_request(&group);
-        let created: GroupCreated = self
-            .http
-            .post_with_key("/v1/groups", "create-1", &request)
-            .await
-            .ok();
+        let key = format!("create-{}", request.group_id);
+        let created: GroupCreated = self.http.post_with_key("/v1/groups", &key, &request).await.ok();
         assert_eq!((&created.group_id, created.epoch), (&request.group_id, 0));
         let id = request.group_id;
         (group, id)

@@ -37,6 +37,22 @@ async fn exercise(opened: &Opened) {
         tx.idempotent_answer(alice, "key")?;
         tx.insert_idempotent_answer(alice, "key", b"hash", b"answer", NOW)?;
         tx.sweep_accounts(NOW, NOW, 9)?;
+        tx.device_list(&"alice".parse().unwrap())?;
+        tx.is_removed_device(&"alice".parse().unwrap(), &"d".parse().unwrap())?;
+        let further = larder_wire::RegisterRequest {
+            user: "alice".parse().unwrap(),
+            device_id: "further".parse().unwrap(),
+            auth_key: larder_wire::Base64Url(vec![8; 32]),
+            mls_signature_key: larder_wire::Base64Url(vec![9; 32]),
+            proofs: larder_wire::Proofs {
+                auth: larder_wire::Base64Url::default(),
+                mls: larder_wire::Base64Url::default(),
+            },
+        };
+        assert!(tx.insert_linked_device(&further, alice, b"signature", NOW)?);
+        let further = tx.device_by_id(&further.device_id)?.unwrap().key;
+        tx.end_state(further)?;
+        tx.remove_device(further, NOW)?;
         Ok(())
     })
     .await;
@@ -115,6 +131,8 @@ async fn exercise(opened: &Opened) {
             tx.insert_member(&group(), bob, 0)?;
             tx.members(&group())?;
             tx.memberships(bob)?;
+            tx.memberships_of_user(bob)?;
+            tx.acquainted_devices(bob)?;
             tx.is_member(&group(), bob)?;
             tx.is_member_user(&group(), bob)?;
             tx.remove_member(&group(), bob)?;

@@ -1,0 +1,215 @@
+use std::fmt;
+use std::sync::atomic::Ordering;
+
+use larder_wire::{DeviceId, ProblemType, UserDevices, UserName};
+
+use crate::connection::MlsConnection;
+use crate::connection::sync::Progress;
+use crate::core::{self, Core, Handle, Registering, Suites};
+use crate::error::Error;
+use crate::transport::Anonymous;
+use crate::types::{Device, DeviceToLink, Options};
+
+/// Lists of devices fetched in one sync: who joins a large group looks its members up a part at a time.
+const LISTS_PER_SYNC_MAX: u32 = 64;
+
+/// A new device that waits to be linked to its user.
+pub struct Linking {
+    connection: MlsConnection,
+    code: String,
+    fingerprint: String,
+}
+
+impl fmt::Debug for Linking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Linking")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Linking {
+    /// What a person carries to a device that the user has, for [`MlsConnection::read_link_code`] there. It holds no secret.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// SHA-256 of this device's signature key, 64 hexadecimal digits: the other device shows it too, to be compared before
+    /// it authorizes this one.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The connection, once the device is linked; `None` before. The next [`sync`](MlsConnection::sync) joins the user's
+    /// groups.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    pub async fn finish(&self) -> Result<Option<MlsConnection>, Error> {
+        let inner = &self.connection.0;
+        match inner.transport.authenticate().await {
+            Ok(()) => {}
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::Unauthenticated => {
+                return Ok(None);
+            }
+            Err(other) => return Err(other),
+        }
+        inner.core.write(core::linked).await?;
+        Ok(Some(self.connection.clone()))
+    }
+}
+
+impl MlsConnection {
+    /// Opens a profile for a further device of a user, with keys that are stored from here on. The device is nobody's until
+    /// another one of the user has [authorized](Self::authorize_link) it: [`Linking::finish`] tells.
+    ///
+    /// Calling it again with the same arguments goes on with the same keys.
+    ///
+    /// # Errors
+    /// Those of [`register`](Self::register).
+    pub async fn link(options: Options, server: &str, user: UserName) -> Result<Linking, Error> {
+        let (connection, _) = Self::begin(options, server, user).await?;
+        let (code, fingerprint) = connection
+            .0
+            .core
+            .write(|_, context| core::link_code(context))
+            .await?;
+        Ok(Linking {
+            connection,
+            code: code.to_string(),
+            fingerprint,
+        })
+    }
+
+    /// Checks the code that a new device shows. Its fingerprint must be the one that the new device shows: whoever could
+    /// change the code on its way is let in otherwise.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLinkCode`], [`Error::LinkCodeOfAnother`].
+    pub async fn read_link_code(&self, code: &str) -> Result<DeviceToLink, Error> {
+        let code = code.to_owned();
+        self.0
+            .core
+            .write(move |tx, context| core::read_link_code(tx, context, &code))
+            .await
+    }
+
+    /// Makes a device one of this user's: signs for it, and tells the server on its behalf, so that nothing has to be
+    /// carried back. Doing it again is no error.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `too-many-devices` and others; [`Error::Unreachable`], and it may have happened.
+    pub async fn authorize_link(&self, device: DeviceToLink) -> Result<(), Error> {
+        let _operation = self.0.operation.lock().await;
+        let request = self
+            .0
+            .core
+            .write(move |_, context| core::authorize(context, device))
+            .await?;
+        self.0.transport.link_device(&request).await.map(|_| ())
+    }
+
+    /// The devices that this user has or had, as the server lists them and this device judges the list.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    pub async fn devices(&self) -> Result<Vec<Device>, Error> {
+        let _operation = self.0.operation.lock().await;
+        let listed = self.learn_devices(&self.0.me.user).await?;
+        self.0
+            .core
+            .write(move |tx, context| core::own_devices(tx, context, &listed.devices))
+            .await
+    }
+
+    /// Removes a device of this user, this one included; the last one ends the account. From then on the server takes
+    /// nothing from it, and members' clients remove its leaves from their groups; this one does so in its next
+    /// [`sync`](Self::sync). After its own removal this connection can do nothing any more.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not-found`; [`Error::Unreachable`], and it may have happened: do it again.
+    pub async fn remove_device(&self, device: &DeviceId) -> Result<(), Error> {
+        let _operation = self.0.operation.lock().await;
+        self.0.transport.remove_device(device).await
+    }
+
+    /// Fetches a user's list of devices and takes it over.
+    pub(super) async fn learn_devices(&self, user: &UserName) -> Result<UserDevices, Error> {
+        let listed = match self.0.transport.user_devices(user).await {
+            // A user whom the server does not know has none.
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => UserDevices {
+                user: user.clone(),
+                devices: Vec::new(),
+            },
+            answer => answer?,
+        };
+        let (user, devices) = (user.clone(), listed.devices.clone());
+        self.0
+            .core
+            .write(move |tx, context| core::learn_devices(tx, context, &user, &devices))
+            .await?;
+        Ok(listed)
+    }
+
+    /// Fetches the lists of devices that are to be looked at. One that the server does not give is left to the next sync.
+    pub(super) async fn check_devices(&self, progress: &mut Progress) -> Result<(), Error> {
+        let due = self.0.core.write(|tx, _| core::device_checks(tx)).await?;
+        for user in due {
+            if progress.lists == LISTS_PER_SYNC_MAX {
+                break;
+            }
+            progress.lists += 1;
+            match self.learn_devices(&user).await {
+                Ok(_) => {}
+                Err(Error::Refused(problem)) => {
+                    tracing::warn!(
+                        code = problem.problem_type.code(),
+                        "a list of devices is not given"
+                    );
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the groups of the user's other devices: at the start, and when the server says that there is something new.
+    /// They are joined like those that this device lost track of, by external Commits.
+    pub(super) async fn follow_groups(&self) -> Result<(), Error> {
+        let (core, due) = (&self.0.core, &self.0.groups_due);
+        if !due.load(Ordering::Relaxed) || !core.write(core::has_other_devices).await? {
+            return Ok(());
+        }
+        let theirs = self.0.transport.memberships_of_user().await?.groups;
+        let mut unknown = core.write(move |tx, _| core::unknown_groups(tx, theirs)).await?;
+        if !unknown.is_empty() {
+            // Those that this device was added to: the Welcome is on its way.
+            let own = self.0.transport.memberships().await?.groups;
+            unknown.retain(|theirs| own.iter().all(|own| own.group_id != theirs.group_id));
+            core.write(move |tx, _| core::follow_groups(tx, &unknown)).await?;
+        }
+        due.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Opens a profile for a device that the server does not know yet.
+    pub(super) async fn begin(
+        options: Options,
+        server: &str,
+        user: UserName,
+    ) -> Result<(Self, Anonymous), Error> {
+        let (anonymous, server) = Anonymous::new(server)?;
+        let info = anonymous.info().await?;
+        let suites = Suites::of_server(&info);
+        suites.require_one()?;
+        let registering = Registering {
+            user,
+            server,
+            server_name: info.server_name,
+            suites,
+        };
+        let opening = options.clone();
+        let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
+        Ok((Self::start(options, core).await?, anonymous))
+    }
+}

@@ -1,0 +1,301 @@
+//! What follows from the lists of users' devices: who is pinned, what the groups are told, which leaves go.
+
+use std::collections::BTreeSet;
+
+use larder_pool::Tx;
+use larder_wire::{DeviceId, DeviceInfo, Membership, UserName};
+use openmls::prelude::{LeafNodeIndex, MlsGroup, OpenMlsProvider};
+
+use crate::core::chain::{self, Distrust};
+use crate::core::members::fingerprint;
+use crate::core::messages::{self, NewMessage};
+use crate::core::peers::{self, Peer, Standing};
+use crate::core::profile::Context;
+use crate::core::{groups, mls};
+use crate::error::Error;
+use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
+
+/// Names the notice about a device in a group's history, so that each is there once.
+pub(super) const NOTICE_NEW: &str = "new-device";
+const NOTICE_REMOVED: &str = "removed-device";
+const NOTICE_UNAUTHORIZED: &str = "unauthorized-device";
+const NOTICE_LIST: &str = "list-of-devices";
+
+/// The characters of a device's id by which people are told which one is meant.
+const SHORT_ID_CHARS: usize = 8;
+
+/// A device's id as far as people are told.
+pub(super) fn short(device: &DeviceId) -> &str {
+    let id = device.as_str();
+    id.get(..SHORT_ID_CHARS).unwrap_or(id)
+}
+
+/// What the members of a group are told when a user has a new device.
+pub(super) fn new_device(user: &UserName, device: &DeviceId) -> String {
+    format!("new device of {user}: {}", short(device))
+}
+
+/// The users whose lists of devices are to be fetched.
+pub(crate) fn device_checks(tx: &Tx<'_>) -> Result<Vec<UserName>, Error> {
+    peers::checks(tx.connection())
+}
+
+/// Takes a user's list of devices over: verifies it from the first device on, pins what is new, and tells every group that
+/// the user is in, once: of devices that came and went, and loudly of what does not verify.
+pub(crate) fn learn_devices(
+    tx: &Tx<'_>,
+    context: &Context,
+    user: &UserName,
+    devices: &[DeviceInfo],
+) -> Result<(), Error> {
+    let connection = tx.connection();
+    peers::checked(connection, user)?;
+    let me = &context.identity.me;
+    let mut known = peers::of_user(connection, user)?;
+    if *user == me.user && !known.iter().any(|peer| peer.device_id == me.device_id) {
+        known.push(Peer {
+            device_id: me.device_id.clone(),
+            signature_key: context.identity.mls.public().to_vec(),
+            standing: Standing::Authorized,
+            root: false,
+        });
+    }
+    let shared = groups_with(tx, user)?;
+    let crypto_provider = tx.provider();
+    let server = (me.server_name.as_str(), user);
+    let accepted = match chain::verify(crypto_provider.crypto(), server, devices, &known) {
+        Ok(accepted) => accepted,
+        Err(distrust) => return distrusted(tx, context, user, &known, &shared, &distrust),
+    };
+    let list_was_known = known.iter().any(|peer| peer.root);
+    for (index, (device, accepted)) in devices.iter().zip(accepted).enumerate() {
+        let peer = known.iter().find(|peer| peer.device_id == device.device_id);
+        let standing = match (accepted, device.removed_at) {
+            (true, None) => Standing::Authorized,
+            (true, Some(_)) => Standing::Removed,
+            (false, _) => Standing::Unauthorized,
+        };
+        // A forged key is not one to remember.
+        if accepted || peer.is_some() {
+            let new = Peer {
+                device_id: device.device_id.clone(),
+                signature_key: peer
+                    .map_or(&device.mls_signature_key.0, |peer| &peer.signature_key)
+                    .clone(),
+                standing,
+                root: accepted && index == 0,
+            };
+            peers::set(connection, user, &new, context.now())?;
+        }
+        let before = peer.map(|peer| peer.standing);
+        let notice = match standing {
+            Standing::Authorized => {
+                let is_news = match before {
+                    None => !known.is_empty(),
+                    Some(Standing::Seen) => list_was_known,
+                    Some(Standing::Unauthorized) => true,
+                    Some(Standing::Authorized | Standing::Removed) => false,
+                };
+                is_news.then(|| (NOTICE_NEW, new_device(user, &device.device_id)))
+            }
+            Standing::Removed => matches!(before, Some(Standing::Seen | Standing::Authorized)).then(|| {
+                let text = format!("{user} removed the device {}", short(&device.device_id));
+                (NOTICE_REMOVED, text)
+            }),
+            Standing::Unauthorized | Standing::Seen => {
+                Some((NOTICE_UNAUTHORIZED, unauthorized(user, &device.device_id)))
+            }
+        };
+        if let Some((id, text)) = notice {
+            for (group, _) in &shared {
+                tell(tx, context, group, (user, &device.device_id), id, &text)?;
+            }
+        }
+    }
+    // Leaves that the list does not explain.
+    for (group, leaves) in &shared {
+        for device in leaves {
+            match peers::standing(connection, user, device)? {
+                Some(Standing::Authorized | Standing::Removed) => {}
+                Some(Standing::Unauthorized | Standing::Seen) | None => {
+                    let text = unauthorized(user, device);
+                    tell(tx, context, group, (user, device), NOTICE_UNAUTHORIZED, &text)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unauthorized(user: &UserName, device: &DeviceId) -> String {
+    format!(
+        "WARNING: no other device of {user} has authorized the device {}; it may be somebody else's. Ask {user}, and remove \
+         {user} from the group if it is not theirs",
+        short(device)
+    )
+}
+
+/// Nothing of the list is taken over, and the groups are told.
+fn distrusted(
+    tx: &Tx<'_>,
+    context: &Context,
+    user: &UserName,
+    known: &[Peer],
+    shared: &[(GroupKey, Vec<DeviceId>)],
+    distrust: &Distrust,
+) -> Result<(), Error> {
+    let (device, what) = match distrust {
+        Distrust::OtherRoot => (
+            known.iter().find(|peer| peer.root).map(|peer| &peer.device_id),
+            "begins with another device than the one known before".to_owned(),
+        ),
+        Distrust::Omits(device) => (
+            Some(device),
+            format!("leaves out the device {}, which was theirs", short(device)),
+        ),
+    };
+    tracing::warn!("a list of devices is not believed");
+    let text =
+        format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
+    for (group, _) in shared {
+        if let Some(device) = device {
+            tell(tx, context, group, (user, device), NOTICE_LIST, &text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a notice about a device into a group's history, unless it is there already.
+fn tell(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    about: (&UserName, &DeviceId),
+    id: &str,
+    text: &str,
+) -> Result<(), Error> {
+    let now = context.now();
+    messages::insert(
+        tx.connection(),
+        &NewMessage {
+            group: Some(group),
+            sender: Some(about),
+            id: Some(id),
+            kind: MessageKind::Notice,
+            text,
+            sent_at: now,
+            received_at: now,
+            mine: false,
+            status: SendStatus::Sent,
+        },
+    )?;
+    Ok(())
+}
+
+/// The groups that this device takes part in and this user is in, each with the user's devices in it.
+fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey, Vec<DeviceId>)>, Error> {
+    let mut found = Vec::new();
+    for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
+        let leaves: Vec<DeviceId> = mls::load(tx, &group)?
+            .members()
+            .filter_map(|member| mls::who(&member.credential))
+            .filter(|(name, _)| name == user)
+            .map(|(_, device)| device)
+            .collect();
+        if !leaves.is_empty() {
+            found.push((group, leaves));
+        }
+    }
+    Ok(found)
+}
+
+/// The leaves of devices that their users have removed.
+pub(super) fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
+    let connection = tx.connection();
+    let mut leaves = Vec::new();
+    if !peers::any_removed(connection)? {
+        return Ok(leaves);
+    }
+    for member in group.members() {
+        if member.index == group.own_leaf_index() {
+            continue;
+        }
+        if let Some((user, device)) = mls::who(&member.credential)
+            && peers::standing(connection, &user, &device)? == Some(Standing::Removed)
+        {
+            leaves.push(member.index);
+        }
+    }
+    Ok(leaves)
+}
+
+/// Those of these users with a device that is not known to be theirs: their lists are to be fetched before anything is made
+/// of these.
+pub(crate) fn users_to_look_up<'a>(
+    tx: &Tx<'_>,
+    devices: impl IntoIterator<Item = (&'a UserName, &'a DeviceId)>,
+) -> Result<BTreeSet<UserName>, Error> {
+    let mut users = BTreeSet::new();
+    for (user, device) in devices {
+        match peers::standing(tx.connection(), user, device)? {
+            Some(Standing::Authorized) => {}
+            Some(Standing::Seen | Standing::Removed | Standing::Unauthorized) | None => {
+                users.insert(user.clone());
+            }
+        }
+    }
+    Ok(users)
+}
+
+/// Whether the user is known to have other devices: then there may be groups that this one does not know yet.
+pub(crate) fn has_other_devices(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
+    let me = &context.identity.me;
+    let known = peers::of_user(tx.connection(), &me.user)?;
+    Ok(known
+        .iter()
+        .any(|peer| peer.device_id != me.device_id && peer.standing == Standing::Authorized))
+}
+
+/// Those groups that this device has never known. One that was left is not among them.
+pub(crate) fn unknown_groups(tx: &Tx<'_>, all: Vec<Membership>) -> Result<Vec<Membership>, Error> {
+    let mut unknown = Vec::new();
+    for membership in all {
+        if groups::find(tx.connection(), &membership.group_id)?.is_none() {
+            unknown.push(membership);
+        }
+    }
+    Ok(unknown)
+}
+
+/// These groups of the user's other devices are to be joined.
+pub(crate) fn follow_groups(tx: &Tx<'_>, groups_of_user: &[Membership]) -> Result<(), Error> {
+    for Membership { group_id, epoch } in groups_of_user {
+        groups::follow(tx.connection(), group_id, *epoch)?;
+    }
+    Ok(())
+}
+
+/// The user's own devices, as this one judges the list.
+pub(crate) fn own_devices(
+    tx: &Tx<'_>,
+    context: &Context,
+    devices: &[DeviceInfo],
+) -> Result<Vec<Device>, Error> {
+    let me = &context.identity.me;
+    let mut found = Vec::new();
+    for device in devices {
+        let standing = peers::standing(tx.connection(), &me.user, &device.device_id)?;
+        found.push(Device {
+            device_id: device.device_id.clone(),
+            signature_key_fingerprint: fingerprint(&device.mls_signature_key.0),
+            authorized_by: device
+                .authorization
+                .as_ref()
+                .map(|authorization| authorization.by.clone()),
+            is_authorized: matches!(standing, Some(Standing::Authorized | Standing::Removed)),
+            is_removed: device.removed_at.is_some(),
+            is_me: device.device_id == me.device_id,
+        });
+    }
+    Ok(found)
+}

@@ -1,0 +1,124 @@
+//! A second device of a user: linked by a code, listed, removed.
+
+use crate::support::{Running, World, parse, texts};
+use crate::transcripts::fails;
+
+/// Starts `link`, and returns the process, its code and its fingerprint.
+fn link(world: &World, profile: &str, user: &str) -> (Running, String, String) {
+    let mut linking = world.start(profile, &["--json", "link", "--no-encryption", user]);
+    let shown = parse(&linking.line());
+    assert_eq!(shown["type"], "link_code");
+    let text = |key: &str| shown[key].as_str().unwrap().to_owned();
+    let (code, fingerprint) = (text("code"), text("fingerprint"));
+    (linking, code, fingerprint)
+}
+
+#[test]
+fn r_s7_r_c8_a_device_is_linked_by_a_code_everybody_is_told_once_and_it_is_removed_for_good() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    world.ok("bob", &["recv"]);
+
+    let (linking, code, fingerprint) = link(&world, "phone", "alice");
+    // Interrupted and started again, it is the same device.
+    linking.signal("INT");
+    drop(linking);
+    let (mut linking, again, _) = link(&world, "phone", "alice");
+    assert_eq!(again, code);
+    // Nobody who compares the fingerprints, no device.
+    let unasked = world.run("alice", &["device", "authorize", &code]);
+    assert_eq!((unasked.code, unasked.out.as_str()), (3, ""));
+    assert!(unasked.err.contains(&fingerprint), "{}", unasked.err);
+    let mut asked = world.start("alice", &["device", "authorize", &code]);
+    asked.types("y");
+    let authorized = asked.line();
+    assert_eq!(asked.ended(), 0);
+    let linked = parse(&linking.line());
+    assert_eq!(linking.ended(), 0);
+    let phone = linked["device_id"].as_str().unwrap().to_owned();
+    assert_eq!(authorized, format!("device {phone} is yours now"));
+    assert_eq!(
+        (&linked["type"], &linked["user"]),
+        (&"linked".into(), &"alice".into())
+    );
+    assert_eq!(
+        (&linked["groups"], &linked["pool_available"]),
+        (&1.into(), &32.into())
+    );
+
+    // It is a member like others, and has the group's name.
+    let told = world.ok("bob", &["recv"]);
+    let new = format!("#room * new device of alice: {}\n", &phone[..8]);
+    assert_eq!(told, new);
+    world.ok("alice", &["recv"]);
+    world.ok("alice", &["send", "room", "from the desk"]);
+    let received = world.json("phone", &["recv"]);
+    assert_eq!(texts(&received), ["from the desk"]);
+    world.ok("phone", &["send", "room", "from the phone"]);
+    assert_eq!(texts(&world.json("alice", &["recv"])), ["from the phone"]);
+    assert_eq!(
+        world.ok("bob", &["recv"]),
+        "#room <alice> from the desk\n#room <alice> from the phone\n"
+    );
+    let listed = world.json("alice", &["device", "list"]);
+    assert_eq!(listed.len(), 2);
+    assert_eq!(
+        (&listed[0]["me"], &listed[0]["authorized_by"]),
+        (&true.into(), &().into())
+    );
+    assert_eq!(listed[1]["authorized_by"], listed[0]["device_id"]);
+    assert_eq!(
+        (
+            &listed[1]["device_id"],
+            &listed[1]["fingerprint"],
+            &listed[1]["authorized"]
+        ),
+        (&phone.as_str().into(), &fingerprint.as_str().into(), &true.into())
+    );
+
+    // Lost: it can do nothing any more, and its leaves go.
+    let removed = world.ok("alice", &["device", "remove", &phone[..8]]);
+    assert_eq!(removed, format!("device {phone} was removed\n"));
+    let (exit, _, code) = fails(&world, "phone", &["recv"]);
+    assert_eq!((exit, code.as_str()), (3, "unauthenticated"));
+    let told = world.ok("bob", &["recv"]);
+    let by_list = format!("#room * alice removed the device {}\n", &phone[..8]);
+    assert!(told.contains(&by_list), "{told}");
+    assert_eq!(world.json("bob", &["members", "room"]).len(), 2);
+    assert!(world.ok("alice", &["device", "list"]).ends_with("  (removed)\n"));
+}
+
+#[test]
+fn a_code_or_a_device_that_makes_no_sense_is_named_in_the_answer() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    let (exit, sentence, code) = fails(&world, "alice", &["device", "authorize", "larder-link:AAAA"]);
+    assert_eq!((exit, code.as_str()), (2, "invalid-link-code"));
+    assert_eq!(
+        sentence,
+        "larder: not a link code, or one that was damaged on its way\n"
+    );
+    let (linking, of_alice, _) = link(&world, "phone", "alice");
+    let (exit, sentence, code) = fails(&world, "bob", &["device", "authorize", "--yes", &of_alice]);
+    assert_eq!((exit, code.as_str()), (3, "link-code-of-another"));
+    assert_eq!(
+        sentence,
+        "larder: the link code is of a device for alice at localhost\n"
+    );
+    drop(linking);
+    for nothing in ["", "nope", "0000000"] {
+        let (exit, _, code) = fails(&world, "alice", &["device", "remove", nothing]);
+        assert_eq!((exit, code.as_str()), (5, "unknown-device"), "{nothing:?}");
+    }
+    // The last device takes the account with it.
+    let own = world.json("bob", &["device", "list"])[0]["device_id"].clone();
+    let removed = world.ok("bob", &["device", "remove", own.as_str().unwrap()]);
+    assert!(
+        removed.contains("this profile can do nothing any more"),
+        "{removed}"
+    );
+    let (exit, _, code) = fails(&world, "again", &["register", "--no-encryption", "bob"]);
+    assert_eq!((exit, code.as_str()), (3, "name-taken"));
+}

@@ -1,0 +1,143 @@
+//! The devices of a user: one links another, and any of them removes one.
+
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{
+    DeviceId, DeviceInfo, InboxKind, LABEL_DEVICE_LINK, LinkRequest, ProblemType, UserName, link_content,
+    sign_with_label_content,
+};
+use openmls_rust_crypto::RustCrypto;
+
+use super::verifies;
+use crate::directory;
+use crate::error::ServiceError;
+use crate::store::{DeviceKey, DeviceRow, NewInboxRow, Tx};
+
+/// Devices that a user can have had, so that nobody's list grows without end.
+const USER_DEVICES_EVER_MAX: usize = 256;
+
+/// Links a device to the caller's user. The keys were checked like those of a registration; the authorization is checked
+/// here, against the key of the device that is said to have made it.
+///
+/// The same request again gives the same answer: the device may have been linked before the answer was lost.
+pub(crate) fn link(
+    tx: &Tx<'_>,
+    (crypto, server_name): (&RustCrypto, &str),
+    caller: &DeviceRow,
+    request: &LinkRequest,
+    devices_max: u32,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let LinkRequest {
+        device,
+        authorization,
+    } = request;
+    if device.user != caller.user {
+        return Err(ProblemType::Forbidden.into());
+    }
+    // Two devices that link one each wait for one another, and the second counts the first one's.
+    tx.lock_devices(tx.acquainted_devices(caller.key)?)?;
+    let present = tx.devices_of_user(&caller.user, &caller.user)?;
+    let Some(by) = present.iter().find(|known| known.device_id == authorization.by) else {
+        return Err(ProblemType::Forbidden.into());
+    };
+    let content = link_content(
+        server_name,
+        &device.user,
+        &device.device_id,
+        &device.auth_key.0,
+        &device.mls_signature_key.0,
+    );
+    let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
+    if !verifies(crypto, &labelled, &by.signature_key, &authorization.signature.0) {
+        return Err(ProblemType::Forbidden.into());
+    }
+    if present.iter().any(|known| {
+        known.device_id == device.device_id
+            && known.auth_key == device.auth_key.0
+            && known.signature_key == device.mls_signature_key.0
+    }) {
+        return Ok(());
+    }
+    let ever = tx.device_list(&caller.user)?.len();
+    if present.len() >= devices_max as usize || ever >= USER_DEVICES_EVER_MAX {
+        return Err(ProblemType::TooManyDevices.into());
+    }
+    if !tx.insert_linked_device(device, by.key, &authorization.signature.0, now)? {
+        return Err(ProblemType::NameTaken.into());
+    }
+    tell(tx, &tx.acquainted_devices(caller.key)?, &caller.user, now)
+}
+
+/// Every device that a user has or had.
+pub(crate) fn list(tx: &Tx<'_>, user: &UserName) -> Result<Vec<DeviceInfo>, ServiceError> {
+    let devices = tx.device_list(user)?;
+    if devices.is_empty() {
+        return Err(ProblemType::NotFound.into());
+    }
+    Ok(devices)
+}
+
+/// Removes a device of the caller's user: its KeyPackages are withdrawn, its sessions and its inbox are gone, and no group
+/// takes anything from it any more. With the last device the account ends. Removing it again changes nothing.
+pub(crate) fn remove(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    device_id: &DeviceId,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let present = tx.devices_of_user(&caller.user, &caller.user)?;
+    let Some(device) = present.iter().find(|device| device.device_id == *device_id) else {
+        return if tx.is_removed_device(&caller.user, device_id)? {
+            Ok(())
+        } else {
+            Err(ProblemType::NotFound.into())
+        };
+    };
+    remove_all(tx, caller, std::slice::from_ref(device), now)
+}
+
+/// Removes every device of the caller's user, and with them the account. Its name stays taken.
+pub(crate) fn remove_account(tx: &Tx<'_>, caller: &DeviceRow, now: UnixSeconds) -> Result<(), ServiceError> {
+    let present = tx.devices_of_user(&caller.user, &caller.user)?;
+    remove_all(tx, caller, &present, now)
+}
+
+fn remove_all(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    devices: &[DeviceRow],
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    // A request of a device that is under way ends first.
+    for device in devices {
+        tx.end_state(device.key)?;
+    }
+    let mut groups = Vec::new();
+    for device in devices {
+        groups.extend(tx.memberships(device.key)?.into_iter().map(|(group, _)| group));
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    for group in &groups {
+        tx.lock_group(group)?;
+    }
+    let mut told = tx.acquainted_devices(caller.key)?;
+    tx.lock_devices(told.iter().copied())?;
+    for device in devices {
+        directory::withdraw_all(tx, device, Some(caller), now)?;
+        tx.acknowledge(device.key, u64::MAX)?;
+        tx.remove_device(device.key, now)?;
+    }
+    told.retain(|key| devices.iter().all(|device| device.key != *key));
+    tell(tx, &told, &caller.user, now)
+}
+
+fn tell(tx: &Tx<'_>, devices: &[DeviceKey], user: &UserName, now: UnixSeconds) -> Result<(), ServiceError> {
+    let row = NewInboxRow {
+        kind: InboxKind::DeviceChange,
+        group: None,
+        epoch: None,
+        body: Some(user.as_str().as_bytes()),
+    };
+    Ok(tx.deliver(devices, &row, now)?)
+}

@@ -1,0 +1,118 @@
+//! The devices of a user: linked one by another, and removed.
+
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{Authorization, Base64Url, DeviceId, DeviceInfo, RegisterRequest, UserName};
+
+use crate::error::Fault;
+use crate::store::statement::params;
+use crate::store::tx::{DeviceKey, Engine, Tx};
+
+impl Tx<'_> {
+    /// Every device that a user has or had, oldest first; none when the user is unknown.
+    pub(crate) fn device_list(&self, user: &UserName) -> Result<Vec<DeviceInfo>, Fault> {
+        self.rows(
+            "SELECT d.name, d.auth_key, d.signature_key, a.name, d.link_signature, d.removed_at
+             FROM users u JOIN devices d ON d.user_id = u.id LEFT JOIN devices a ON a.id = d.authorized_by
+             WHERE u.name = ?1 ORDER BY d.id",
+            params![user.as_str()],
+            |row| {
+                let named = |name: String| name.parse().map_err(|_| Fault::Corrupt("a device id"));
+                let authorization = match (row.optional(3)?, row.optional(4)?) {
+                    (Some(by), Some(signature)) => Some(Authorization {
+                        by: named(by)?,
+                        signature: Base64Url(signature),
+                    }),
+                    (None, None) => None,
+                    (Some(_), None) | (None, Some(_)) => {
+                        return Err(Fault::Corrupt("the authorization of a device"));
+                    }
+                };
+                Ok(DeviceInfo {
+                    device_id: named(row.get(0)?)?,
+                    auth_key: Base64Url(row.get(1)?),
+                    mls_signature_key: Base64Url(row.get(2)?),
+                    authorization,
+                    removed_at: row.optional::<UnixSeconds>(5)?.map(|time| time.0),
+                })
+            },
+        )
+    }
+
+    /// Whether this device of the user existed once and is removed.
+    pub(crate) fn is_removed_device(&self, user: &UserName, device_id: &DeviceId) -> Result<bool, Fault> {
+        self.exists(
+            "SELECT 1 FROM devices d JOIN users u ON u.id = d.user_id
+             WHERE d.name = ?1 AND u.name = ?2 AND d.removed_at IS NOT NULL",
+            params![device_id.as_str(), user.as_str()],
+        )
+    }
+
+    /// Adds a device to the user of `by`; `false` when the device id or the signature key is taken.
+    pub(crate) fn insert_linked_device(
+        &self,
+        device: &RegisterRequest,
+        by: DeviceKey,
+        signature: &[u8],
+        now: UnixSeconds,
+    ) -> Result<bool, Fault> {
+        let inserted = self.execute(
+            "INSERT INTO devices
+                 (user_id, name, auth_key, signature_key, created_at, authorized_by, link_signature)
+             VALUES ((SELECT user_id FROM devices WHERE id = ?1), ?2, ?3, ?4, ?5, ?1, ?6)
+             ON CONFLICT DO NOTHING",
+            params![
+                by,
+                device.device_id.as_str(),
+                device.auth_key.0.as_slice(),
+                device.mls_signature_key.0.as_slice(),
+                now,
+                signature
+            ],
+        )?;
+        Ok(inserted == 1)
+    }
+
+    /// The devices that are told when one of this device's user comes or goes: those of every user who shares a group with
+    /// the user, and the user's own, in ascending order.
+    pub(crate) fn acquainted_devices(&self, device: DeviceKey) -> Result<Vec<DeviceKey>, Fault> {
+        self.rows(
+            "SELECT theirs.id FROM devices theirs WHERE theirs.removed_at IS NULL AND theirs.user_id IN (
+                 SELECT user_id FROM devices WHERE id = ?1
+                 UNION
+                 SELECT their.user_id FROM devices me
+                 JOIN devices mine ON mine.user_id = me.user_id
+                 JOIN members m ON m.device_id = mine.id
+                 JOIN members o ON o.group_id = m.group_id
+                 JOIN devices their ON their.id = o.device_id
+                 WHERE me.id = ?1
+             ) ORDER BY theirs.id",
+            params![device],
+            |row| row.get(0),
+        )
+    }
+
+    /// Bars a device: no request of it is carried out from here on. Comes before any other lock.
+    pub(crate) fn end_state(&self, device: DeviceKey) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(_) => self
+                .execute("DELETE FROM device_states WHERE device_id = ?1", params![device])
+                .map(drop),
+        }
+    }
+
+    /// Turns a device into a tombstone, and takes its sessions and its place in every group away.
+    pub(crate) fn remove_device(&self, device: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
+        self.execute(
+            "UPDATE devices SET removed_at = ?2 WHERE id = ?1",
+            params![device, now],
+        )?;
+        for table in ["sessions", "challenges", "members", "idempotent_answers"] {
+            self.execute(
+                &format!("DELETE FROM {table} WHERE device_id = ?1"),
+                params![device],
+            )?;
+        }
+        Ok(())
+    }
+}
