@@ -305,7 +305,11 @@ async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_i
         .execute_batch(
             "DROP TABLE suites;
              ALTER TABLE profile DROP COLUMN suites_checked_at;
-             DELETE FROM larder_client_migrations WHERE name = 'suites';",
+             DROP TABLE device_checks;
+             ALTER TABLE peers DROP COLUMN standing;
+             ALTER TABLE peers DROP COLUMN root;
+             ALTER TABLE groups DROP COLUMN following;
+             DELETE FROM larder_client_migrations WHERE version >= 3;",
         )
         .unwrap();
     drop(database);
