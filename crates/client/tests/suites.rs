@@ -309,6 +309,11 @@ async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_i
              ALTER TABLE peers DROP COLUMN standing;
              ALTER TABLE peers DROP COLUMN root;
              ALTER TABLE groups DROP COLUMN following;
+             DROP TABLE audit_head;
+             DROP TABLE lost_removals;
+             ALTER TABLE profile DROP COLUMN server_incarnation;
+             ALTER TABLE profile DROP COLUMN server_was_restored;
+             ALTER TABLE profile DROP COLUMN server_restored_at;
              DELETE FROM larder_client_migrations WHERE version >= 3;",
         )
         .unwrap();
