@@ -73,9 +73,7 @@ fn open(runtime: &Runtime, location: StoreLocation) -> Service {
     config.drain.lapsed_counts_seconds = 0;
     config.drain.pair.burst = u32::MAX;
     config.drain.target.burst = u32::MAX;
-    runtime
-        .block_on(Service::open(config, Arc::new(|| NOW)))
-        .unwrap()
+    runtime.block_on(Service::open(config, Arc::new(|| NOW))).unwrap()
 }
 
 fn measure(c: &mut Criterion, runtime: &Runtime, service: &Service, engine: &str, stored: u64) {
