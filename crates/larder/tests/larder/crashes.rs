@@ -32,6 +32,7 @@ fn read_until(process: &mut Running, records: &mut Vec<Value>, enough: impl Fn(&
     }
 }
 
+/// S5, X1.
 #[test]
 fn a_killed_server_loses_and_doubles_nothing_of_a_busy_exchange() {
     const LINES: usize = 24;
@@ -77,6 +78,7 @@ fn a_killed_server_loses_and_doubles_nothing_of_a_busy_exchange() {
     }
 }
 
+/// X1.
 #[test]
 fn a_killed_sender_loses_and_doubles_nothing_that_it_acknowledged() {
     const LINES: usize = 20;
@@ -119,6 +121,7 @@ fn a_killed_sender_loses_and_doubles_nothing_that_it_acknowledged() {
     assert_keys_and_rows_agree(&world, "bob");
 }
 
+/// C4, X1.
 #[test]
 fn a_killed_receiver_joins_and_stores_everything_once() {
     const LINES: usize = 8;

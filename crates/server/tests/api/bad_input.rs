@@ -343,6 +343,7 @@ async fn nothing_of_a_strangers_request_is_looked_at() {
     assert_eq!(scene.snapshot().await, before);
 }
 
+/// R-D8.
 #[tokio::test]
 async fn another_users_token_reaches_nothing_of_ones_own() {
     let scene = Scene::set().await;

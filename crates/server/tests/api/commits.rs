@@ -5,6 +5,7 @@ use openmls::prelude::LeafNodeIndex;
 
 use crate::support::{TestServer, id_of, snapshot, state_of};
 
+/// S4, R-S2.
 #[tokio::test]
 async fn the_commit_that_adds_a_key_package_spends_it_and_delivers_the_welcome() {
     let server = TestServer::start().await;
@@ -34,6 +35,7 @@ async fn the_commit_that_adds_a_key_package_spends_it_and_delivers_the_welcome()
     assert_eq!(joined.members().count(), 2);
 }
 
+/// S4.
 #[tokio::test]
 async fn an_accepted_commit_sent_again_gets_the_same_answer_and_does_nothing() {
     let server = TestServer::start().await;
@@ -59,6 +61,7 @@ async fn an_accepted_commit_sent_again_gets_the_same_answer_and_does_nothing() {
         .refused(ProblemType::WrongEpoch);
 }
 
+/// R-S1.
 #[tokio::test]
 async fn the_loser_of_a_race_rebases_with_the_same_reservation() {
     let server = TestServer::start().await;

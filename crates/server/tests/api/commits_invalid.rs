@@ -73,6 +73,7 @@ async fn a_commit_is_one_valid_public_message_for_this_group() {
     scene.still_works().await;
 }
 
+/// S4, R-S5.
 #[tokio::test]
 async fn the_group_info_is_the_senders_for_exactly_the_new_epoch() {
     let mut scene = Scene::set().await;

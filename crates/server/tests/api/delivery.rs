@@ -22,6 +22,7 @@ async fn scene(server: &TestServer) -> (Device, MlsGroup, Device, MlsGroup, Grou
     (alice, alices, bob, bobs, gid)
 }
 
+/// S9, X1.
 #[tokio::test]
 async fn messages_arrive_in_order_once_and_their_numbers_have_no_gaps() {
     let server = TestServer::start().await;
@@ -43,6 +44,7 @@ async fn messages_arrive_in_order_once_and_their_numbers_have_no_gaps() {
     assert!(bob.inbox().await.is_empty() && alice.inbox().await.is_empty());
 }
 
+/// X1.
 #[tokio::test]
 async fn a_message_sent_again_is_delivered_once() {
     let server = TestServer::start().await;
@@ -106,6 +108,7 @@ async fn a_message_of_an_epoch_to_come_is_refused() {
     assert_eq!(snapshot(&[&alice, &bob], Some(&gid)).await, before);
 }
 
+/// R-S7.
 #[tokio::test]
 async fn whoever_is_not_or_no_longer_a_member_sends_and_reads_nothing() {
     let server = TestServer::start().await;
@@ -319,6 +322,7 @@ async fn a_long_poll_without_rows_ends_empty_at_its_deadline() {
     assert!(started.elapsed() >= Duration::from_secs(1));
 }
 
+/// R-S3.
 #[tokio::test]
 async fn a_member_leaves_by_a_proposal_that_another_commits() {
     let server = TestServer::start().await;

@@ -4,6 +4,7 @@ use larder_wire::{CommitCheck, CommitRequest, GroupInfoAnswer, InboxKind, Proble
 
 use crate::support::{Device, TestServer, snapshot};
 
+/// R-S4.
 #[tokio::test]
 async fn a_device_that_lost_its_state_comes_back_by_external_commit() {
     let server = TestServer::start().await;
@@ -34,6 +35,7 @@ async fn a_device_that_lost_its_state_comes_back_by_external_commit() {
         .ok::<larder_wire::Accepted>();
 }
 
+/// R-S6.
 #[tokio::test]
 async fn an_outsider_does_not_come_in_by_external_commit_under_any_name() {
     let server = TestServer::start().await;
@@ -73,6 +75,7 @@ async fn an_outsider_does_not_come_in_by_external_commit_under_any_name() {
     assert_eq!(snapshot(&[&alice, &bob, &mallory], Some(&gid)).await, before);
 }
 
+/// R-S7.
 #[tokio::test]
 async fn a_removed_device_does_not_come_back_by_external_commit() {
     let server = TestServer::start().await;
@@ -92,6 +95,7 @@ async fn a_removed_device_does_not_come_back_by_external_commit() {
     assert_eq!(snapshot(&[&alice, &bob], Some(&gid)).await, before);
 }
 
+/// R-S6.
 #[tokio::test]
 async fn an_external_commit_is_its_senders_own_and_brings_its_own_group_info() {
     let server = TestServer::start().await;

@@ -39,6 +39,7 @@ async fn inbox_kinds(device: &Device) -> Vec<InboxKind> {
     device.inbox().await.iter().map(|row| row.kind).collect()
 }
 
+/// R-D5.
 #[tokio::test]
 async fn the_last_resort_is_handed_out_when_nothing_else_is_left() {
     let server = TestServer::generous().await;

@@ -63,6 +63,7 @@ async fn a_commit_after_the_deadline_but_before_the_sweep_is_accepted() {
     bob.join().await;
 }
 
+/// R-D3.
 #[tokio::test]
 async fn a_key_package_is_not_served_once_less_life_is_left_than_an_inbox_is_kept() {
     let server = TestServer::unswept().await;

@@ -12,6 +12,7 @@ use crate::support::{TestServer, count, outcomes, reserved_refs};
 const ADDERS: usize = 64;
 const POOL: usize = 32;
 
+/// S1, S2, R-D2.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_adders_get_the_thirty_two_key_packages_of_a_pool_each_once() {
     let server = TestServer::start().await;
@@ -77,6 +78,7 @@ async fn sixty_four_adders_get_the_thirty_two_key_packages_of_a_pool_each_once()
     }
 }
 
+/// S2.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_retry_storm_under_one_idempotency_key_takes_one_key_package() {
     let server = TestServer::start().await;

@@ -74,6 +74,7 @@ async fn the_bytes_that_are_disclosed_are_those_that_were_uploaded() {
     );
 }
 
+/// R-D7.
 #[tokio::test]
 async fn an_unknown_user_refuses_the_request_and_reserves_nothing() {
     let server = TestServer::start().await;
@@ -94,6 +95,7 @@ async fn an_unknown_user_refuses_the_request_and_reserves_nothing() {
     assert_eq!(outcomes(&reserved), [DeviceOutcome::Ok; 2]);
 }
 
+/// R-D4.
 #[tokio::test]
 async fn exhaustion_and_incompatibility_are_outcomes_of_a_device() {
     let server = TestServer::start().await;

@@ -30,6 +30,7 @@ async fn refused(device: &Device, key_package: Vec<u8>, check: KeyPackageCheck) 
     assert_eq!(device.inventory().await, before, "{check}");
 }
 
+/// S6, R-D6.
 #[tokio::test]
 async fn what_is_accepted_is_in_the_inventory_under_the_reference_that_its_owner_computes() {
     let server = TestServer::start().await;
@@ -78,6 +79,7 @@ async fn a_key_package_with_a_flipped_signature_is_refused() {
     refused(&alice, leaf_signature, KeyPackageCheck::Signature).await;
 }
 
+/// R-D1.
 #[tokio::test]
 async fn lifetimes_are_held_to_the_policy() {
     let server = TestServer::start().await;
@@ -111,6 +113,7 @@ async fn lifetimes_are_held_to_the_policy() {
     }
 }
 
+/// S6, R-D1.
 #[tokio::test]
 async fn a_key_package_names_its_uploader_and_carries_the_registered_key() {
     let server = TestServer::start().await;
@@ -182,6 +185,7 @@ async fn what_is_not_exactly_one_key_package_is_refused() {
     refused(&alice, alice.group_info(&group), KeyPackageCheck::Malformed).await;
 }
 
+/// S6, R-D1.
 #[tokio::test]
 async fn no_flipped_bit_of_a_key_package_is_accepted() {
     let server = TestServer::start().await;
@@ -202,6 +206,7 @@ async fn no_flipped_bit_of_a_key_package_is_accepted() {
     assert!(alice.inventory().await.items.is_empty());
 }
 
+/// R-D6.
 #[tokio::test]
 async fn two_key_packages_with_one_init_key_never_both_enter() {
     let server = TestServer::start().await;
@@ -255,6 +260,7 @@ async fn each_key_package_of_a_batch_gets_its_own_verdict_in_order() {
     assert_eq!(alice.inventory().await.items.len(), 1);
 }
 
+/// S7.
 #[tokio::test]
 async fn a_device_never_holds_more_than_the_hard_cap() {
     let server = TestServer::start().await;
@@ -343,6 +349,7 @@ async fn an_unchanged_inventory_is_not_sent_again() {
     assert_ne!(changed.digest, inventory.digest);
 }
 
+/// R-D8.
 #[tokio::test]
 async fn an_owner_revokes_what_is_its_own_and_nothing_else() {
     let server = TestServer::start().await;

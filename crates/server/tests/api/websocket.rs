@@ -180,6 +180,7 @@ async fn a_socket_delivers_nothing_beyond_its_session() {
     );
 }
 
+/// R-S8.
 #[tokio::test]
 async fn a_reader_that_does_not_read_costs_the_others_nothing() {
     let server = TestServer::start().await;
