@@ -291,6 +291,23 @@ async fn r_c8_a_list_that_begins_with_another_key_than_the_one_known_is_not_beli
 }
 
 #[tokio::test]
+async fn r_c8_without_a_list_what_was_known_holds_and_a_device_that_is_new_is_shown_loudly() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client("bob").await;
+    alice.group_with(&[&bob]).await;
+    let second = alice.link().await;
+    second.sync().await.unwrap();
+    server.tamper("UPDATE users SET name = 'hidden' WHERE name = ?1", ["alice"]);
+    let told = bob.told().await;
+    let warnings: Vec<_> = told.iter().filter(|text| text.starts_with("WARNING")).collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains(&short(&second)),
+        "not of the device that was verified before: {told:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_link_code_is_for_one_user_at_one_server_and_does_not_survive_a_change() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use larder_wire::{DeviceId, ProblemType, UserDevices, UserName};
+use larder_wire::{DeviceId, DeviceInfo, ProblemType, UserName};
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
@@ -118,7 +118,7 @@ impl MlsConnection {
         let listed = self.learn_devices(&self.0.me.user).await?;
         self.0
             .core
-            .write(move |tx, context| core::own_devices(tx, context, &listed.devices))
+            .write(move |tx, context| core::own_devices(tx, context, &listed))
             .await
     }
 
@@ -133,22 +133,19 @@ impl MlsConnection {
         self.0.transport.remove_device(device).await
     }
 
-    /// Fetches a user's list of devices and takes it over.
-    pub(super) async fn learn_devices(&self, user: &UserName) -> Result<UserDevices, Error> {
+    /// Fetches a user's list of devices and takes it over. A user whom the server does not know, or not for us, has none.
+    pub(super) async fn learn_devices(&self, user: &UserName) -> Result<Vec<DeviceInfo>, Error> {
         let listed = match self.0.transport.user_devices(user).await {
-            // A user whom the server does not know has none.
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => UserDevices {
-                user: user.clone(),
-                devices: Vec::new(),
-            },
-            answer => answer?,
+            Ok(listed) => Some(listed.devices),
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => None,
+            Err(other) => return Err(other),
         };
-        let (user, devices) = (user.clone(), listed.devices.clone());
+        let (user, devices) = (user.clone(), listed.clone());
         self.0
             .core
-            .write(move |tx, context| core::learn_devices(tx, context, &user, &devices))
+            .write(move |tx, context| core::learn_devices(tx, context, &user, devices.as_deref()))
             .await?;
-        Ok(listed)
+        Ok(listed.unwrap_or_default())
     }
 
     /// Fetches the lists of devices that are to be looked at. One that the server does not give is left to the next sync.

@@ -41,16 +41,20 @@ pub(crate) fn device_checks(tx: &Tx<'_>) -> Result<Vec<UserName>, Error> {
 }
 
 /// Takes a user's list of devices over: verifies it from the first device on, pins what is new, and tells every group that
-/// the user is in, once: of devices that came and went, and loudly of what does not verify.
+/// the user is in, once: of devices that came and went, and loudly of what does not verify. Without a list, which the server
+/// need not give of everybody, what was known before holds.
 pub(crate) fn learn_devices(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    devices: &[DeviceInfo],
+    devices: Option<&[DeviceInfo]>,
 ) -> Result<(), Error> {
     let connection = tx.connection();
     peers::checked(connection, user)?;
     let me = &context.identity.me;
+    let Some(devices) = devices else {
+        return warn_of_leaves(tx, context, user, &groups_with(tx, user)?, not_told);
+    };
     let mut known = peers::of_user(connection, user)?;
     if *user == me.user && !known.iter().any(|peer| peer.device_id == me.device_id) {
         known.push(Peer {
@@ -112,19 +116,36 @@ pub(crate) fn learn_devices(
             }
         }
     }
-    // Leaves that the list does not explain.
-    for (group, leaves) in &shared {
+    warn_of_leaves(tx, context, user, &shared, unauthorized)
+}
+
+/// Warns of devices in groups that are not known to be the user's.
+fn warn_of_leaves(
+    tx: &Tx<'_>,
+    context: &Context,
+    user: &UserName,
+    shared: &[(GroupKey, Vec<DeviceId>)],
+    text: fn(&UserName, &DeviceId) -> String,
+) -> Result<(), Error> {
+    for (group, leaves) in shared {
         for device in leaves {
-            match peers::standing(connection, user, device)? {
+            match peers::standing(tx.connection(), user, device)? {
                 Some(Standing::Authorized | Standing::Removed) => {}
                 Some(Standing::Unauthorized | Standing::Seen) | None => {
-                    let text = unauthorized(user, device);
+                    let text = text(user, device);
                     tell(tx, context, group, (user, device), NOTICE_UNAUTHORIZED, &text)?;
                 }
             }
         }
     }
     Ok(())
+}
+
+fn not_told(user: &UserName, device: &DeviceId) -> String {
+    format!(
+        "WARNING: the server does not tell whether the device {} is one of {user}'s; it may be somebody else's",
+        short(device)
+    )
 }
 
 fn unauthorized(user: &UserName, device: &DeviceId) -> String {
