@@ -238,7 +238,7 @@ async fn a_linked_device_finds_the_groups_of_its_user_and_joins_them_by_external
 
 #[tokio::test]
 async fn r_s7_a_removed_device_can_do_nothing_any_more_and_what_was_its_is_gone() {
-    let server = TestServer::start().await;
+    let server = TestServer::generous().await;
     let alice = server.device("alice").await;
     let bob = server.device_with_key_packages("bob", 2).await;
     let lost = bob.link(2).await;

@@ -5,14 +5,20 @@ use larder_wire::{
     SpendRequest,
 };
 
-use crate::support::{TestServer, count, reserved_refs, state_of};
+use larder_server::Config;
+
+use crate::support::{TestServer, count, generous, reserved_refs, state_of};
 
 fn group() -> GroupId {
     GroupId::from_bytes(b"elsewhere").unwrap()
 }
 
 async fn external() -> TestServer {
-    TestServer::start_with(|config| config.external_delivery = true, false).await
+    let configure = |config: &mut Config| {
+        config.external_delivery = true;
+        config.drain = generous();
+    };
+    TestServer::start_with(configure, false).await
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ mod server;
 pub(crate) use device::{Device, KeyPackageSpec, SIGNATURE_BYTES, SUITE, message_bytes, of_suite};
 pub(crate) use groups::id_of;
 pub(crate) use http::{Answer, Http};
-pub(crate) use server::TestServer;
+pub(crate) use server::{TestServer, generous};
 
 use larder_wire::{DeviceOutcome, GroupId, InboxRow, Inventory, KeyPackageRef, KeyPackageState, Reserved};
 

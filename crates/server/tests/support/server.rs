@@ -34,6 +34,22 @@ pub(crate) struct TestServer {
     running: JoinHandle<()>,
 }
 
+/// Limits that nobody meets.
+pub(crate) fn generous() -> DrainLimits {
+    let plenty = Rate {
+        burst: 1000,
+        interval_seconds: 1,
+    };
+    DrainLimits {
+        pair: plenty,
+        target: plenty,
+        live_per_requester: 1000,
+        live_per_pair: 1000,
+        floor: 0,
+        ..DrainLimits::default()
+    }
+}
+
 impl TestServer {
     /// The server as it is deployed, with its sweeper.
     pub(crate) async fn start() -> Self {
@@ -47,19 +63,7 @@ impl TestServer {
 
     /// The server with limits that nobody meets, for tests that take from a pool what is there.
     pub(crate) async fn generous() -> Self {
-        let plenty = Rate {
-            burst: 1000,
-            interval_seconds: 1,
-        };
-        let drain = DrainLimits {
-            pair: plenty,
-            target: plenty,
-            live_per_requester: 1000,
-            live_per_pair: 1000,
-            floor: 0,
-            ..DrainLimits::default()
-        };
-        Self::start_with(|config| config.drain = drain, true).await
+        Self::start_with(|config| config.drain = generous(), true).await
     }
 
     pub(crate) async fn start_with(configure: impl FnOnce(&mut Config), sweeper: bool) -> Self {
