@@ -238,6 +238,7 @@ fn unusable(error: KeychainError) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use keyring::Error as KeyringError;
     use larder_pool::LocalStore;
@@ -271,6 +272,13 @@ mod tests {
         }
     }
 
+    /// A process that is started by one test holds, until it runs its program, the lock of a profile that another one has
+    /// open. So these tests run one after the other.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sources_in(directory: &TempDir) -> Sources<'static> {
         sources(directory, in_memory(|_| None).0)
     }
@@ -288,6 +296,7 @@ mod tests {
 
     #[test]
     fn a_new_profile_has_a_key_in_the_keychain_and_keeps_it() {
+        let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let sources = sources_in(&directory);
         assert!(sources.of_existing().unwrap().is_none());
@@ -305,6 +314,7 @@ mod tests {
 
     #[test]
     fn a_keychain_that_fails_says_how_and_the_ways_around_it_come_first() {
+        let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let (keychain, store) = in_memory(|_| None);
         let mut sources = sources(&directory, keychain);
@@ -331,6 +341,7 @@ mod tests {
 
     #[test]
     fn without_a_keychain_and_a_terminal_nothing_is_created_and_every_way_is_named() {
+        let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let (keychain, _) = in_memory(|_| Some(KeyringError::PlatformFailure("no bus".into())));
         let sources = sources(&directory, keychain);
@@ -350,6 +361,7 @@ mod tests {
 
     #[test]
     fn a_key_moves_into_the_keychain_and_out_of_it_again() {
+        let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let (keychain, _) = in_memory(|_| None);
         let mut sources = sources(&directory, keychain);
@@ -391,6 +403,7 @@ mod tests {
 
     #[test]
     fn a_change_that_fails_leaves_the_keychain_as_it_was() {
+        let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let mut sources = sources_in(&directory);
         let key = sources.of_new(false).unwrap().unwrap();
@@ -415,6 +428,7 @@ mod tests {
 
     #[test]
     fn a_key_that_the_profile_has_is_never_thrown_away_whatever_error_follows() {
+        let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let sources = sources_in(&directory);
         let [has, other] = ["has", "other"].map(|entry| sources.keychain.create(entry).unwrap());
@@ -430,6 +444,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_move_into_the_keychain_or_out_of_it_is_settled_by_trying_the_key() {
+        let _alone = alone();
         for happened in [false, true] {
             // Into the keychain: the entry was proposed, and the profile was encrypted with it or was not.
             let directory = tempfile::tempdir().unwrap();
