@@ -20,23 +20,16 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
     for membership in memberships {
         give_up_state(tx, membership)?;
     }
-    peers::check_everybody_later(connection)?;
     connection.execute("DELETE FROM reserve_attempts", [])?;
-    forget_inventory_digest(tx)?;
     connection.execute(
         "UPDATE profile SET restored_at = ?1",
         [context.now().0.cast_signed()],
     )?;
-    set_standing(tx, Standing::Restoring)?;
-    messages::note(
-        connection,
-        None,
-        None,
-        MessageKind::Notice,
+    begin_restoring(
+        tx,
+        context,
         "this profile is an older copy: what it had received since then is missing, and it rejoins its groups. A copy must \
          not be used beside the other",
-        context.now(),
-        false,
     )
 }
 
@@ -60,6 +53,17 @@ pub(crate) fn skip_dropped(
         "UPDATE profile SET inbox_cursor = ?1 WHERE inbox_cursor < ?1",
         [dropped_up_to.cast_signed()],
     )?;
+    begin_restoring(
+        tx,
+        context,
+        "this device was away for too long: messages that the server did not keep are missing, and it rejoins the groups \
+         that went on without it",
+    )
+}
+
+/// What follows is done at the next rounds of the sync. The person is told why.
+fn begin_restoring(tx: &Tx<'_>, context: &Context, why: &str) -> Result<(), Error> {
+    let connection = tx.connection();
     peers::check_everybody_later(connection)?;
     forget_inventory_digest(tx)?;
     set_standing(tx, Standing::Restoring)?;
@@ -68,8 +72,7 @@ pub(crate) fn skip_dropped(
         None,
         None,
         MessageKind::Notice,
-        "this device was away for too long: messages that the server did not keep are missing, and it rejoins the groups \
-         that went on without it",
+        why,
         context.now(),
         false,
     )
