@@ -96,6 +96,9 @@ pub enum Error {
         /// The device.
         device: DeviceId,
     },
+    /// More users than one request may name were to be added all or not at all.
+    #[error("at most 64 users can be added all or not at all")]
+    TooManyUsers,
     /// What was given is not a link code, or its proofs do not verify.
     #[error("not a link code, or one that was damaged on its way")]
     InvalidLinkCode,
@@ -240,6 +243,7 @@ impl Error {
             Self::InvalidKeyPackage { .. } => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
             Self::UnauthorizedDevice { .. } => "unauthorized-device",
+            Self::TooManyUsers => "too-many-users",
             Self::InvalidLinkCode => "invalid-link-code",
             Self::LinkCodeOfAnother { .. } => "link-code-of-another",
             Self::InvalidText => "invalid-text",

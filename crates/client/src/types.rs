@@ -157,6 +157,12 @@ pub struct GroupSummary {
     pub state: GroupState,
     /// Messages of others that are not marked as read.
     pub unread: u64,
+    /// The row of the last message that is marked as read; 0 when none is.
+    pub read_up_to: i64,
+    /// The row of the newest message; 0 when there is none.
+    pub last_row: i64,
+    /// Whether the person wants to be told less of it.
+    pub muted: bool,
 }
 
 impl fmt::Debug for GroupSummary {
@@ -167,6 +173,9 @@ impl fmt::Debug for GroupSummary {
             .field("members", &self.members)
             .field("state", &self.state)
             .field("unread", &self.unread)
+            .field("read_up_to", &self.read_up_to)
+            .field("last_row", &self.last_row)
+            .field("muted", &self.muted)
             .finish_non_exhaustive()
     }
 }
@@ -241,6 +250,8 @@ pub enum NotAdded {
     NotFound,
     /// No KeyPackage is left.
     Exhausted,
+    /// Could have been added, if everybody could: all or nobody was asked for.
+    Withheld,
     /// There are KeyPackages, but none of the group's ciphersuite.
     Incompatible {
         /// The group's ciphersuite (RFC 9420 §17.1).
@@ -274,6 +285,7 @@ impl NotAdded {
             Self::AlreadyMember
             | Self::NotFound
             | Self::Exhausted
+            | Self::Withheld
             | Self::Incompatible { .. }
             | Self::InvalidKeyPackage(_)
             | Self::KeyChanged { .. }
@@ -287,6 +299,7 @@ impl NotAdded {
             Self::AlreadyMember => "already-member",
             Self::NotFound => "not-found",
             Self::Exhausted => "exhausted",
+            Self::Withheld => "withheld",
             Self::Incompatible { .. } => "incompatible",
             Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
@@ -302,6 +315,7 @@ impl fmt::Display for NotAdded {
             Self::AlreadyMember => f.write_str("is a member already"),
             Self::NotFound => f.write_str("no such user"),
             Self::Exhausted => f.write_str("has no KeyPackage left"),
+            Self::Withheld => f.write_str("could be added, but not all of them"),
             Self::Incompatible { suite } => write!(
                 f,
                 "has no KeyPackage of the group's ciphersuite, {}: their program does not support it, or has \

@@ -116,6 +116,9 @@ pub(crate) enum Command {
         /// The users to add
         #[arg(required = true)]
         users: Vec<UserName>,
+        /// Add nobody if one of them cannot be added
+        #[arg(long)]
+        all_or_nothing: bool,
     },
     /// Hide from a user: they can neither find nor invite you any more
     Block {
@@ -147,6 +150,11 @@ pub(crate) enum Command {
         #[arg(required = true, allow_negative_numbers = true)]
         text: Vec<String>,
     },
+    /// Send the messages of a group again that have failed
+    Retry {
+        /// The group
+        group: String,
+    },
     /// Fetch messages and print those not shown yet
     Recv {
         /// Go on until interrupted, or until nobody reads any more
@@ -156,8 +164,41 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
         wait: Option<u64>,
     },
+    /// Print what is known of a group's past, without asking the server
+    History {
+        /// The group
+        group: String,
+        /// The most rows to print
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: u32,
+        /// Print what came before this row
+        #[arg(long, value_name = "ROW")]
+        before: Option<i64>,
+    },
+    /// Look for a text in messages, in whatever case; the newest first
+    Search {
+        /// The text; several words are joined by spaces
+        #[arg(required = true, allow_negative_numbers = true)]
+        text: Vec<String>,
+        /// Only in this group
+        #[arg(long)]
+        group: Option<String>,
+        /// The most messages to print
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: u32,
+    },
     /// List groups
     Groups,
+    /// Mark a group as one that should not disturb
+    Mute {
+        /// The group
+        group: String,
+    },
+    /// Undo `mute`
+    Unmute {
+        /// The group
+        group: String,
+    },
     /// List the members of a group
     Members {
         /// The group
@@ -301,6 +342,13 @@ pub(crate) enum GroupCommand {
     /// Create a group with yourself in it
     Create {
         /// Its name; only members learn it
+        name: String,
+    },
+    /// Give a group another name. Every member may
+    Rename {
+        /// The group
+        group: String,
+        /// The new name; only members learn it
         name: String,
     },
 }

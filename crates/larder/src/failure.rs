@@ -88,6 +88,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::Ambiguous { .. }
         | E::InvalidText
         | E::InvalidGroupName
+        | E::TooManyUsers
         | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }

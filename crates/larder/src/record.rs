@@ -67,7 +67,14 @@ pub(crate) enum Record {
         members: u32,
         state: &'static str,
         unread: u64,
+        muted: bool,
     },
+    /// A group has another name.
+    Renamed { group: String, group_name: String },
+    /// A group should not disturb.
+    Muted { group: String, group_name: String },
+    /// A group may disturb again.
+    Unmuted { group: String, group_name: String },
     /// A member of a group.
     Member {
         group: String,
@@ -98,7 +105,14 @@ pub(crate) enum Record {
         id: String,
         status: &'static str,
     },
-    /// A message, or an event of a group, not shown before.
+    /// Messages that had failed were sent again, or wait for the server.
+    Retried {
+        group: String,
+        group_name: String,
+        messages: u64,
+        status: &'static str,
+    },
+    /// A message, or an event of a group.
     Message {
         row: i64,
         id: Option<String>,
@@ -110,6 +124,9 @@ pub(crate) enum Record {
         sent_at: u64,
         received_at: u64,
         mine: bool,
+        status: &'static str,
+        #[serde(skip)]
+        shown: Shown,
     },
     /// The state of the pool of KeyPackages.
     Pool(Pool),
@@ -186,6 +203,15 @@ pub(crate) enum Record {
     LegacyMigration(Migration),
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
+}
+
+/// When a message is shown, which decides what else people want to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// As it arrives.
+    Now,
+    /// Among others, some of them old: with its number and its date.
+    Later,
 }
 
 /// A user who was not added, and why.
@@ -312,6 +338,7 @@ impl Record {
                 members,
                 state,
                 unread,
+                muted,
                 ..
             } => {
                 let mut line = format!(
@@ -325,6 +352,9 @@ impl Record {
                 }
                 if *state != "active" {
                     let _ = write!(line, ", {state}");
+                }
+                if *muted {
+                    line.push_str(", muted");
                 }
                 let _ = write!(line, "  {id}");
                 line
@@ -364,6 +394,9 @@ impl Record {
                 );
                 parts.join("; ")
             }
+            Self::Renamed { group_name, .. } => format!("the group is called #{} now", label(group_name)),
+            Self::Muted { group_name, .. } => format!("#{} is muted", label(group_name)),
+            Self::Unmuted { group_name, .. } => format!("#{} is not muted", label(group_name)),
             Self::Blocked { user } => format!("{user} is blocked: to them you do not exist"),
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
@@ -372,22 +405,41 @@ impl Record {
                 "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
             }
             Self::Sent { status, .. } => (*status).to_owned(),
+            Self::Retried { messages: 0, .. } => "no message has failed".to_owned(),
+            Self::Retried { messages, status, .. } => {
+                let noun = if *messages == 1 { "message" } else { "messages" };
+                format!("{messages} {noun} {status}")
+            }
             Self::Message {
+                row,
                 group,
                 group_name,
                 sender,
                 kind,
                 text,
+                sent_at,
+                status,
+                shown,
                 ..
             } => {
                 let text = plain(text);
-                let Some(group) = group else {
-                    return format!("* {text}");
+                let label = group
+                    .as_deref()
+                    .map(|group| group_label(group_name.as_deref(), group));
+                let line = match (label, sender) {
+                    (Some(group), Some(sender)) if *kind == "text" => format!("#{group} <{sender}> {text}"),
+                    (Some(group), _) => format!("#{group} * {text}"),
+                    (None, _) => format!("* {text}"),
                 };
-                let group = group_label(group_name.as_deref(), group);
-                match sender {
-                    Some(sender) if *kind == "text" => format!("#{group} <{sender}> {text}"),
-                    _ => format!("#{group} * {text}"),
+                match shown {
+                    Shown::Now => line,
+                    Shown::Later => {
+                        let unsent = match *status {
+                            "sent" => String::new(),
+                            status => format!("  ({status})"),
+                        };
+                        format!("{row}  {}  {line}{unsent}", date(UnixSeconds(*sent_at)))
+                    }
                 }
             }
             Self::Pool(pool) => pool.line(),

@@ -4,6 +4,7 @@ mod audit;
 mod blocks;
 mod devices;
 mod encryption;
+mod invitations;
 mod legacy;
 mod operations;
 mod pool;
@@ -11,6 +12,7 @@ mod probe;
 mod restore;
 mod restored_server;
 mod sync;
+mod timeline;
 
 pub use devices::Linking;
 
@@ -26,7 +28,7 @@ use tokio::sync::Mutex;
 use crate::core::{self, Core, Handle};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
-use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Message, Options, SuitePool};
+use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
 
 /// One device of one user on one server.
 ///
@@ -190,37 +192,6 @@ impl MlsConnection {
         self.0
             .core
             .write(move |tx, context| core::members(tx, context, &group))
-            .await
-    }
-
-    /// What others sent or did and is not marked as read, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::Store`] and its like.
-    pub async fn unread(&self) -> Result<Vec<Message>, Error> {
-        self.0.core.write(|tx, _| core::unread(tx)).await
-    }
-
-    /// Rows up to and including this one are read. Going backwards does nothing.
-    ///
-    /// # Errors
-    /// [`Error::Store`] and its like.
-    pub async fn mark_read(&self, up_to: i64) -> Result<(), Error> {
-        self.0.core.write(move |tx, _| core::mark_read(tx, up_to)).await
-    }
-
-    /// The last `limit` rows of a group's history, own ones included, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::UnknownGroup`].
-    pub async fn history(&self, group: &GroupKey, limit: u32) -> Result<Vec<Message>, Error> {
-        let group = group.clone();
-        self.0
-            .core
-            .write(move |tx, _| {
-                core::group_state(tx, &group)?;
-                core::history(tx, &group, limit)
-            })
             .await
     }
 

@@ -6,10 +6,10 @@ use openmls::prelude::{
 };
 use openmls::treesync::LeafNodeSource;
 
-use crate::core::messages::{self, NewMessage, Payload};
+use crate::core::messages::{self, NewMessage};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{devices, groups, mls, peers, restored_server};
+use crate::core::{devices, groups, mls, naming, peers, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
@@ -323,9 +323,8 @@ pub(super) fn merged(
     if we_left {
         leave_too(tx, group)?;
     }
-    let newcomers = matches!(intent, Intent::Invite { .. });
-    if let (true, Some(name)) = (newcomers, groups::name(tx.connection(), group)?) {
-        messages::push(tx, context, group, &Payload::group_name(&name), None)?;
+    if matches!(intent, Intent::Invite { .. }) {
+        naming::announce(tx, context, group)?;
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use openmls::prelude::{
 };
 use tls_codec::Deserialize as _;
 
-use crate::core::messages::{self, Content, NewMessage, Payload};
+use crate::core::messages::{self, Content, NewMessage};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, mls, peers, welcome};
+use crate::core::{commits, groups, mls, naming, peers, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -252,11 +252,8 @@ fn content(
             commits::record(tx, group, &events, now, false)?;
             if we_left {
                 commits::leave_too(tx, group)?;
-            } else if comes
-                && of_us
-                && let Some(name) = groups::name(tx.connection(), group)?
-            {
-                messages::push(tx, context, group, &Payload::group_name(&name), None)?;
+            } else if comes && of_us {
+                naming::announce(tx, context, group)?;
             }
             Ok(())
         }
@@ -293,26 +290,7 @@ fn application(
             )?;
             Ok(())
         }
-        Some(Content::GroupName(name)) => {
-            let known = groups::name(connection, group)?;
-            if known.as_deref() == Some(&*name) {
-                return Ok(());
-            }
-            groups::set_name(connection, group, &name)?;
-            if known.is_some() {
-                let text = format!("{} renamed the group", sender.0);
-                messages::note(
-                    connection,
-                    Some(group),
-                    Some(sender),
-                    MessageKind::Notice,
-                    &text,
-                    now,
-                    false,
-                )?;
-            }
-            Ok(())
-        }
+        Some(Content::GroupName { id, name }) => Ok(naming::take_over(tx, group, sender, &id, &name, now)?),
         // Neither undoes the decryption: its keys are used up.
         Some(Content::Unknown) | None => not_understood(tx, group, sender, now),
     }

@@ -15,6 +15,7 @@ mod linking;
 mod members;
 mod messages;
 mod mls;
+mod naming;
 mod outbox;
 mod peers;
 mod probe;
@@ -27,6 +28,7 @@ mod schema;
 mod state;
 mod suites;
 mod sweep;
+mod timeline;
 mod welcome;
 
 pub(crate) use actor::Handle;
@@ -37,15 +39,16 @@ pub(crate) use devices::{
     users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
-pub(crate) use groups::{create, group_state, require_active, resolve, summaries, summary};
+pub(crate) use groups::{create, group_state, require_active, resolve, set_muted, summaries, summary};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
-    already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
+    Extent, already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
-pub(crate) use messages::{check_name, history, mark_read, send, unread};
+pub(crate) use messages::{check_name, retry, send};
+pub(crate) use naming::rename;
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
@@ -60,3 +63,7 @@ pub(crate) use state::{
 };
 pub(crate) use suites::{Suites, set_suites, suite_pools, suites_are_due, usable};
 pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};
+pub(crate) use timeline::{
+    history_before, mark_group_read, mark_notices_read, mark_read, message, messages_after, pending, search,
+    unread,
+};

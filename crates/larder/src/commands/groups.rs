@@ -1,4 +1,4 @@
-//! `group create`, `invite`, `remove`, `leave`, `groups`, `members`.
+//! `group create`, `group rename`, `invite`, `remove`, `leave`, `groups`, `mute`, `unmute`, `members`.
 
 use std::process::ExitCode;
 
@@ -21,9 +21,14 @@ pub(super) async fn invite_command(
     context: &Context<'_>,
     group: &str,
     users: &[UserName],
+    all_or_nothing: bool,
 ) -> Result<ExitCode> {
     let (client, key) = context.open_group(group).await?;
     client.sync().await?;
+    if all_or_nothing {
+        let invited = client.invite_all(&key, users).await?;
+        return tell_invited(&client, &key, &invited, context.output).await;
+    }
     invite(&client, &key, users, context.output).await
 }
 
@@ -41,6 +46,15 @@ pub(crate) async fn invite(
         },
         invited => invited?,
     };
+    tell_invited(client, key, &invited, output).await
+}
+
+async fn tell_invited(
+    client: &MlsConnection,
+    key: &GroupKey,
+    invited: &Invited,
+    output: &Output,
+) -> Result<ExitCode> {
     let code = match invited.not_added.is_empty() {
         true => ExitCode::SUCCESS,
         false => Exit::Refused.into(),
@@ -61,6 +75,28 @@ pub(crate) async fn invite(
             .collect(),
     }])?;
     Ok(code)
+}
+
+pub(super) async fn rename(context: &Context<'_>, group: &str, name: &str) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.sync().await?;
+    client.rename_group(&key, name).await?;
+    context.output.print(&[Record::Renamed {
+        group: key.to_string(),
+        group_name: name.to_owned(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn set_muted(context: &Context<'_>, group: &str, muted: bool) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.set_muted(&key, muted).await?;
+    let (group, group_name) = (key.to_string(), group_name(&client, &key).await?);
+    context.output.print(&[match muted {
+        true => Record::Muted { group, group_name },
+        false => Record::Unmuted { group, group_name },
+    }])?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn remove(context: &Context<'_>, group: &str, user: &UserName) -> Result<ExitCode> {
@@ -128,5 +164,6 @@ fn group_record(group: &GroupSummary) -> Record {
         members: group.members,
         state: group.state.as_str(),
         unread: group.unread,
+        muted: group.muted,
     }
 }

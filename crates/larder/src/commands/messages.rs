@@ -11,7 +11,7 @@ use super::{Context, group_name};
 use crate::failure::Exit;
 use crate::follow::{self, Connection};
 use crate::output::Output;
-use crate::record::Record;
+use crate::record::{Record, Shown};
 use crate::shutdown::Shutdown;
 
 /// Messages printed before they are marked as read. A crash in between shows them again.
@@ -23,11 +23,34 @@ pub(super) async fn send(context: &Context<'_>, group: &str, text: &str) -> Resu
     context
         .output
         .print(&[sent_record(&client, &key, &sent).await?])?;
-    Ok(match sent.status {
+    Ok(exit_of(sent.status))
+}
+
+pub(super) async fn retry(context: &Context<'_>, group: &str) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    let messages = client.retry(&key).await?;
+    let mut status = SendStatus::Sent;
+    for row in client.pending().await? {
+        let message = client.message(row).await?;
+        if message.is_some_and(|message| message.group.as_ref() == Some(&key)) {
+            status = SendStatus::Pending;
+        }
+    }
+    context.output.print(&[Record::Retried {
+        group: key.to_string(),
+        group_name: group_name(&client, &key).await?,
+        messages,
+        status: status.as_str(),
+    }])?;
+    Ok(exit_of(status))
+}
+
+fn exit_of(status: SendStatus) -> ExitCode {
+    match status {
         SendStatus::Sent => ExitCode::SUCCESS,
         SendStatus::Pending => Exit::Unreachable.into(),
         SendStatus::Failed => Exit::Refused.into(),
-    })
+    }
 }
 
 pub(crate) async fn sent_record(
@@ -89,7 +112,10 @@ pub(super) async fn follow(context: &Context<'_>) -> Result<ExitCode> {
 pub(crate) async fn print_unread(client: &MlsConnection, output: &Output) -> Result<usize> {
     let unread = client.unread().await?;
     for messages in unread.chunks(PRINT_AT_ONCE) {
-        let records: Vec<Record> = messages.iter().map(message_record).collect();
+        let records: Vec<Record> = messages
+            .iter()
+            .map(|message| message_record(message, Shown::Now))
+            .collect();
         output.print(&records)?;
         if let Some(last) = messages.last() {
             client.mark_read(last.row).await?;
@@ -98,7 +124,7 @@ pub(crate) async fn print_unread(client: &MlsConnection, output: &Output) -> Res
     Ok(unread.len())
 }
 
-fn message_record(message: &Message) -> Record {
+pub(super) fn message_record(message: &Message, shown: Shown) -> Record {
     Record::Message {
         row: message.row,
         id: (!message.id.is_empty()).then(|| message.id.clone()),
@@ -110,5 +136,7 @@ fn message_record(message: &Message) -> Record {
         sent_at: message.sent_at.0,
         received_at: message.received_at.0,
         mine: message.mine,
+        status: message.status.as_str(),
+        shown,
     }
 }

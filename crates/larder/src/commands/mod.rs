@@ -5,6 +5,7 @@ mod admin;
 mod audit;
 mod devices;
 mod groups;
+mod history;
 mod legacy;
 mod messages;
 mod passphrase;
@@ -49,15 +50,27 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Device(DeviceCommand::Remove { device }) => devices::remove(context, &device).await,
         Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
-        Command::Invite { group, users } => groups::invite_command(context, &group, &users).await,
+        Command::Group(GroupCommand::Rename { group, name }) => groups::rename(context, &group, &name).await,
+        Command::Invite {
+            group,
+            users,
+            all_or_nothing,
+        } => groups::invite_command(context, &group, &users, all_or_nothing).await,
         Command::Block { user } => account::block(context, &user).await,
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,
         Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,
+        Command::Retry { group } => messages::retry(context, &group).await,
         Command::Recv { follow: true, .. } => messages::follow(context).await,
         Command::Recv { wait, .. } => messages::receive(context, wait).await,
+        Command::History { group, limit, before } => history::history(context, &group, before, limit).await,
+        Command::Search { text, group, limit } => {
+            history::search(context, &text.join(" "), group.as_deref(), limit).await
+        }
         Command::Groups => groups::list(context).await,
+        Command::Mute { group } => groups::set_muted(context, &group, true).await,
+        Command::Unmute { group } => groups::set_muted(context, &group, false).await,
         Command::Members { group } => groups::members_command(context, &group).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
