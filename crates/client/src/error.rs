@@ -63,6 +63,15 @@ pub enum Error {
     /// The group is not in a state that allows this.
     #[error("the group is {0}")]
     GroupNotActive(GroupState),
+    /// Nothing is sent to a group whose invitation the person has not accepted.
+    #[error("accept the invitation first")]
+    NotAccepted {
+        /// The group.
+        group: GroupKey,
+    },
+    /// There is no invitation to decline: the group was not joined by one, or it was accepted.
+    #[error("this is no invitation that waits for an answer")]
+    NotARequest,
     /// The user is not a member of the group.
     #[error("{0} is not a member of the group")]
     NotAMember(UserName),
@@ -238,6 +247,8 @@ impl Error {
             Self::UnknownGroup => "unknown-group",
             Self::Ambiguous { .. } => "ambiguous",
             Self::GroupNotActive(_) => "group-not-active",
+            Self::NotAccepted { .. } => "not-accepted",
+            Self::NotARequest => "not-a-request",
             Self::NotAMember(_) => "not-a-member",
             Self::NoKeyPackages { .. } => "no-key-packages",
             Self::InvalidKeyPackage { .. } => "invalid-key-package",

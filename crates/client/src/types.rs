@@ -31,6 +31,8 @@ pub struct Options {
     pub clock: Clock,
     /// How many KeyPackages the device keeps, of all ciphersuites together, and how long they live.
     pub policy: PoolPolicy,
+    /// What an invitation from somebody who is not known makes of its group.
+    pub invitations: Invitations,
     /// Writes a point in time for the person who reads the notices: only the application knows their zone and language.
     pub dates: fn(UnixSeconds) -> String,
 }
@@ -41,8 +43,18 @@ impl fmt::Debug for Options {
             .field("profile", &self.profile)
             .field("key", &self.key)
             .field("policy", &self.policy)
+            .field("invitations", &self.invitations)
             .finish_non_exhaustive()
     }
+}
+
+/// What an invitation makes of its group when it comes from somebody with whom this user shares no group that it has accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Invitations {
+    /// A request: nothing is sent there until the person has [accepted](crate::MlsConnection::accept) it.
+    Ask,
+    /// A group like any other: for programs that talk to everybody.
+    Accept,
 }
 
 /// Whether a profile is there, and encrypted.
@@ -163,6 +175,8 @@ pub struct GroupSummary {
     pub last_row: i64,
     /// Whether the person wants to be told less of it.
     pub muted: bool,
+    /// Who invited this user, if that is a request that was not accepted yet.
+    pub request: Option<UserName>,
 }
 
 impl fmt::Debug for GroupSummary {
@@ -176,6 +190,7 @@ impl fmt::Debug for GroupSummary {
             .field("read_up_to", &self.read_up_to)
             .field("last_row", &self.last_row)
             .field("muted", &self.muted)
+            .field("request", &self.request)
             .finish_non_exhaustive()
     }
 }
@@ -504,6 +519,7 @@ mod tests {
             key: StoreKey::passphrase(Zeroizing::new("open sesame".to_owned())).ok(),
             clock: Arc::new(|| UnixSeconds(0)),
             policy: PoolPolicy::default(),
+            invitations: Invitations::Ask,
             dates: |at| at.0.to_string(),
         };
         let shown = format!("{options:?}");

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use larder_client::Invitations;
 use larder_wire::{UserName, parse_suite};
 
 use crate::profile::ProfileName;
@@ -72,9 +73,37 @@ pub(crate) struct Global {
     /// Take the passphrase from a line of this file descriptor
     #[arg(long, global = true, value_name = "N")]
     pub(crate) passphrase_fd: Option<u32>,
+    /// What to make of invitations from users with whom you share no group: wait for `accept` or `decline`, or take them
+    /// all, as a program does that talks to everybody
+    #[arg(
+        long,
+        global = true,
+        env = "LARDER_INVITATIONS",
+        value_name = "WHAT",
+        default_value = "ask"
+    )]
+    pub(crate) invitations: OnInvitation,
     /// Log more to stderr; twice for more still (RUST_LOG overrides)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+/// `--invitations`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnInvitation {
+    /// Nothing is sent to the group before `accept`.
+    Ask,
+    /// The group is one like any other.
+    Accept,
+}
+
+impl From<OnInvitation> for Invitations {
+    fn from(on: OnInvitation) -> Self {
+        match on {
+            OnInvitation::Ask => Self::Ask,
+            OnInvitation::Accept => Self::Accept,
+        }
+    }
 }
 
 /// What to do.
@@ -120,7 +149,17 @@ pub(crate) enum Command {
         #[arg(long)]
         all_or_nothing: bool,
     },
-    /// Hide from a user: they can neither find nor invite you any more
+    /// Accept an invitation: from then on the group is one like any other
+    Accept {
+        /// The group
+        group: String,
+    },
+    /// Decline an invitation: leave the group and forget what came from it
+    Decline {
+        /// The group
+        group: String,
+    },
+    /// Hide from a user and decline their invitations: they can neither find nor invite you any more
     Block {
         /// The user, who is not told
         user: UserName,

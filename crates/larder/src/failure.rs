@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::record::group_label;
+
 /// The documented exit codes (`larder --help`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -96,6 +98,8 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::ProfileNotEncrypted
         | E::NoEncryption
         | E::GroupNotActive(_)
+        | E::NotAccepted { .. }
+        | E::NotARequest
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }
         | E::InvalidKeyPackage { .. }
@@ -120,6 +124,9 @@ fn message_of(error: &larder_client::Error) -> String {
         E::Ambiguous { groups } => {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))
+        }
+        E::NotAccepted { group } => {
+            format!("{error}: larder accept {}", group_label(None, &group.to_string()))
         }
         E::NoKeyPackages { outcomes } => {
             let reasons: Vec<String> = outcomes

@@ -1,5 +1,6 @@
 //! What commands print: one type, with a line for people and a JSON object for programs.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use larder_client::{NextAction, UnixSeconds};
@@ -68,7 +69,22 @@ pub(crate) enum Record {
         state: &'static str,
         unread: u64,
         muted: bool,
+        /// Who asks this user into it.
+        request: Option<String>,
     },
+    /// Somebody asks this user into a group.
+    Invitation {
+        row: i64,
+        group: String,
+        group_name: Option<String>,
+        by: String,
+        text: String,
+        received_at: u64,
+    },
+    /// An invitation was accepted.
+    Accepted { group: String, group_name: String },
+    /// An invitation was declined.
+    Declined { group: String, group_name: String },
     /// A group has another name.
     Renamed { group: String, group_name: String },
     /// A group should not disturb.
@@ -91,7 +107,11 @@ pub(crate) enum Record {
         not_added: Vec<NotAdded>,
     },
     /// A user can neither find nor invite this one.
-    Blocked { user: String },
+    Blocked {
+        user: String,
+        /// The groups that the user had invited this one to, and that were left now.
+        declined: Vec<String>,
+    },
     /// A user can find and invite this one.
     Unblocked { user: String },
     /// A user is no longer a member.
@@ -339,6 +359,7 @@ impl Record {
                 state,
                 unread,
                 muted,
+                request,
                 ..
             } => {
                 let mut line = format!(
@@ -355,6 +376,9 @@ impl Record {
                 }
                 if *muted {
                     line.push_str(", muted");
+                }
+                if let Some(by) = request {
+                    let _ = write!(line, ", {by} invites you");
                 }
                 let _ = write!(line, "  {id}");
                 line
@@ -397,7 +421,34 @@ impl Record {
             Self::Renamed { group_name, .. } => format!("the group is called #{} now", label(group_name)),
             Self::Muted { group_name, .. } => format!("#{} is muted", label(group_name)),
             Self::Unmuted { group_name, .. } => format!("#{} is not muted", label(group_name)),
-            Self::Blocked { user } => format!("{user} is blocked: to them you do not exist"),
+            Self::Blocked { user, declined } => {
+                let mut line = format!("{user} is blocked: to them you do not exist");
+                match declined.len() {
+                    0 => {}
+                    1 => line.push_str("; their invitation is declined"),
+                    many => {
+                        let _ = write!(line, "; their {many} invitations are declined");
+                    }
+                }
+                line
+            }
+            Self::Invitation {
+                group,
+                group_name,
+                text,
+                ..
+            } => {
+                let how = handle(group_name.as_deref(), group);
+                format!(
+                    "#{} * {}; larder accept {how}, or larder decline {how}",
+                    group_label(group_name.as_deref(), group),
+                    plain(text)
+                )
+            }
+            Self::Accepted { group_name, .. } => format!("you are in #{}", label(group_name)),
+            Self::Declined { group_name, .. } => {
+                format!("the invitation to #{} is declined", label(group_name))
+            }
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group } => format!("you are leaving #{}", label(group)),
@@ -633,6 +684,14 @@ pub(crate) fn group_label(name: Option<&str>, id: &str) -> String {
     match name {
         Some(name) => label(name).into_owned(),
         None => id.chars().take(8).collect(),
+    }
+}
+
+/// What a person can type for a group as it is shown: a name that a shell might read otherwise does not do.
+fn handle<'a>(name: Option<&'a str>, id: &'a str) -> Cow<'a, str> {
+    match name {
+        Some(name) if !name.starts_with(['-', '.']) && label(name) == name => Cow::Borrowed(name),
+        Some(_) | None => Cow::Owned(group_label(None, id)),
     }
 }
 

@@ -9,6 +9,7 @@ mod legacy;
 mod operations;
 mod pool;
 mod probe;
+mod requests;
 mod restore;
 mod restored_server;
 mod sync;

@@ -8,7 +8,7 @@ use tls_codec::Serialize as _;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{messages, mls, naming, timeline};
+use crate::core::{messages, mls, naming, requests, timeline};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary};
 
@@ -154,9 +154,11 @@ pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     outbox::drop_all_of(tx.connection(), group)
 }
 
-/// This device is not a member any more: its MLS state goes, the messages stay.
+/// This device is not a member any more: its MLS state goes, the messages stay, unless the invitation was never accepted.
 pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
+    requests::forget(tx, group)?;
+    requests::set(tx.connection(), group, None)?;
     set_state(tx.connection(), group, GroupState::Left)?;
     outbox::drop_all_of(tx.connection(), group)
 }
@@ -190,10 +192,10 @@ pub(crate) fn group_state(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupState, E
     Ok(state)
 }
 
-/// Fails unless this device is a member that does not mean to leave.
+/// Fails unless this device is a member that does not mean to leave, and its person wants to be one.
 pub(crate) fn require_active(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match group_state(tx, group)? {
-        GroupState::Active => Ok(()),
+        GroupState::Active => requests::require_accepted(tx.connection(), group),
         other => Err(Error::GroupNotActive(other)),
     }
 }
@@ -250,6 +252,12 @@ pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Err
         read_up_to,
         last_row,
         muted: is_muted(tx.connection(), group)?,
+        request: match state {
+            GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
+                requests::find(tx.connection(), group)?
+            }
+            GroupState::Leaving | GroupState::Left => None,
+        },
     })
 }
 
@@ -272,26 +280,61 @@ fn is_muted(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
         .query_row([group.as_bytes()], |row| row.get(0))?)
 }
 
-/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A group that this
-/// device has left is found only if no other one fits.
+/// A group that fits what a person typed.
+struct Fitting {
+    key: GroupKey,
+    by_name: bool,
+    left: bool,
+    request: bool,
+}
+
+/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A request is found only if no
+/// other one fits, so that no stranger can take a name; and a group that this device has left, after those.
 pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
+    pick(
+        &fitting(tx, text)?,
+        &[
+            |group| group.by_name && !group.left && !group.request,
+            |group| !group.left && !group.request,
+            |group| group.by_name && !group.left,
+            |group| !group.left,
+            |_| true,
+        ],
+    )
+}
+
+/// The same among requests.
+pub(crate) fn resolve_request(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
+    pick(
+        &fitting(tx, text)?,
+        &[|group| group.by_name && group.request, |group| group.request],
+    )
+}
+
+fn fitting(tx: &Tx<'_>, text: &str) -> Result<Vec<Fitting>, Error> {
     let mut fitting = Vec::new();
     for (key, state) in all(tx.connection())? {
         let by_name = naming::name(tx.connection(), &key)?.as_deref() == Some(text);
         let by_id = text.len() >= ID_PREFIX_CHARS_MIN && key.to_string().starts_with(text);
         if by_name || by_id {
-            fitting.push((key, state, by_name));
+            fitting.push(Fitting {
+                by_name,
+                left: state == GroupState::Left,
+                request: requests::find(tx.connection(), &key)?.is_some(),
+                key,
+            });
         }
     }
-    for prefer in [
-        |state: GroupState, by_name: bool| by_name && state != GroupState::Left,
-        |state: GroupState, _: bool| state != GroupState::Left,
-        |_: GroupState, _: bool| true,
-    ] {
+    Ok(fitting)
+}
+
+/// The only one of the first of these kinds that there is any of.
+fn pick(fitting: &[Fitting], kinds: &[fn(&Fitting) -> bool]) -> Result<GroupKey, Error> {
+    for is_preferred in kinds {
         let groups: Vec<GroupKey> = fitting
             .iter()
-            .filter(|(_, state, by_name)| prefer(*state, *by_name))
-            .map(|(key, ..)| key.clone())
+            .filter(|group| is_preferred(group))
+            .map(|group| group.key.clone())
             .collect();
         match groups.as_slice() {
             [] => {}

@@ -22,6 +22,7 @@ mod probe;
 mod profile;
 mod rejoin;
 mod remake;
+mod requests;
 mod restore;
 mod restored_server;
 mod schema;
@@ -39,7 +40,9 @@ pub(crate) use devices::{
     users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
-pub(crate) use groups::{create, group_state, require_active, resolve, set_muted, summaries, summary};
+pub(crate) use groups::{
+    create, group_state, require_active, resolve, resolve_request, set_muted, summaries, summary,
+};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
@@ -56,6 +59,7 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
+pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, skip_dropped, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
 pub(crate) use state::{

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::core::messages::{self, Payload};
 use crate::core::profile::Context;
-use crate::core::{groups, messages::check_name};
+use crate::core::{groups, messages::check_name, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, MessageKind};
 
@@ -76,6 +76,9 @@ pub(super) fn announce(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resu
     let Some((name, id)) = known(connection, group)? else {
         return Ok(());
     };
+    if requests::find(connection, group)?.is_some() {
+        return Ok(());
+    }
     let id = match id {
         Some(id) => id,
         None => {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Error, GroupKey, Linking, Message, MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
+    Error, GroupKey, Invitations, Linking, Message, MessageKind, MlsConnection, Options, PoolPolicy,
+    UnixSeconds, UserName,
 };
 use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -169,6 +170,7 @@ pub(crate) fn options(profile: &Path) -> Options {
         key: None,
         clock: Arc::new(now),
         policy: PoolPolicy::default(),
+        invitations: Invitations::Accept,
         dates: |at| format!("day {}", at.0 / 86_400),
     }
 }
@@ -251,6 +253,13 @@ impl Client {
             connection: Some(connection),
             ..new
         }
+    }
+
+    /// The same profile again, for a person who wants to be asked about invitations.
+    pub(crate) async fn asked(mut self) -> Self {
+        self.options.invitations = Invitations::Ask;
+        self.restart().await;
+        self
     }
 
     /// Puts this client's clock forward.

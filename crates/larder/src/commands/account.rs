@@ -41,9 +41,10 @@ pub(super) async fn register(context: &Context<'_>, user: UserName, no_encryptio
 
 pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
     let client = open_as_other_than(context, user).await?;
-    client.block(user).await?;
+    let declined = client.block(user).await?;
     context.output.print(&[Record::Blocked {
         user: user.to_string(),
+        declined: declined.iter().map(ToString::to_string).collect(),
     }])?;
     Ok(ExitCode::SUCCESS)
 }

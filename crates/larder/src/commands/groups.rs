@@ -128,7 +128,8 @@ pub(super) async fn list(context: &Context<'_>) -> Result<ExitCode> {
             .output
             .note("no groups yet; create one with `larder group create NAME`")?;
     }
-    let records: Vec<Record> = groups.iter().map(group_record).collect();
+    let (requests, groups): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.request.is_some());
+    let records: Vec<Record> = groups.into_iter().chain(requests).map(group_record).collect();
     context.output.print(&records)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -165,5 +166,6 @@ fn group_record(group: &GroupSummary) -> Record {
         state: group.state.as_str(),
         unread: group.unread,
         muted: group.muted,
+        request: group.request.as_ref().map(ToString::to_string),
     }
 }

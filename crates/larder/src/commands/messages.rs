@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use larder_client::{GroupKey, Message, MlsConnection, SendStatus, SentMessage};
+use larder_client::{GroupKey, Message, MessageKind, MlsConnection, SendStatus, SentMessage, UserName};
 use tokio::sync::Notify;
 
 use super::{Context, group_name};
@@ -111,10 +111,23 @@ pub(super) async fn follow(context: &Context<'_>) -> Result<ExitCode> {
 /// Prints what was not shown yet, and marks it as read once it has left the process. Returns how much there was.
 pub(crate) async fn print_unread(client: &MlsConnection, output: &Output) -> Result<usize> {
     let unread = client.unread().await?;
+    let requests = if unread.iter().any(|message| message.kind == MessageKind::Joined) {
+        client.groups().await?
+    } else {
+        Vec::new()
+    };
     for messages in unread.chunks(PRINT_AT_ONCE) {
         let records: Vec<Record> = messages
             .iter()
-            .map(|message| message_record(message, Shown::Now))
+            .map(|message| {
+                let group = requests
+                    .iter()
+                    .find(|group| Some(&group.id) == message.group.as_ref());
+                match group.and_then(|group| group.request.as_ref()) {
+                    Some(by) => invitation_record(message, by),
+                    None => message_record(message, Shown::Now),
+                }
+            })
             .collect();
         output.print(&records)?;
         if let Some(last) = messages.last() {
@@ -122,6 +135,22 @@ pub(crate) async fn print_unread(client: &MlsConnection, output: &Output) -> Res
         }
     }
     Ok(unread.len())
+}
+
+/// That somebody asks this user into a group, which is all that is told of it.
+fn invitation_record(message: &Message, by: &UserName) -> Record {
+    Record::Invitation {
+        row: message.row,
+        group: message
+            .group
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        group_name: message.group_name.clone(),
+        by: by.to_string(),
+        text: message.text.clone(),
+        received_at: message.received_at.0,
+    }
 }
 
 pub(super) fn message_record(message: &Message, shown: Shown) -> Record {

@@ -10,6 +10,7 @@ mod legacy;
 mod messages;
 mod passphrase;
 mod pool;
+mod requests;
 mod serve;
 
 pub(crate) use messages::{print_unread, sent_record};
@@ -56,6 +57,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             users,
             all_or_nothing,
         } => groups::invite_command(context, &group, &users, all_or_nothing).await,
+        Command::Accept { group } => requests::accept(context, &group).await,
+        Command::Decline { group } => requests::decline(context, &group).await,
         Command::Block { user } => account::block(context, &user).await,
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
@@ -113,6 +116,7 @@ impl Context<'_> {
             key,
             clock: clock::system(),
             policy: PoolPolicy::default(),
+            invitations: self.global.invitations.into(),
             dates: clock::date,
         }
     }
@@ -156,7 +160,23 @@ impl Context<'_> {
                 client
                     .resolve_group(group)
                     .await
-                    .map_err(|error| unknown_group(error, group))?
+                    .map_err(|error| unknown_group(error, "group", group))?
+            }
+            found => found?,
+        };
+        Ok((client, key))
+    }
+
+    /// The same for an invitation that waits for an answer.
+    async fn open_request(&self, group: &str) -> Result<(MlsConnection, GroupKey)> {
+        let client = self.open().await?;
+        let key = match client.resolve_request(group).await {
+            Err(Error::UnknownGroup) => {
+                client.sync().await?;
+                client
+                    .resolve_request(group)
+                    .await
+                    .map_err(|error| unknown_group(error, "invitation to a group", group))?
             }
             found => found?,
         };
@@ -164,12 +184,12 @@ impl Context<'_> {
     }
 }
 
-fn unknown_group(error: Error, group: &str) -> anyhow::Error {
+fn unknown_group(error: Error, what: &str, group: &str) -> anyhow::Error {
     match error {
         Error::UnknownGroup => Failure::new(
             Exit::Unknown,
             Error::UnknownGroup.code(),
-            format!("no group called {group}"),
+            format!("no {what} called {group}"),
         )
         .into(),
         other => other.into(),

@@ -18,6 +18,7 @@ mod encryption;
 mod history;
 mod legacy;
 mod pool;
+mod requests;
 mod secrets;
 mod suites;
 mod support;

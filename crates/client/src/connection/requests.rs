@@ -1,0 +1,59 @@
+use larder_wire::UserName;
+
+use crate::connection::MlsConnection;
+use crate::core;
+use crate::error::Error;
+use crate::types::GroupKey;
+
+/// Invitations from strangers: see [`Invitations::Ask`](crate::Invitations::Ask).
+impl MlsConnection {
+    /// Accepts an invitation. From then on the group is one like any other; what had waited for it, a fresh leaf for example,
+    /// is done by the next [`sync`](Self::sync), and by that the user's other devices learn of it. Accepting what is accepted
+    /// is no error.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when it was left or is being left.
+    pub async fn accept(&self, group: &GroupKey) -> Result<(), Error> {
+        let group = group.clone();
+        self.0.core.write(move |tx, _| core::accept(tx, &group)).await
+    }
+
+    /// Declines an invitation: forgets what came from the group and leaves it, as [`leave`](Self::leave) does. One that this
+    /// device has lost track of is forgotten here, and its members are not told.
+    ///
+    /// # Errors
+    /// [`Error::NotARequest`]; those of [`leave`](Self::leave).
+    pub async fn decline(&self, group: &GroupKey) -> Result<(), Error> {
+        let key = group.clone();
+        match self.0.core.write(move |tx, _| core::decline(tx, &key)).await? {
+            true => self.leave(group).await,
+            false => Ok(()),
+        }
+    }
+
+    /// The invitation that a person means, like [`resolve_group`](Self::resolve_group) among those that are not answered.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Ambiguous`].
+    pub async fn resolve_request(&self, text: &str) -> Result<GroupKey, Error> {
+        let text = text.to_owned();
+        self.0
+            .core
+            .write(move |tx, _| core::resolve_request(tx, &text))
+            .await
+    }
+
+    /// Declines all open invitations of a user. Returns their groups.
+    pub(super) async fn decline_all_of(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
+        let user = user.clone();
+        let groups = self
+            .0
+            .core
+            .write(move |tx, _| core::requests_of(tx, &user))
+            .await?;
+        for group in &groups {
+            self.decline(group).await?;
+        }
+        Ok(groups)
+    }
+}
