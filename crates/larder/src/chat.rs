@@ -1,4 +1,4 @@
-//! `chat`: what is typed is sent, what arrives is printed.
+//! `chat`: on a whole screen, or line by line: what is typed is sent, what arrives is printed.
 
 use std::io::{self, BufRead};
 use std::process::ExitCode;
@@ -15,8 +15,8 @@ use crate::follow::{Connection, follow};
 use crate::output::Output;
 use crate::record::Record;
 use crate::shutdown::Shutdown;
-use crate::terminal;
 use crate::text::label;
+use crate::{terminal, tui};
 
 /// Lines that were typed and are not handled yet. More wait in the terminal.
 const LINES_WAITING_MAX: usize = 16;
@@ -33,14 +33,24 @@ const HELP: &str = "\
 /// Where typed lines come from.
 type Lines = mpsc::Receiver<String>;
 
-pub(crate) async fn chat(context: &Context<'_>, group: &str) -> Result<ExitCode> {
+pub(crate) async fn chat(context: &Context<'_>, group: Option<&str>, plain: bool) -> Result<ExitCode> {
     let output = context.output;
+    if !plain && !output.is_json() && tui::is_usable() {
+        return on_screen(context, group).await;
+    }
+    let Some(group) = group else {
+        let message = "name the group: larder chat GROUP; without one, chat needs a whole terminal";
+        return Err(Failure::new(Exit::Usage, "usage", message).into());
+    };
     let mut shutdown = Shutdown::listen()?;
     let (client, key) = context.open_group(group).await?;
     if output.is_interactive() {
         // However this ends, the terminal is left as it was found.
         let _restored = terminal::Saved::save();
-        let lines = edited_lines(output)?;
+        let lines = match terminal::is_dumb() {
+            true => plain_lines(),
+            false => edited_lines(output)?,
+        };
         output.note(format!(
             "#{}: /help tells what can be typed",
             label(&group_name(&client, &key).await?)
@@ -59,6 +69,18 @@ pub(crate) async fn chat(context: &Context<'_>, group: &str) -> Result<ExitCode>
         Ended { pending: true, .. } if client.sync().await.is_err() => Ok(Exit::Unreachable.into()),
         Ended { .. } => Ok(ExitCode::SUCCESS),
     }
+}
+
+async fn on_screen(context: &Context<'_>, group: Option<&str>) -> Result<ExitCode> {
+    let (client, group) = match group {
+        Some(group) => {
+            let (client, key) = context.open_group(group).await?;
+            (client, Some(key))
+        }
+        None => (context.open().await?, None),
+    };
+    tui::chat(client, group, tui::Settings::default()).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What became of the lines that were typed.

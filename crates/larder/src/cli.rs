@@ -246,11 +246,17 @@ pub(crate) enum Command {
     /// Look after the KeyPackages that others use to invite this device
     #[command(subcommand)]
     Pool(PoolCommand),
-    /// Chat: what is typed is sent, what arrives is printed
+    /// Chat on the whole terminal; where that is not possible, line by line: what is typed is sent, what arrives is printed
     Chat {
-        /// The group
-        group: String,
+        /// The group to begin with; line by line, the only one
+        group: Option<String>,
+        /// Line by line, whatever the terminal can do
+        #[arg(long)]
+        plain: bool,
     },
+    /// Measure how this program does on this machine
+    #[command(subcommand, hide = true)]
+    Bench(BenchCommand),
     /// Show all of it: a server and three accounts on this machine, gone again at the end
     Demo,
 }
@@ -390,6 +396,13 @@ pub(crate) enum GroupCommand {
         /// The new name; only members learn it
         name: String,
     },
+}
+
+/// `larder bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How long a keystroke takes to be on the screen, with 10,000 messages in a group and 200 groups
+    Chat,
 }
 
 /// `larder pool`.

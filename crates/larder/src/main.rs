@@ -26,6 +26,7 @@ mod record;
 mod shutdown;
 mod terminal;
 mod text;
+mod tui;
 
 use std::io;
 use std::process::ExitCode;

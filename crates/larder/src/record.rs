@@ -210,6 +210,14 @@ pub(crate) enum Record {
         devices: u64,
         revoked: u64,
     },
+    /// How long frames of the chat took, in microseconds.
+    Frames {
+        at: &'static str,
+        frames: usize,
+        median_us: u128,
+        p99_us: u128,
+        longest_us: u128,
+    },
     /// A Welcome that could not be joined.
     Quarantined {
         reason: &'static str,
@@ -578,6 +586,16 @@ impl Record {
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }
+            Self::Frames {
+                at,
+                frames,
+                median_us,
+                p99_us,
+                longest_us,
+            } => format!(
+                "a key at the {at} messages: {median_us} µs at the median, {p99_us} µs at the 99th percentile, {longest_us} µs \
+                 at most, of {frames} frames"
+            ),
             Self::Quarantined {
                 explanation,
                 attempts,

@@ -58,6 +58,22 @@ impl MlsConnection {
         }
     }
 
+    /// Puts a text into the history and the outbox, as [`send`](Self::send) does, and leaves the sending to the next
+    /// [`sync`](Self::sync). It waits neither for the server nor for another operation that does, so an interface can show
+    /// at once what was written. What was posted first is sent first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`].
+    pub async fn post(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
+        let (group, text) = (group.clone(), text.to_owned());
+        let posting = self
+            .0
+            .core
+            .write(move |tx, context| core::send(tx, context, &group, &text));
+        let (posted, _) = posting.await?;
+        Ok(posted)
+    }
+
     /// Sends the messages of a group again that have [failed](SendStatus::Failed), in their order. They keep their ids, so that
     /// nobody gets one twice. Returns how many there were; when the server cannot be reached they are
     /// [pending](SendStatus::Pending), and the next [`sync`](Self::sync) sends them.

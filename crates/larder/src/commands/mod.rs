@@ -3,6 +3,7 @@
 mod account;
 mod admin;
 mod audit;
+mod bench;
 mod devices;
 mod groups;
 mod history;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
 
-use crate::cli::{Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
+use crate::cli::{BenchCommand, Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::passphrase::Sources;
@@ -29,7 +30,7 @@ use crate::profile::Home;
 use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
-pub(crate) use pool::pool_records;
+pub(crate) use pool::{pool_records, quarantined_record};
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
@@ -82,7 +83,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Pool(PoolCommand::MigrateLegacy { from, apply }) => {
             legacy::migrate(context, from, apply).await
         }
-        Command::Chat { group } => chat::chat(context, &group).await,
+        Command::Chat { group, plain } => chat::chat(context, group.as_deref(), plain).await,
+        Command::Bench(BenchCommand::Chat) => bench::chat(output),
         Command::Demo => demo::demo(output).await,
     }
 }

@@ -19,6 +19,8 @@ mod history;
 mod legacy;
 mod pool;
 mod requests;
+#[cfg(unix)]
+mod screen;
 mod secrets;
 mod suites;
 mod support;
