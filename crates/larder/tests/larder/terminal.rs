@@ -172,3 +172,17 @@ fn a_passphrase_that_is_mistyped_empty_or_wrong_is_told_and_does_nothing() {
     assert!(said.contains("encrypted with the new passphrase"), "{said}");
     world.ok("alice", &["--passphrase-command", "echo shut sesame", "groups"]);
 }
+
+#[test]
+fn somebody_at_a_terminal_is_asked_whether_the_numbers_are_the_same() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for (answer, verification) in [("", "unverified"), ("n", "unverified"), ("y", "verified")] {
+        let mut session = on_terminal(&world, "alice", &["verify", "--no-qr", "bob"]);
+        session.expect("Does bob see the same number? [y/N] ").unwrap();
+        session.send_line(answer).unwrap();
+        session.expect(Eof).unwrap();
+        let shown = world.json("alice", &["verify", "bob"]).remove(0);
+        assert_eq!(shown["verification"], verification, "{answer}");
+    }
+}
