@@ -35,6 +35,6 @@ pub use larder_pool::{
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, Problem, ProblemType, UserName};
 pub use types::{
     Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invitations,
-    Invited, Me, Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus,
-    SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
+    Invited, Me, Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed,
+    SafetyDevice, SafetyNumber, SendStatus, SentMessage, SuitePool, Synced, TEXT_BYTES_MAX, Verification,
 };

@@ -243,6 +243,8 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
+    /// Compare keys with a user, so that neither has to believe the server
+    Verify(Verify),
     /// Look after the KeyPackages that others use to invite this device
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -259,6 +261,25 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Show all of it: a server and three accounts on this machine, gone again at the end
     Demo,
+}
+
+/// `larder verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The user
+    pub(crate) user: UserName,
+    /// Do not draw the code to be scanned
+    #[arg(long)]
+    pub(crate) no_qr: bool,
+    /// Mark the user as verified: the numbers were compared
+    #[arg(long, conflicts_with_all = ["unmark", "compare"])]
+    pub(crate) mark: bool,
+    /// Do not count the user as verified any more
+    #[arg(long, conflicts_with = "compare")]
+    pub(crate) unmark: bool,
+    /// Mark the user as verified if this is the number that they see, or what was scanned from their screen
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) compare: Option<String>,
 }
 
 /// `larder serve`.

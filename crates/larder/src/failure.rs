@@ -80,7 +80,7 @@ impl std::error::Error for Failure {}
 fn exit_of(error: &larder_client::Error) -> Exit {
     use larder_client::{Error as E, LegacyError as L};
     match error {
-        E::NotRegistered | E::UnknownGroup => Exit::Unknown,
+        E::NotRegistered | E::UnknownGroup | E::UnknownUser(_) => Exit::Unknown,
         E::ProfileLocked | E::Legacy(L::Busy | L::Changed) => Exit::InUse,
         E::Legacy(L::Open(_) | L::NotLegacy(_) | L::TooManyRows | L::AnotherStore { .. }) => Exit::Refused,
         E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
@@ -91,6 +91,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::InvalidText
         | E::InvalidGroupName
         | E::TooManyUsers
+        | E::Oneself
         | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }
@@ -100,6 +101,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::GroupNotActive(_)
         | E::NotAccepted { .. }
         | E::NotARequest
+        | E::VerificationChanged { .. }
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }
         | E::InvalidKeyPackage { .. }
@@ -125,6 +127,7 @@ fn message_of(error: &larder_client::Error) -> String {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))
         }
+        E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
         E::NotAccepted { group } => {
             format!("{error}: larder accept {}", group_label(None, &group.to_string()))
         }

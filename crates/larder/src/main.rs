@@ -24,6 +24,7 @@ mod passphrase;
 mod profile;
 mod record;
 mod shutdown;
+mod slash;
 mod terminal;
 mod text;
 mod tui;

@@ -12,6 +12,9 @@ use crate::migration::Migration;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
 
+/// Groups of digits of a safety number on one line.
+const GROUPS_PER_LINE: usize = 4;
+
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -98,6 +101,23 @@ pub(crate) enum Record {
         device_id: String,
         fingerprint: String,
         me: bool,
+        verification: &'static str,
+    },
+    /// What this user and another compare.
+    SafetyNumber {
+        user: String,
+        number: String,
+        qr: String,
+        verification: &'static str,
+        devices: Vec<SafetyDevice>,
+        /// `qr` for people.
+        #[serde(skip)]
+        drawn: Option<String>,
+    },
+    /// A user counts as verified, or no longer.
+    Verified {
+        user: String,
+        verification: &'static str,
     },
     /// The outcome of an invitation.
     Invited {
@@ -231,6 +251,15 @@ pub(crate) enum Record {
     LegacyMigration(Migration),
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
+}
+
+/// A device of a user whose keys are compared.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SafetyDevice {
+    pub(crate) device_id: String,
+    pub(crate) fingerprint: String,
+    /// Since the user was verified.
+    pub(crate) new: bool,
 }
 
 /// When a message is shown, which decides what else people want to know of it.
@@ -396,11 +425,46 @@ impl Record {
                 device_id,
                 fingerprint,
                 me,
+                verification,
                 ..
             } => {
                 let me = if *me { "  (you)" } else { "" };
-                format!("{user}  device {device_id}  key {fingerprint}{me}")
+                let verified = match *verification {
+                    "verified" => "  verified",
+                    "changed" => "  WARNING: not what you have verified",
+                    _ => "",
+                };
+                format!("{user}  device {device_id}  key {fingerprint}{me}{verified}")
             }
+            Self::SafetyNumber {
+                user,
+                number,
+                verification,
+                devices,
+                drawn,
+                ..
+            } => {
+                let mut line = format!("you and {user} see the same number if nobody is between you:\n\n");
+                let groups: Vec<&str> = number.split(' ').collect();
+                for groups in groups.chunks(GROUPS_PER_LINE) {
+                    let _ = writeln!(line, "    {}", groups.join(" "));
+                }
+                if let Some(drawn) = drawn {
+                    let _ = write!(line, "\n{drawn}\n");
+                }
+                for device in devices {
+                    let SafetyDevice {
+                        device_id,
+                        fingerprint,
+                        new,
+                    } = device;
+                    let new = if *new { "  NEW" } else { "" };
+                    let _ = write!(line, "\ndevice {device_id}  key {fingerprint}{new}");
+                }
+                let _ = write!(line, "\n{}", verified(user, verification));
+                line
+            }
+            Self::Verified { user, verification } => verified(user, verification),
             Self::Invited {
                 group,
                 added,
@@ -710,6 +774,15 @@ fn handle<'a>(name: Option<&'a str>, id: &'a str) -> Cow<'a, str> {
     match name {
         Some(name) if !name.starts_with(['-', '.']) && label(name) == name => Cow::Borrowed(name),
         Some(_) | None => Cow::Owned(group_label(None, id)),
+    }
+}
+
+/// Whether a user is verified, in a sentence.
+fn verified(user: &str, verification: &str) -> String {
+    match verification {
+        "verified" => format!("{user} is verified"),
+        "changed" => format!("WARNING: {user} has other keys than those that you have verified"),
+        _ => format!("{user} is not verified"),
     }
 }
 

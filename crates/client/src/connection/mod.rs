@@ -14,9 +14,11 @@ mod restore;
 mod restored_server;
 mod sync;
 mod timeline;
+mod verification;
 
 pub use devices::Linking;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -26,7 +28,7 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, Core, Handle};
+use crate::core::{self, Core, Handle, Keys};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
 use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
@@ -52,6 +54,8 @@ struct Inner {
     refresh_due: AtomicBool,
     /// There may be groups of the user's other devices that this one does not know.
     groups_due: AtomicBool,
+    /// The keys of users as this device has shown them to be compared.
+    shown: std::sync::Mutex<BTreeMap<UserName, Keys>>,
     /// The server asked for no refresh before this, in Unix seconds.
     refresh_not_before: AtomicU64,
     clock: Clock,
@@ -108,6 +112,7 @@ impl MlsConnection {
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
+            shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),
             clock,
             acknowledged: AtomicU64::new(0),

@@ -8,23 +8,30 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls};
+use crate::core::{groups, mls, verification};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, Invitations};
+use crate::types::{GroupKey, GroupState, Invitations, Verification};
 
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither this user itself, nor
-/// somebody from a group that is accepted.
+/// somebody who is verified, nor somebody from a group that is accepted.
 pub(super) fn inviter(
     tx: &Tx<'_>,
     context: &Context,
     group: &MlsGroup,
     adder: LeafNodeIndex,
 ) -> Result<Option<UserName>, Error> {
-    let Some((user, _)) = group.member(adder).and_then(mls::who) else {
-        return Err(Error::Corrupt("a Welcome of nobody"));
-    };
+    let nobody = || Error::Corrupt("a Welcome of nobody");
+    let adder = group
+        .members()
+        .find(|member| member.index == adder)
+        .ok_or_else(nobody)?;
+    let (user, device) = mls::who(&adder.credential).ok_or_else(nobody)?;
     let ask = match context.invitations {
-        Invitations::Ask => user != context.identity.me.user && !is_acquainted(tx, &user)?,
+        Invitations::Ask => {
+            user != context.identity.me.user
+                && verification::of_leaf(tx, &user, &device, &adder.signature_key)? != Verification::Verified
+                && !is_acquainted(tx, &user)?
+        }
         Invitations::Accept => false,
     };
     Ok(ask.then_some(user))

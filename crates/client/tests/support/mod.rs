@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Error, GroupKey, Invitations, Linking, Message, MessageKind, MlsConnection, Options, PoolPolicy,
-    UnixSeconds, UserName,
+    Error, GroupKey, GroupSummary, Invitations, Linking, Message, MessageKind, MlsConnection, Options,
+    PoolPolicy, UnixSeconds, UserName,
 };
 use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -314,13 +314,16 @@ impl Client {
             .collect()
     }
 
-    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+    pub(crate) async fn summary(&self, group: &GroupKey) -> GroupSummary {
         let groups = self.groups().await.unwrap();
         groups
             .into_iter()
             .find(|summary| summary.id == *group)
             .expect("known")
-            .epoch
+    }
+
+    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+        self.summary(group).await.epoch
     }
 
     /// The users in a group, sorted.

@@ -13,9 +13,11 @@ mod passphrase;
 mod pool;
 mod requests;
 mod serve;
+mod verification;
 
 pub(crate) use messages::{print_unread, sent_record};
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,6 +33,7 @@ use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
 pub(crate) use pool::{pool_records, quarantined_record};
+pub(crate) use verification::safety_code;
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
@@ -76,6 +79,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Mute { group } => groups::set_muted(context, &group, true).await,
         Command::Unmute { group } => groups::set_muted(context, &group, false).await,
         Command::Members { group } => groups::members_command(context, &group).await,
+        Command::Verify(options) => verification::verify(context, &options).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
         Command::Pool(PoolCommand::Audit) => audit::audit(context).await,
@@ -184,6 +188,16 @@ impl Context<'_> {
         };
         Ok((client, key))
     }
+}
+
+/// Asks a person. Nobody there says no.
+fn confirmed(question: &str) -> io::Result<bool> {
+    let mut asked = io::stderr();
+    write!(asked, "{question} [y/N] ")?;
+    asked.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn unknown_group(error: Error, what: &str, group: &str) -> anyhow::Error {

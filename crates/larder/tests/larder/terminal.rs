@@ -76,14 +76,14 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
 
     alice.send_line("/invite carol").unwrap();
     alice.expect("carol joined #room").unwrap();
-    alice.send_line("/list").unwrap();
+    alice.send_line("/members").unwrap();
     for user in ["alice", "bob", "carol"] {
         alice.expect(format!("{user}  device ")).unwrap();
     }
     alice.send_line("/pool").unwrap();
     alice.expect("pool good: 32 of 32 available").unwrap();
     alice.send_line("/nonsense").unwrap();
-    alice.expect("not understood").unwrap();
+    alice.expect("there is no /nonsense").unwrap();
     alice.send_line("/invite nobody-of-that-name").unwrap();
     alice.expect("no such user").unwrap();
 
@@ -180,4 +180,18 @@ fn a_passphrase_that_is_mistyped_empty_or_wrong_is_told_and_does_nothing() {
     let said = rest(&mut change);
     assert!(said.contains("encrypted with the new passphrase"), "{said}");
     world.ok("alice", &["--passphrase-command", "echo shut sesame", "groups"]);
+}
+
+#[test]
+fn somebody_at_a_terminal_is_asked_whether_the_numbers_are_the_same() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for (answer, verification) in [("", "unverified"), ("n", "unverified"), ("y", "verified")] {
+        let mut session = on_terminal(&world, "alice", &["verify", "--no-qr", "bob"], &[]);
+        session.expect("Does bob see the same number? [y/N] ").unwrap();
+        session.send_line(answer).unwrap();
+        session.expect(Eof).unwrap();
+        let shown = world.json("alice", &["verify", "bob"]).remove(0);
+        assert_eq!(shown["verification"], verification, "{answer}");
+    }
 }

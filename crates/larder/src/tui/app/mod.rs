@@ -17,7 +17,7 @@ use larder_client::{GroupKey, GroupState, GroupSummary, Message, MessageKind, Se
 use crate::text::{label, plain};
 use crate::tui::composer::Composer;
 use crate::tui::keys::Keys;
-use crate::tui::slash::{self, Slash, Suggestion};
+use crate::slash::{self, Slash, Suggestion};
 use crate::tui::timeline::{DayAndMinute, Entry, Timeline};
 
 /// Messages that are fetched at a time.
@@ -457,7 +457,7 @@ impl App {
             | Slash::Search(_)
             | Slash::Pool
             | Slash::Block(_)
-            | Slash::Verify(_)
+            | Slash::Verify(..)
             | Slash::Invite(_)
             | Slash::Remove(_)
             | Slash::Leave
