@@ -51,7 +51,19 @@ pub(crate) fn check_registration(
     Ok(())
 }
 
-pub(crate) fn register(tx: &Tx<'_>, request: &RegisterRequest, now: UnixSeconds) -> Result<(), ServiceError> {
+/// Registers a user; where an invitation is needed, with the one that has this hash, which is used up. That comes first:
+/// without an invitation nobody learns whether a name is taken.
+pub(crate) fn register(
+    tx: &Tx<'_>,
+    request: &RegisterRequest,
+    invitation: Option<&[u8; 32]>,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    if let Some(hash) = invitation
+        && !tx.take_invitation(hash, now)?
+    {
+        return Err(ProblemType::InvitationRequired.into());
+    }
     let registered = tx.insert_account(
         &request.user,
         &request.device_id,

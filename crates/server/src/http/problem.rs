@@ -113,7 +113,8 @@ problem_sets! {
     /// Of a request without a body and a session.
     Unready: Unavailable;
     /// Of a registration.
-    RegisterProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooLarge | UnsupportedMediaType | Unavailable;
+    RegisterProblems: Malformed | Unauthenticated | InvitationRequired | RegistrationClosed | NameTaken | TooLarge
+        | UnsupportedMediaType | Unavailable;
     /// Of the link of a device.
     LinkProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooManyDevices | StateBehind | TooLarge
         | UnsupportedMediaType | Unavailable;

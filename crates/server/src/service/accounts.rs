@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType, RegisterRequest,
+    AccountRequest, Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType,
     Registered, Registration, Session, SessionRequest, UserDevices, UserName,
 };
 
@@ -16,22 +16,26 @@ const BLOCKS_PER_USER_MAX: u32 = 1000;
 
 /// Accounts and sessions.
 impl Service {
-    /// Registers a user with a first device. Refuses with `forbidden` (registration is closed), `malformed` (a key is
-    /// not 32 bytes, or both are the same), `unauthenticated` (a proof does not verify) or `name-taken`.
-    pub async fn register(&self, request: RegisterRequest) -> Result<Registered, ServiceError> {
-        match self.inner.config.registration {
-            Registration::Open => {}
-            Registration::Closed => return Err(ProblemType::Forbidden.into()),
-        }
-        accounts::check_registration(&self.inner.crypto, &self.inner.config.server_name, &request)?;
+    /// Registers a user with a first device. Refuses with `registration-closed`, `malformed` (a key is not 32 bytes, or
+    /// both are the same), `unauthenticated` (a proof does not verify), `invitation-required` (whatever is wrong with the
+    /// code) or `name-taken`, which leaves the code unused.
+    pub async fn register(&self, request: AccountRequest) -> Result<Registered, ServiceError> {
+        let AccountRequest { device, invite_code } = request;
+        let invitation = match (self.inner.config.registration, invite_code) {
+            (Registration::Open, _) => None,
+            (Registration::Invited, Some(code)) => Some(secret_hash(code.secret())),
+            (Registration::Invited, None) => return Err(ProblemType::InvitationRequired.into()),
+            (Registration::Closed, _) => return Err(ProblemType::RegistrationClosed.into()),
+        };
+        accounts::check_registration(&self.inner.crypto, &self.inner.config.server_name, &device)?;
         let now = self.now();
         let registered = Registered {
-            user: request.user.clone(),
-            device_id: request.device_id.clone(),
+            user: device.user.clone(),
+            device_id: device.device_id.clone(),
         };
         self.inner
             .store
-            .write(move |tx| accounts::register(tx, &request, now))
+            .write(move |tx| accounts::register(tx, &device, invitation.as_ref(), now))
             .await?;
         Ok(registered)
     }

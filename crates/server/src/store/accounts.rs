@@ -223,7 +223,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes ended challenges and sessions, and idempotent answers from before `answers_before`.
+    /// Removes ended challenges, sessions and invitations, and idempotent answers from before `answers_before`.
     pub(crate) fn sweep_accounts(
         &self,
         now: UnixSeconds,
@@ -231,7 +231,7 @@ impl Tx<'_> {
         limit: u32,
     ) -> Result<u64, Fault> {
         let mut removed = 0;
-        for table in ["challenges", "sessions"] {
+        for table in ["challenges", "sessions", "invitations"] {
             removed += self.execute(
                 &format!(
                     "DELETE FROM {table} WHERE hash IN (SELECT hash FROM {table} WHERE expires_at <= ?1 LIMIT ?2)"

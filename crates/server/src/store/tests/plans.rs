@@ -36,6 +36,9 @@ async fn exercise(opened: &Opened) {
         tx.set_state_mark(alice, &larder_wire::StateMark::from_bytes(&[1; 16]).unwrap())?;
         tx.idempotent_answer(alice, "key")?;
         tx.insert_idempotent_answer(alice, "key", b"hash", b"answer", NOW)?;
+        tx.insert_invitation(&[1; 32], NOW, NOW.plus(1))?;
+        tx.take_invitation(&[1; 32], NOW)?;
+        tx.remove_invitations(&[1; 32], &[2; 32])?;
         tx.sweep_accounts(NOW, NOW, 9)?;
         tx.device_list(&"alice".parse().unwrap())?;
         tx.is_removed_device(&"alice".parse().unwrap(), &"d".parse().unwrap())?;
@@ -203,6 +206,7 @@ const FILL: &str = "
         (SELECT min(id) FROM devices) + n % 5000 AS device FROM generate_series(1, 40000) n;
     INSERT INTO challenges SELECT hash, device, n FROM spread;
     INSERT INTO sessions SELECT hash, device, n FROM spread;
+    INSERT INTO invitations SELECT hash, n, n FROM spread;
     INSERT INTO idempotent_answers SELECT device, n::text, hash, hash, n FROM spread;
     INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
         SELECT hash, device, 1, 0, hash, n, n FROM spread;
