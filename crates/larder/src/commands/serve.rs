@@ -26,6 +26,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     config.server_name = options.server_name;
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
+    config.registration = options.registration.into();
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }
