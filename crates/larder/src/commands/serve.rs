@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::Context;
 use crate::cli::{Serve, StoreOptions, StoreUrl};
 use crate::clock;
+use crate::descriptors;
 use crate::failure::{Exit, Failure};
 use crate::profile;
 use crate::record::Record;
@@ -47,6 +48,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
+    descriptors::allow_for(config.limits.connections_max);
     config.store = store.clone();
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::system())

@@ -303,6 +303,12 @@ impl Running {
         self.input = None;
     }
 
+    /// Of the process.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     #[cfg(unix)]
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("sh")
