@@ -1,7 +1,7 @@
-use larder_lifecycle::DirectoryEvent;
+use larder_lifecycle::{DirectoryEvent, UnixSeconds};
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
-use super::harness::{NOW, Opened, Value, deliver, group, reference, with_key_package};
+use super::harness::{NOW, Opened, Value, deliver, deliver_welcome, group, reference, with_key_package};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation, Store};
 
@@ -22,6 +22,42 @@ on_both_engines! {
     a_store_in_use_is_opened_as_it_is_and_both_write_to_it;
     a_store_of_another_version_is_not_opened_while_it_is_in_use;
     an_invitation_is_taken_once_and_until_it_expires;
+    a_ratchet_tree_goes_with_the_last_welcome_that_needs_it;
+}
+
+async fn a_ratchet_tree_goes_with_the_last_welcome_that_needs_it(opened: Opened) {
+    let (alice, bob) = (
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    );
+    opened
+        .store
+        .write(|tx| Ok(tx.insert_group(&group(), 3, 0, b"state", b"info", NOW)?))
+        .await
+        .unwrap();
+    for epoch in [1, 2] {
+        let welcomed = opened
+            .store
+            .write(move |tx| deliver_welcome(tx, &[alice, bob], epoch));
+        welcomed.await.unwrap();
+    }
+    let acknowledge = async |device: DeviceKey, up_to: u64| {
+        let done = opened.store.write(move |tx| Ok(tx.acknowledge(device, up_to)?));
+        done.await.unwrap();
+    };
+    let left_after_sweeping = async || {
+        let sweep = || opened.store.write(|tx| Ok(tx.sweep_groups(UnixSeconds(0), 1)?));
+        while sweep().await.unwrap() > 0 {}
+        opened.count("SELECT count(*) FROM ratchet_trees").await
+    };
+    acknowledge(alice, 2).await;
+    assert_eq!(left_after_sweeping().await, 2);
+    acknowledge(bob, 1).await;
+    assert_eq!(left_after_sweeping().await, 1);
+    let dropped = opened.store.write(|tx| Ok(tx.sweep_inboxes(NOW.plus(1), 9)?));
+    assert_eq!(dropped.await.unwrap(), 1);
+    assert_eq!(left_after_sweeping().await, 0);
+    assert_eq!(opened.count("SELECT count(*) FROM welcomes_gone").await, 0);
 }
 
 async fn a_store_in_use_is_opened_as_it_is_and_both_write_to_it(opened: Opened) {
