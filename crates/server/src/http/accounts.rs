@@ -43,7 +43,7 @@ pub(super) async fn challenge(
     Ok(Json(app.service.challenge(request).await?))
 }
 
-/// Opens a session with a signed challenge.
+/// Opens a session with a signed challenge. A device that was removed is told so, if it has signed.
 #[utoipa::path(
     post, path = "/v1/sessions", tag = "accounts",
     request_body = SessionRequest,

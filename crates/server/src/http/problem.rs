@@ -121,7 +121,7 @@ problem_sets! {
     /// Of a request for a challenge.
     ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of a request for a session.
-    SessionProblems: Malformed | Unauthenticated | TooLarge | UnsupportedMediaType | Unavailable;
+    SessionProblems: Malformed | Unauthenticated | DeviceRemoved | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of reading something of one's own.
     ReadProblems: Malformed | Unauthenticated | Unavailable;
     /// Of waiting for something of one's own.

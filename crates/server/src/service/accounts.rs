@@ -6,7 +6,7 @@ use larder_wire::{
 };
 
 use super::{Caller, Service, malformed};
-use crate::accounts::{self, CHALLENGE_SECONDS, SignedChallenge, secret_hash};
+use crate::accounts::{self, CHALLENGE_SECONDS, Opening, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
 use crate::store::UserKey;
@@ -54,7 +54,8 @@ impl Service {
         })
     }
 
-    /// Trades a signed challenge for a session. Refuses with `unauthenticated`, whatever was wrong.
+    /// Trades a signed challenge for a session. Refuses with `unauthenticated`, whatever was wrong, and with
+    /// `device-removed` when nothing was but that.
     pub async fn open_session(&self, request: SessionRequest) -> Result<Session, ServiceError> {
         let token = Base64Url(random_bytes::<32>(&self.inner.crypto)?.to_vec()).to_string();
         let now = self.now();
@@ -75,7 +76,11 @@ impl Service {
                 Ok((opened, tx.incarnation()?))
             })
             .await?;
-        let state = opened.ok_or(ProblemType::Unauthenticated)?;
+        let state = match opened {
+            Opening::Opened(state) => state,
+            Opening::Unauthenticated => return Err(ProblemType::Unauthenticated.into()),
+            Opening::DeviceRemoved => return Err(ProblemType::DeviceRemoved.into()),
+        };
         Ok(Session {
             token,
             expires_at: expires_at.0,

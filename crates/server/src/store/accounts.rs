@@ -83,6 +83,15 @@ impl Tx<'_> {
         )
     }
 
+    /// Like [`device_by_id`](Self::device_by_id), or a device that was removed.
+    pub(crate) fn device_that_was(&self, device_id: &DeviceId) -> Result<Option<DeviceRow>, Fault> {
+        self.row(
+            &format!("{EVERY_DEVICE} WHERE d.name = ?1"),
+            params![device_id.as_str()],
+            device,
+        )
+    }
+
     /// The devices of a user, oldest first; none when the user is unknown, or has blocked the one who asks.
     pub(crate) fn devices_of_user(
         &self,

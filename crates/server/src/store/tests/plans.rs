@@ -54,6 +54,7 @@ async fn exercise(opened: &Opened) {
         };
         assert!(tx.insert_linked_device(&further, alice, b"signature", NOW)?);
         let further = tx.device_by_id(&further.device_id)?.unwrap().key;
+        tx.device_that_was(&"further".parse().unwrap())?;
         tx.end_state(further)?;
         tx.remove_device(further, NOW)?;
         Ok(())
