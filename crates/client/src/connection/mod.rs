@@ -72,9 +72,9 @@ impl MlsConnection {
     /// registered already this is the same as [`open`](Self::open).
     ///
     /// # Errors
-    /// [`Error::Refused`] with `name-taken`, `invitation-required`, `registration-closed` and others; [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a
-    /// profile with another account; [`Error::ProfileLocked`]; [`Error::Profile`]; [`Error::InvalidServer`];
-    /// [`Error::UnsupportedSuites`].
+    /// [`Error::Refused`] with `name-taken`, `invitation-required`, `registration-closed` and others;
+    /// [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a profile with another account; [`Error::ProfileLocked`];
+    /// [`Error::Profile`]; [`Error::InvalidServer`]; [`Error::UnsupportedSuites`].
     pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
         let (connection, anonymous) = Self::begin(options, server, user).await?;
         connection.finish_registration(&anonymous, None).await?;

@@ -1,5 +1,5 @@
-//! Invitations to register that are not used yet. One that is used leaves no trace, so that nobody can tell who was
-//! invited with which.
+//! Invitations to register that are not used yet. The row of one that is used is deleted, and the account's does not name it:
+//! nobody is told who was invited with which.
 
 use larder_lifecycle::UnixSeconds;
 

@@ -3,7 +3,7 @@ use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
 use super::harness::{NOW, Opened, Value, deliver, deliver_welcome, group, reference, with_key_package};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, Reservation, Store};
+use crate::store::{DeviceKey, Reservation};
 
 on_both_engines! {
     a_refusal_and_a_panic_leave_the_rest_alone;
@@ -19,9 +19,6 @@ on_both_engines! {
     an_acknowledgement_that_runs_ahead_loses_no_row_to_come;
     rows_that_are_too_old_or_too_many_are_dropped_and_the_device_can_tell;
     a_store_that_is_opened_again_is_the_same;
-    a_store_in_use_is_opened_as_it_is_and_both_write_to_it;
-    a_store_of_another_version_is_not_opened_while_it_is_in_use;
-    an_invitation_is_taken_once_and_until_it_expires;
     a_ratchet_tree_goes_with_the_last_welcome_that_needs_it;
 }
 
@@ -58,53 +55,6 @@ async fn a_ratchet_tree_goes_with_the_last_welcome_that_needs_it(opened: Opened)
     assert_eq!(dropped.await.unwrap(), 1);
     assert_eq!(left_after_sweeping().await, 0);
     assert_eq!(opened.count("SELECT count(*) FROM welcomes_gone").await, 0);
-}
-
-async fn a_store_in_use_is_opened_as_it_is_and_both_write_to_it(opened: Opened) {
-    const EACH: u8 = 50;
-    let other = Store::open_in_use(&opened.location).await.unwrap();
-    let write = async |store: Store, by: u8| {
-        for number in 0..EACH {
-            let written = store.write(move |tx| {
-                let mut hash = [by; 32];
-                hash[0] = number;
-                Ok(tx.insert_invitation(&hash, NOW, NOW.plus(1))?)
-            });
-            written.await.unwrap();
-        }
-    };
-    tokio::join!(write(opened.store.clone(), 1), write(other, 2));
-    let count = opened.count("SELECT count(*) FROM invitations").await;
-    assert_eq!(count, 2 * u64::from(EACH));
-}
-
-async fn a_store_of_another_version_is_not_opened_while_it_is_in_use(opened: Opened) {
-    const OLDER: &str = "DELETE FROM larder_server_migrations
-        WHERE version = (SELECT max(version) FROM larder_server_migrations)";
-    for statement in [OLDER, "DROP TABLE larder_server_migrations"] {
-        opened.batch(statement, statement).await;
-        let refused = Store::open_in_use(&opened.location).await;
-        assert!(matches!(refused, Err(Fault::OtherSchema)), "{statement}");
-    }
-}
-
-async fn an_invitation_is_taken_once_and_until_it_expires(opened: Opened) {
-    let (first, second) = ([1; 32], [2; 32]);
-    opened
-        .store
-        .write(move |tx| {
-            tx.insert_invitation(&first, NOW, NOW.plus(1))?;
-            tx.insert_invitation(&second, NOW, NOW.plus(1))?;
-            assert!(!tx.take_invitation(&[3; 32], NOW)?);
-            assert!(tx.take_invitation(&first, NOW)?);
-            assert!(!tx.take_invitation(&first, NOW)?);
-            assert!(!tx.take_invitation(&second, NOW.plus(1))?);
-            assert_eq!(tx.invitations(NOW)?.len(), 1);
-            assert!(tx.invitations(NOW.plus(1))?.is_empty());
-            Ok(())
-        })
-        .await
-        .unwrap();
 }
 
 async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
