@@ -15,6 +15,7 @@ mod demo;
 mod devices;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
+mod invitations;
 mod legacy;
 mod pool;
 mod secrets;
