@@ -25,6 +25,7 @@ mod devices;
 mod draining;
 mod external_commits;
 mod forged_commits;
+mod histories;
 mod last_resort;
 mod last_resort_commits;
 mod last_resort_uploads;

@@ -38,6 +38,8 @@ mod draining;
 mod external_commits;
 #[path = "../api/forged_commits.rs"]
 mod forged_commits;
+#[path = "../api/histories/mod.rs"]
+mod histories;
 #[path = "../api/last_resort.rs"]
 mod last_resort;
 #[path = "../api/last_resort_commits.rs"]
