@@ -17,6 +17,7 @@ mod audit;
 mod bad_input;
 mod blocks;
 mod check;
+mod commit_model;
 mod commits;
 mod commits_invalid;
 mod commits_refused;

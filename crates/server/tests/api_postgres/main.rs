@@ -22,6 +22,8 @@ mod bad_input;
 mod blocks;
 #[path = "../api/check.rs"]
 mod check;
+#[path = "../api/commit_model/mod.rs"]
+mod commit_model;
 #[path = "../api/commits.rs"]
 mod commits;
 #[path = "../api/commits_invalid.rs"]

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, NoTls};
 const SERVER: &str = "LARDER_TEST_POSTGRES";
 
 /// How many random histories a test tries here: a transaction costs more than on SQLite.
-pub(crate) const HISTORIES: u64 = 4;
+pub(crate) const HISTORIES: u32 = 4;
 
 pub(crate) struct Database {
     schema: String,

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 /// How many random histories a test tries here.
-pub(crate) const HISTORIES: u64 = 8;
+pub(crate) const HISTORIES: u32 = 8;
 
 pub(crate) struct Database {
     directory: TempDir,

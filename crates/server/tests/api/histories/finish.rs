@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use larder_server::Admin;
 use larder_wire::{AuditChain, AuditPage, AuditRow, GroupId, Inbox, InboxKind, InboxRow};
 
 use super::checker::Operation;
@@ -39,6 +40,10 @@ pub(super) async fn read_everything(world: &World, members: &[Member]) {
     for (at, owner) in world.owners.iter().enumerate() {
         check_inbox(world, owner, Who::Owner(at), sequences.values()).await;
     }
+    let admin = Admin::open(&world.server.database.location()).await.unwrap();
+    let mut findings = Vec::new();
+    admin.check(|finding| findings.push(finding)).await.unwrap();
+    assert!(findings.is_empty(), "{findings:?}");
 }
 
 type Sequences = BTreeMap<Vec<u8>, (GroupId, Vec<Id>)>;
