@@ -98,6 +98,8 @@ async fn run(seed: u64) -> Tally {
 async fn whatever_clients_do_at_once_is_answered_and_stored_as_if_they_had_taken_turns() {
     let mut tally = Tally::default();
     for seed in 0..crate::database::HISTORIES {
+        // Shown when the test fails.
+        println!("seed {seed}");
         tally.add(run(seed.into()).await);
     }
     for (what, count) in [
