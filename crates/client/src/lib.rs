@@ -32,7 +32,7 @@ pub use larder_pool::{
     LastResortHealth, NextAction, PassphraseError, PoolHealth, QuarantineReason, Quarantined, RAW_KEY_BYTES,
     StoreKey, zeroize,
 };
-pub use larder_wire::{AuditRow, AuditTransition, DeviceId, Problem, ProblemType, UserName};
+pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
     Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invitations,
     Invited, Me, Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed,

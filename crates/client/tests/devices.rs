@@ -152,7 +152,7 @@ async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_aw
     let refused = lost.send(&group, "still here").await;
     assert!(refused.is_err() || lost.sync().await.is_err(), "{refused:?}");
     match lost.sync().await {
-        Err(Error::Refused(problem)) => assert_eq!(problem.problem_type, ProblemType::Unauthenticated),
+        Err(Error::Refused(problem)) => assert_eq!(problem.problem_type, ProblemType::DeviceRemoved),
         other => panic!("{other:?}"),
     }
     assert_eq!(bob.sync().await.unwrap().committed, 1);

@@ -121,8 +121,11 @@ fn exit_of(error: &larder_client::Error) -> Exit {
 
 /// The client's sentence, with what it leaves to its variants' data, and with the sources of a fault.
 fn message_of(error: &larder_client::Error) -> String {
-    use larder_client::Error as E;
+    use larder_client::{Error as E, ProblemType};
     match error {
+        E::Refused(problem) if problem.problem_type == ProblemType::DeviceRemoved => {
+            "this device was removed from the account: the server does nothing for it any more".to_owned()
+        }
         E::Ambiguous { groups } => {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))

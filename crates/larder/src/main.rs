@@ -3,7 +3,7 @@
 //! * `cli` says what can be typed, `commands` does it, `chat` and `demo` are the two longer ones.
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
-//!   unlocks them, `clock` tells the time.
+//!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them.
 //!
 //! # Architecture invariant
 //!
@@ -15,6 +15,7 @@ mod cli;
 mod clock;
 mod commands;
 mod demo;
+mod descriptors;
 mod failure;
 mod follow;
 mod logging;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use larder_client::{NextAction, UnixSeconds};
+use larder_client::{InviteCode, NextAction, UnixSeconds};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -224,6 +224,20 @@ pub(crate) enum Record {
     },
     /// A server's database was copied.
     BackedUp { file: String },
+    /// A new invitation to register. Its code is shown nowhere else.
+    InviteCode {
+        code: InviteCode,
+        id: String,
+        expires_at: u64,
+    },
+    /// An invitation to register that can be used.
+    Invitation {
+        id: String,
+        created_at: u64,
+        expires_at: u64,
+    },
+    /// An invitation cannot be used any more.
+    InvitationWithdrawn { id: String },
     /// A restored store is safe to be served.
     Restored {
         incarnation: String,
@@ -647,6 +661,19 @@ impl Record {
                 format!("{found}; checked {devices} devices, {key_packages} KeyPackages, {groups} groups")
             }
             Self::BackedUp { file } => format!("backed up to {}", plain(file)),
+            Self::InviteCode { code, expires_at, .. } => {
+                format!("{}  until {}", code.reveal(), date(UnixSeconds(*expires_at)))
+            }
+            Self::Invitation {
+                id,
+                created_at,
+                expires_at,
+            } => format!(
+                "invitation {id}  made {}  until {}",
+                date(UnixSeconds(*created_at)),
+                date(UnixSeconds(*expires_at))
+            ),
+            Self::InvitationWithdrawn { id } => format!("invitation {id} was withdrawn"),
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }

@@ -46,7 +46,11 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     match cli.command {
         Command::Serve(options) => serve::serve(context, options).await,
         Command::Admin(command) => admin::run(context, command).await,
-        Command::Register { user, no_encryption } => account::register(context, user, no_encryption).await,
+        Command::Register {
+            user,
+            invite,
+            no_encryption,
+        } => account::register(context, user, invite, no_encryption).await,
         Command::Link { user, no_encryption } => devices::link(context, user, no_encryption).await,
         Command::Device(DeviceCommand::Authorize { code, yes }) => {
             devices::authorize(context, &code, yes).await

@@ -89,8 +89,12 @@ fn r_s7_r_c8_a_device_is_linked_by_a_code_everybody_is_told_once_and_it_is_remov
     // Lost: it can do nothing any more, and its leaves go.
     let removed = world.ok("alice", &["device", "remove", &phone[..8]]);
     assert_eq!(removed, format!("device {phone} was removed\n"));
-    let (exit, _, code) = fails(&world, "phone", &["recv"]);
-    assert_eq!((exit, code.as_str()), (3, "unauthenticated"));
+    let (exit, sentence, code) = fails(&world, "phone", &["recv"]);
+    assert_eq!((exit, code.as_str()), (3, "device-removed"));
+    assert!(
+        sentence.contains("larder: this device was removed from the account"),
+        "{sentence}"
+    );
     let told = world.ok("bob", &["recv"]);
     let by_list = format!("#room * alice removed the device {}\n", &phone[..8]);
     assert!(told.contains(&by_list), "{told}");

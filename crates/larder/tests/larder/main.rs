@@ -16,6 +16,7 @@ mod devices;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
 mod history;
+mod invitations;
 mod legacy;
 mod pool;
 mod requests;

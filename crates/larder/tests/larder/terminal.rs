@@ -95,6 +95,27 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
     assert_eq!(world.json("carol", &["groups"]).len(), 1);
 }
 
+#[test]
+fn whoever_registers_without_a_code_is_asked_for_one_where_it_takes_one() {
+    let world = World::with_registration("invited", "warn");
+    let code = world.invitation();
+    let register = || on_terminal(&world, "alice", &["register", "--no-encryption", "alice"], &[]);
+    let mut mistyped = register();
+    mistyped.expect("invitation code: ").unwrap();
+    mistyped.send_line(&code[..code.len() - 4]).unwrap();
+    mistyped.expect("not an invitation code").unwrap();
+    mistyped.expect(Eof).unwrap();
+    let mut session = register();
+    session.expect("invitation code: ").unwrap();
+    session.send_line(&code).unwrap();
+    session.expect("registered alice at ").unwrap();
+    session.expect(Eof).unwrap();
+    // Who is registered is not asked.
+    let mut session = register();
+    session.expect("registered alice at ").unwrap();
+    session.expect(Eof).unwrap();
+}
+
 /// The README's chat between two terminals, with the questions that it mentions.
 #[cfg(feature = "sqlcipher")]
 #[test]
