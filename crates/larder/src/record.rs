@@ -231,13 +231,13 @@ pub(crate) enum Record {
         expires_at: u64,
     },
     /// An invitation to register that can be used.
-    Invitation {
+    OutstandingInviteCode {
         id: String,
         created_at: u64,
         expires_at: u64,
     },
     /// An invitation cannot be used any more.
-    InvitationWithdrawn { id: String },
+    InviteCodeWithdrawn { id: String },
     /// A restored store is safe to be served.
     Restored {
         incarnation: String,
@@ -664,7 +664,7 @@ impl Record {
             Self::InviteCode { code, expires_at, .. } => {
                 format!("{}  until {}", code.reveal(), date(UnixSeconds(*expires_at)))
             }
-            Self::Invitation {
+            Self::OutstandingInviteCode {
                 id,
                 created_at,
                 expires_at,
@@ -673,7 +673,7 @@ impl Record {
                 date(UnixSeconds(*created_at)),
                 date(UnixSeconds(*expires_at))
             ),
-            Self::InvitationWithdrawn { id } => format!("invitation {id} was withdrawn"),
+            Self::InviteCodeWithdrawn { id } => format!("invitation {id} was withdrawn"),
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }

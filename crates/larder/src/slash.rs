@@ -85,7 +85,11 @@ const SPECS: &[Spec] = &[
     spec("retry", Takes::Nothing, "send again what could not be sent"),
     spec("save", Takes::FileIfAny, "store the attachment pointed at"),
     spec("search", Takes::Text("TEXT"), "find messages"),
-    spec("verify", Takes::UserAndAnswer, "compare safety numbers; then yes or no"),
+    spec(
+        "verify",
+        Takes::UserAndAnswer,
+        "compare safety numbers; then yes or no",
+    ),
 ];
 
 impl Takes {

@@ -33,7 +33,7 @@ use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
 pub(crate) use pool::{pool_records, quarantined_record};
-pub(crate) use verification::safety_code;
+pub(crate) use verification::code_on_light;
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {

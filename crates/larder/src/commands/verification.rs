@@ -75,17 +75,24 @@ fn record(user: &UserName, shown: &SafetyNumber, draw: bool) -> Record {
                 new: device.is_new,
             })
             .collect(),
-        drawn: if draw { safety_code(&shown.qr, true) } else { None },
+        drawn: if draw { code_on_dark(&shown.qr) } else { None },
     }
 }
 
-/// What the other scans, in half blocks: as it is, for dark blocks on a light ground, or reversed, for light blocks on a dark
-/// one, as most terminals are.
-pub(crate) fn safety_code(payload: &[u8], reversed: bool) -> Option<String> {
+/// What the other scans, in half blocks: light ones on a dark ground, as most terminals are.
+pub(super) fn code_on_dark(payload: &[u8]) -> Option<String> {
     let code = QrCode::new(payload).ok()?;
     let mut drawing = code.render::<Dense1x2>();
-    if reversed {
-        drawing.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark);
-    }
-    Some(drawing.build())
+    let reversed = drawing.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark);
+    Some(reversed.build())
+}
+
+/// What the other scans, in half blocks: dark ones on a light ground, with as little around them as cameras can do with, so
+/// that it fits on 24 lines.
+pub(crate) fn code_on_light(payload: &[u8]) -> Option<String> {
+    let code = QrCode::new(payload).ok()?;
+    let drawn = code.render::<Dense1x2>().quiet_zone(false).build();
+    let lines: Vec<String> = drawn.lines().map(|line| format!("  {line}  ")).collect();
+    let empty = " ".repeat(lines.first()?.chars().count());
+    Some(format!("{empty}\n{}\n{empty}", lines.join("\n")))
 }

@@ -8,12 +8,12 @@ use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, UserName,
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
-use crate::slash::Slash;
 use crate::clock;
-use crate::commands::{pool_records, quarantined_record, safety_code};
+use crate::commands::{code_on_light, pool_records, quarantined_record};
 use crate::failure::Failure;
 use crate::follow::Follower;
 use crate::record::group_label;
+use crate::slash::Slash;
 use crate::text::{label, plain};
 
 /// Messages that are found at most.
@@ -382,7 +382,7 @@ impl Engine {
             .chunks(6)
             .map(|groups| PanelLine::new(groups.join(" "), Look::Strong))
             .collect();
-        let code = safety_code(&shown.qr, false).unwrap_or_default();
+        let code = code_on_light(&shown.qr).unwrap_or_default();
         lines.extend(code.lines().map(|line| PanelLine::new(line, Look::Code)));
         lines.push(match shown.verification {
             Verification::Verified => PanelLine::new("verified", Look::Plain),

@@ -4,7 +4,7 @@ use crate::support::{Running, World, parse, texts};
 use crate::transcripts::fails;
 
 /// Makes a profile a further device of a user, whose profile has the user's name.
-fn linked(world: &World, profile: &str, user: &str) {
+pub(crate) fn linked(world: &World, profile: &str, user: &str) {
     let (mut linking, code, _) = link(world, profile, user);
     world.ok(user, &["device", "authorize", "--yes", &code]);
     linking.line();
