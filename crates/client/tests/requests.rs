@@ -10,7 +10,9 @@ mod support;
 
 use larder_client::{Error, GroupKey, GroupState};
 use larder_wire::InboxKind;
-use support::{Client, Proxy, TestServer, catch_up, count_rows, flip_last, tamper_inbox, they_talk, user};
+use support::{
+    Action, Client, Proxy, TestServer, catch_up, count_rows, flip_last, tamper_inbox, they_talk, user,
+};
 
 async fn is_request(client: &Client, group: &GroupKey) -> bool {
     client.summary(group).await.request.is_some()
@@ -53,6 +55,8 @@ async fn nothing_is_sent_to_a_strangers_group_before_the_invitation_is_accepted(
         (Some(user("alice")), GroupState::Active, 0)
     );
     assert_eq!(request.name.as_deref(), Some("lunch"));
+    assert!(bob.search("hello", None, 10).await.unwrap().is_empty());
+    assert_eq!(bob.search("hello", Some(&group), 10).await.unwrap().len(), 1);
 
     // It is told of once, and is not forgotten by a restart.
     assert_eq!(bob.told().await, ["alice invites you to a group of 2"]);
@@ -171,6 +175,24 @@ async fn declining_leaves_the_group_and_forgets_what_came_from_it() {
     assert!(!is_request(&bob, &group).await);
     assert!(bob.history(&group, 10).await.unwrap().is_empty());
     bob.stop_and_audit().await;
+}
+
+#[tokio::test]
+async fn what_is_declined_without_a_server_is_left_when_there_is_one() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let mut bob = bob.asked().await;
+    let group = invited(&alice, &bob).await;
+    proxy.rule(|_| Action::CutBefore);
+    bob.decline(&group).await.unwrap();
+    bob.restart().await;
+    assert_eq!(bob.summary(&group).await.state, GroupState::Leaving);
+    assert!(bob.history(&group, 10).await.unwrap().is_empty());
+    proxy.forward();
+    catch_up(&[&bob, &alice, &bob]).await;
+    assert_eq!(alice.users(&group).await, ["alice"]);
+    assert_eq!(bob.summary(&group).await.state, GroupState::Left);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use larder_wire::UserName;
 use crate::connection::MlsConnection;
 use crate::core::{self, Keys};
 use crate::error::Error;
-use crate::types::{SafetyNumber, Verification};
+use crate::verification::{SafetyNumber, Verification};
 
 /// Comparing keys with another person, so that neither has to believe the server.
 impl MlsConnection {

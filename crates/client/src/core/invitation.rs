@@ -16,7 +16,8 @@ use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
 use crate::core::{commits, mls, peers, verification};
 use crate::error::{Error, KeyPackageFlaw};
-use crate::types::{GroupKey, NotAdded, Verification};
+use crate::types::{GroupKey, NotAdded};
+use crate::verification::Verification;
 
 /// A reserve request without an answer is repeated under the same key for this long, in seconds. The server keeps its
 /// answers for a day; after an hour what it reserved may have lapsed.
