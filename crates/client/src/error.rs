@@ -63,6 +63,15 @@ pub enum Error {
     /// The group is not in a state that allows this.
     #[error("the group is {0}")]
     GroupNotActive(GroupState),
+    /// Nothing is sent to a group whose invitation the person has not accepted.
+    #[error("accept the invitation first")]
+    NotAccepted {
+        /// The group.
+        group: GroupKey,
+    },
+    /// There is no invitation to decline: the group was not joined by one, or it was accepted.
+    #[error("this is no invitation that waits for an answer")]
+    NotARequest,
     /// The user is not a member of the group.
     #[error("{0} is not a member of the group")]
     NotAMember(UserName),
@@ -96,6 +105,21 @@ pub enum Error {
         /// The device.
         device: DeviceId,
     },
+    /// This user was verified, and has other keys now.
+    #[error("the keys of {user} are not those that you have verified")]
+    VerificationChanged {
+        /// The user.
+        user: UserName,
+    },
+    /// No device of the user is known, or none that is theirs.
+    #[error("no device of {0} is known")]
+    UnknownUser(UserName),
+    /// It makes no sense with this user itself.
+    #[error("that is you")]
+    Oneself,
+    /// More users than one request may name were to be added all or not at all.
+    #[error("at most 64 users can be added all or not at all")]
+    TooManyUsers,
     /// What was given is not a link code, or its proofs do not verify.
     #[error("not a link code, or one that was damaged on its way")]
     InvalidLinkCode,
@@ -235,11 +259,17 @@ impl Error {
             Self::UnknownGroup => "unknown-group",
             Self::Ambiguous { .. } => "ambiguous",
             Self::GroupNotActive(_) => "group-not-active",
+            Self::NotAccepted { .. } => "not-accepted",
+            Self::NotARequest => "not-a-request",
             Self::NotAMember(_) => "not-a-member",
             Self::NoKeyPackages { .. } => "no-key-packages",
             Self::InvalidKeyPackage { .. } => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
             Self::UnauthorizedDevice { .. } => "unauthorized-device",
+            Self::VerificationChanged { .. } => "verification-changed",
+            Self::UnknownUser(_) => "unknown-user",
+            Self::Oneself => "oneself",
+            Self::TooManyUsers => "too-many-users",
             Self::InvalidLinkCode => "invalid-link-code",
             Self::LinkCodeOfAnother { .. } => "link-code-of-another",
             Self::InvalidText => "invalid-text",

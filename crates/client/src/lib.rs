@@ -22,6 +22,7 @@ mod core;
 mod error;
 mod transport;
 mod types;
+mod verification;
 
 pub use audited::{AuditFlaw, Audited};
 pub use connection::{Linking, MlsConnection};
@@ -34,7 +35,8 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
-    Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invited, Me,
-    Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
-    SuitePool, Synced, TEXT_BYTES_MAX,
+    Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invitations,
+    Invited, Me, Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus,
+    SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
 };
+pub use verification::{SafetyDevice, SafetyNumber, Verification};

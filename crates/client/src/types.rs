@@ -7,6 +7,7 @@ use larder_pool::{PoolHealth, StoreKey};
 use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName, suite_name};
 
 use crate::error::KeyPackageFlaw;
+use crate::verification::Verification;
 
 /// Tells the time. Only the application reads a real clock.
 pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
@@ -31,6 +32,8 @@ pub struct Options {
     pub clock: Clock,
     /// How many KeyPackages the device keeps, of all ciphersuites together, and how long they live.
     pub policy: PoolPolicy,
+    /// What an invitation from somebody who is not known makes of its group.
+    pub invitations: Invitations,
     /// Writes a point in time for the person who reads the notices: only the application knows their zone and language.
     pub dates: fn(UnixSeconds) -> String,
 }
@@ -41,8 +44,18 @@ impl fmt::Debug for Options {
             .field("profile", &self.profile)
             .field("key", &self.key)
             .field("policy", &self.policy)
+            .field("invitations", &self.invitations)
             .finish_non_exhaustive()
     }
+}
+
+/// What an invitation makes of its group when it comes from somebody with whom this user shares no group that it has accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Invitations {
+    /// A request: nothing is sent there until the person has [accepted](crate::MlsConnection::accept) it.
+    Ask,
+    /// A group like any other: for programs that talk to everybody.
+    Accept,
 }
 
 /// Whether a profile is there, and encrypted.
@@ -157,6 +170,14 @@ pub struct GroupSummary {
     pub state: GroupState,
     /// Messages of others that are not marked as read.
     pub unread: u64,
+    /// The row of the last message that is marked as read; 0 when none is.
+    pub read_up_to: i64,
+    /// The row of the newest message; 0 when there is none.
+    pub last_row: i64,
+    /// Whether the person wants to be told less of it.
+    pub muted: bool,
+    /// Who invited this user, if that is a request that was not accepted yet.
+    pub request: Option<UserName>,
 }
 
 impl fmt::Debug for GroupSummary {
@@ -167,6 +188,10 @@ impl fmt::Debug for GroupSummary {
             .field("members", &self.members)
             .field("state", &self.state)
             .field("unread", &self.unread)
+            .field("read_up_to", &self.read_up_to)
+            .field("last_row", &self.last_row)
+            .field("muted", &self.muted)
+            .field("request", &self.request)
             .finish_non_exhaustive()
     }
 }
@@ -182,6 +207,8 @@ pub struct Member {
     pub signature_key_fingerprint: String,
     /// Whether it is this device.
     pub is_me: bool,
+    /// Whether the user is verified, and this leaf with them.
+    pub verification: Verification,
 }
 
 /// A device that a user has or had.
@@ -241,6 +268,8 @@ pub enum NotAdded {
     NotFound,
     /// No KeyPackage is left.
     Exhausted,
+    /// Could have been added, if everybody could: all or nobody was asked for.
+    Withheld,
     /// There are KeyPackages, but none of the group's ciphersuite.
     Incompatible {
         /// The group's ciphersuite (RFC 9420 §17.1).
@@ -258,6 +287,8 @@ pub enum NotAdded {
         /// The device.
         device: DeviceId,
     },
+    /// The user was verified, and has other keys now.
+    VerificationChanged,
     /// The directory handed out a KeyPackage of a device that no other device of the user has authorized, or that the user
     /// has removed.
     Unauthorized {
@@ -274,9 +305,11 @@ impl NotAdded {
             Self::AlreadyMember
             | Self::NotFound
             | Self::Exhausted
+            | Self::Withheld
             | Self::Incompatible { .. }
             | Self::InvalidKeyPackage(_)
             | Self::KeyChanged { .. }
+            | Self::VerificationChanged
             | Self::Unauthorized { .. } => None,
         }
     }
@@ -287,10 +320,12 @@ impl NotAdded {
             Self::AlreadyMember => "already-member",
             Self::NotFound => "not-found",
             Self::Exhausted => "exhausted",
+            Self::Withheld => "withheld",
             Self::Incompatible { .. } => "incompatible",
             Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
+            Self::VerificationChanged => "verification-changed",
             Self::Unauthorized { .. } => "unauthorized-device",
         }
     }
@@ -302,6 +337,7 @@ impl fmt::Display for NotAdded {
             Self::AlreadyMember => f.write_str("is a member already"),
             Self::NotFound => f.write_str("no such user"),
             Self::Exhausted => f.write_str("has no KeyPackage left"),
+            Self::Withheld => f.write_str("could be added, but not all of them"),
             Self::Incompatible { suite } => write!(
                 f,
                 "has no KeyPackage of the group's ciphersuite, {}: their program does not support it, or has \
@@ -323,6 +359,7 @@ impl fmt::Display for NotAdded {
                     "the signature key of device {device} is not the one known before"
                 )
             }
+            Self::VerificationChanged => f.write_str("has other keys than those that you have verified"),
             Self::Unauthorized { device } => {
                 write!(f, "no other device of theirs has authorized device {device}")
             }
@@ -490,6 +527,7 @@ mod tests {
             key: StoreKey::passphrase(Zeroizing::new("open sesame".to_owned())).ok(),
             clock: Arc::new(|| UnixSeconds(0)),
             policy: PoolPolicy::default(),
+            invitations: Invitations::Ask,
             dates: |at| at.0.to_string(),
         };
         let shown = format!("{options:?}");

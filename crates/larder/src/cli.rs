@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use larder_client::Invitations;
 use larder_server::InvitationId;
 use larder_wire::{Registration, UserName, parse_suite};
 
@@ -73,9 +74,37 @@ pub(crate) struct Global {
     /// Take the passphrase from a line of this file descriptor
     #[arg(long, global = true, value_name = "N")]
     pub(crate) passphrase_fd: Option<u32>,
+    /// What to make of invitations from users with whom you share no group: wait for `accept` or `decline`, or take them
+    /// all, as a program does that talks to everybody
+    #[arg(
+        long,
+        global = true,
+        env = "LARDER_INVITATIONS",
+        value_name = "WHAT",
+        default_value = "ask"
+    )]
+    pub(crate) invitations: OnInvitation,
     /// Log more to stderr; twice for more still (RUST_LOG overrides)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+/// `--invitations`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnInvitation {
+    /// Nothing is sent to the group before `accept`.
+    Ask,
+    /// The group is one like any other.
+    Accept,
+}
+
+impl From<OnInvitation> for Invitations {
+    fn from(on: OnInvitation) -> Self {
+        match on {
+            OnInvitation::Ask => Self::Ask,
+            OnInvitation::Accept => Self::Accept,
+        }
+    }
 }
 
 /// What to do.
@@ -121,8 +150,21 @@ pub(crate) enum Command {
         /// The users to add
         #[arg(required = true)]
         users: Vec<UserName>,
+        /// Add nobody if one of them cannot be added
+        #[arg(long)]
+        all_or_nothing: bool,
     },
-    /// Hide from a user: they can neither find nor invite you any more
+    /// Accept an invitation: from then on the group is one like any other
+    Accept {
+        /// The group
+        group: String,
+    },
+    /// Decline an invitation: leave the group and forget what came from it
+    Decline {
+        /// The group
+        group: String,
+    },
+    /// Hide from a user and decline their invitations: they can neither find nor invite you any more
     Block {
         /// The user, who is not told
         user: UserName,
@@ -152,6 +194,11 @@ pub(crate) enum Command {
         #[arg(required = true, allow_negative_numbers = true)]
         text: Vec<String>,
     },
+    /// Send the messages of a group again that have failed
+    Retry {
+        /// The group
+        group: String,
+    },
     /// Fetch messages and print those not shown yet
     Recv {
         /// Go on until interrupted, or until nobody reads any more
@@ -161,23 +208,83 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
         wait: Option<u64>,
     },
+    /// Print what is known of a group's past, without asking the server
+    History {
+        /// The group
+        group: String,
+        /// The most rows to print
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: u32,
+        /// Print what came before this row
+        #[arg(long, value_name = "ROW")]
+        before: Option<i64>,
+    },
+    /// Look for a text in messages, in whatever case; the newest first
+    Search {
+        /// The text; several words are joined by spaces
+        #[arg(required = true, allow_negative_numbers = true)]
+        text: Vec<String>,
+        /// Only in this group
+        #[arg(long)]
+        group: Option<String>,
+        /// The most messages to print
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: u32,
+    },
     /// List groups
     Groups,
+    /// Mark a group as one that should not disturb
+    Mute {
+        /// The group
+        group: String,
+    },
+    /// Undo `mute`
+    Unmute {
+        /// The group
+        group: String,
+    },
     /// List the members of a group
     Members {
         /// The group
         group: String,
     },
+    /// Compare keys with a user, so that neither has to believe the server
+    Verify(Verify),
     /// Look after the KeyPackages that others use to invite this device
     #[command(subcommand)]
     Pool(PoolCommand),
-    /// Chat: what is typed is sent, what arrives is printed
+    /// Chat on the whole terminal; where that is not possible, line by line: what is typed is sent, what arrives is printed
     Chat {
-        /// The group
-        group: String,
+        /// The group to begin with; line by line, the only one
+        group: Option<String>,
+        /// Line by line, whatever the terminal can do
+        #[arg(long)]
+        plain: bool,
     },
+    /// Measure how this program does on this machine
+    #[command(subcommand, hide = true)]
+    Bench(BenchCommand),
     /// Show all of it: a server and three accounts on this machine, gone again at the end
     Demo,
+}
+
+/// `larder verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The user
+    pub(crate) user: UserName,
+    /// Do not draw the code to be scanned
+    #[arg(long)]
+    pub(crate) no_qr: bool,
+    /// Mark the user as verified: the numbers were compared
+    #[arg(long, conflicts_with_all = ["unmark", "compare"])]
+    pub(crate) mark: bool,
+    /// Do not count the user as verified any more
+    #[arg(long, conflicts_with = "compare")]
+    pub(crate) unmark: bool,
+    /// Mark the user as verified if this is the number that they see, or what was scanned from their screen
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) compare: Option<String>,
 }
 
 /// `larder serve`.
@@ -362,6 +469,20 @@ pub(crate) enum GroupCommand {
         /// Its name; only members learn it
         name: String,
     },
+    /// Give a group another name. Every member may
+    Rename {
+        /// The group
+        group: String,
+        /// The new name; only members learn it
+        name: String,
+    },
+}
+
+/// `larder bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How long a keystroke takes to be on the screen, with 10,000 messages in a group and 200 groups
+    Chat,
 }
 
 /// `larder pool`.

@@ -80,6 +80,12 @@ async fn tell(output: &Output, directory: &Path) -> Result<()> {
         stage.refill(person).await?;
     }
 
+    stage
+        .chapter("alice is a stranger to them: until they accept, nothing of theirs is sent to her group.")?;
+    let asked = stage.run("bob", &["recv"]).await?;
+    stage.expect(asked.contains("alice invites you"), "bob is asked")?;
+    stage.run("bob", &["accept", GROUP]).await?;
+
     stage.chapter("alice and bob chat, each in a process of their own. carol is still away.")?;
     let mut alice = stage.chat("alice").await?;
     let mut bob = stage.chat("bob").await?;
@@ -90,6 +96,7 @@ async fn tell(output: &Output, directory: &Path) -> Result<()> {
     bob.sees(&stage, "#kitchen <alice> bring a spoon").await?;
 
     stage.chapter("carol comes back and gets everything, in order and once.")?;
+    stage.run("carol", &["accept", GROUP]).await?;
     let caught_up = stage.run("carol", &["recv"]).await?;
     let texts: Vec<&str> = caught_up.lines().filter(|line| line.contains("> ")).collect();
     let all = [
@@ -153,6 +160,7 @@ impl Stage<'_> {
             .env_remove("LARDER_SERVER")
             .env_remove("LARDER_PROFILE")
             .env_remove("LARDER_PASSPHRASE_COMMAND")
+            .env_remove("LARDER_INVITATIONS")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);

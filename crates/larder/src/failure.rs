@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::record::group_label;
+
 /// The documented exit codes (`larder --help`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -78,7 +80,7 @@ impl std::error::Error for Failure {}
 fn exit_of(error: &larder_client::Error) -> Exit {
     use larder_client::{Error as E, LegacyError as L};
     match error {
-        E::NotRegistered | E::UnknownGroup => Exit::Unknown,
+        E::NotRegistered | E::UnknownGroup | E::UnknownUser(_) => Exit::Unknown,
         E::ProfileLocked | E::Legacy(L::Busy | L::Changed) => Exit::InUse,
         E::Legacy(L::Open(_) | L::NotLegacy(_) | L::TooManyRows | L::AnotherStore { .. }) => Exit::Refused,
         E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
@@ -88,6 +90,8 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::Ambiguous { .. }
         | E::InvalidText
         | E::InvalidGroupName
+        | E::TooManyUsers
+        | E::Oneself
         | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }
@@ -95,6 +99,9 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::ProfileNotEncrypted
         | E::NoEncryption
         | E::GroupNotActive(_)
+        | E::NotAccepted { .. }
+        | E::NotARequest
+        | E::VerificationChanged { .. }
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }
         | E::InvalidKeyPackage { .. }
@@ -122,6 +129,10 @@ fn message_of(error: &larder_client::Error) -> String {
         E::Ambiguous { groups } => {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))
+        }
+        E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
+        E::NotAccepted { group } => {
+            format!("{error}: larder accept {}", group_label(None, &group.to_string()))
         }
         E::NoKeyPackages { outcomes } => {
             let reasons: Vec<String> = outcomes

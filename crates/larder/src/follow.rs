@@ -67,7 +67,7 @@ pub(crate) async fn follow(
 }
 
 /// Keeps one connection up to date. Every step may be dropped half way: what it was doing is done by the next one.
-struct Follower {
+pub(crate) struct Follower {
     client: MlsConnection,
     pauses: Box<dyn Iterator<Item = Duration> + Send>,
     /// The server asked for at least this pause.
@@ -77,7 +77,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(client: MlsConnection) -> Self {
+    pub(crate) fn new(client: MlsConnection) -> Self {
         Self {
             client,
             pauses: pauses(),
@@ -88,7 +88,7 @@ impl Follower {
     }
 
     /// Syncs, after a wait for something to sync if the last step succeeded. Returns whether the server was reached.
-    async fn step(&mut self, nudge: &Notify) -> Result<bool, Error> {
+    pub(crate) async fn step(&mut self, nudge: &Notify) -> Result<bool, Error> {
         match self.try_step(nudge).await {
             Ok(()) => {
                 self.pauses = pauses();
@@ -127,7 +127,7 @@ impl Follower {
     }
 
     /// A pause, so as not to press a server that is down.
-    async fn pause(&mut self, nudge: &Notify) {
+    pub(crate) async fn pause(&mut self, nudge: &Notify) {
         let pause = self.pauses.next().unwrap_or(PAUSE_MAX);
         let pause = pause.max(std::mem::take(&mut self.asked_pause));
         tokio::select! {

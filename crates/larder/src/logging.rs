@@ -1,8 +1,10 @@
 //! Logs, on stderr only.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged without `--verbose` and `RUST_LOG`.
 const QUIET: &str = "warn";
@@ -26,7 +28,39 @@ pub(crate) fn start(verbose: u8) {
     // Fails only when logging was started before.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(Stderr)
         .with_ansi(io::stderr().is_terminal())
         .try_init();
+}
+
+/// Whether something else is drawn on the terminal that stderr is.
+static HELD: AtomicBool = AtomicBool::new(false);
+
+/// Keeps logs off the screen until this is dropped, if stderr goes there; a file that it was sent to gets them all.
+pub(crate) fn hold() -> Held {
+    HELD.store(io::stderr().is_terminal(), Ordering::Relaxed);
+    Held(())
+}
+
+/// See [`hold`].
+pub(crate) struct Held(());
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Stderr, or nowhere while it is held.
+struct Stderr;
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Box<dyn Write>;
+
+    fn make_writer(&self) -> Self::Writer {
+        match HELD.load(Ordering::Relaxed) {
+            true => Box::new(io::sink()),
+            false => Box::new(io::stderr()),
+        }
+    }
 }

@@ -25,8 +25,10 @@ mod passphrase;
 mod profile;
 mod record;
 mod shutdown;
+mod slash;
 mod terminal;
 mod text;
+mod tui;
 
 use std::io;
 use std::process::ExitCode;

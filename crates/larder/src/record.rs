@@ -1,5 +1,6 @@
 //! What commands print: one type, with a line for people and a JSON object for programs.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use larder_client::{InviteCode, NextAction, UnixSeconds};
@@ -10,6 +11,9 @@ use crate::clock::date;
 use crate::migration::Migration;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
+
+/// Groups of digits of a safety number on one line.
+const GROUPS_PER_LINE: usize = 4;
 
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
 #[derive(Debug, Clone, Serialize)]
@@ -67,7 +71,29 @@ pub(crate) enum Record {
         members: u32,
         state: &'static str,
         unread: u64,
+        muted: bool,
+        /// Who asks this user into it.
+        request: Option<String>,
     },
+    /// Somebody asks this user into a group.
+    Invitation {
+        row: i64,
+        group: String,
+        group_name: Option<String>,
+        by: String,
+        text: String,
+        received_at: u64,
+    },
+    /// An invitation was accepted.
+    Accepted { group: String, group_name: String },
+    /// An invitation was declined.
+    Declined { group: String, group_name: String },
+    /// A group has another name.
+    Renamed { group: String, group_name: String },
+    /// A group should not disturb.
+    Muted { group: String, group_name: String },
+    /// A group may disturb again.
+    Unmuted { group: String, group_name: String },
     /// A member of a group.
     Member {
         group: String,
@@ -75,6 +101,23 @@ pub(crate) enum Record {
         device_id: String,
         fingerprint: String,
         me: bool,
+        verification: &'static str,
+    },
+    /// What this user and another compare.
+    SafetyNumber {
+        user: String,
+        number: String,
+        qr: String,
+        verification: &'static str,
+        devices: Vec<SafetyDevice>,
+        /// `qr` for people.
+        #[serde(skip)]
+        drawn: Option<String>,
+    },
+    /// A user counts as verified, or no longer.
+    Verified {
+        user: String,
+        verification: &'static str,
     },
     /// The outcome of an invitation.
     Invited {
@@ -84,7 +127,11 @@ pub(crate) enum Record {
         not_added: Vec<NotAdded>,
     },
     /// A user can neither find nor invite this one.
-    Blocked { user: String },
+    Blocked {
+        user: String,
+        /// The groups that the user had invited this one to, and that were left now.
+        declined: Vec<String>,
+    },
     /// A user can find and invite this one.
     Unblocked { user: String },
     /// A user is no longer a member.
@@ -98,7 +145,14 @@ pub(crate) enum Record {
         id: String,
         status: &'static str,
     },
-    /// A message, or an event of a group, not shown before.
+    /// Messages that had failed were sent again, or wait for the server.
+    Retried {
+        group: String,
+        group_name: String,
+        messages: u64,
+        status: &'static str,
+    },
+    /// A message, or an event of a group.
     Message {
         row: i64,
         id: Option<String>,
@@ -110,6 +164,9 @@ pub(crate) enum Record {
         sent_at: u64,
         received_at: u64,
         mine: bool,
+        status: &'static str,
+        #[serde(skip)]
+        shown: Shown,
     },
     /// The state of the pool of KeyPackages.
     Pool(Pool),
@@ -174,18 +231,26 @@ pub(crate) enum Record {
         expires_at: u64,
     },
     /// An invitation to register that can be used.
-    Invitation {
+    OutstandingInviteCode {
         id: String,
         created_at: u64,
         expires_at: u64,
     },
     /// An invitation cannot be used any more.
-    InvitationWithdrawn { id: String },
+    InviteCodeWithdrawn { id: String },
     /// A restored store is safe to be served.
     Restored {
         incarnation: String,
         devices: u64,
         revoked: u64,
+    },
+    /// How long frames of the chat took, in microseconds.
+    Frames {
+        at: &'static str,
+        frames: usize,
+        median_us: u128,
+        p99_us: u128,
+        longest_us: u128,
     },
     /// A Welcome that could not be joined.
     Quarantined {
@@ -200,6 +265,24 @@ pub(crate) enum Record {
     LegacyMigration(Migration),
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
+}
+
+/// A device of a user whose keys are compared.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SafetyDevice {
+    pub(crate) device_id: String,
+    pub(crate) fingerprint: String,
+    /// Since the user was verified.
+    pub(crate) new: bool,
+}
+
+/// When a message is shown, which decides what else people want to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// As it arrives.
+    Now,
+    /// Among others, some of them old: with its number and its date.
+    Later,
 }
 
 /// A user who was not added, and why.
@@ -326,6 +409,8 @@ impl Record {
                 members,
                 state,
                 unread,
+                muted,
+                request,
                 ..
             } => {
                 let mut line = format!(
@@ -340,6 +425,12 @@ impl Record {
                 if *state != "active" {
                     let _ = write!(line, ", {state}");
                 }
+                if *muted {
+                    line.push_str(", muted");
+                }
+                if let Some(by) = request {
+                    let _ = write!(line, ", {by} invites you");
+                }
                 let _ = write!(line, "  {id}");
                 line
             }
@@ -348,11 +439,46 @@ impl Record {
                 device_id,
                 fingerprint,
                 me,
+                verification,
                 ..
             } => {
                 let me = if *me { "  (you)" } else { "" };
-                format!("{user}  device {device_id}  key {fingerprint}{me}")
+                let verified = match *verification {
+                    "verified" => "  verified",
+                    "changed" => "  WARNING: not what you have verified",
+                    _ => "",
+                };
+                format!("{user}  device {device_id}  key {fingerprint}{me}{verified}")
             }
+            Self::SafetyNumber {
+                user,
+                number,
+                verification,
+                devices,
+                drawn,
+                ..
+            } => {
+                let mut line = format!("you and {user} see the same number if nobody is between you:\n\n");
+                let groups: Vec<&str> = number.split(' ').collect();
+                for groups in groups.chunks(GROUPS_PER_LINE) {
+                    let _ = writeln!(line, "    {}", groups.join(" "));
+                }
+                if let Some(drawn) = drawn {
+                    let _ = write!(line, "\n{drawn}\n");
+                }
+                for device in devices {
+                    let SafetyDevice {
+                        device_id,
+                        fingerprint,
+                        new,
+                    } = device;
+                    let new = if *new { "  NEW" } else { "" };
+                    let _ = write!(line, "\ndevice {device_id}  key {fingerprint}{new}");
+                }
+                let _ = write!(line, "\n{}", verified(user, verification));
+                line
+            }
+            Self::Verified { user, verification } => verified(user, verification),
             Self::Invited {
                 group,
                 added,
@@ -378,7 +504,37 @@ impl Record {
                 );
                 parts.join("; ")
             }
-            Self::Blocked { user } => format!("{user} is blocked: to them you do not exist"),
+            Self::Renamed { group_name, .. } => format!("the group is called #{} now", label(group_name)),
+            Self::Muted { group_name, .. } => format!("#{} is muted", label(group_name)),
+            Self::Unmuted { group_name, .. } => format!("#{} is not muted", label(group_name)),
+            Self::Blocked { user, declined } => {
+                let mut line = format!("{user} is blocked: to them you do not exist");
+                match declined.len() {
+                    0 => {}
+                    1 => line.push_str("; their invitation is declined"),
+                    many => {
+                        let _ = write!(line, "; their {many} invitations are declined");
+                    }
+                }
+                line
+            }
+            Self::Invitation {
+                group,
+                group_name,
+                text,
+                ..
+            } => {
+                let how = handle(group_name.as_deref(), group);
+                format!(
+                    "#{} * {}; larder accept {how}, or larder decline {how}",
+                    group_label(group_name.as_deref(), group),
+                    plain(text)
+                )
+            }
+            Self::Accepted { group_name, .. } => format!("you are in #{}", label(group_name)),
+            Self::Declined { group_name, .. } => {
+                format!("the invitation to #{} is declined", label(group_name))
+            }
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group } => format!("you are leaving #{}", label(group)),
@@ -386,22 +542,41 @@ impl Record {
                 "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
             }
             Self::Sent { status, .. } => (*status).to_owned(),
+            Self::Retried { messages: 0, .. } => "no message has failed".to_owned(),
+            Self::Retried { messages, status, .. } => {
+                let noun = if *messages == 1 { "message" } else { "messages" };
+                format!("{messages} {noun} {status}")
+            }
             Self::Message {
+                row,
                 group,
                 group_name,
                 sender,
                 kind,
                 text,
+                sent_at,
+                status,
+                shown,
                 ..
             } => {
                 let text = plain(text);
-                let Some(group) = group else {
-                    return format!("* {text}");
+                let label = group
+                    .as_deref()
+                    .map(|group| group_label(group_name.as_deref(), group));
+                let line = match (label, sender) {
+                    (Some(group), Some(sender)) if *kind == "text" => format!("#{group} <{sender}> {text}"),
+                    (Some(group), _) => format!("#{group} * {text}"),
+                    (None, _) => format!("* {text}"),
                 };
-                let group = group_label(group_name.as_deref(), group);
-                match sender {
-                    Some(sender) if *kind == "text" => format!("#{group} <{sender}> {text}"),
-                    _ => format!("#{group} * {text}"),
+                match shown {
+                    Shown::Now => line,
+                    Shown::Later => {
+                        let unsent = match *status {
+                            "sent" => String::new(),
+                            status => format!("  ({status})"),
+                        };
+                        format!("{row}  {}  {line}{unsent}", date(UnixSeconds(*sent_at)))
+                    }
                 }
             }
             Self::Pool(pool) => pool.line(),
@@ -489,7 +664,7 @@ impl Record {
             Self::InviteCode { code, expires_at, .. } => {
                 format!("{}  until {}", code.reveal(), date(UnixSeconds(*expires_at)))
             }
-            Self::Invitation {
+            Self::OutstandingInviteCode {
                 id,
                 created_at,
                 expires_at,
@@ -498,10 +673,20 @@ impl Record {
                 date(UnixSeconds(*created_at)),
                 date(UnixSeconds(*expires_at))
             ),
-            Self::InvitationWithdrawn { id } => format!("invitation {id} was withdrawn"),
+            Self::InviteCodeWithdrawn { id } => format!("invitation {id} was withdrawn"),
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }
+            Self::Frames {
+                at,
+                frames,
+                median_us,
+                p99_us,
+                longest_us,
+            } => format!(
+                "a key at the {at} messages: {median_us} µs at the median, {p99_us} µs at the 99th percentile, {longest_us} µs \
+                 at most, of {frames} frames"
+            ),
             Self::Quarantined {
                 explanation,
                 attempts,
@@ -608,6 +793,23 @@ pub(crate) fn group_label(name: Option<&str>, id: &str) -> String {
     match name {
         Some(name) => label(name).into_owned(),
         None => id.chars().take(8).collect(),
+    }
+}
+
+/// What a person can type for a group as it is shown: a name that a shell might read otherwise does not do.
+fn handle<'a>(name: Option<&'a str>, id: &'a str) -> Cow<'a, str> {
+    match name {
+        Some(name) if !name.starts_with(['-', '.']) && label(name) == name => Cow::Borrowed(name),
+        Some(_) | None => Cow::Owned(group_label(None, id)),
+    }
+}
+
+/// Whether a user is verified, in a sentence.
+fn verified(user: &str, verification: &str) -> String {
+    match verification {
+        "verified" => format!("{user} is verified"),
+        "changed" => format!("WARNING: {user} has other keys than those that you have verified"),
+        _ => format!("{user} is not verified"),
     }
 }
 

@@ -3,6 +3,11 @@
 #[cfg(unix)]
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 
+/// Whether the terminal can do no more than print lines.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
 /// The terminal's settings, restored when this is dropped.
 pub(crate) struct Saved {
     #[cfg(unix)]

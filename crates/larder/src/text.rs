@@ -3,15 +3,24 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use unicode_segmentation::UnicodeSegmentation;
+
+/// What a person writes as one character has fewer code points than this, families of emoji included. More are marks heaped
+/// on a letter, which cover the lines around it.
+const CLUSTER_CHARS_MAX: usize = 12;
+/// Marks on one letter. Vietnamese has two, Hebrew with cantillation four.
+const MARKS_MAX: usize = 5;
+
 /// Shows text that somebody else wrote on one line that it cannot leave.
 ///
 /// A terminal obeys what it is sent: escape sequences move the cursor, rewrite titles and, on some, run commands;
 /// a line feed starts a line that looks like another person's; bidirectional controls show words in another order
 /// than they are stored; other format characters hide text. Each such character is replaced by its Rust escape
-/// (`\n`, `\u{1b}`, `\u{202e}`). A tab becomes a space. The joiners that emoji and many scripts need stay.
+/// (`\n`, `\u{1b}`, `\u{202e}`). A tab becomes a space. The joiners that emoji and many scripts need stay. Of marks that are
+/// heaped on one letter, as many stay as any language needs, and `\u{fffd}` stands for the rest.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hostile) {
-        return Cow::Borrowed(text);
+        return levelled(Cow::Borrowed(text));
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
@@ -26,7 +35,50 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
             c => shown.push(c),
         }
     }
+    levelled(Cow::Owned(shown))
+}
+
+/// Shows text of several lines, each as [`plain`] shows it. What is left of a line feed is nothing but that a new line begins,
+/// so this is for where a line cannot pass for another person's.
+pub(crate) fn lines(text: &str) -> Vec<String> {
+    text.split('\n')
+        .map(|line| plain(line.strip_suffix('\r').unwrap_or(line)).into_owned())
+        .collect()
+}
+
+/// The text with clusters of a size that people write.
+fn levelled(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.is_ascii()
+        || text
+            .graphemes(true)
+            .all(|cluster| fitting(cluster) == cluster.len())
+    {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for cluster in text.graphemes(true) {
+        let fits = fitting(cluster);
+        shown.push_str(&cluster[..fits]);
+        if fits < cluster.len() {
+            shown.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
     Cow::Owned(shown)
+}
+
+/// How many bytes of a cluster are shown.
+fn fitting(cluster: &str) -> usize {
+    let mut marks = 0;
+    for (chars, (at, c)) in cluster.char_indices().enumerate() {
+        // A joiner is what makes one sign of several.
+        if chars > 0 && c != '\u{200d}' && unicode_width::UnicodeWidthChar::width(c) == Some(0) {
+            marks += 1;
+        }
+        if chars == CLUSTER_CHARS_MAX || marks > MARKS_MAX {
+            return at;
+        }
+    }
+    cluster.len()
 }
 
 /// Shows a group's name, which its creator chose, where `#name <user> text` is read: a name of anything but letters,
@@ -110,6 +162,32 @@ mod tests {
             let shown = plain(&format!("a{c}b")).into_owned();
             assert!(!shown.contains(c) && shown.is_ascii(), "{shown}");
         }
+    }
+
+    #[test]
+    fn marks_heaped_on_a_letter_do_not_cover_the_lines_around_it() {
+        let heap = format!("z{}algo", "\u{301}".repeat(200));
+        assert_eq!(plain(&heap), format!("z{}\u{fffd}algo", "\u{301}".repeat(5)));
+        let chain = "👩\u{200d}".repeat(50);
+        assert!(
+            plain(&chain).chars().count() <= 2 * CLUSTER_CHARS_MAX,
+            "{}",
+            plain(&chain)
+        );
+        for written in ["ệ", "e\u{323}\u{302}", "👨🏽‍👩🏽‍👧🏽‍👦🏽", "בְּרֵאשִׁ֖ית", "🏴"]
+        {
+            assert_eq!(plain(written), written);
+        }
+    }
+
+    #[test]
+    fn lines_are_lines_and_nothing_else_moves_the_cursor() {
+        assert_eq!(
+            lines("one\r\ntwo\n\n\u{1b}[2Jthree"),
+            ["one", "two", "", r"\u{1b}[2Jthree"]
+        );
+        assert_eq!(lines("a\rb"), [r"a\rb"]);
+        assert_eq!(lines(""), [""]);
     }
 
     #[test]

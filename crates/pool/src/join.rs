@@ -1,7 +1,8 @@
 use larder_lifecycle::{OwnLastResort, OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
 use openmls::prelude::{
-    GroupEpoch, JoinBuilder, KeyPackageBundle, KeyPackageRef, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn,
-    MlsMessageIn, OpenMlsProvider as _, ProcessedWelcome, RatchetTreeIn, StagedWelcome, Welcome,
+    GroupEpoch, JoinBuilder, KeyPackageBundle, KeyPackageRef, LeafNodeIndex, MlsGroup, MlsGroupJoinConfig,
+    MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider as _, ProcessedWelcome, RatchetTreeIn, StagedWelcome,
+    Welcome,
 };
 use openmls_traits::storage::StorageProvider as _;
 use tls_codec::Deserialize as _;
@@ -21,6 +22,8 @@ use crate::transition::enter;
 pub struct Joined {
     /// The group, stored.
     pub group: MlsGroup,
+    /// The leaf of the member who made the Welcome: its key has signed the GroupInfo in it (RFC 9420 §12.4.3.1).
+    pub adder: LeafNodeIndex,
     /// The KeyPackage that the Welcome was for. It is spent and its private keys are gone, unless it is a last resort.
     pub key_package_ref: KeyPackageRef,
     /// Whether it is a last resort. It opens other invitations too, so its private keys are kept until it is replaced;
@@ -110,11 +113,13 @@ impl KeyPackagePool {
             return Err(JoinError::NotOurLeaf(key_package_ref));
         }
         refuse_replay(tx, &row, &staged)?;
+        let adder = staged.welcome_sender_index();
         let group = staged.into_group(&provider)?;
 
         let last_resort = use_up(tx, &row, &group, now)?;
         Ok(Joined {
             group,
+            adder,
             key_package_ref,
             last_resort,
         })

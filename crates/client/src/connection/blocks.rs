@@ -2,16 +2,19 @@ use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
 use crate::error::Error;
+use crate::types::GroupKey;
 
 impl MlsConnection {
     /// Hides this user from another: to them it is from now on as one who does not exist, and they can add none of its
-    /// devices to a group. Nothing tells whether there is such a user. Groups that both are in stay as they are.
+    /// devices to a group. Nothing tells whether there is such a user. Groups that both are in stay as they are, except that
+    /// invitations of theirs which were not answered are [declined](Self::decline): returns the groups.
     ///
     /// # Errors
     /// [`Error::Refused`] (it is this user, or too many are blocked already), [`Error::Unreachable`].
-    pub async fn block(&self, user: &UserName) -> Result<(), Error> {
+    pub async fn block(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
         let _operation = self.0.operation.lock().await;
-        self.0.transport.set_block(user, true).await
+        self.0.transport.set_block(user, true).await?;
+        self.decline_all_of(user).await
     }
 
     /// Undoes [`block`](Self::block), if there was one.

@@ -4,16 +4,21 @@ mod audit;
 mod blocks;
 mod devices;
 mod encryption;
+mod invitations;
 mod legacy;
 mod operations;
 mod pool;
 mod probe;
+mod requests;
 mod restore;
 mod restored_server;
 mod sync;
+mod timeline;
+mod verification;
 
 pub use devices::Linking;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -23,10 +28,10 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{AccountRequest, INBOX_WAIT_SECONDS_MAX, InviteCode, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, Core, Handle};
+use crate::core::{self, Core, Handle, Keys};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
-use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Message, Options, SuitePool};
+use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
 
 /// One device of one user on one server.
 ///
@@ -49,6 +54,8 @@ struct Inner {
     refresh_due: AtomicBool,
     /// There may be groups of the user's other devices that this one does not know.
     groups_due: AtomicBool,
+    /// The keys of users as this device has shown them to be compared.
+    shown: std::sync::Mutex<BTreeMap<UserName, Keys>>,
     /// The server asked for no refresh before this, in Unix seconds.
     refresh_not_before: AtomicU64,
     clock: Clock,
@@ -121,6 +128,7 @@ impl MlsConnection {
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
+            shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),
             clock,
             acknowledged: AtomicU64::new(0),
@@ -218,37 +226,6 @@ impl MlsConnection {
         self.0
             .core
             .write(move |tx, context| core::members(tx, context, &group))
-            .await
-    }
-
-    /// What others sent or did and is not marked as read, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::Store`] and its like.
-    pub async fn unread(&self) -> Result<Vec<Message>, Error> {
-        self.0.core.write(|tx, _| core::unread(tx)).await
-    }
-
-    /// Rows up to and including this one are read. Going backwards does nothing.
-    ///
-    /// # Errors
-    /// [`Error::Store`] and its like.
-    pub async fn mark_read(&self, up_to: i64) -> Result<(), Error> {
-        self.0.core.write(move |tx, _| core::mark_read(tx, up_to)).await
-    }
-
-    /// The last `limit` rows of a group's history, own ones included, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::UnknownGroup`].
-    pub async fn history(&self, group: &GroupKey, limit: u32) -> Result<Vec<Message>, Error> {
-        let group = group.clone();
-        self.0
-            .core
-            .write(move |tx, _| {
-                core::group_state(tx, &group)?;
-                core::history(tx, &group, limit)
-            })
             .await
     }
 

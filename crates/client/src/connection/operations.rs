@@ -1,12 +1,10 @@
-use std::collections::BTreeSet;
-
-use larder_wire::{ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName};
+use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
 use crate::core::{self, Outcome};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, GroupSummary, Invited, NotAdded, SendStatus, SentMessage};
+use crate::types::{GroupKey, GroupState, GroupSummary, SendStatus, SentMessage};
 
 impl MlsConnection {
     /// Creates a group with this device as its only member, of the first of the deployment's ciphersuites that this program
@@ -28,165 +26,14 @@ impl MlsConnection {
         core.write(move |tx, _| core::summary(tx, &group)).await
     }
 
-    /// Adds users to a group: all of their devices, by one Commit.
-    ///
-    /// Reserves a KeyPackage of each device, checks everything that the directory handed out (what fails is reported and
-    /// never added), stages Commit and Welcome, and merges the Commit when the server has accepted it. When another
-    /// Commit was faster, it catches up and tries again with the same KeyPackages.
-    ///
-    /// # Errors
-    /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`] or else
-    /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
-    /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
-    /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
-    /// [`Error::UnknownGroup`], [`Error::GroupNotActive`].
-    pub async fn invite(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
-        let _operation = self.0.operation.lock().await;
-        let core = &self.0.core;
-        let key = group.clone();
-        core.write(move |tx, _| core::require_active(tx, &key)).await?;
-        self.pump(&mut Progress::default()).await?;
-
-        // Each once, in a fixed order, so that a repeated request is the same request.
-        let users: Vec<UserName> = users
-            .iter()
-            .cloned()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        let (key, asked) = (group.clone(), users.clone());
-        let members = core
-            .write(move |tx, _| core::already_members(tx, &key, &asked))
-            .await?;
-        let mut invited = Invited {
-            not_added: members
-                .iter()
-                .map(|user| (user.clone(), NotAdded::AlreadyMember))
-                .collect(),
-            ..Invited::default()
-        };
-        let users: Vec<UserName> = users.into_iter().filter(|user| !members.contains(user)).collect();
-        let mut failed = Vec::new();
-        for users in users.chunks(RESERVE_USERS_MAX) {
-            let some = match self.invite_some(group, users).await {
-                Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
-                    self.invite_known(group, users).await?
-                }
-                outcome => outcome?,
-            };
-            invited.added.extend(some.added);
-            invited.by_last_resort.extend(some.by_last_resort);
-            failed.extend(some.not_added);
-        }
-        if invited.added.is_empty() && !failed.is_empty() {
-            return Err(nobody(failed));
-        }
-        invited.not_added.extend(failed);
-        Ok(invited)
-    }
-
-    /// The directory refuses a request with an unknown user whole, and does not say which one: those are sorted out.
-    async fn invite_known(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for user in users {
-            match self.0.transport.user_devices(user).await {
-                Ok(listed) if listed.devices.iter().any(|device| device.removed_at.is_none()) => {
-                    known.push(user.clone());
-                }
-                Ok(_) => unknown.push((user.clone(), NotAdded::NotFound)),
-                Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
-                    unknown.push((user.clone(), NotAdded::NotFound));
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        let mut invited = if known.is_empty() {
-            Invited::default()
-        } else {
-            self.invite_some(group, &known).await?
-        };
-        invited.not_added.extend(unknown);
-        Ok(invited)
-    }
-
-    async fn invite_some(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
-        let core = &self.0.core;
-        let reserved = self.reserve(group, users).await?;
-        let answered = reserved.clone();
-        let unknown = core
-            .write(move |tx, _| {
-                let devices = answered.users.iter().flat_map(|answer| {
-                    let ids = answer.devices.iter().map(|device| &device.device_id);
-                    ids.map(|id| (&answer.user, id))
-                });
-                core::users_to_look_up(tx, devices)
-            })
-            .await?;
-        for user in unknown.iter().filter(|user| users.contains(user)) {
-            self.learn_devices(user).await?;
-        }
-        let reservation_id = reserved.reservation_id.clone();
-        // One transaction, so that until the Commit is in the outbox the reservation can be asked for again.
-        let (key, asked) = (group.clone(), users.to_vec());
-        let (checked, staged) = core
-            .write(move |tx, context| {
-                core::reserve_finished(tx, &key, &asked)?;
-                let checked = core::check_reservation(tx, context, &key, &asked, &reserved)?;
-                let staged = if checked.users().is_empty() {
-                    None
-                } else {
-                    let id = reserved.reservation_id;
-                    Some(core::stage_invite(tx, context, &key, &checked, id)?)
-                };
-                Ok((checked, staged))
-            })
-            .await?;
-        match (staged, reservation_id) {
-            (Some(id), _) => finish(self.settle(id).await?)?,
-            (None, Some(id)) => {
-                if let Err(error) = self.0.transport.abandon(&id).await {
-                    // It lapses by itself.
-                    tracing::debug!(code = error.code(), "a reservation could not be abandoned");
-                }
-            }
-            (None, None) => {}
-        }
-        Ok(Invited {
-            added: checked.users(),
-            by_last_resort: checked.by_last_resort(),
-            not_added: checked.not_added,
-        })
-    }
-
-    /// Reserves a KeyPackage of each device.
-    async fn reserve(&self, group: &GroupKey, users: &[UserName]) -> Result<Reserved, Error> {
-        let core = &self.0.core;
-        let (key, asked) = (group.clone(), users.to_vec());
-        let (idempotency_key, suite) = core
-            .write(move |tx, context| core::reserve_key(tx, context, &key, &asked))
-            .await?;
-        let request = ReserveRequest {
-            users: users.to_vec(),
-            group_id: group.clone(),
-            suites: vec![suite],
-            all_or_nothing: false,
-        };
-        let answer = self.0.transport.reserve(&idempotency_key, &request).await;
-        if let Err(Error::Refused(_)) = &answer {
-            let (key, asked) = (group.clone(), users.to_vec());
-            core.write(move |tx, _| core::reserve_finished(tx, &key, &asked))
-                .await?;
-        }
-        answer
-    }
-
     /// Encrypts and sends a text.
     ///
     /// It is stored and in the outbox before anything is sent, and goes out in order. When the server cannot be reached
     /// its status is [`SendStatus::Pending`] and the next [`sync`](Self::sync) sends it.
     ///
     /// # Errors
-    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`]; [`Error::Refused`], and the message has
+    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`];
+    /// [`Error::VerificationChanged`], when a verified member has other keys; [`Error::Refused`], and the message has
     /// [failed](SendStatus::Failed).
     pub async fn send(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
         let _operation = self.0.operation.lock().await;
@@ -210,6 +57,95 @@ impl MlsConnection {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Puts a text into the history and the outbox, as [`send`](Self::send) does, and leaves the sending to the next
+    /// [`sync`](Self::sync). It waits neither for the server nor for another operation that does, so an interface can show
+    /// at once what was written. What was posted first is sent first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`].
+    pub async fn post(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
+        let (group, text) = (group.clone(), text.to_owned());
+        let posting = self
+            .0
+            .core
+            .write(move |tx, context| core::send(tx, context, &group, &text));
+        let (posted, _) = posting.await?;
+        Ok(posted)
+    }
+
+    /// Sends the messages of a group again that have [failed](SendStatus::Failed), in their order. They keep their ids, so that
+    /// nobody gets one twice. Returns how many there were; when the server cannot be reached they are
+    /// [pending](SendStatus::Pending), and the next [`sync`](Self::sync) sends them.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when nothing can be sent there any more; [`Error::NotAccepted`],
+    /// [`Error::VerificationChanged`]; [`Error::Refused`], and they have failed again.
+    pub async fn retry(&self, group: &GroupKey) -> Result<u64, Error> {
+        let _operation = self.0.operation.lock().await;
+        let group = group.clone();
+        let queued = self
+            .0
+            .core
+            .write(move |tx, context| core::retry(tx, context, &group))
+            .await?;
+        let mut progress = Progress::default();
+        match self.pump(&mut progress).await {
+            Ok(()) => {}
+            // The messages are in the outbox; what kept them there is not their fault.
+            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
+                tracing::info!(code = error.code(), "messages stay in the outbox");
+            }
+            Err(other) => return Err(other),
+        }
+        for id in &queued {
+            if let Some(outcome) = progress.take(*id) {
+                finish(Some(outcome))?;
+            }
+        }
+        Ok(queued.len() as u64)
+    }
+
+    /// Gives a group another name. Any member may; the history of each says who did. The name travels inside an encrypted
+    /// message, and when the server cannot be reached the next [`sync`](Self::sync) sends it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidGroupName`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`],
+    /// [`Error::VerificationChanged`]; [`Error::Refused`], and the others do not learn of it.
+    pub async fn rename_group(&self, group: &GroupKey, name: &str) -> Result<(), Error> {
+        let _operation = self.0.operation.lock().await;
+        let (group, name) = (group.clone(), name.to_owned());
+        let queued = self
+            .0
+            .core
+            .write(move |tx, context| core::rename(tx, context, &group, &name))
+            .await?;
+        let Some(id) = queued else {
+            return Ok(());
+        };
+        match self.settle(id).await {
+            Ok(Some(outcome)) => finish(Some(outcome)),
+            Ok(None) => Ok(()),
+            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
+                tracing::info!(code = error.code(), "a name stays in the outbox");
+                Ok(())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Silences a group, or no longer. Nothing but [`GroupSummary::muted`] depends on it: what it means is for the interface
+    /// to say.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub async fn set_muted(&self, group: &GroupKey, muted: bool) -> Result<(), Error> {
+        let group = group.clone();
+        self.0
+            .core
+            .write(move |tx, _| core::set_muted(tx, &group, muted))
+            .await
     }
 
     /// Removes a user, with all of its devices, from a group.
@@ -261,43 +197,12 @@ impl MlsConnection {
 }
 
 /// What a request of the outbox came to. One that has not ended waits for a better time.
-fn finish(outcome: Option<Outcome>) -> Result<(), Error> {
+pub(super) fn finish(outcome: Option<Outcome>) -> Result<(), Error> {
     match outcome {
         Some(Outcome::Done | Outcome::Moot) => Ok(()),
         Some(Outcome::Refused(problem)) => Err(Error::Refused(problem)),
         Some(Outcome::Raced) | None => Err(Error::TooManyRaces),
         Some(Outcome::NotActive(state)) => Err(Error::GroupNotActive(state)),
+        Some(Outcome::VerificationChanged(user)) => Err(Error::VerificationChanged { user }),
     }
-}
-
-/// Nobody was added: what concerns security comes first.
-fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
-    for (user, reason) in &outcomes {
-        match reason {
-            NotAdded::KeyChanged { device } => {
-                return Error::KeyChanged {
-                    user: user.clone(),
-                    device: device.clone(),
-                };
-            }
-            NotAdded::InvalidKeyPackage(flaw) => {
-                return Error::InvalidKeyPackage {
-                    user: user.clone(),
-                    flaw: *flaw,
-                };
-            }
-            NotAdded::Unauthorized { device } => {
-                return Error::UnauthorizedDevice {
-                    user: user.clone(),
-                    device: device.clone(),
-                };
-            }
-            NotAdded::AlreadyMember
-            | NotAdded::NotFound
-            | NotAdded::Exhausted
-            | NotAdded::Incompatible { .. }
-            | NotAdded::RateLimited { .. } => {}
-        }
-    }
-    Error::NoKeyPackages { outcomes }
 }

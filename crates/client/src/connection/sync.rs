@@ -32,7 +32,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    fn take(&mut self, id: i64) -> Option<Outcome> {
+    pub(super) fn take(&mut self, id: i64) -> Option<Outcome> {
         let at = self.settled.iter().position(|settled| settled.id == id)?;
         Some(self.settled.swap_remove(at).outcome)
     }

@@ -6,10 +6,10 @@ use openmls::prelude::{
 };
 use openmls::treesync::LeafNodeSource;
 
-use crate::core::messages::{self, NewMessage, Payload};
+use crate::core::messages::{self, NewMessage};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{devices, groups, mls, peers, restored_server};
+use crate::core::{devices, groups, mls, naming, peers, requests, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
@@ -133,7 +133,8 @@ fn leaf_is_stale(group: &MlsGroup) -> bool {
 /// without other members can wait: the Commit that adds the first one does it. Whether anything was put into the outbox.
 pub(crate) fn stage_updates(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
     let mut queued = false;
-    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
+    let active = groups::in_states(tx.connection(), &[GroupState::Active])?;
+    for group in requests::only_accepted(tx.connection(), active)? {
         if outbox::handshake_waits(tx.connection(), &group)? {
             continue;
         }
@@ -203,7 +204,8 @@ pub(super) fn leaves_of(group: &MlsGroup, user: &UserName) -> Vec<LeafNodeIndex>
         .collect()
 }
 
-/// Asks to leave: a Remove proposal for our own leaf, which another member commits. The only member just leaves.
+/// Asks to leave: a Remove proposal for our own leaf, which another member commits. The only member just leaves. What came
+/// from a group whose invitation was not accepted is forgotten.
 /// Returns the outbox row, if anything has to be sent.
 pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Option<i64>, Error> {
     match groups::group_state(tx, group)? {
@@ -214,11 +216,14 @@ pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> R
         }
         GroupState::Active => {}
     }
+    requests::forget(tx, group)?;
     if mls::load(tx, group)?.members().count() == 1 {
         groups::depart(tx, group)?;
         return Ok(None);
     }
-    require_quiet(tx, group)?;
+    if outbox::handshake_waits(tx.connection(), group)? {
+        return Err(Error::TooManyRaces);
+    }
     groups::set_state(tx.connection(), group, GroupState::Leaving)?;
     propose_leave(tx, context, group).map(Some)
 }
@@ -247,17 +252,20 @@ fn propose_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<i64
 pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
     let mut queued = false;
     for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
-        if outbox::handshake_waits(tx.connection(), &group)? {
+        let standing = groups::group_state(tx, &group)?;
+        let is_request = requests::find(tx.connection(), &group)?.is_some();
+        if outbox::handshake_waits(tx.connection(), &group)? || (is_request && standing == GroupState::Active)
+        {
             continue;
         }
-        if restored_server::remove_again(tx, context, &group)? {
+        if !is_request && restored_server::remove_again(tx, context, &group)? {
             queued = true;
             continue;
         }
         let mut state = mls::load(tx, &group)?;
         let proposed = Proposed::of(&state);
         let of_removed = devices::leaves_of_removed(tx, &state)?;
-        match groups::group_state(tx, &group)? {
+        match standing {
             GroupState::Active if !of_removed.is_empty() => {
                 let request = stage(tx, context, &mut state, Vec::new(), &of_removed, None)?;
                 push(tx, &group, &request, &Intent::RemoveDevices)?;
@@ -323,9 +331,8 @@ pub(super) fn merged(
     if we_left {
         leave_too(tx, group)?;
     }
-    let newcomers = matches!(intent, Intent::Invite { .. });
-    if let (true, Some(name)) = (newcomers, groups::name(tx.connection(), group)?) {
-        messages::push(tx, context, group, &Payload::group_name(&name), None)?;
+    if matches!(intent, Intent::Invite { .. }) {
+        naming::announce(tx, context, group)?;
     }
     Ok(())
 }

@@ -5,10 +5,10 @@ use openmls::treesync::RatchetTree;
 use rusqlite::{Connection, OptionalExtension};
 use tls_codec::Serialize as _;
 
-use crate::core::mls;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
+use crate::core::{messages, mls, naming, requests, timeline};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary};
 
@@ -87,7 +87,7 @@ pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(Grou
         ratchet_tree: Base64Url(tree_bytes(&group.export_ratchet_tree())?),
     };
     enter(tx.connection(), &key, GroupState::Creating, 0)?;
-    set_name(tx.connection(), &key, name)?;
+    naming::set(tx.connection(), &key, name, &messages::new_id())?;
     let id = outbox::push(
         tx.connection(),
         &key,
@@ -112,7 +112,8 @@ pub(super) fn enter(
     epoch: u64,
 ) -> Result<(), Error> {
     connection.execute(
-        "INSERT INTO groups (group_id, state, joined_epoch) VALUES (?1, ?2, ?3)
+        "INSERT INTO groups (group_id, state, joined_epoch, read_up_to) VALUES (?1, ?2, ?3, coalesce(
+             (SELECT max(m.row) FROM messages m, profile p WHERE m.group_id = ?1 AND m.row <= p.read_up_to), 0))
          ON CONFLICT (group_id) DO UPDATE SET state = excluded.state, joined_epoch = excluded.joined_epoch",
         (group.as_bytes(), state.column(), epoch.cast_signed()),
     )?;
@@ -153,9 +154,11 @@ pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     outbox::drop_all_of(tx.connection(), group)
 }
 
-/// This device is not a member any more: its MLS state goes, the messages stay.
+/// This device is not a member any more: its MLS state goes, the messages stay, unless the invitation was never accepted.
 pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
+    requests::forget(tx, group)?;
+    requests::set(tx.connection(), group, None)?;
     set_state(tx.connection(), group, GroupState::Left)?;
     outbox::drop_all_of(tx.connection(), group)
 }
@@ -166,25 +169,6 @@ pub(super) fn set_state(connection: &Connection, group: &GroupKey, state: GroupS
         (group.as_bytes(), state.column()),
     )?;
     Ok(())
-}
-
-pub(super) fn set_name(connection: &Connection, group: &GroupKey, name: &str) -> Result<(), Error> {
-    connection.execute(
-        "UPDATE groups SET name = ?2 WHERE group_id = ?1",
-        (group.as_bytes(), name),
-    )?;
-    Ok(())
-}
-
-pub(super) fn name(connection: &Connection, group: &GroupKey) -> Result<Option<String>, Error> {
-    Ok(connection
-        .query_row(
-            "SELECT name FROM groups WHERE group_id = ?1",
-            [group.as_bytes()],
-            |row| row.get(0),
-        )
-        .optional()?
-        .flatten())
 }
 
 /// The state of a group, and the epoch that this device joined at; `None` for a group that it does not know.
@@ -208,10 +192,10 @@ pub(crate) fn group_state(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupState, E
     Ok(state)
 }
 
-/// Fails unless this device is a member that does not mean to leave.
+/// Fails unless this device is a member that does not mean to leave, and its person wants to be one.
 pub(crate) fn require_active(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match group_state(tx, group)? {
-        GroupState::Active => Ok(()),
+        GroupState::Active => requests::require_accepted(tx.connection(), group),
         other => Err(Error::GroupNotActive(other)),
     }
 }
@@ -251,43 +235,106 @@ pub(crate) fn summaries(tx: &Tx<'_>) -> Result<Vec<GroupSummary>, Error> {
 pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Error> {
     let state = group_state(tx, group)?;
     let mls = mls::find(tx, group)?;
-    let unread: i64 = tx.connection().query_row(
-        "SELECT count(*) FROM messages WHERE group_id = ?1 AND mine = 0 AND row > (SELECT read_up_to FROM profile)",
-        [group.as_bytes()],
-        |row| row.get(0),
-    )?;
+    let timeline::Marks {
+        read_up_to,
+        last_row,
+        unread,
+    } = timeline::marks(tx.connection(), group)?;
     Ok(GroupSummary {
         id: group.clone(),
-        name: name(tx.connection(), group)?,
+        name: naming::name(tx.connection(), group)?,
         epoch: mls.as_ref().map_or(0, |mls| mls.epoch().as_u64()),
         members: mls
             .as_ref()
             .map_or(0, |mls| u32::try_from(mls.members().count()).unwrap_or(u32::MAX)),
         state,
-        unread: unread.cast_unsigned(),
+        unread,
+        read_up_to,
+        last_row,
+        muted: is_muted(tx.connection(), group)?,
+        request: match state {
+            GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
+                requests::find(tx.connection(), group)?
+            }
+            GroupState::Leaving | GroupState::Left => None,
+        },
     })
 }
 
-/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A group that this
-/// device has left is found only if no other one fits.
+/// Notes whether the person wants to be told less of the group. Nothing here depends on it.
+pub(crate) fn set_muted(tx: &Tx<'_>, group: &GroupKey, muted: bool) -> Result<(), Error> {
+    let known = tx.connection().execute(
+        "UPDATE groups SET muted = ?2 WHERE group_id = ?1",
+        (group.as_bytes(), muted),
+    )?;
+    if known == 0 {
+        Err(Error::UnknownGroup)
+    } else {
+        Ok(())
+    }
+}
+
+fn is_muted(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
+    Ok(connection
+        .prepare_cached("SELECT muted FROM groups WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| row.get(0))?)
+}
+
+/// A group that fits what a person typed.
+struct Fitting {
+    key: GroupKey,
+    by_name: bool,
+    left: bool,
+    request: bool,
+}
+
+/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A request is found only if no
+/// other one fits, so that no stranger can take a name; and a group that this device has left, after those.
 pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
+    pick(
+        &fitting(tx, text)?,
+        &[
+            |group| group.by_name && !group.left && !group.request,
+            |group| !group.left && !group.request,
+            |group| group.by_name && !group.left,
+            |group| !group.left,
+            |_| true,
+        ],
+    )
+}
+
+/// The same among requests.
+pub(crate) fn resolve_request(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
+    pick(
+        &fitting(tx, text)?,
+        &[|group| group.by_name && group.request, |group| group.request],
+    )
+}
+
+fn fitting(tx: &Tx<'_>, text: &str) -> Result<Vec<Fitting>, Error> {
     let mut fitting = Vec::new();
     for (key, state) in all(tx.connection())? {
-        let by_name = name(tx.connection(), &key)?.as_deref() == Some(text);
+        let by_name = naming::name(tx.connection(), &key)?.as_deref() == Some(text);
         let by_id = text.len() >= ID_PREFIX_CHARS_MIN && key.to_string().starts_with(text);
         if by_name || by_id {
-            fitting.push((key, state, by_name));
+            fitting.push(Fitting {
+                by_name,
+                left: state == GroupState::Left,
+                request: requests::find(tx.connection(), &key)?.is_some(),
+                key,
+            });
         }
     }
-    for prefer in [
-        |state: GroupState, by_name: bool| by_name && state != GroupState::Left,
-        |state: GroupState, _: bool| state != GroupState::Left,
-        |_: GroupState, _: bool| true,
-    ] {
+    Ok(fitting)
+}
+
+/// The only one of the first of these kinds that there is any of.
+fn pick(fitting: &[Fitting], kinds: &[fn(&Fitting) -> bool]) -> Result<GroupKey, Error> {
+    for is_preferred in kinds {
         let groups: Vec<GroupKey> = fitting
             .iter()
-            .filter(|(_, state, by_name)| prefer(*state, *by_name))
-            .map(|(key, ..)| key.clone())
+            .filter(|group| is_preferred(group))
+            .map(|group| group.key.clone())
             .collect();
         match groups.as_slice() {
             [] => {}

@@ -7,9 +7,9 @@ use openmls::prelude::{
 };
 use tls_codec::Deserialize as _;
 
-use crate::core::messages::{self, Content, NewMessage, Payload};
+use crate::core::messages::{self, Content, NewMessage};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, mls, peers, welcome};
+use crate::core::{commits, groups, mls, naming, peers, requests, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -116,12 +116,16 @@ fn lose(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Error> {
         "a Commit cannot be processed; the group has to be rejoined"
     );
     groups::set_state(tx.connection(), group, GroupState::NeedsRejoin)?;
+    let text = match requests::find(tx.connection(), group)? {
+        None => "this device lost track of the group and rejoins it",
+        Some(_) => "this device lost track of the group; it rejoins it if you accept",
+    };
     messages::note(
         tx.connection(),
         Some(group),
         None,
         MessageKind::Notice,
-        "this device lost track of the group and rejoins it",
+        text,
         context.now(),
         false,
     )
@@ -222,6 +226,10 @@ fn content(
     match processed.into_content() {
         ProcessedMessageContent::ApplicationMessage(message) => {
             let sender = sender.ok_or_else(|| Failed::row("a message without a readable sender arrived"))?;
+            accepted_elsewhere(tx, context, group, sender.0)?;
+            if requests::is_declined(tx.connection(), group, groups::group_state(tx, group)?)? {
+                return Ok(());
+            }
             application(tx, row, group, sender, &message.into_bytes(), now)
         }
         ProcessedMessageContent::ProposalMessage(proposal) => {
@@ -250,19 +258,29 @@ fn content(
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
             commits::record(tx, group, &events, now, false)?;
+            if let Some((user, _)) = sender.filter(|_| !comes) {
+                accepted_elsewhere(tx, context, group, user)?;
+            }
             if we_left {
                 commits::leave_too(tx, group)?;
-            } else if comes
-                && of_us
-                && let Some(name) = groups::name(tx.connection(), group)?
-            {
-                messages::push(tx, context, group, &Payload::group_name(&name), None)?;
+            } else if comes && of_us {
+                naming::announce(tx, context, group)?;
             }
             Ok(())
         }
         ProcessedMessageContent::OwnPendingCommit
         | ProcessedMessageContent::OwnPrivateMessage
         | ProcessedMessageContent::ExternalJoinProposalMessage(_) => Ok(()),
+    }
+}
+
+/// Another device of this user has said or committed something, so the person has accepted the invitation there: before that
+/// it sends nothing. That it came in by itself, because it is new, says nothing.
+fn accepted_elsewhere(tx: &Tx<'_>, context: &Context, group: &GroupKey, by: &UserName) -> Result<(), Error> {
+    let is_open = groups::group_state(tx, group)? == GroupState::Active;
+    match *by == context.identity.me.user && is_open {
+        true => requests::set(tx.connection(), group, None),
+        false => Ok(()),
     }
 }
 
@@ -293,26 +311,7 @@ fn application(
             )?;
             Ok(())
         }
-        Some(Content::GroupName(name)) => {
-            let known = groups::name(connection, group)?;
-            if known.as_deref() == Some(&*name) {
-                return Ok(());
-            }
-            groups::set_name(connection, group, &name)?;
-            if known.is_some() {
-                let text = format!("{} renamed the group", sender.0);
-                messages::note(
-                    connection,
-                    Some(group),
-                    Some(sender),
-                    MessageKind::Notice,
-                    &text,
-                    now,
-                    false,
-                )?;
-            }
-            Ok(())
-        }
+        Some(Content::GroupName { id, name }) => Ok(naming::take_over(tx, group, sender, &id, &name, now)?),
         // Neither undoes the decryption: its keys are used up.
         Some(Content::Unknown) | None => not_understood(tx, group, sender, now),
     }

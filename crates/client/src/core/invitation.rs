@@ -14,13 +14,23 @@ use tls_codec::Deserialize as _;
 
 use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
-use crate::core::{commits, mls, peers};
+use crate::core::{commits, mls, peers, verification};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, NotAdded};
+use crate::verification::Verification;
 
 /// A reserve request without an answer is repeated under the same key for this long, in seconds. The server keeps its
 /// answers for a day; after an hour what it reserved may have lapsed.
 const RESERVE_ATTEMPT_SECONDS: u64 = larder_lifecycle::RESERVATION_SECONDS;
+
+/// Whether those who can be added are added when others cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// They are.
+    WhoeverCan,
+    /// Nobody is.
+    AllOrNobody,
+}
 
 /// What became of a reservation after the checks.
 #[derive(Default)]
@@ -78,6 +88,7 @@ pub(crate) fn reserve_key(
     context: &Context,
     group: &GroupKey,
     users: &[UserName],
+    extent: Extent,
 ) -> Result<(String, u16), Error> {
     let suite = mls::ciphersuite(tx, group)?.into();
     let now = context.now();
@@ -86,7 +97,7 @@ pub(crate) fn reserve_key(
         "DELETE FROM reserve_attempts WHERE created_at < ?1",
         [now.minus(RESERVE_ATTEMPT_SECONDS).0.cast_signed()],
     )?;
-    let users = joined(users);
+    let users = joined(users, extent);
     let known = connection
         .query_row(
             "SELECT idempotency_key FROM reserve_attempts WHERE group_id = ?1 AND users = ?2",
@@ -106,26 +117,38 @@ pub(crate) fn reserve_key(
 }
 
 /// The reserve request was answered: the next one is a new one.
-pub(crate) fn reserve_finished(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> Result<(), Error> {
+pub(crate) fn reserve_finished(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    users: &[UserName],
+    extent: Extent,
+) -> Result<(), Error> {
     tx.connection().execute(
         "DELETE FROM reserve_attempts WHERE group_id = ?1 AND users = ?2",
-        (group.as_bytes(), joined(users)),
+        (group.as_bytes(), joined(users, extent)),
     )?;
     Ok(())
 }
 
-fn joined(users: &[UserName]) -> String {
-    users.iter().map(UserName::as_str).collect::<Vec<_>>().join(" ")
+/// Stands for a request: one for all of these users is another one than one for any of them.
+fn joined(users: &[UserName], extent: Extent) -> String {
+    let names = users.iter().map(UserName::as_str).collect::<Vec<_>>().join(" ");
+    match extent {
+        Extent::WhoeverCan => names,
+        // No name begins with it.
+        Extent::AllOrNobody => format!("+ {names}"),
+    }
 }
 
 /// Checks everything that the directory handed out. What fails is reported and never added; a user with one bad device
-/// is not added at all.
+/// is not added at all; and nobody is if all were asked for and one fails.
 pub(crate) fn check_reservation(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
     users: &[UserName],
     reserved: &Reserved,
+    extent: Extent,
 ) -> Result<Checked, Error> {
     let suite = mls::ciphersuite(tx, group)?;
     let mut checked = Checked::default();
@@ -146,6 +169,11 @@ pub(crate) fn check_reservation(
             Err(reason) => checked.not_added.push((user.clone(), reason)),
         }
     }
+    if extent == Extent::AllOrNobody && !checked.not_added.is_empty() {
+        let withheld = checked.users().into_iter().map(|user| (user, NotAdded::Withheld));
+        checked.not_added.extend(withheld);
+        checked.packages.clear();
+    }
     Ok(checked)
 }
 
@@ -157,6 +185,9 @@ fn check_user(
     answer: Option<&UserReservation>,
     seen: &mut BTreeSet<KeyPackageRef>,
 ) -> Result<Result<Vec<InvitePackage>, NotAdded>, Error> {
+    if verification::verification(tx, user)? == Verification::Changed {
+        return Ok(Err(NotAdded::VerificationChanged));
+    }
     let devices = answer.map_or(&[][..], |answer| &answer.devices);
     let mut packages = Vec::new();
     let mut reason = NotAdded::NotFound;
@@ -172,7 +203,9 @@ fn check_user(
                 }
                 packages.push(package);
             }
-            DeviceOutcome::Exhausted | DeviceOutcome::Withheld => reason = NotAdded::Exhausted,
+            // One device is enough.
+            DeviceOutcome::Withheld => return Ok(Err(NotAdded::Withheld)),
+            DeviceOutcome::Exhausted => reason = NotAdded::Exhausted,
             DeviceOutcome::Incompatible => reason = NotAdded::Incompatible { suite: suite.into() },
             DeviceOutcome::RateLimited => {
                 let retry_after_seconds = device.retry_after_seconds;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls, restored_server};
+use crate::core::{groups, mls, restored_server, verification};
 use crate::error::Error;
 use crate::types::{
     GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
@@ -33,21 +33,27 @@ pub(super) struct Payload {
 pub(super) enum Content {
     /// A message of a person.
     Text { id: String, text: String },
-    /// The group's name.
-    GroupName(String),
+    /// The group's name, and the id of what named it.
+    GroupName { id: String, name: String },
     /// Something that a later version understands.
     Unknown,
 }
 
 impl Payload {
-    pub(super) fn group_name(name: &str) -> Self {
-        Self::new(KIND_GROUP_NAME, name)
+    /// The group's name, under the id of what named it.
+    pub(super) fn group_name(id: String, name: &str) -> Self {
+        Self::new(KIND_GROUP_NAME, id, name)
     }
 
-    fn new(kind: &str, text: &str) -> Self {
+    /// A message of a person, under this id.
+    fn text(id: String, text: &str) -> Self {
+        Self::new(KIND_TEXT, id, text)
+    }
+
+    fn new(kind: &str, id: String, text: &str) -> Self {
         Self {
             v: PAYLOAD_VERSION,
-            id: uuid::Uuid::now_v7().to_string(),
+            id,
             kind: kind.to_owned(),
             text: text.to_owned(),
         }
@@ -71,11 +77,19 @@ pub(super) fn read_payload(bytes: &[u8]) -> Option<Content> {
         }),
         KIND_TEXT => None,
         KIND_GROUP_NAME => Some(match check_name(&payload.text) {
-            Ok(()) => Content::GroupName(payload.text),
+            Ok(()) => Content::GroupName {
+                id,
+                name: payload.text,
+            },
             Err(_) => Content::Unknown,
         }),
         _ => Some(Content::Unknown),
     }
+}
+
+/// An id that nothing else has; later ones are greater.
+pub(super) fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
 }
 
 /// Whether a group may have this name.
@@ -99,7 +113,8 @@ pub(crate) fn send(
         return Err(Error::InvalidText);
     }
     groups::require_active(tx, group)?;
-    let payload = Payload::new(KIND_TEXT, text);
+    verification::require_unchanged(tx, group)?;
+    let payload = Payload::text(new_id(), text);
     let now = context.now();
     let me = &context.identity.me;
     let row = insert(
@@ -122,6 +137,23 @@ pub(crate) fn send(
         status: SendStatus::Pending,
     };
     Ok((sent, id))
+}
+
+/// Takes up again what the server refused or what could not be sent when this device was not a member: the group's failed
+/// messages, in their order and under their ids. Returns the outbox rows.
+pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Vec<i64>, Error> {
+    groups::require_active(tx, group)?;
+    verification::require_unchanged(tx, group)?;
+    let connection = tx.connection();
+    let sql = format!("{SELECT} WHERE m.group_id = ?1 AND m.status = ?2 AND m.status <> 0 ORDER BY m.row");
+    let failed = select(connection, &sql, (group.as_bytes(), SendStatus::Failed.column()))?;
+    let mut queued = Vec::with_capacity(failed.len());
+    for message in failed {
+        set_status(connection, message.row, SendStatus::Pending)?;
+        let payload = Payload::text(message.id, &message.text);
+        queued.push(push(tx, context, group, &payload, Some(message.row))?);
+    }
+    Ok(queued)
 }
 
 /// Encrypts a payload and puts it into the outbox.
@@ -247,34 +279,16 @@ pub(super) fn set_status(connection: &Connection, row: i64, status: SendStatus) 
     Ok(())
 }
 
-const SELECT: &str = "SELECT m.row, m.group_id, g.name, m.sender, m.message_id, m.kind, m.text, m.sent_at,
+/// What [`select`] reads; the rest of the statement is the caller's.
+pub(super) const SELECT: &str =
+    "SELECT m.row, m.group_id, g.name, m.sender, m.message_id, m.kind, m.text, m.sent_at,
     m.received_at, m.mine, m.status FROM messages m LEFT JOIN groups g ON g.group_id = m.group_id";
 
-/// What others sent or did and is not marked as read, oldest first.
-pub(crate) fn unread(tx: &Tx<'_>) -> Result<Vec<Message>, Error> {
-    let sql =
-        format!("{SELECT} WHERE m.mine = 0 AND m.row > (SELECT read_up_to FROM profile) ORDER BY m.row");
-    select(tx.connection(), &sql, [])
-}
-
-/// The last `limit` rows of a group, oldest first.
-pub(crate) fn history(tx: &Tx<'_>, group: &GroupKey, limit: u32) -> Result<Vec<Message>, Error> {
-    let sql = format!("{SELECT} WHERE m.group_id = ?1 ORDER BY m.row DESC LIMIT ?2");
-    let mut rows = select(tx.connection(), &sql, (group.as_bytes(), limit))?;
-    rows.reverse();
-    Ok(rows)
-}
-
-/// Rows up to and including this one are read. Going backwards does nothing.
-pub(crate) fn mark_read(tx: &Tx<'_>, up_to: i64) -> Result<(), Error> {
-    tx.connection().execute(
-        "UPDATE profile SET read_up_to = ?1 WHERE read_up_to < ?1",
-        [up_to],
-    )?;
-    Ok(())
-}
-
-fn select(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Message>, Error> {
+pub(super) fn select(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<Message>, Error> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     let mut messages = Vec::new();
@@ -313,7 +327,7 @@ fn read(row: &Row<'_>) -> Result<Message, Error> {
 }
 
 impl MessageKind {
-    fn column(self) -> i64 {
+    pub(super) fn column(self) -> i64 {
         match self {
             Self::Text => 0,
             Self::Joined => 1,
@@ -339,7 +353,7 @@ impl MessageKind {
 }
 
 impl SendStatus {
-    fn column(self) -> i64 {
+    pub(super) fn column(self) -> i64 {
         match self {
             Self::Sent => 0,
             Self::Pending => 1,
@@ -360,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_payload_survives_and_unknown_members_and_kinds_are_no_error() {
-        let bytes = Payload::new(KIND_TEXT, "hello").encode().unwrap();
+        let bytes = Payload::text(new_id(), "hello").encode().unwrap();
         assert!(matches!(read_payload(&bytes), Some(Content::Text { text, .. }) if text == "hello"));
         let id = uuid::Uuid::now_v7().to_string();
         let later = serde_json::json!({"v": 2, "id": id, "kind": "poll", "text": "", "options": ["a"]});

@@ -15,18 +15,23 @@ mod linking;
 mod members;
 mod messages;
 mod mls;
+mod naming;
 mod outbox;
 mod peers;
 mod probe;
 mod profile;
 mod rejoin;
 mod remake;
+mod requests;
 mod restore;
 mod restored_server;
+mod safety_number;
 mod schema;
 mod state;
 mod suites;
 mod sweep;
+mod timeline;
+mod verification;
 mod welcome;
 
 pub(crate) use actor::Handle;
@@ -37,15 +42,18 @@ pub(crate) use devices::{
     users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
-pub(crate) use groups::{create, group_state, require_active, resolve, summaries, summary};
+pub(crate) use groups::{
+    create, group_state, require_active, resolve, resolve_request, set_muted, summaries, summary,
+};
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
-    already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
+    Extent, already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
-pub(crate) use messages::{check_name, history, mark_read, send, unread};
+pub(crate) use messages::{check_name, retry, send};
+pub(crate) use naming::rename;
 pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
@@ -53,6 +61,7 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
+pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, skip_dropped, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
 pub(crate) use state::{
@@ -60,3 +69,10 @@ pub(crate) use state::{
 };
 pub(crate) use suites::{Suites, set_suites, suite_pools, suites_are_due, usable};
 pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};
+pub(crate) use timeline::{
+    history_before, mark_group_read, mark_notices_read, mark_read, message, messages_after, pending, search,
+    unread,
+};
+pub(crate) use verification::{
+    Keys, changed_users, is_code_of, known_keys, safety_number, set_verified, verification,
+};

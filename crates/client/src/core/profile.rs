@@ -12,7 +12,7 @@ use crate::core::identity::Identity;
 use crate::core::schema::migrate;
 use crate::core::suites::{Suites, set_suites};
 use crate::error::Error;
-use crate::types::{Clock, Me, Options};
+use crate::types::{Clock, Invitations, Me, Options};
 
 pub(super) const DATABASE_FILE: &str = "larder.db";
 const LOCK_FILE: &str = "larder.lock";
@@ -32,6 +32,8 @@ pub(crate) struct Context {
     /// For all of them together.
     pub(super) policy: PoolPolicy,
     pub(crate) identity: Identity,
+    /// What an invitation from somebody who is not known makes of its group.
+    pub(super) invitations: Invitations,
     /// Writes a point in time for a person.
     pub(super) dates: fn(UnixSeconds) -> String,
     clock: Clock,
@@ -104,6 +106,7 @@ impl Core {
                 ),
                 policy: options.policy,
                 identity,
+                invitations: options.invitations,
                 dates: options.dates,
                 clock: options.clock.clone(),
             },

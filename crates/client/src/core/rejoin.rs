@@ -8,13 +8,14 @@ use tls_codec::Deserialize as _;
 
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, messages, mls, peers, restored_server};
+use crate::core::{commits, groups, messages, mls, peers, requests, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
-/// The groups whose GroupInfo is wanted for an external Commit.
+/// The groups whose GroupInfo is wanted for an external Commit. A request waits until it is accepted.
 pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
-    let mut wanted = groups::in_states(tx.connection(), &[GroupState::NeedsRejoin])?;
+    let lost = groups::in_states(tx.connection(), &[GroupState::NeedsRejoin])?;
+    let mut wanted = requests::only_accepted(tx.connection(), lost)?;
     let mut waiting = Vec::new();
     for group in &wanted {
         if outbox::handshake_waits(tx.connection(), group)? {

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::core::incoming::Failed;
 use crate::core::profile::Context;
-use crate::core::{groups, messages, mls, peers};
+use crate::core::{groups, messages, mls, peers, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -36,13 +36,18 @@ pub(super) fn join(
         return Err(Failed::row("an invitation to another group than it said arrived"));
     }
     let members = verify_members(tx, context, &joined.group)?;
+    let inviter = requests::inviter(tx, context, &joined.group, joined.adder)?;
     groups::enter(
         connection,
         group,
         GroupState::Active,
         joined.group.epoch().as_u64(),
     )?;
-    let text = format!("you joined a group of {members}");
+    requests::set(connection, group, inviter.as_ref())?;
+    let text = match inviter {
+        None => format!("you joined a group of {members}"),
+        Some(inviter) => format!("{inviter} invites you to a group of {members}"),
+    };
     note(tx, context, group, MessageKind::Joined, &text)
 }
 

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Error, GroupKey, InviteCode, Linking, Message, MessageKind, MlsConnection, Options, PoolPolicy,
-    UnixSeconds, UserName,
+    Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind, MlsConnection,
+    Options, PoolPolicy, UnixSeconds, UserName,
 };
 use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -188,6 +188,7 @@ pub(crate) fn options(profile: &Path) -> Options {
         key: None,
         clock: Arc::new(now),
         policy: PoolPolicy::default(),
+        invitations: Invitations::Accept,
         dates: |at| format!("day {}", at.0 / 86_400),
     }
 }
@@ -272,6 +273,13 @@ impl Client {
         }
     }
 
+    /// The same profile again, for a person who wants to be asked about invitations.
+    pub(crate) async fn asked(mut self) -> Self {
+        self.options.invitations = Invitations::Ask;
+        self.restart().await;
+        self
+    }
+
     /// Puts this client's clock forward.
     pub(crate) fn pass(&self, seconds: u64) {
         self.ahead.fetch_add(seconds, Ordering::Relaxed);
@@ -324,13 +332,16 @@ impl Client {
             .collect()
     }
 
-    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+    pub(crate) async fn summary(&self, group: &GroupKey) -> GroupSummary {
         let groups = self.groups().await.unwrap();
         groups
             .into_iter()
             .find(|summary| summary.id == *group)
             .expect("known")
-            .epoch
+    }
+
+    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+        self.summary(group).await.epoch
     }
 
     /// The users in a group, sorted.

@@ -94,9 +94,10 @@ fn asked() -> Result<InviteCode> {
 
 pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
     let client = open_as_other_than(context, user).await?;
-    client.block(user).await?;
+    let declined = client.block(user).await?;
     context.output.print(&[Record::Blocked {
         user: user.to_string(),
+        declined: declined.iter().map(ToString::to_string).collect(),
     }])?;
     Ok(ExitCode::SUCCESS)
 }

@@ -103,7 +103,7 @@ async fn invitations(context: &Context<'_>, store: StoreOptions) -> Result<ExitC
                  id,
                  created_at,
                  expires_at,
-             }| Record::Invitation {
+             }| Record::OutstandingInviteCode {
                 id: id.to_string(),
                 created_at: created_at.0,
                 expires_at: expires_at.0,
@@ -121,7 +121,7 @@ async fn withdraw(context: &Context<'_>, store: StoreOptions, ids: &[InvitationI
         if admin.withdraw_invitation(*id).await? {
             context
                 .output
-                .print(&[Record::InvitationWithdrawn { id: id.to_string() }])?;
+                .print(&[Record::InviteCodeWithdrawn { id: id.to_string() }])?;
         } else {
             unknown.push(id.to_string());
         }

@@ -1,4 +1,4 @@
-//! `group create`, `invite`, `remove`, `leave`, `groups`, `members`.
+//! `group create`, `group rename`, `invite`, `remove`, `leave`, `groups`, `mute`, `unmute`, `members`.
 
 use std::process::ExitCode;
 
@@ -21,9 +21,14 @@ pub(super) async fn invite_command(
     context: &Context<'_>,
     group: &str,
     users: &[UserName],
+    all_or_nothing: bool,
 ) -> Result<ExitCode> {
     let (client, key) = context.open_group(group).await?;
     client.sync().await?;
+    if all_or_nothing {
+        let invited = client.invite_all(&key, users).await?;
+        return tell_invited(&client, &key, &invited, context.output).await;
+    }
     invite(&client, &key, users, context.output).await
 }
 
@@ -41,6 +46,15 @@ pub(crate) async fn invite(
         },
         invited => invited?,
     };
+    tell_invited(client, key, &invited, output).await
+}
+
+async fn tell_invited(
+    client: &MlsConnection,
+    key: &GroupKey,
+    invited: &Invited,
+    output: &Output,
+) -> Result<ExitCode> {
     let code = match invited.not_added.is_empty() {
         true => ExitCode::SUCCESS,
         false => Exit::Refused.into(),
@@ -61,6 +75,28 @@ pub(crate) async fn invite(
             .collect(),
     }])?;
     Ok(code)
+}
+
+pub(super) async fn rename(context: &Context<'_>, group: &str, name: &str) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.sync().await?;
+    client.rename_group(&key, name).await?;
+    context.output.print(&[Record::Renamed {
+        group: key.to_string(),
+        group_name: name.to_owned(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn set_muted(context: &Context<'_>, group: &str, muted: bool) -> Result<ExitCode> {
+    let (client, key) = context.open_group(group).await?;
+    client.set_muted(&key, muted).await?;
+    let (group, group_name) = (key.to_string(), group_name(&client, &key).await?);
+    context.output.print(&[match muted {
+        true => Record::Muted { group, group_name },
+        false => Record::Unmuted { group, group_name },
+    }])?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn remove(context: &Context<'_>, group: &str, user: &UserName) -> Result<ExitCode> {
@@ -92,7 +128,8 @@ pub(super) async fn list(context: &Context<'_>) -> Result<ExitCode> {
             .output
             .note("no groups yet; create one with `larder group create NAME`")?;
     }
-    let records: Vec<Record> = groups.iter().map(group_record).collect();
+    let (requests, groups): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.request.is_some());
+    let records: Vec<Record> = groups.into_iter().chain(requests).map(group_record).collect();
     context.output.print(&records)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -114,6 +151,7 @@ pub(crate) async fn members(client: &MlsConnection, key: &GroupKey, output: &Out
             device_id: member.device_id.to_string(),
             fingerprint: member.signature_key_fingerprint,
             me: member.is_me,
+            verification: member.verification.as_str(),
         })
         .collect();
     output.print(&records)?;
@@ -128,5 +166,7 @@ fn group_record(group: &GroupSummary) -> Record {
         members: group.members,
         state: group.state.as_str(),
         unread: group.unread,
+        muted: group.muted,
+        request: group.request.as_ref().map(ToString::to_string),
     }
 }

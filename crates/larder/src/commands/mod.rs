@@ -3,23 +3,28 @@
 mod account;
 mod admin;
 mod audit;
+mod bench;
 mod devices;
 mod groups;
+mod history;
 mod legacy;
 mod messages;
 mod passphrase;
 mod pool;
+mod requests;
 mod serve;
+mod verification;
 
 pub(crate) use messages::{print_unread, sent_record};
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
 
-use crate::cli::{Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
+use crate::cli::{BenchCommand, Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::passphrase::Sources;
@@ -27,7 +32,8 @@ use crate::profile::Home;
 use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
-pub(crate) use pool::pool_records;
+pub(crate) use pool::{pool_records, quarantined_record};
+pub(crate) use verification::code_on_light;
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
@@ -53,16 +59,31 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Device(DeviceCommand::Remove { device }) => devices::remove(context, &device).await,
         Command::Passphrase(options) => passphrase::passphrase(context, &options),
         Command::Group(GroupCommand::Create { name }) => groups::create(context, &name).await,
-        Command::Invite { group, users } => groups::invite_command(context, &group, &users).await,
+        Command::Group(GroupCommand::Rename { group, name }) => groups::rename(context, &group, &name).await,
+        Command::Invite {
+            group,
+            users,
+            all_or_nothing,
+        } => groups::invite_command(context, &group, &users, all_or_nothing).await,
+        Command::Accept { group } => requests::accept(context, &group).await,
+        Command::Decline { group } => requests::decline(context, &group).await,
         Command::Block { user } => account::block(context, &user).await,
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,
         Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,
+        Command::Retry { group } => messages::retry(context, &group).await,
         Command::Recv { follow: true, .. } => messages::follow(context).await,
         Command::Recv { wait, .. } => messages::receive(context, wait).await,
+        Command::History { group, limit, before } => history::history(context, &group, before, limit).await,
+        Command::Search { text, group, limit } => {
+            history::search(context, &text.join(" "), group.as_deref(), limit).await
+        }
         Command::Groups => groups::list(context).await,
+        Command::Mute { group } => groups::set_muted(context, &group, true).await,
+        Command::Unmute { group } => groups::set_muted(context, &group, false).await,
         Command::Members { group } => groups::members_command(context, &group).await,
+        Command::Verify(options) => verification::verify(context, &options).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
         Command::Pool(PoolCommand::Audit) => audit::audit(context).await,
@@ -70,7 +91,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Pool(PoolCommand::MigrateLegacy { from, apply }) => {
             legacy::migrate(context, from, apply).await
         }
-        Command::Chat { group } => chat::chat(context, &group).await,
+        Command::Chat { group, plain } => chat::chat(context, group.as_deref(), plain).await,
+        Command::Bench(BenchCommand::Chat) => bench::chat(output),
         Command::Demo => demo::demo(output).await,
     }
 }
@@ -104,6 +126,7 @@ impl Context<'_> {
             key,
             clock: clock::system(),
             policy: PoolPolicy::default(),
+            invitations: self.global.invitations.into(),
             dates: clock::date,
         }
     }
@@ -147,7 +170,23 @@ impl Context<'_> {
                 client
                     .resolve_group(group)
                     .await
-                    .map_err(|error| unknown_group(error, group))?
+                    .map_err(|error| unknown_group(error, "group", group))?
+            }
+            found => found?,
+        };
+        Ok((client, key))
+    }
+
+    /// The same for an invitation that waits for an answer.
+    async fn open_request(&self, group: &str) -> Result<(MlsConnection, GroupKey)> {
+        let client = self.open().await?;
+        let key = match client.resolve_request(group).await {
+            Err(Error::UnknownGroup) => {
+                client.sync().await?;
+                client
+                    .resolve_request(group)
+                    .await
+                    .map_err(|error| unknown_group(error, "invitation to a group", group))?
             }
             found => found?,
         };
@@ -155,12 +194,22 @@ impl Context<'_> {
     }
 }
 
-fn unknown_group(error: Error, group: &str) -> anyhow::Error {
+/// Asks a person. Nobody there says no.
+fn confirmed(question: &str) -> io::Result<bool> {
+    let mut asked = io::stderr();
+    write!(asked, "{question} [y/N] ")?;
+    asked.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn unknown_group(error: Error, what: &str, group: &str) -> anyhow::Error {
     match error {
         Error::UnknownGroup => Failure::new(
             Exit::Unknown,
             Error::UnknownGroup.code(),
-            format!("no group called {group}"),
+            format!("no {what} called {group}"),
         )
         .into(),
         other => other.into(),

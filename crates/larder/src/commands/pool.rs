@@ -158,7 +158,7 @@ fn pool_record(pool: &SuitePool, several: bool) -> Pool {
     }
 }
 
-fn quarantined_record(quarantined: &Quarantined) -> Record {
+pub(crate) fn quarantined_record(quarantined: &Quarantined) -> Record {
     Record::Quarantined {
         reason: quarantined.reason.code(),
         explanation: quarantined.reason.to_string(),

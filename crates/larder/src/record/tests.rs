@@ -12,6 +12,8 @@ fn message(group_name: &str, sender: Option<&str>, kind: &'static str, text: &st
         sent_at: 1,
         received_at: 2,
         mine: false,
+        status: "sent",
+        shown: Shown::Now,
     }
 }
 
@@ -25,6 +27,18 @@ fn a_message_is_one_line_that_names_group_and_sender() {
         message("room", Some("bob"), "joined", "bob joined").line(),
         "#room * bob joined"
     );
+}
+
+#[test]
+fn a_message_of_the_past_has_its_number_and_its_date_and_says_if_it_was_not_sent() {
+    let mut past = message("room", Some("bob"), "text", "hi\n7  (sent)");
+    let Record::Message { shown, status, .. } = &mut past else {
+        unreachable!()
+    };
+    (*shown, *status) = (Shown::Later, "failed");
+    let line = past.line();
+    assert!(line.starts_with("7  "), "{line}");
+    assert!(line.ends_with(r"  #room <bob> hi\n7  (sent)  (failed)"), "{line}");
 }
 
 #[test]
@@ -58,6 +72,6 @@ fn json_carries_the_text_as_it_is_on_one_line() {
     let json = serde_json::to_string(&message("room", Some("bob"), "text", "a\nb\u{1b}")).unwrap();
     assert_eq!(
         json,
-        r#"{"type":"message","row":7,"id":"0193","group":"Z3JvdXAtaWQ","group_name":"room","sender":"bob","kind":"text","text":"a\nb\u001b","sent_at":1,"received_at":2,"mine":false}"#
+        r#"{"type":"message","row":7,"id":"0193","group":"Z3JvdXAtaWQ","group_name":"room","sender":"bob","kind":"text","text":"a\nb\u001b","sent_at":1,"received_at":2,"mine":false,"status":"sent"}"#
     );
 }

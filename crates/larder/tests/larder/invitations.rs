@@ -70,7 +70,7 @@ fn an_operator_invites_beside_the_running_server_and_a_code_is_good_once() {
     let withdrawn = world.admin(&["invitations", "--revoke", left]);
     assert_eq!(
         (&withdrawn[0]["type"], &withdrawn[0]["id"]),
-        (&"invitation_withdrawn".into(), &left.into())
+        (&"invite_code_withdrawn".into(), &left.into())
     );
     assert!(world.admin(&["invitations"]).is_empty());
     let (exit, _, code) = refused(&world, "carol", &["--invite", codes[2]]);

@@ -15,9 +15,13 @@ mod demo;
 mod devices;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
+mod history;
 mod invitations;
 mod legacy;
 mod pool;
+mod requests;
+#[cfg(unix)]
+mod screen;
 mod secrets;
 mod suites;
 mod support;

@@ -1,6 +1,6 @@
 //! What the pool of KeyPackages says of itself, and what becomes of an empty one.
 
-use larder_client::{MlsConnection, Options, PoolPolicy, UnixSeconds};
+use larder_client::{Invitations, MlsConnection, Options, PoolPolicy, UnixSeconds};
 
 use crate::support::World;
 
@@ -12,6 +12,7 @@ fn take_key_packages(world: &World, user: &str, count: usize) {
         key: None,
         clock: std::sync::Arc::new(|| UnixSeconds(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs())),
         policy: PoolPolicy::default(),
+        invitations: Invitations::Accept,
         dates: |at| at.to_string(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -146,6 +146,8 @@ impl World {
             .env("LARDER_PROFILE", profile)
             .env("LARDER_SERVER", self.url())
             .env_remove("LARDER_PASSPHRASE_COMMAND")
+            // What comes of the other choice has tests of its own.
+            .env("LARDER_INVITATIONS", "accept")
             .env_remove("LARDER_INVITE")
             // Nobody's keychain is for tests.
             .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")

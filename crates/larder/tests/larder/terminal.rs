@@ -6,10 +6,19 @@ use crate::support::{PATIENCE, World};
 #[cfg(feature = "sqlcipher")]
 use crate::support::{bytes_below, contains};
 
-/// Runs a command on a terminal of its own.
-fn on_terminal(world: &World, profile: &str, arguments: &[&str]) -> OsSession {
+/// Runs a command on a terminal of its own, a wide one that can do everything.
+pub(crate) fn on_terminal(
+    world: &World,
+    profile: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> OsSession {
     let mut command = world.command(profile, arguments);
-    command.env("TERM", "xterm").env("COLUMNS", "200");
+    command
+        .env("TERM", "xterm")
+        .env("COLUMNS", "200")
+        .env_remove("NO_COLOR");
+    command.envs(environment.iter().copied());
     // The pseudo-terminal takes the place of these.
     let mut fresh = std::process::Command::new(command.get_program());
     fresh.args(command.get_args());
@@ -26,7 +35,7 @@ fn on_terminal(world: &World, profile: &str, arguments: &[&str]) -> OsSession {
 
 /// Escape sequences of the line editor come between, so only texts are looked for.
 fn chat(world: &World, user: &str) -> OsSession {
-    let mut session = on_terminal(world, user, &["chat", "room"]);
+    let mut session = on_terminal(world, user, &["chat", "--plain", "room"], &[]);
     session.expect("/help tells what can be typed").unwrap();
     session.expect("> ").unwrap();
     session
@@ -67,14 +76,14 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
 
     alice.send_line("/invite carol").unwrap();
     alice.expect("carol joined #room").unwrap();
-    alice.send_line("/list").unwrap();
+    alice.send_line("/members").unwrap();
     for user in ["alice", "bob", "carol"] {
         alice.expect(format!("{user}  device ")).unwrap();
     }
     alice.send_line("/pool").unwrap();
     alice.expect("pool good: 32 of 32 available").unwrap();
     alice.send_line("/nonsense").unwrap();
-    alice.expect("not understood").unwrap();
+    alice.expect("there is no /nonsense").unwrap();
     alice.send_line("/invite nobody-of-that-name").unwrap();
     alice.expect("no such user").unwrap();
 
@@ -90,7 +99,7 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
 fn whoever_registers_without_a_code_is_asked_for_one_where_it_takes_one() {
     let world = World::with_registration("invited", "warn");
     let code = world.invitation();
-    let register = || on_terminal(&world, "alice", &["register", "--no-encryption", "alice"]);
+    let register = || on_terminal(&world, "alice", &["register", "--no-encryption", "alice"], &[]);
     let mut mistyped = register();
     mistyped.expect("invitation code: ").unwrap();
     mistyped.send_line(&code[..code.len() - 4]).unwrap();
@@ -113,7 +122,7 @@ fn whoever_registers_without_a_code_is_asked_for_one_where_it_takes_one() {
 fn two_people_whose_profiles_are_encrypted_are_asked_for_their_passphrases() {
     let world = World::new();
     for user in ["alice", "bob"] {
-        let mut register = on_terminal(&world, user, &["register", user]);
+        let mut register = on_terminal(&world, user, &["register", user], &[]);
         answer(
             &mut register,
             &format!("new passphrase for profile {user}: "),
@@ -125,7 +134,7 @@ fn two_people_whose_profiles_are_encrypted_are_asked_for_their_passphrases() {
         assert!(!said.contains("sesame"), "{said}");
     }
     let run = |user: &str, arguments: &[&str]| {
-        let mut session = on_terminal(&world, user, arguments);
+        let mut session = on_terminal(&world, user, arguments, &[]);
         answer(
             &mut session,
             &format!("passphrase of profile {user}: "),
@@ -137,7 +146,7 @@ fn two_people_whose_profiles_are_encrypted_are_asked_for_their_passphrases() {
     assert!(run("alice", &["invite", "room", "bob"]).contains("bob joined #room"));
     assert!(run("bob", &["recv"]).contains("#room * you joined a group of 2"));
     let chat = |user: &str| {
-        let mut session = on_terminal(&world, user, &["chat", "room"]);
+        let mut session = on_terminal(&world, user, &["chat", "--plain", "room"], &[]);
         answer(
             &mut session,
             &format!("passphrase of profile {user}: "),
@@ -164,32 +173,46 @@ fn two_people_whose_profiles_are_encrypted_are_asked_for_their_passphrases() {
 #[test]
 fn a_passphrase_that_is_mistyped_empty_or_wrong_is_told_and_does_nothing() {
     let world = World::new();
-    let mut register = on_terminal(&world, "alice", &["register", "alice"]);
+    let mut register = on_terminal(&world, "alice", &["register", "alice"], &[]);
     answer(&mut register, "new passphrase for profile alice: ", "open sesame");
     answer(&mut register, "the same again: ", "open simsim");
     let said = rest(&mut register);
     assert!(said.contains("the two passphrases are not the same"), "{said}");
-    let mut register = on_terminal(&world, "alice", &["register", "alice"]);
+    let mut register = on_terminal(&world, "alice", &["register", "alice"], &[]);
     answer(&mut register, "new passphrase for profile alice: ", "");
     let said = rest(&mut register);
     assert!(said.contains("the passphrase is empty"), "{said}");
     assert!(!world.profile("alice").exists());
 
-    let mut register = on_terminal(&world, "alice", &["register", "alice"]);
+    let mut register = on_terminal(&world, "alice", &["register", "alice"], &[]);
     for question in ["new passphrase for profile alice: ", "the same again: "] {
         answer(&mut register, question, "open sesame");
     }
     rest(&mut register);
-    let mut groups = on_terminal(&world, "alice", &["groups"]);
+    let mut groups = on_terminal(&world, "alice", &["groups"], &[]);
     answer(&mut groups, "passphrase of profile alice: ", "open simsim");
     let said = rest(&mut groups);
     assert!(said.contains("the passphrase or key is wrong"), "{said}");
 
-    let mut change = on_terminal(&world, "alice", &["passphrase"]);
+    let mut change = on_terminal(&world, "alice", &["passphrase"], &[]);
     answer(&mut change, "passphrase of profile alice: ", "open sesame");
     answer(&mut change, "new passphrase for profile alice: ", "shut sesame");
     answer(&mut change, "the same again: ", "shut sesame");
     let said = rest(&mut change);
     assert!(said.contains("encrypted with the new passphrase"), "{said}");
     world.ok("alice", &["--passphrase-command", "echo shut sesame", "groups"]);
+}
+
+#[test]
+fn somebody_at_a_terminal_is_asked_whether_the_numbers_are_the_same() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for (answer, verification) in [("", "unverified"), ("n", "unverified"), ("y", "verified")] {
+        let mut session = on_terminal(&world, "alice", &["verify", "--no-qr", "bob"], &[]);
+        session.expect("Does bob see the same number? [y/N] ").unwrap();
+        session.send_line(answer).unwrap();
+        session.expect(Eof).unwrap();
+        let shown = world.json("alice", &["verify", "bob"]).remove(0);
+        assert_eq!(shown["verification"], verification, "{answer}");
+    }
 }

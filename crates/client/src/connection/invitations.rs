@@ -1,0 +1,261 @@
+use std::collections::BTreeSet;
+
+use larder_wire::{ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName};
+
+use crate::connection::MlsConnection;
+use crate::connection::operations::finish;
+use crate::connection::sync::Progress;
+use crate::core::{self, Extent};
+use crate::error::Error;
+use crate::types::{GroupKey, Invited, NotAdded};
+
+impl MlsConnection {
+    /// Adds users to a group: all of their devices, by one Commit.
+    ///
+    /// Reserves a KeyPackage of each device, checks everything that the directory handed out (what fails is reported and
+    /// never added), stages Commit and Welcome, and merges the Commit when the server has accepted it. When another
+    /// Commit was faster, it catches up and tries again with the same KeyPackages.
+    ///
+    /// # Errors
+    /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`],
+    /// [`Error::VerificationChanged`] or else
+    /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
+    /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
+    /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
+    /// [`Error::UnknownGroup`], [`Error::GroupNotActive`].
+    pub async fn invite(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
+        let _operation = self.0.operation.lock().await;
+        let (users, mut invited) = self.begin_invitation(group, users).await?;
+        let mut failed = Vec::new();
+        for users in users.chunks(RESERVE_USERS_MAX) {
+            let some = match self.invite_some(group, users, Extent::WhoeverCan).await {
+                Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                    self.invite_known(group, users).await?
+                }
+                outcome => outcome?,
+            };
+            invited.added.extend(some.added);
+            invited.by_last_resort.extend(some.by_last_resort);
+            failed.extend(some.not_added);
+        }
+        if invited.added.is_empty() && !failed.is_empty() {
+            return Err(nobody(failed));
+        }
+        invited.not_added.extend(failed);
+        Ok(invited)
+    }
+
+    /// Adds users to a group, all of them or nobody: when one cannot be added, the others are not either, and their reason is
+    /// [`NotAdded::Withheld`]. Nothing of theirs is used up if the directory knows it, and what else was reserved is given
+    /// back. (Users who are members already keep nobody out.)
+    ///
+    /// # Errors
+    /// [`Error::TooManyUsers`]; otherwise those of [`invite`](Self::invite), except that the reasons are in the answer also when
+    /// nobody was added.
+    pub async fn invite_all(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
+        let _operation = self.0.operation.lock().await;
+        let (users, mut invited) = self.begin_invitation(group, users).await?;
+        if users.len() > RESERVE_USERS_MAX {
+            return Err(Error::TooManyUsers);
+        }
+        if users.is_empty() {
+            return Ok(invited);
+        }
+        let all = match self.invite_some(group, &users, Extent::AllOrNobody).await {
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                let (known, unknown) = self.sort_out(&users).await?;
+                if unknown.is_empty() {
+                    return Err(Error::Refused(problem));
+                }
+                let withheld = known.into_iter().map(|user| (user, NotAdded::Withheld));
+                Invited {
+                    not_added: withheld.chain(unknown).collect(),
+                    ..Invited::default()
+                }
+            }
+            outcome => outcome?,
+        };
+        invited.added = all.added;
+        invited.by_last_resort = all.by_last_resort;
+        invited.not_added.extend(all.not_added);
+        Ok(invited)
+    }
+
+    /// Whom to add, and the answer so far, which names those who are members already.
+    async fn begin_invitation(
+        &self,
+        group: &GroupKey,
+        users: &[UserName],
+    ) -> Result<(Vec<UserName>, Invited), Error> {
+        let core = &self.0.core;
+        let key = group.clone();
+        core.write(move |tx, _| core::require_active(tx, &key)).await?;
+        self.pump(&mut Progress::default()).await?;
+
+        // Each once, in a fixed order, so that a repeated request is the same request.
+        let users: Vec<UserName> = users
+            .iter()
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let (key, asked) = (group.clone(), users.clone());
+        let members = core
+            .write(move |tx, _| core::already_members(tx, &key, &asked))
+            .await?;
+        let invited = Invited {
+            not_added: members
+                .iter()
+                .map(|user| (user.clone(), NotAdded::AlreadyMember))
+                .collect(),
+            ..Invited::default()
+        };
+        let users: Vec<UserName> = users.into_iter().filter(|user| !members.contains(user)).collect();
+        Ok((users, invited))
+    }
+
+    /// The directory refuses a request with an unknown user whole, and does not say which one: those are sorted out.
+    async fn invite_known(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
+        let (known, unknown) = self.sort_out(users).await?;
+        let mut invited = if known.is_empty() {
+            Invited::default()
+        } else {
+            self.invite_some(group, &known, Extent::WhoeverCan).await?
+        };
+        invited.not_added.extend(unknown);
+        Ok(invited)
+    }
+
+    /// Those whom the server knows, and those whom it does not, or not for us.
+    async fn sort_out(
+        &self,
+        users: &[UserName],
+    ) -> Result<(Vec<UserName>, Vec<(UserName, NotAdded)>), Error> {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for user in users {
+            match self.0.transport.user_devices(user).await {
+                Ok(listed) if listed.devices.iter().any(|device| device.removed_at.is_none()) => {
+                    known.push(user.clone());
+                }
+                Ok(_) => unknown.push((user.clone(), NotAdded::NotFound)),
+                Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                    unknown.push((user.clone(), NotAdded::NotFound));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok((known, unknown))
+    }
+
+    async fn invite_some(
+        &self,
+        group: &GroupKey,
+        users: &[UserName],
+        extent: Extent,
+    ) -> Result<Invited, Error> {
+        let core = &self.0.core;
+        let reserved = self.reserve(group, users, extent).await?;
+        let answered = reserved.clone();
+        let unknown = core
+            .write(move |tx, _| {
+                let devices = answered.users.iter().flat_map(|answer| {
+                    let ids = answer.devices.iter().map(|device| &device.device_id);
+                    ids.map(|id| (&answer.user, id))
+                });
+                core::users_to_look_up(tx, devices)
+            })
+            .await?;
+        for user in unknown.iter().filter(|user| users.contains(user)) {
+            self.learn_devices(user).await?;
+        }
+        let reservation_id = reserved.reservation_id.clone();
+        // One transaction, so that until the Commit is in the outbox the reservation can be asked for again.
+        let (key, asked) = (group.clone(), users.to_vec());
+        let (checked, staged) = core
+            .write(move |tx, context| {
+                core::reserve_finished(tx, &key, &asked, extent)?;
+                let checked = core::check_reservation(tx, context, &key, &asked, &reserved, extent)?;
+                let staged = if checked.users().is_empty() {
+                    None
+                } else {
+                    let id = reserved.reservation_id;
+                    Some(core::stage_invite(tx, context, &key, &checked, id)?)
+                };
+                Ok((checked, staged))
+            })
+            .await?;
+        match (staged, reservation_id) {
+            (Some(id), _) => finish(self.settle(id).await?)?,
+            (None, Some(id)) => {
+                if let Err(error) = self.0.transport.abandon(&id).await {
+                    // It lapses by itself.
+                    tracing::debug!(code = error.code(), "a reservation could not be abandoned");
+                }
+            }
+            (None, None) => {}
+        }
+        Ok(Invited {
+            added: checked.users(),
+            by_last_resort: checked.by_last_resort(),
+            not_added: checked.not_added,
+        })
+    }
+
+    /// Reserves a KeyPackage of each device.
+    async fn reserve(&self, group: &GroupKey, users: &[UserName], extent: Extent) -> Result<Reserved, Error> {
+        let core = &self.0.core;
+        let (key, asked) = (group.clone(), users.to_vec());
+        let (idempotency_key, suite) = core
+            .write(move |tx, context| core::reserve_key(tx, context, &key, &asked, extent))
+            .await?;
+        let request = ReserveRequest {
+            users: users.to_vec(),
+            group_id: group.clone(),
+            suites: vec![suite],
+            all_or_nothing: extent == Extent::AllOrNobody,
+        };
+        let answer = self.0.transport.reserve(&idempotency_key, &request).await;
+        if let Err(Error::Refused(_)) = &answer {
+            let (key, asked) = (group.clone(), users.to_vec());
+            core.write(move |tx, _| core::reserve_finished(tx, &key, &asked, extent))
+                .await?;
+        }
+        answer
+    }
+}
+
+/// Nobody was added: what concerns security comes first.
+fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
+    for (user, reason) in &outcomes {
+        match reason {
+            NotAdded::KeyChanged { device } => {
+                return Error::KeyChanged {
+                    user: user.clone(),
+                    device: device.clone(),
+                };
+            }
+            NotAdded::InvalidKeyPackage(flaw) => {
+                return Error::InvalidKeyPackage {
+                    user: user.clone(),
+                    flaw: *flaw,
+                };
+            }
+            NotAdded::Unauthorized { device } => {
+                return Error::UnauthorizedDevice {
+                    user: user.clone(),
+                    device: device.clone(),
+                };
+            }
+            NotAdded::VerificationChanged => {
+                return Error::VerificationChanged { user: user.clone() };
+            }
+            NotAdded::AlreadyMember
+            | NotAdded::NotFound
+            | NotAdded::Exhausted
+            | NotAdded::Withheld
+            | NotAdded::Incompatible { .. }
+            | NotAdded::RateLimited { .. } => {}
+        }
+    }
+    Error::NoKeyPackages { outcomes }
+}

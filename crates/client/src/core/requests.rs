@@ -1,0 +1,154 @@
+//! Invitations from strangers. Until the person has accepted one, nothing of this device's is sent to its group: what arrives is
+//! stored, and that this user is there and awake is not told.
+
+use larder_pool::Tx;
+use larder_wire::UserName;
+use openmls::prelude::{LeafNodeIndex, MlsGroup};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::core::profile::Context;
+use crate::core::schema::corrupt;
+use crate::core::{groups, mls, verification};
+use crate::error::Error;
+use crate::types::{GroupKey, GroupState, Invitations};
+use crate::verification::Verification;
+
+/// Who invited this user to the group that a Welcome has just opened, if that is a request: neither this user itself, nor
+/// somebody who is verified, nor somebody from a group that is accepted.
+pub(super) fn inviter(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &MlsGroup,
+    adder: LeafNodeIndex,
+) -> Result<Option<UserName>, Error> {
+    let nobody = || Error::Corrupt("a Welcome of nobody");
+    let adder = group
+        .members()
+        .find(|member| member.index == adder)
+        .ok_or_else(nobody)?;
+    let (user, device) = mls::who(&adder.credential).ok_or_else(nobody)?;
+    let ask = match context.invitations {
+        Invitations::Ask => {
+            user != context.identity.me.user
+                && verification::of_leaf(tx, &user, &device, &adder.signature_key)? != Verification::Verified
+                && !is_acquainted(tx, &user)?
+        }
+        Invitations::Accept => false,
+    };
+    Ok(ask.then_some(user))
+}
+
+/// Whether this user is in a group that was accepted.
+fn is_acquainted(tx: &Tx<'_>, user: &UserName) -> Result<bool, Error> {
+    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
+        if find(tx.connection(), &group)?.is_none()
+            && mls::load(tx, &group)?
+                .members()
+                .any(|member| mls::who(&member.credential).is_some_and(|(name, _)| name == *user))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes a request of a group, or none.
+pub(super) fn set(connection: &Connection, group: &GroupKey, by: Option<&UserName>) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE groups SET request = ?2 WHERE group_id = ?1",
+        (group.as_bytes(), by.map(UserName::as_str)),
+    )?;
+    Ok(())
+}
+
+/// Who has invited this user to the group, if it was not accepted. It stays so while a declined one is being left.
+pub(super) fn find(connection: &Connection, group: &GroupKey) -> Result<Option<UserName>, Error> {
+    let by: Option<String> = connection
+        .prepare_cached("SELECT request FROM groups WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| row.get(0))
+        .optional()?
+        .flatten();
+    by.map(|by| corrupt(by.parse().ok(), "user name")).transpose()
+}
+
+/// Those of these groups that something may be sent to.
+pub(super) fn only_accepted(connection: &Connection, groups: Vec<GroupKey>) -> Result<Vec<GroupKey>, Error> {
+    let mut accepted = Vec::new();
+    for group in groups {
+        if find(connection, &group)?.is_none() {
+            accepted.push(group);
+        }
+    }
+    Ok(accepted)
+}
+
+/// Fails for a request.
+pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+    match find(connection, group)? {
+        None => Ok(()),
+        Some(_) => Err(Error::NotAccepted { group: group.clone() }),
+    }
+}
+
+/// The person accepts. Accepting twice is no error.
+pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    match groups::group_state(tx, group)? {
+        GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
+            set(tx.connection(), group, None)
+        }
+        other @ (GroupState::Leaving | GroupState::Left) => Err(Error::GroupNotActive(other)),
+    }
+}
+
+/// The person declines: what was received is forgotten, and the group is to be left, which the next round of a sync proposes. One
+/// that this device has lost track of is left here only: nothing can be sent there without joining it again.
+pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    let state = groups::group_state(tx, group)?;
+    if find(tx.connection(), group)?.is_none() {
+        return Err(Error::NotARequest);
+    }
+    match state {
+        GroupState::Active => {
+            forget(tx, group)?;
+            groups::set_state(tx.connection(), group, GroupState::Leaving)
+        }
+        GroupState::NeedsRejoin => groups::depart(tx, group),
+        GroupState::Creating | GroupState::Leaving | GroupState::Left => Ok(()),
+    }
+}
+
+/// The open requests of a user.
+pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Error> {
+    let mut found = Vec::new();
+    for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::NeedsRejoin])? {
+        if find(tx.connection(), &group)?.as_ref() == Some(user) {
+            found.push(group);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the group is a request that was declined, and is being left.
+pub(super) fn is_declined(
+    connection: &Connection,
+    group: &GroupKey,
+    state: GroupState,
+) -> Result<bool, Error> {
+    Ok(state == GroupState::Leaving && find(connection, group)?.is_some())
+}
+
+/// Forgets what came from a group that is a request: its messages and its name. Not that it was there: the user's other devices
+/// may be in it still, and this one must not follow them.
+pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    let connection = tx.connection();
+    if find(connection, group)?.is_none() {
+        return Ok(());
+    }
+    tx.note_erasure();
+    connection.execute("DELETE FROM messages WHERE group_id = ?1", [group.as_bytes()])?;
+    connection.execute(
+        "UPDATE groups SET name = NULL, name_id = NULL, read_up_to = 0 WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    Ok(())
+}

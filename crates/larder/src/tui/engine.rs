@@ -1,0 +1,471 @@
+//! What the interface wants done, and what it is told of: the client's side.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, UserName, Verification};
+use tokio::sync::{Mutex, Notify, mpsc};
+
+use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
+use crate::clock;
+use crate::commands::{code_on_light, pool_records, quarantined_record};
+use crate::failure::Failure;
+use crate::follow::Follower;
+use crate::record::group_label;
+use crate::slash::Slash;
+use crate::text::{label, plain};
+
+/// Messages that are found at most.
+const HITS_MAX: u32 = 200;
+
+/// Runs beside the interface until the interface is gone.
+pub(super) struct Engine {
+    client: MlsConnection,
+    updates: mpsc::UnboundedSender<Update>,
+    nudge: Notify,
+    news: Mutex<News>,
+}
+
+/// How far the interface knows what there is.
+#[derive(Default)]
+struct News {
+    /// Messages up to this row have been told.
+    row: i64,
+    /// Messages that were told as pending.
+    pending: BTreeSet<i64>,
+}
+
+/// Where effects go. Both do one after the other: what is quick does not wait for what waits for the server.
+pub(super) struct Queues {
+    quick: mpsc::UnboundedSender<Effect>,
+    slow: mpsc::UnboundedSender<Effect>,
+}
+
+impl Queues {
+    pub(super) fn push(&self, effect: Effect) {
+        let queue = match effect {
+            Effect::Do { .. } | Effect::Save { .. } => &self.slow,
+            Effect::Load { .. }
+            | Effect::Post { .. }
+            | Effect::MarkRead { .. }
+            | Effect::Members(_)
+            | Effect::Copy(_)
+            | Effect::Edit(_)
+            | Effect::Alert { .. }
+            | Effect::Redraw
+            | Effect::Quit => &self.quick,
+        };
+        // The engine is gone when the interface is.
+        let _ = queue.send(effect);
+    }
+}
+
+impl Engine {
+    /// Starts; what happens is told through `updates`.
+    pub(super) async fn start(
+        client: MlsConnection,
+        updates: mpsc::UnboundedSender<Update>,
+    ) -> Result<Queues> {
+        let engine = Arc::new(Self {
+            client,
+            updates,
+            nudge: Notify::new(),
+            news: Mutex::default(),
+        });
+        engine.begin().await?;
+        let (quick, quickly) = mpsc::unbounded_channel();
+        let (slow, slowly) = mpsc::unbounded_channel();
+        for queue in [quickly, slowly] {
+            tokio::spawn(Arc::clone(&engine).work(queue));
+        }
+        tokio::spawn(engine.follow());
+        Ok(Queues { quick, slow })
+    }
+
+    fn tell(&self, update: Update) {
+        // Nobody listens any more when the interface ends.
+        let _ = self.updates.send(update);
+    }
+
+    /// What there is before anything happens.
+    async fn begin(&self) -> Result<()> {
+        let groups = self.client.groups().await?;
+        let mut news = self.news.lock().await;
+        news.row = groups.iter().map(|group| group.last_row).max().unwrap_or(0);
+        news.pending = self.client.pending().await?.into_iter().collect();
+        drop(news);
+        self.tell(Update::Groups(groups));
+        // What concerns no group has no place but this one.
+        let notices: Vec<Message> = self
+            .client
+            .unread()
+            .await?
+            .into_iter()
+            .filter(|message| message.group.is_none())
+            .collect();
+        if let Some(last) = notices.last() {
+            let row = last.row;
+            self.tell(Update::Messages(notices));
+            self.client.mark_notices_read(row).await?;
+        }
+        self.levels().await
+    }
+
+    /// Keeps up with the server until the interface is gone.
+    async fn follow(self: Arc<Self>) {
+        let mut follower = Follower::new(self.client.clone());
+        let mut reached = None;
+        loop {
+            let now = match follower.step(&self.nudge).await {
+                Ok(now) => now,
+                Err(error) => {
+                    self.tell(Update::Failed(sentence(error)));
+                    false
+                }
+            };
+            if reached != Some(now) {
+                reached = Some(now);
+                self.tell(Update::Connection(now));
+            }
+            self.news().await;
+            if !now {
+                follower.pause(&self.nudge).await;
+            }
+            if self.updates.is_closed() {
+                return;
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>, mut queue: mpsc::UnboundedReceiver<Effect>) {
+        while let Some(effect) = queue.recv().await {
+            match self.carry_out(effect).await {
+                Ok(Some(update)) => self.tell(update),
+                Ok(None) => (),
+                Err(error) => self.tell(Update::Failed(Failure::of(&error).message.clone())),
+            }
+        }
+    }
+
+    /// Tells what is new in the profile.
+    async fn news(&self) {
+        if let Err(error) = self.try_news().await {
+            self.tell(Update::Failed(Failure::of(&error).message.clone()));
+        }
+    }
+
+    async fn try_news(&self) -> Result<()> {
+        let mut news = self.news.lock().await;
+        let mut fresh = Vec::new();
+        loop {
+            let some = self.client.messages_after(news.row, PAGE).await?;
+            let Some(last) = some.last() else { break };
+            news.row = last.row;
+            fresh.extend(some);
+        }
+        let pending: BTreeSet<i64> = self.client.pending().await?.into_iter().collect();
+        for row in news.pending.difference(&pending) {
+            fresh.extend(self.client.message(*row).await?);
+        }
+        news.pending = pending;
+        drop(news);
+        // The groups first: what arrives in a new one has a place then.
+        self.tell(Update::Groups(self.client.groups().await?));
+        if !fresh.is_empty() {
+            let notice = fresh
+                .iter()
+                .rfind(|message| message.group.is_none())
+                .map(|message| message.row);
+            self.tell(Update::Messages(fresh));
+            if let Some(row) = notice {
+                self.client.mark_notices_read(row).await?;
+            }
+        }
+        self.levels().await
+    }
+
+    /// Tells how many KeyPackages there are, and whose keys have changed.
+    async fn levels(&self) -> Result<()> {
+        let pools = self.client.pools().await?;
+        let mut level = PoolLevel::default();
+        for pool in pools.iter().filter(|pool| pool.stocked) {
+            level.available += pool.health.available;
+            level.target += pool.target;
+            level.last_resort_used |= pool.health.last_resort.is_some_and(|last| last.used);
+        }
+        self.tell(Update::Pool(level));
+        let changed = self.client.changed_users().await?;
+        self.tell(Update::Changed(changed.iter().map(ToString::to_string).collect()));
+        Ok(())
+    }
+
+    async fn carry_out(&self, effect: Effect) -> Result<Option<Update>> {
+        match effect {
+            Effect::Load { group, before } => {
+                let messages = self.client.history_before(&group, before, PAGE).await?;
+                let complete = messages.len() < PAGE as usize;
+                Ok(Some(Update::History {
+                    group,
+                    messages,
+                    complete,
+                }))
+            }
+            Effect::Post { group, text } => {
+                if let Err(error) = self.client.post(&group, &text).await {
+                    return Ok(Some(Update::NotPosted {
+                        group,
+                        text,
+                        why: sentence(error),
+                    }));
+                }
+                self.news().await;
+                self.nudge.notify_one();
+                Ok(None)
+            }
+            Effect::MarkRead { group, up_to } => {
+                self.client.mark_group_read(&group, up_to).await?;
+                Ok(None)
+            }
+            Effect::Members(group) => {
+                let members = self.client.members(&group).await?;
+                let others: BTreeSet<String> = members
+                    .into_iter()
+                    .filter(|member| member.user != self.client.me().user)
+                    .map(|member| member.user.to_string())
+                    .collect();
+                let users = others.into_iter().collect();
+                Ok(Some(Update::Members { group, users }))
+            }
+            Effect::Do { group, slash } => {
+                let done = self.run(group.as_ref(), slash).await;
+                self.news().await;
+                if let Some(group) = group.filter(|_| matches!(done, Ok(Some(Update::Done(_))))) {
+                    let members = Box::pin(self.carry_out(Effect::Members(group))).await;
+                    // A group that was left has none.
+                    if let Ok(Some(members)) = members {
+                        self.tell(members);
+                    }
+                }
+                done
+            }
+            Effect::Save { .. } => bail!("later"),
+            // These are the terminal's.
+            Effect::Copy(_) | Effect::Edit(_) | Effect::Alert { .. } | Effect::Redraw | Effect::Quit => {
+                Ok(None)
+            }
+        }
+    }
+
+    async fn run(&self, group: Option<&GroupKey>, slash: Slash) -> Result<Option<Update>> {
+        let client = &self.client;
+        let open = || match group {
+            Some(group) => Ok(group),
+            None => Err(anyhow::anyhow!("no group is open")),
+        };
+        let done = match slash {
+            Slash::New(name) => {
+                let created = client.create_group(&name).await?;
+                self.news().await;
+                return Ok(Some(Update::Open(created.id)));
+            }
+            Slash::Invite(users) => return self.invite(open()?, &users).await.map(Some),
+            Slash::Remove(user) => {
+                client.remove(open()?, &user).await?;
+                format!("{user} was removed")
+            }
+            Slash::Leave => {
+                client.leave(open()?).await?;
+                "you are leaving: a member's device makes it so".to_owned()
+            }
+            Slash::Rename(name) => {
+                client.rename_group(open()?, &name).await?;
+                format!("this group is called {} now", label(&name))
+            }
+            Slash::Retry => match client.retry(open()?).await? {
+                0 => "there is nothing to send again".to_owned(),
+                1 => "sending 1 message again".to_owned(),
+                messages => format!("sending {messages} messages again"),
+            },
+            Slash::Mute => {
+                let open = open()?;
+                let groups = client.groups().await?;
+                let muted = groups.iter().any(|known| &known.id == open && known.muted);
+                client.set_muted(open, !muted).await?;
+                match muted {
+                    true => "not muted any more".to_owned(),
+                    false => "muted: no bell for this group".to_owned(),
+                }
+            }
+            Slash::Block(user) => match client.block(&user).await?.len() {
+                0 => format!("{user} is blocked: to them you do not exist"),
+                _ => format!("{user} is blocked, and their invitation declined"),
+            },
+            Slash::Accept => {
+                client.accept(open()?).await?;
+                self.nudge.notify_one();
+                "accepted: what you write is sent".to_owned()
+            }
+            Slash::Decline => {
+                client.decline(open()?).await?;
+                "declined".to_owned()
+            }
+            Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
+            Slash::Verify(user, Some(verified)) => {
+                client.set_verified(&user, verified).await?;
+                match client.verification(&user).await? {
+                    Verification::Verified => format!("{user} is verified"),
+                    Verification::Unverified => format!("{user} is not verified"),
+                    Verification::Changed => format!("{user} has other keys by now: /verify {user} again"),
+                }
+            }
+            Slash::Members => return Ok(Some(Update::Panel(self.members(open()?).await?))),
+            Slash::Pool => return Ok(Some(Update::Panel(self.pool().await?))),
+            Slash::Search(text) => return Ok(Some(Update::Panel(self.search(&text).await?))),
+            Slash::Attach(_) => bail!("later"),
+            Slash::Group(_) | Slash::Edit | Slash::Copy | Slash::Save(_) | Slash::Help | Slash::Quit => {
+                return Ok(None);
+            }
+        };
+        Ok(Some(Update::Done(done)))
+    }
+
+    /// All of them, or nobody.
+    async fn invite(&self, group: &GroupKey, users: &[UserName]) -> Result<Update> {
+        let invited = match self.client.invite_all(group, users).await {
+            Err(Error::NoKeyPackages { outcomes }) => return Ok(Update::Failed(not_added(&outcomes))),
+            invited => invited?,
+        };
+        if !invited.not_added.is_empty() {
+            return Ok(Update::Failed(not_added(&invited.not_added)));
+        }
+        let by_last_resort: Vec<String> = invited.by_last_resort.iter().map(ToString::to_string).collect();
+        Ok(Update::Done(match by_last_resort.is_empty() {
+            true => format!("{} joined", list(&invited.added)),
+            false => format!(
+                "{} joined; {} had no fresh keys for you: a last-resort key was used",
+                list(&invited.added),
+                by_last_resort.join(", ")
+            ),
+        }))
+    }
+
+    async fn members(&self, group: &GroupKey) -> Result<Panel> {
+        let mut lines = Vec::new();
+        let mut user = None;
+        for member in self.client.members(group).await? {
+            if user.as_ref() != Some(&member.user) {
+                lines.push(PanelLine::new(member.user.to_string(), Look::Strong));
+                user = Some(member.user.clone());
+            }
+            let me = match (member.is_me, member.verification) {
+                (true, _) => "  (this device)",
+                (false, Verification::Unverified) => "",
+                (false, Verification::Verified) => "  verified",
+                (false, Verification::Changed) => "  CHANGED",
+            };
+            let print = &member.signature_key_fingerprint;
+            let beginning: String = print.chars().take(16).collect();
+            lines.push(PanelLine::new(
+                format!("  {}  {beginning}…{me}", member.device_id),
+                Look::Plain,
+            ));
+        }
+        Ok(Panel::new("members", lines))
+    }
+
+    /// What two people compare, and how it is marked that they have.
+    async fn verify(&self, user: &UserName) -> Result<Panel> {
+        let shown = self.client.safety_number(user).await?;
+        let groups: Vec<&str> = shown.number.split(' ').collect();
+        let mut lines: Vec<PanelLine> = groups
+            .chunks(6)
+            .map(|groups| PanelLine::new(groups.join(" "), Look::Strong))
+            .collect();
+        let code = code_on_light(&shown.qr).unwrap_or_default();
+        lines.extend(code.lines().map(|line| PanelLine::new(line, Look::Code)));
+        lines.push(match shown.verification {
+            Verification::Verified => PanelLine::new("verified", Look::Plain),
+            Verification::Unverified => PanelLine::new("not verified", Look::Plain),
+            Verification::Changed => {
+                PanelLine::new("verified once, and the keys are others now", Look::Alarm)
+            }
+        });
+        lines.push(PanelLine::new(
+            format!("Ask {user} in person or by phone. The same? /verify {user} yes"),
+            Look::Plain,
+        ));
+        for device in &shown.devices {
+            let new = if device.is_new { "  new" } else { "" };
+            let beginning: String = device.signature_key_fingerprint.chars().take(16).collect();
+            let look = if device.is_new { Look::Alarm } else { Look::Plain };
+            lines.push(PanelLine::new(
+                format!("{}  {beginning}…{new}", device.device_id),
+                look,
+            ));
+        }
+        Ok(Panel::new(format!("you and {user}"), lines))
+    }
+
+    async fn pool(&self) -> Result<Panel> {
+        let mut lines: Vec<PanelLine> = pool_records(&self.client.pools().await?)
+            .iter()
+            .flat_map(|record| super::timeline::wrap(&record.line(), 56))
+            .map(|line| PanelLine::new(line, Look::Plain))
+            .collect();
+        for failed in self.client.quarantined_welcomes().await? {
+            let wrapped = super::timeline::wrap(&quarantined_record(&failed).line(), 56);
+            lines.extend(wrapped.into_iter().map(|line| PanelLine::new(line, Look::Alarm)));
+        }
+        Ok(Panel::new("keys that others can invite you with", lines))
+    }
+
+    async fn search(&self, text: &str) -> Result<Panel> {
+        let found: Vec<Message> = self.client.search(text, None, HITS_MAX).await?;
+        let hits: Vec<(Hit, String)> = found
+            .into_iter()
+            .filter_map(|message| {
+                let group = message.group?;
+                let name = group_label(message.group_name.as_deref(), &group.to_string());
+                let sender = message
+                    .sender
+                    .map_or_else(|| "?".to_owned(), |sender| sender.to_string());
+                let line = format!(
+                    "{}  #{name} {sender}: {}",
+                    clock::date(message.sent_at),
+                    plain(&message.text)
+                );
+                let row = message.row;
+                Some((Hit { group, row }, line))
+            })
+            .collect();
+        let title = match hits.len() {
+            0 => format!("nothing contains {}", label(text)),
+            1 => "1 message".to_owned(),
+            many => format!("{many} messages"),
+        };
+        Ok(Panel::of_hits(title, hits))
+    }
+}
+
+fn list(users: &[UserName]) -> String {
+    users
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Why nobody was added: those who could not be, in plain words.
+fn not_added(outcomes: &[(UserName, NotAdded)]) -> String {
+    let reasons: Vec<String> = outcomes
+        .iter()
+        .filter(|(_, why)| *why != NotAdded::Withheld)
+        .map(|(user, why)| format!("{user} {}", plain(&why.to_string())))
+        .collect();
+    format!("nobody was added: {}", reasons.join("; "))
+}
+
+fn sentence(error: Error) -> String {
+    Failure::of(&error.into()).message.clone()
+}

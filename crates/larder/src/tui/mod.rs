@@ -1,0 +1,181 @@
+//! The chat on a whole screen.
+//!
+//! * `app` is everything that is on the screen, as values; `timeline` and `composer` are its larger parts, `keys` what can
+//!   be pressed.
+//! * `view` draws it, in the colours of `theme`, on the `screen`.
+//! * `engine` does what has to be done, and tells what happens: it alone knows the client.
+
+mod app;
+mod bench;
+mod composer;
+mod editor;
+mod engine;
+mod keys;
+#[cfg(feature = "notifications")]
+mod notify;
+#[cfg(not(feature = "notifications"))]
+#[path = "without_notify.rs"]
+mod notify;
+mod screen;
+mod theme;
+mod timeline;
+mod view;
+
+pub(crate) use bench::frames;
+pub(crate) use keys::Keys;
+pub(crate) use screen::is_usable;
+
+use anyhow::Result;
+use crossterm::event::EventStream;
+use futures_util::StreamExt;
+use larder_client::{GroupKey, MlsConnection};
+use tokio::sync::mpsc;
+
+use self::app::{App, Effect, Update};
+use self::engine::{Engine, Queues};
+use self::screen::Screen;
+use self::theme::Theme;
+use crate::shutdown::Shutdown;
+use crate::{clock, logging};
+
+/// Events that are taken together before the screen is drawn: a paste into a terminal that does not mark pastes is one
+/// event for each letter.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// How the interface is to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) keys: Keys,
+    pub(crate) alert: Alert,
+}
+
+/// What is done when something arrives that nobody looks at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Alert {
+    /// Ring the terminal's bell.
+    pub(crate) bell: bool,
+    /// Tell the desktop.
+    pub(crate) notify: bool,
+}
+
+impl Default for Alert {
+    fn default() -> Self {
+        Self {
+            bell: true,
+            notify: false,
+        }
+    }
+}
+
+/// Shows the chat until the person ends it, or a signal does.
+pub(crate) async fn chat(client: MlsConnection, group: Option<GroupKey>, settings: Settings) -> Result<()> {
+    let mut shutdown = Shutdown::listen()?;
+    let me = format!("{}/{}", client.me().user, client.me().device_id);
+    let Settings { keys, alert } = settings;
+    let mut app = App::new(me, keys, clock::day_and_minute);
+    let (sender, mut updates) = mpsc::unbounded_channel();
+    let queues = Engine::start(client, sender).await?;
+    // What there is already comes before the first frame, so that nothing flickers.
+    while let Ok(update) = updates.try_recv() {
+        app.update(update);
+    }
+    if let Some(group) = group {
+        app.update(Update::Open(group));
+    }
+
+    let _held = logging::hold();
+    let mut screen = Screen::take()?;
+    let theme = Theme::of_environment();
+    let mut events = EventStream::new();
+    let mut unread = None;
+    loop {
+        // Drawing tells what is missing on the screen, and that is asked for as well.
+        screen.draw(|frame| view::draw(frame, &mut app, theme))?;
+        let mut drawn = true;
+        for effect in app.effects() {
+            // What the terminal does changes what is on it.
+            drawn &= !effect.is_of_terminal();
+            match effect {
+                Effect::Quit => return Ok(()),
+                Effect::Edit(text) => {
+                    // It would take the editor's keys.
+                    drop(events);
+                    let edited = screen.lend(|| editor::edit(&text))?;
+                    events = EventStream::new();
+                    app.update(match edited {
+                        Ok(text) => Update::Edited(text),
+                        Err(error) => Update::Failed(format!("{error:#}")),
+                    });
+                }
+                effect => carry_out(effect, &mut app, &mut screen, &queues, alert)?,
+            }
+        }
+        if !drawn {
+            continue;
+        }
+        if unread != Some(app.groups.unread()) {
+            unread = Some(app.groups.unread());
+            screen.title(app.groups.unread())?;
+        }
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => app.input(event?),
+                // The terminal is gone.
+                None => return Ok(()),
+            },
+            update = updates.recv() => match update {
+                Some(update) => app.update(update),
+                None => return Ok(()),
+            },
+            () = shutdown.requested() => return Ok(()),
+        }
+        // What is there already is drawn together.
+        for _ in 0..EVENTS_AT_ONCE {
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(event) => app.input(event?),
+                    None => return Ok(()),
+                },
+                Some(update) = updates.recv() => app.update(update),
+                () = std::future::ready(()) => break,
+            }
+        }
+    }
+}
+
+fn carry_out(
+    effect: Effect,
+    app: &mut App,
+    screen: &mut Screen,
+    queues: &Queues,
+    alert: Alert,
+) -> Result<()> {
+    match effect {
+        Effect::Copy(text) => {
+            let text = match screen.copy(&text)? {
+                true => "copied",
+                false => "copied the beginning: it is too long for a terminal",
+            };
+            app.update(Update::Done(text.to_owned()));
+        }
+        Effect::Alert { group, count } => {
+            if alert.bell {
+                screen.ring()?;
+            }
+            if alert.notify {
+                notify::tell(group, count);
+            }
+        }
+        Effect::Redraw => screen.forget()?,
+        Effect::Load { .. }
+        | Effect::Post { .. }
+        | Effect::MarkRead { .. }
+        | Effect::Members(_)
+        | Effect::Do { .. }
+        | Effect::Save { .. }
+        | Effect::Edit(_)
+        | Effect::Quit => queues.push(effect),
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! The terminal while the interface has it.
+
+use std::io::{self, IsTerminal, Stdout, Write};
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::clipboard::CopyToClipboard;
+use ratatui::crossterm::event::{
+    DisableBracketedPaste, DisableFocusChange, EnableBracketedPaste, EnableFocusChange,
+};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, SetTitle, disable_raw_mode, enable_raw_mode,
+};
+
+use crate::terminal::is_dumb;
+
+/// Text that is put on the clipboard, in bytes: terminals ignore longer sequences.
+const COPY_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether a whole screen can be used: a person at both ends, and a terminal that can move its cursor.
+pub(crate) fn is_usable() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb()
+}
+
+/// The terminal, taken when this is made, and given back when it is dropped, however that comes about.
+pub(super) struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    pub(super) fn take() -> io::Result<Self> {
+        enter()?;
+        match terminal() {
+            Ok(terminal) => Ok(Self { terminal }),
+            Err(error) => {
+                leave();
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn draw(&mut self, render: impl FnOnce(&mut ratatui::Frame<'_>)) -> io::Result<()> {
+        self.terminal.draw(render).map(|_| ())
+    }
+
+    /// Draws everything anew the next time. The terminal is not asked for anything: its answer would be among the keys.
+    pub(super) fn forget(&mut self) -> io::Result<()> {
+        self.terminal = terminal()?;
+        execute!(io::stdout(), Clear(ClearType::All))
+    }
+
+    /// Lets another program have the terminal.
+    pub(super) fn lend<T>(&mut self, borrow: impl FnOnce() -> T) -> io::Result<T> {
+        leave();
+        let result = borrow();
+        enter()?;
+        self.forget()?;
+        Ok(result)
+    }
+
+    /// Puts a text on the clipboard of the terminal, by OSC 52, which also works over SSH where the terminal allows it.
+    /// Returns whether all of it went there.
+    pub(super) fn copy(&mut self, text: &str) -> io::Result<bool> {
+        let mut end = text.len().min(COPY_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        execute!(io::stdout(), CopyToClipboard::to_clipboard_from(&text[..end]))?;
+        Ok(end == text.len())
+    }
+
+    pub(super) fn ring(&mut self) -> io::Result<()> {
+        let mut stdout = io::stdout();
+        stdout.write_all(b"\x07")?;
+        stdout.flush()
+    }
+
+    /// The window's title. It holds no name: titles are shown where others look.
+    pub(super) fn title(&mut self, unread: u64) -> io::Result<()> {
+        match unread {
+            0 => execute!(io::stdout(), SetTitle("larder")),
+            unread => execute!(io::stdout(), SetTitle(format!("larder ({unread})"))),
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+fn terminal() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    Terminal::new(CrosstermBackend::new(io::stdout()))
+}
+
+fn enter() -> io::Result<()> {
+    enable_raw_mode()?;
+    let entered = execute!(
+        io::stdout(),
+        EnterAlternateScreen,
+        EnableBracketedPaste,
+        EnableFocusChange
+    );
+    if entered.is_err() {
+        leave();
+    }
+    entered
+}
+
+fn leave() {
+    // The terminal may be gone.
+    let _ = execute!(
+        io::stdout(),
+        DisableFocusChange,
+        DisableBracketedPaste,
+        LeaveAlternateScreen,
+        ratatui::crossterm::cursor::Show
+    );
+    let _ = disable_raw_mode();
+}

@@ -1,0 +1,122 @@
+//! Invitations from strangers, as people and programs are asked about them.
+
+use crate::support::{World, texts};
+use crate::transcripts::fails;
+
+/// As somebody who wants to be asked.
+fn asked<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["--invitations", "ask"], arguments].concat()
+}
+
+#[test]
+fn somebody_who_is_invited_by_a_stranger_is_asked_once_and_accepts_or_declines() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for room in ["kitchen", "tea & \u{202e}cake"] {
+        world.ok("alice", &["group", "create", room]);
+        world.ok("alice", &["invite", room, "bob"]);
+        world.ok("alice", &["send", room, "hello"]);
+    }
+    let told = world.ok("bob", &asked(&["recv"]));
+    let (kitchen, cake) = told.split_once('\n').unwrap();
+    assert_eq!(
+        kitchen,
+        "#kitchen * alice invites you to a group of 2; larder accept kitchen, or larder decline kitchen"
+    );
+    let handle = cake.trim_end().rsplit(' ').next().unwrap();
+    assert_eq!(handle.len(), 8, "a name that is no word is not one to type");
+    assert_eq!(
+        cake,
+        format!(
+            "#\"tea & \\u{{202e}}cake\" * alice invites you to a group of 2; larder accept {handle}, or larder decline \
+             {handle}\n"
+        )
+    );
+    assert_eq!(world.ok("bob", &["recv"]), "", "once");
+
+    let groups = world.json("bob", &["groups"]);
+    assert!(
+        groups
+            .iter()
+            .all(|group| group["request"] == "alice" && group["unread"] == 0)
+    );
+    let listed = world.ok("bob", &["groups"]);
+    assert!(
+        listed.contains("#kitchen  2 members, alice invites you  "),
+        "{listed}"
+    );
+    let (exit, sentence, code) = fails(&world, "bob", &["send", "kitchen", "hi"]);
+    assert_eq!((exit, code.as_str()), (3, "not-accepted"));
+    let id = groups.iter().find(|group| group["name"] == "kitchen").unwrap()["id"]
+        .as_str()
+        .unwrap();
+    assert_eq!(
+        sentence,
+        format!(
+            "larder: accept the invitation first: larder accept {}\n",
+            &id[..8]
+        )
+    );
+
+    assert_eq!(world.ok("bob", &["accept", "kitchen"]), "you are in #kitchen\n");
+    assert_eq!(world.ok("bob", &["send", "kitchen", "hi"]), "sent\n");
+    assert_eq!(texts(&world.json("bob", &["recv"])), ["hello"]);
+    assert_eq!(
+        world.ok("bob", &["decline", handle]),
+        "the invitation to #\"tea & \\u{202e}cake\" is declined\n"
+    );
+    let told = world.ok("alice", &["recv"]);
+    assert!(
+        told.contains("bob left") && told.contains("#kitchen <bob> hi"),
+        "{told}"
+    );
+    let (exit, sentence, code) = fails(&world, "bob", &["accept", "kitchen"]);
+    assert_eq!((exit, code.as_str()), (5, "unknown-group"));
+    assert_eq!(sentence, "larder: no invitation to a group called kitchen\n");
+}
+
+#[test]
+fn an_invitation_is_a_record_of_its_own_and_ends_when_its_author_is_blocked() {
+    let world = World::new();
+    world.register(&["mallory", "bob"]);
+    world.ok("mallory", &["group", "create", "room"]);
+    world.ok("mallory", &["invite", "room", "bob"]);
+    let invitation = world.json("bob", &asked(&["recv"])).remove(0);
+    assert_eq!(invitation["type"], "invitation");
+    assert_eq!(
+        (&invitation["by"], &invitation["group_name"]),
+        (&"mallory".into(), &"room".into())
+    );
+    assert_eq!(
+        world.ok("bob", &["block", "mallory"]),
+        "mallory is blocked: to them you do not exist; their invitation is declined\n"
+    );
+    assert!(world.ok("mallory", &["recv"]).contains("bob left"));
+    assert_eq!(
+        world.json("bob", &["groups"]).remove(0)["request"],
+        serde_json::Value::Null
+    );
+}
+
+#[test]
+fn a_program_may_accept_whatever_comes_and_a_person_is_asked_unless_told_otherwise() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    assert_eq!(
+        world.ok("bob", &["--invitations", "accept", "recv"]),
+        "#room * you joined a group of 2\n"
+    );
+    world.ok("bob", &["send", "room", "hi"]);
+    world.register(&["carol"]);
+    world.ok("alice", &["invite", "room", "carol"]);
+    let mut command = world.command("carol", &["recv"]);
+    let output = command.env_remove("LARDER_INVITATIONS").output().unwrap();
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("alice invites you")
+    );
+    assert_eq!(world.run("bob", &["--invitations", "maybe", "recv"]).code, 2);
+}
