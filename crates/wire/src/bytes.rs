@@ -142,6 +142,7 @@ bounded_bytes! {
 #[cfg(feature = "openapi")]
 mod openapi {
     use super::{Base64Url, GroupId, KeyPackageRef, StateMark};
+    use crate::blobs::BlobId;
     use crate::names::{DeviceId, UserName};
 
     macro_rules! string_schema {
@@ -163,6 +164,7 @@ mod openapi {
         Base64Url: "Bytes as base64url without padding (RFC 4648 §5)", "^[A-Za-z0-9_-]*$";
         KeyPackageRef: "KeyPackageRef (RFC 9420 §5.2) as base64url without padding", "^[A-Za-z0-9_-]{1,86}$";
         GroupId: "MLS group id as base64url without padding, 1 to 64 bytes", "^[A-Za-z0-9_-]{1,86}$";
+        BlobId: "Names a blob: 32 random bytes as base64url without padding", "^[A-Za-z0-9_-]{43}$";
         StateMark: "Stands for a device's state: 16 random bytes as base64url without padding", "^[A-Za-z0-9_-]{1,22}$";
         UserName: "1 to 64 of a-z 0-9 . _ -, starting with a letter", "^[a-z][a-z0-9._-]{0,63}$";
         DeviceId: "1 to 64 of a-z 0-9 -", "^[a-z0-9-]{1,64}$";

@@ -20,12 +20,16 @@ use crate::record::Record;
 use crate::shutdown::Shutdown;
 
 const DATABASE: &str = "server.db";
+/// Bytes of a MiB.
+const MIB: u64 = 1024 * 1024;
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let mut config = Config::new(PathBuf::new());
     config.server_name = options.server_name;
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
+    config.blobs.bytes_max = options.attachment_mib * MIB;
+    config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }

@@ -6,7 +6,7 @@ use tokio_postgres::NoTls;
 
 use super::harness::{NOW, Opened, deliver, group, recorded, with_key_package};
 use crate::store::postgres::translated;
-use crate::store::{AcceptedKind, NewAccepted, NewInboxRow, Reservation, StoreLocation};
+use crate::store::{AcceptedKind, NewAccepted, NewBlob, NewInboxRow, Reservation, StoreLocation};
 
 /// The sweep of ratchet trees, which looks at all of them twice a minute, and a table of one row.
 const NOT_OF_A_REQUEST: [&str; 2] = ["DELETE FROM ratchet_trees WHERE NOT EXISTS", "FROM server"];
@@ -155,6 +155,34 @@ async fn exercise(opened: &Opened) {
         })
         .await
         .unwrap();
+    // Blobs.
+    opened
+        .store
+        .write(move |tx| {
+            let name = larder_wire::BlobId::from_bytes([1; 32]);
+            let (later, user) = (NOW.plus(9), alice.user_key);
+            tx.blob_of_key(alice.key, "key")?;
+            let blob = tx.insert_blob(&NewBlob {
+                name: &name,
+                user,
+                device: alice.key,
+                idempotency_key: "key",
+                size: 4,
+                expires_at: later,
+            })?;
+            assert!(tx.append_to_blob(blob, 0, b"part", (NOW, later))?);
+            assert!(tx.complete_blob(blob, b"hash", (NOW, later))?);
+            assert!(tx.blob(&name, NOW)?.is_some());
+            assert!(tx.blob_part(blob, 0)?.is_some());
+            assert_eq!(tx.blob_bytes_of_user(user)?, 4);
+            tx.blob_rate_memory(user)?;
+            tx.remember_blob(user, later)?;
+            tx.end_blob(blob)?;
+            assert_eq!(tx.sweep_blobs(NOW, (9, 9))?, 2);
+            Ok(())
+        })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -191,7 +219,8 @@ async fn on_sqlite_every_statement_finds_its_rows_by_an_index() {
 /// What the sweeper runs to find at most so many rows that are due. For a small table PostgreSQL may well prefer to read
 /// it whole.
 fn of_the_sweeper(sql: &str) -> bool {
-    sql.contains("LIMIT ?2") && !sql.contains("DELETE FROM challenges WHERE device_id")
+    (sql.contains("LIMIT ?2") || sql.contains("expires_at = 0 "))
+        && !sql.contains("DELETE FROM challenges WHERE device_id")
 }
 
 /// Tables as they are after a while: many devices, of whose KeyPackages a few are reserved and most are tombstones.
@@ -225,6 +254,10 @@ const FILL: &str = "
     INSERT INTO blocks SELECT d.user_id, s.n::text FROM spread s JOIN devices d ON d.id = s.device;
     INSERT INTO accepted SELECT hash, 1, n % 3, 1, device, hash, n FROM spread;
     INSERT INTO ratchet_trees SELECT hash, 1, hash FROM spread;
+    INSERT INTO blobs (name, user_id, device_id, idempotency_key, size, stored, sha256, expires_at)
+        SELECT s.hash, d.user_id, s.device, s.n::text, 1, 1, s.hash, s.n FROM spread s JOIN devices d ON d.id = s.device;
+    INSERT INTO blob_parts SELECT id, 0, name FROM blobs;
+    INSERT INTO blob_rates SELECT id, id FROM users ON CONFLICT DO NOTHING;
     INSERT INTO bodies (body) SELECT hash FROM spread;
     INSERT INTO inbox SELECT device, n, n % 6, hash, 1, (SELECT min(id) FROM bodies) + n - 1, n FROM spread;
     ANALYZE";
