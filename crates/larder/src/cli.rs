@@ -282,8 +282,8 @@ pub(crate) struct Serve {
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) user_devices: u32,
-    /// How large a file that members of a group send each other may be once it is encrypted, in MiB; 0 for no files
-    #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=256))]
+    /// How large a file that members of a group send each other may be, in MiB; 0 for no files
+    #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=64))]
     pub(crate) attachment_mib: u64,
     /// How much of such files is kept for each user, in MiB
     #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u64).range(0..=1_048_576))]

@@ -69,8 +69,10 @@ impl Default for ServerLimits {
     }
 }
 
-/// One blob, in bytes: 16 MiB.
-const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The largest file, in bytes: 16 MiB.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What encryption adds to a file, in bytes, and some more.
+const ENCRYPTION_BYTES: u64 = 1024;
 /// Blobs of one user, in bytes: 512 MiB.
 const USER_BLOB_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Blobs that one user stores: 64 at once, then one in a minute.
@@ -92,10 +94,20 @@ pub struct BlobLimits {
     pub retention_seconds: u64,
 }
 
+impl BlobLimits {
+    /// How large one blob may be so that a file of so many bytes can be sent; none for files of 0 bytes.
+    pub fn for_files_of(bytes: u64) -> u64 {
+        match bytes {
+            0 => 0,
+            bytes => bytes.saturating_add(ENCRYPTION_BYTES),
+        }
+    }
+}
+
 impl Default for BlobLimits {
     fn default() -> Self {
         Self {
-            bytes_max: BLOB_BYTES_MAX,
+            bytes_max: Self::for_files_of(FILE_BYTES_MAX),
             user_bytes_max: USER_BLOB_BYTES_MAX,
             rate: BLOB_RATE,
             retention_seconds: BLOB_RETENTION_SECONDS,

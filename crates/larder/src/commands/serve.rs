@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Config, Metrics, Service, StoreLocation, check_group_suites};
+use larder_server::{BlobLimits, Config, Metrics, Service, StoreLocation, check_group_suites};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -28,7 +28,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     config.server_name = options.server_name;
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
-    config.blobs.bytes_max = options.attachment_mib * MIB;
+    config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
     config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
