@@ -16,6 +16,7 @@ mod clock;
 mod commands;
 mod demo;
 mod failure;
+mod files;
 mod follow;
 mod logging;
 mod migration;

@@ -63,13 +63,22 @@ impl Entry {
                 _,
             ) => Author::Event,
         };
+        let text = match message.kind {
+            MessageKind::Attachment => format!("(file) {}", message.text),
+            MessageKind::Text
+            | MessageKind::Joined
+            | MessageKind::Added
+            | MessageKind::Removed
+            | MessageKind::Left
+            | MessageKind::Notice => message.text,
+        };
         Self {
             row: message.row,
             author,
             status: message.status,
             minute,
             day,
-            text: message.text,
+            text,
             wrapped: None,
         }
     }
