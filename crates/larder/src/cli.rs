@@ -28,7 +28,7 @@ Exit codes:
   3  refused: by the server, or by the state of things (a name is taken, a user
      cannot be invited, a port is in use)
   4  the server cannot be reached; a message to send is kept and sent later
-  5  not registered, or no such group
+  5  not registered, or no such group or file
   6  the profile or the database is in use by another process
   7  the profile cannot be unlocked: the passphrase is wrong or was not given,
      or the keychain does not have it or is locked
@@ -186,13 +186,27 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
-    /// Send a message
+    /// Send a message, or a file
     Send {
         /// The group
         group: String,
+        /// Send this file, before the text if there is one
+        #[arg(long, value_name = "FILE")]
+        attach: Option<PathBuf>,
         /// The text; several words are joined by spaces
-        #[arg(required = true, allow_negative_numbers = true)]
+        #[arg(required_unless_present = "attach", allow_negative_numbers = true)]
         text: Vec<String>,
+    },
+    /// Save a file that was sent. One that is there is not touched: the new one gets a number
+    Save {
+        /// The number of its message
+        row: i64,
+        /// The directory to save it in (default: the present one)
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Another name than the sender's
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
     },
     /// Send the messages of a group again that have failed
     Retry {
@@ -311,6 +325,12 @@ pub(crate) struct Serve {
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) user_devices: u32,
+    /// How large a file that members of a group send each other may be, in MiB; 0 for no files
+    #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=64))]
+    pub(crate) attachment_mib: u64,
+    /// How much of such files is kept for each user, in MiB
+    #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub(crate) user_attachments_mib: u64,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,

@@ -17,6 +17,7 @@ mod commands;
 mod demo;
 mod descriptors;
 mod failure;
+mod files;
 mod follow;
 mod logging;
 mod migration;

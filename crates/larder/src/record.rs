@@ -145,6 +145,8 @@ pub(crate) enum Record {
         id: String,
         status: &'static str,
     },
+    /// A file was saved.
+    Saved { row: i64, file: String },
     /// Messages that had failed were sent again, or wait for the server.
     Retried {
         group: String,
@@ -542,6 +544,7 @@ impl Record {
                 "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
             }
             Self::Sent { status, .. } => (*status).to_owned(),
+            Self::Saved { file, .. } => format!("saved {}", plain(file)),
             Self::Retried { messages: 0, .. } => "no message has failed".to_owned(),
             Self::Retried { messages, status, .. } => {
                 let noun = if *messages == 1 { "message" } else { "messages" };
@@ -565,6 +568,9 @@ impl Record {
                     .map(|group| group_label(group_name.as_deref(), group));
                 let line = match (label, sender) {
                     (Some(group), Some(sender)) if *kind == "text" => format!("#{group} <{sender}> {text}"),
+                    (Some(group), Some(sender)) if *kind == "attachment" => {
+                        format!("#{group} <{sender}> (file) {text}: larder save {row}")
+                    }
                     (Some(group), _) => format!("#{group} * {text}"),
                     (None, _) => format!("* {text}"),
                 };

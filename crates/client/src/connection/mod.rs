@@ -1,5 +1,6 @@
 //! The asynchronous shell.
 
+mod attachments;
 mod audit;
 mod blocks;
 mod devices;

@@ -1,5 +1,6 @@
 //! `send` and `recv`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::{Context, group_name};
 use crate::failure::Exit;
+use crate::files::Outgoing;
 use crate::follow::{self, Connection};
 use crate::output::Output;
 use crate::record::{Record, Shown};
@@ -17,13 +19,36 @@ use crate::shutdown::Shutdown;
 /// Messages printed before they are marked as read. A crash in between shows them again.
 const PRINT_AT_ONCE: usize = 64;
 
-pub(super) async fn send(context: &Context<'_>, group: &str, text: &str) -> Result<ExitCode> {
+pub(super) async fn send(
+    context: &Context<'_>,
+    group: &str,
+    attach: Option<&Path>,
+    text: &str,
+) -> Result<ExitCode> {
+    let file = match attach {
+        Some(path) => Some(Outgoing::read(path).await?),
+        None => None,
+    };
     let (client, key) = context.open_group(group).await?;
-    let sent = client.send(&key, text).await?;
-    context
-        .output
-        .print(&[sent_record(&client, &key, &sent).await?])?;
-    Ok(exit_of(sent.status))
+    let mut status = SendStatus::Sent;
+    let has_file = file.is_some();
+    if let Some(file) = file {
+        let sent = file.send(&client, &key).await?;
+        context
+            .output
+            .print(&[sent_record(&client, &key, &sent).await?])?;
+        status = sent.status;
+    }
+    if !text.is_empty() || !has_file {
+        let sent = client.send(&key, text).await?;
+        context
+            .output
+            .print(&[sent_record(&client, &key, &sent).await?])?;
+        if status == SendStatus::Sent {
+            status = sent.status;
+        }
+    }
+    Ok(exit_of(status))
 }
 
 pub(super) async fn retry(context: &Context<'_>, group: &str) -> Result<ExitCode> {

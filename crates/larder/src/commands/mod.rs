@@ -5,6 +5,7 @@ mod admin;
 mod audit;
 mod bench;
 mod devices;
+mod files;
 mod groups;
 mod history;
 mod legacy;
@@ -71,7 +72,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,
-        Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,
+        Command::Send { group, attach, text } => {
+            messages::send(context, &group, attach.as_deref(), &text.join(" ")).await
+        }
+        Command::Save { row, to, name } => files::save(context, row, to.as_deref(), name.as_deref()).await,
         Command::Retry { group } => messages::retry(context, &group).await,
         Command::Recv { follow: true, .. } => messages::follow(context).await,
         Command::Recv { wait, .. } => messages::receive(context, wait).await,

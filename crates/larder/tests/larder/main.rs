@@ -15,6 +15,7 @@ mod demo;
 mod devices;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
+mod files;
 mod history;
 mod invitations;
 mod legacy;
