@@ -1,6 +1,7 @@
 //! The asynchronous shell.
 
 mod audit;
+mod backup;
 mod blocks;
 mod devices;
 mod encryption;
@@ -26,7 +27,7 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, Core, Handle};
+use crate::core::{self, Core, Handle, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
 use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
@@ -82,6 +83,15 @@ impl MlsConnection {
         let (connection, anonymous) = Self::begin(options, server, user).await?;
         connection.finish_registration(&anonymous).await?;
         Ok(connection)
+    }
+
+    /// Whether there is a server at `server` with which this program can have an account. Needs no profile.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::InvalidServer`], [`Error::UnsupportedSuites`].
+    pub async fn check_server(server: &str) -> Result<(), Error> {
+        let (anonymous, _) = Anonymous::new(server)?;
+        Suites::of_server(&anonymous.info().await?).require_one()
     }
 
     /// Opens the profile of a registered account. Needs no network.

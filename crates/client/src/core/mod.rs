@@ -2,6 +2,7 @@
 
 mod actor;
 mod audit;
+mod backup;
 mod chain;
 mod commits;
 mod devices;
@@ -34,6 +35,7 @@ mod welcome;
 
 pub(crate) use actor::Handle;
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
+pub(crate) use backup::import;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
     device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,
