@@ -116,16 +116,16 @@ pub(crate) enum Command {
     Admin(AdminCommand),
     /// Create an account on a server, with this profile as its device
     Register {
-        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter
-        user: UserName,
+        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter; asked for on a terminal
+        user: Option<UserName>,
         /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
         #[arg(long)]
         no_encryption: bool,
     },
     /// Make this profile a further device of a user: show a code, and wait until a device that they have authorizes it
     Link {
-        /// The user, who has an account
-        user: UserName,
+        /// The user, who has an account; asked for on a terminal
+        user: Option<UserName>,
         /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
         #[arg(long)]
         no_encryption: bool,

@@ -3,27 +3,42 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, MlsConnection, UserName};
+use larder_client::{Error, MlsConnection, ProblemType, UserName};
 
-use super::Context;
+use super::{Context, guide};
 use crate::cli::DEFAULT_SERVER;
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
 
-pub(super) async fn register(context: &Context<'_>, user: UserName, no_encryption: bool) -> Result<ExitCode> {
+pub(super) async fn register(
+    context: &Context<'_>,
+    user: Option<UserName>,
+    no_encryption: bool,
+) -> Result<ExitCode> {
+    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
+    guide::require_server(server).await?;
+    let mut user = guide::user_name(context, user)?;
+    guide::before(
+        context,
+        &format!(
+            "{user} will be registered at {server}, and the profile {} is the first device",
+            context.global.profile
+        ),
+    )?;
     let key = context.sources().of_new(no_encryption)?;
     let encrypted = key.is_some();
-    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
-    let client = match MlsConnection::register(context.options(key), server, user).await {
-        Err(Error::Refused(problem)) if problem.problem_type == larder_client::ProblemType::NameTaken => {
-            return Err(Failure::new(
-                Exit::Refused,
-                problem.problem_type.code(),
-                "that name is taken; choose another",
-            )
-            .into());
+    let client = loop {
+        match MlsConnection::register(context.options(key.clone()), server, user.clone()).await {
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NameTaken => {
+                let refused = Failure::new(
+                    Exit::Refused,
+                    problem.problem_type.code(),
+                    "that name is taken; choose another",
+                );
+                user = guide::another_name(context, &user)?.ok_or(refused)?;
+            }
+            registered => break registered?,
         }
-        registered => registered?,
     };
     // Without KeyPackages nobody can invite this device.
     let refreshed = client.refresh_key_packages().await?;
@@ -36,6 +51,18 @@ pub(super) async fn register(context: &Context<'_>, user: UserName, no_encryptio
         pool_available: refreshed.health.available,
         encrypted,
     }])?;
+    guide::next(
+        context,
+        &[
+            ("group create NAME", "makes a group"),
+            (
+                "invite NAME USER",
+                "adds somebody to it, whether they are there or not",
+            ),
+            ("chat NAME", "writes to it, and shows what others write"),
+            ("recv", "tells who has invited you"),
+        ],
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,7 @@ mod audit;
 mod bench;
 mod devices;
 mod groups;
+mod guide;
 mod history;
 mod legacy;
 mod messages;
