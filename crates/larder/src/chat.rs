@@ -9,7 +9,7 @@ use larder_client::{GroupKey, MlsConnection, SendStatus, UserName};
 use rustyline::error::ReadlineError;
 use tokio::sync::{Notify, mpsc};
 
-use crate::commands::{Context, group_name, invite, members, pool_records, sent_record};
+use crate::commands::{Context, Reading, group_name, invite, members, pool_records, sent_record};
 use crate::failure::{Exit, Failure};
 use crate::follow::{Connection, follow};
 use crate::output::Output;
@@ -108,7 +108,7 @@ async fn converse(
         }
         Ok(())
     };
-    let incoming = follow(client, output, &nudge, quit.notified(), tell);
+    let incoming = follow(client, output, Reading::default(), &nudge, quit.notified(), tell);
     let typed = async {
         let mut ended = Ended::default();
         loop {

@@ -124,6 +124,9 @@ pub(crate) enum Record {
         group_name: String,
         id: String,
         status: &'static str,
+        /// It was not to be sent now.
+        #[serde(skip)]
+        offline: bool,
     },
     /// Messages that had failed were sent again, or wait for the server.
     Retried {
@@ -460,6 +463,7 @@ impl Record {
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group } => format!("you are leaving #{}", label(group)),
+            Self::Sent { offline: true, .. } => "pending: the message is kept and will be sent".to_owned(),
             Self::Sent { status, .. } if *status == "pending" => {
                 "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
             }

@@ -9,13 +9,15 @@ mod groups;
 mod guide;
 mod history;
 mod legacy;
-mod messages;
 mod passphrase;
 mod pool;
+mod receive;
 mod requests;
+mod send;
 mod serve;
 
-pub(crate) use messages::{print_unread, sent_record};
+pub(crate) use receive::Reading;
+pub(crate) use send::sent_record;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,10 +67,9 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,
-        Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,
-        Command::Retry { group } => messages::retry(context, &group).await,
-        Command::Recv { follow: true, .. } => messages::follow(context).await,
-        Command::Recv { wait, .. } => messages::receive(context, wait).await,
+        Command::Send(options) => send::send(context, options).await,
+        Command::Retry { group } => send::retry(context, &group).await,
+        Command::Recv(options) => receive::receive(context, options).await,
         Command::History { group, limit, before } => history::history(context, &group, before, limit).await,
         Command::Search { text, group, limit } => {
             history::search(context, &text.join(" "), group.as_deref(), limit).await
@@ -160,10 +161,7 @@ impl Context<'_> {
         let key = match client.resolve_group(group).await {
             Err(Error::UnknownGroup) => {
                 client.sync().await?;
-                client
-                    .resolve_group(group)
-                    .await
-                    .map_err(|error| unknown_group(error, "group", group))?
+                resolve(&client, group).await?
             }
             found => found?,
         };
@@ -197,6 +195,12 @@ fn unknown_group(error: Error, what: &str, group: &str) -> anyhow::Error {
         .into(),
         other => other.into(),
     }
+}
+
+/// Finds a group that is known.
+async fn resolve(client: &MlsConnection, group: &str) -> Result<GroupKey> {
+    let found = client.resolve_group(group).await;
+    found.map_err(|error| unknown_group(error, "group", group))
 }
 
 /// What is known of one group.

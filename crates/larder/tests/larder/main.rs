@@ -21,6 +21,7 @@ mod pool;
 mod requests;
 #[cfg(unix)]
 mod screen;
+mod scripting;
 mod secrets;
 mod suites;
 mod support;
