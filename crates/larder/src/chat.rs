@@ -79,7 +79,7 @@ async fn on_screen(context: &Context<'_>, group: Option<&str>) -> Result<ExitCod
         }
         None => (context.open().await?, None),
     };
-    tui::chat(client, group, tui::Settings::default()).await?;
+    tui::chat(client, group, context.settings.clone()).await?;
     Ok(ExitCode::SUCCESS)
 }
 

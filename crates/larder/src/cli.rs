@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use larder_client::Invitations;
 use larder_wire::{UserName, parse_suite};
 
@@ -13,7 +14,7 @@ use crate::profile::ProfileName;
 /// Where `register` looks for a server, and where `serve` listens.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:4000";
 
-const AFTER_HELP: &str = "\
+pub(crate) const AFTER_HELP: &str = "\
 GROUP is a group's name, or the beginning (4 characters or more) of its id.
 
 Output:
@@ -34,7 +35,10 @@ Exit codes:
 
 Files:
   $XDG_DATA_HOME/larder (~/.local/share/larder), or the directory --home names:
-  profiles/NAME for each profile, server/ for the server's database.";
+  profiles/NAME for each profile, server/ for the server's database.
+  $XDG_CONFIG_HOME/larder/config.toml (~/.config/larder/config.toml), or
+  config.toml in the directory --home names, or the file --config names:
+  what is not said otherwise. `larder config` prints one that changes nothing.";
 
 /// End-to-end encrypted group chat in which an invitation does not fail.
 #[derive(Debug, Parser)]
@@ -67,6 +71,9 @@ pub(crate) struct Global {
     /// Keep everything in this directory
     #[arg(long, global = true, env = "LARDER_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
+    /// Read this configuration file
+    #[arg(long, global = true, env = "LARDER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Take the passphrase from the first line that this command prints; it is run by `sh -c`
     #[arg(long, global = true, env = "LARDER_PASSPHRASE_COMMAND", value_name = "CMD")]
     pub(crate) passphrase_command: Option<String>,
@@ -241,11 +248,43 @@ pub(crate) enum Command {
         #[arg(long)]
         plain: bool,
     },
+    /// Print a configuration file that changes nothing: every key, with what holds without it
+    Config {
+        /// Print where the configuration file is looked for instead
+        #[arg(long)]
+        path: bool,
+    },
+    /// Print a script that makes a shell complete what is typed after `larder`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print a page of the manual
+    Man {
+        /// The command whose page it is; none: that of `larder`
+        #[arg(conflicts_with = "dir")]
+        command: Vec<String>,
+        /// Write every page instead, into `man1` and `man5` in this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of what is printed with --json
+    Schema,
     /// Measure how this program does on this machine
     #[command(subcommand, hide = true)]
     Bench(BenchCommand),
     /// Show all of it: a server and three accounts on this machine, gone again at the end
     Demo,
+}
+
+impl Command {
+    /// Whether what it does depends on the configuration.
+    pub(crate) fn is_configured(&self) -> bool {
+        !matches!(
+            self,
+            Self::Config { .. } | Self::Completions { .. } | Self::Man { .. } | Self::Schema
+        )
+    }
 }
 
 /// `larder send`.
@@ -314,7 +353,17 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
     /// Let clients say themselves which KeyPackages they have spent, because another service delivers their Commits
-    #[arg(long)]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "true|false",
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true,
+        action = ArgAction::Set
+    )]
     pub(crate) external_delivery: bool,
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use larder_client::{NextAction, UnixSeconds};
+use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -13,7 +14,7 @@ use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
 
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Record {
     /// The server accepts connections.
@@ -35,7 +36,7 @@ pub(crate) enum Record {
     },
     /// A new device waits to be let in.
     LinkCode { code: String, fingerprint: String },
-    /// It was.
+    /// The new device was let in.
     Linked {
         user: String,
         device_id: String,
@@ -45,7 +46,7 @@ pub(crate) enum Record {
         pool_available: u32,
         encrypted: bool,
     },
-    /// A new device was let in.
+    /// This device let a new one in.
     DeviceAuthorized { device_id: String, fingerprint: String },
     /// A device of this user.
     Device {
@@ -161,6 +162,7 @@ pub(crate) enum Record {
         last_resort_replaced: bool,
         /// The first is that of new groups.
         #[serde(serialize_with = "first_and_all", flatten)]
+        #[schemars(with = "FirstAndAll")]
         pools: Vec<Pool>,
     },
     /// What somebody who adds this device would get.
@@ -232,6 +234,12 @@ pub(crate) enum Record {
     },
     /// The outcome of a migration of an older pool.
     LegacyMigration(Migration),
+    /// Something that goes into a file: a configuration, a script, a page of the manual.
+    Document { name: String, text: String },
+    /// A file was written.
+    Written { file: String },
+    /// Where the configuration is looked for.
+    ConfigPath { path: String, exists: bool },
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
 }
@@ -246,7 +254,7 @@ pub(crate) enum Shown {
 }
 
 /// A user who was not added, and why.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct NotAdded {
     pub(crate) user: String,
     pub(crate) code: &'static str,
@@ -257,7 +265,7 @@ pub(crate) struct NotAdded {
 }
 
 /// Counts of a pool.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Pool {
     /// Only where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -279,8 +287,9 @@ pub(crate) struct Pool {
     pub(crate) last_resort: &'static str,
     pub(crate) last_resort_created_at: Option<u64>,
     pub(crate) quarantined: u32,
-    /// `none` or `refresh`.
+    /// `none`, `refresh`, or `wait` when the hard cap leaves no room.
     #[serde(serialize_with = "next_action")]
+    #[schemars(with = "&'static str")]
     pub(crate) next_action: NextAction,
 }
 
@@ -621,6 +630,9 @@ impl Record {
                 line
             }
             Self::LegacyMigration(migration) => migration.line(),
+            Self::Document { text, .. } => text.trim_end_matches('\n').to_owned(),
+            Self::Written { file } => plain(file).into_owned(),
+            Self::ConfigPath { path, .. } => plain(path).into_owned(),
             Self::Note { text } => text.clone(),
         }
     }
@@ -679,6 +691,18 @@ fn next_action<S: Serializer>(next_action: &NextAction, serializer: S) -> Result
 
 fn is_stocked(stocked: &bool) -> bool {
     *stocked
+}
+
+/// What [`first_and_all`] writes.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "the schema describes it")]
+struct FirstAndAll {
+    /// The pool of the ciphersuite that new groups have.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    pool: Option<Pool>,
+    /// All of them, where there are several ciphersuites.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    pools: Option<Vec<Pool>>,
 }
 
 /// `pool` is the first, as it is where there is only one; `pools` are all, where there are several.

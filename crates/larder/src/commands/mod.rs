@@ -5,6 +5,7 @@ mod admin;
 mod audit;
 mod bench;
 mod devices;
+mod documents;
 mod groups;
 mod guide;
 mod history;
@@ -26,20 +27,23 @@ use anyhow::Result;
 use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
 
 use crate::cli::{BenchCommand, Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
+use crate::config::Configuration;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::passphrase::Sources;
 use crate::profile::Home;
+use crate::tui::Settings;
 use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
 pub(crate) use pool::{pool_records, quarantined_record};
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
-pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
+pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output) -> Result<ExitCode> {
     let context = Context {
         home: Home::resolve(cli.global.home.clone())?,
         global: cli.global,
+        settings: configuration.chat,
         output,
     };
     let context = &context;
@@ -86,6 +90,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             legacy::migrate(context, from, apply).await
         }
         Command::Chat { group, plain } => chat::chat(context, group.as_deref(), plain).await,
+        Command::Config { path } => documents::config(context, path),
+        Command::Completions { shell } => documents::completions(context, shell),
+        Command::Man { command, dir } => documents::man(context, &command, dir.as_deref()),
+        Command::Schema => documents::schema(context),
         Command::Bench(BenchCommand::Chat) => bench::chat(output),
         Command::Demo => demo::demo(output).await,
     }
@@ -95,6 +103,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
 pub(crate) struct Context<'a> {
     pub(crate) home: Home,
     pub(crate) global: Global,
+    /// How the chat is to be.
+    pub(crate) settings: Settings,
     pub(crate) output: &'a Output,
 }
 

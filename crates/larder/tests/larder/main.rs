@@ -8,11 +8,15 @@
 )]
 
 mod admin;
+#[cfg(unix)]
+mod configuration;
 mod conversation;
 mod crashes;
 mod demo;
 #[cfg(unix)]
 mod devices;
+#[cfg(unix)]
+mod documents;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
 mod history;
