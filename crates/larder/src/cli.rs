@@ -4,11 +4,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use age::x25519::Recipient;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use larder_client::Invitations;
 use larder_wire::{UserName, parse_suite};
 
+use crate::passphrase::OfBackup;
 use crate::profile::ProfileName;
 
 /// Where `register` looks for a server, and where `serve` listens.
@@ -248,6 +250,11 @@ pub(crate) enum Command {
         #[arg(long)]
         plain: bool,
     },
+    /// Write all that is in the profile to a new file, encrypted with a passphrase or for a recipient
+    Export(Export),
+    /// Make a profile of such a file. It takes the place of the one that the file was made from, which must not be used any
+    /// more
+    Import(Import),
     /// Print a configuration file that changes nothing: every key, with what holds without it
     Config {
         /// Print where the configuration file is looked for instead
@@ -335,6 +342,42 @@ pub(crate) struct Recv {
     /// Print so many at most, and then end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+}
+
+/// `larder export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The file, which must not exist yet
+    pub(crate) file: PathBuf,
+    /// Encrypt for whoever has the identity to this, as `age-keygen` makes them, and not with a passphrase; may be repeated
+    #[arg(
+        long = "recipient",
+        value_name = "AGE1…",
+        value_parser = recipient,
+        conflicts_with_all = ["backup_passphrase_command", "backup_passphrase_fd"]
+    )]
+    pub(crate) recipients: Vec<Recipient>,
+    #[command(flatten)]
+    pub(crate) passphrase: OfBackup,
+}
+
+/// `larder import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// The file with the identity that the backup was made for
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["backup_passphrase_command", "backup_passphrase_fd"]
+    )]
+    pub(crate) identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: OfBackup,
+    /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
 }
 
 /// `larder serve`.
@@ -511,6 +554,10 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         apply: bool,
     },
+}
+
+fn recipient(text: &str) -> Result<Recipient, &'static str> {
+    text.parse()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless; `schema` and `manual` describe it.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
 //!   unlocks them, `clock` tells the time.
+//! * `backup` reads and writes encrypted copies of a profile.
 //! * `config` is what a person has written down once instead of typing it each time.
 //!
 //! # Architecture invariant
@@ -11,6 +12,7 @@
 //! This crate alone has a terminal, a real clock, jitter and `anyhow`. Absent here: MLS, SQL and HTTP; whatever is said
 //! to a server is said by `larder-client`.
 
+mod backup;
 mod chat;
 mod cli;
 mod clock;

@@ -207,6 +207,16 @@ pub(crate) enum Record {
         groups: u64,
         findings: u64,
     },
+    /// A backup of the profile was written.
+    Exported { file: String, user: String },
+    /// A profile was made of a backup.
+    Imported {
+        user: String,
+        device_id: String,
+        server: String,
+        profile: String,
+        encrypted: bool,
+    },
     /// A server's database was copied.
     BackedUp { file: String },
     /// A restored store is safe to be served.
@@ -595,6 +605,24 @@ impl Record {
                 };
                 format!("{found}; checked {devices} devices, {key_packages} KeyPackages, {groups} groups")
             }
+            Self::Exported { file, user } => {
+                format!(
+                    "exported {user} to {}: whoever can open it can read all and be {user}",
+                    plain(file)
+                )
+            }
+            Self::Imported {
+                user,
+                server,
+                profile,
+                encrypted,
+                ..
+            } => format!(
+                "imported {user} at {} (profile {profile}). It takes the place of the one that the backup was made from, which \
+                 must not be used any more\nnext: larder recv  # rejoins the groups, and fetches what has come since{}",
+                plain(server),
+                warning(*encrypted)
+            ),
             Self::BackedUp { file } => format!("backed up to {}", plain(file)),
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")

@@ -3,6 +3,7 @@
 mod account;
 mod admin;
 mod audit;
+mod backup;
 mod bench;
 mod devices;
 mod documents;
@@ -90,6 +91,8 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
             legacy::migrate(context, from, apply).await
         }
         Command::Chat { group, plain } => chat::chat(context, group.as_deref(), plain).await,
+        Command::Export(options) => backup::export(context, options).await,
+        Command::Import(options) => backup::import(context, &options),
         Command::Config { path } => documents::config(context, path),
         Command::Completions { shell } => documents::completions(context, shell),
         Command::Man { command, dir } => documents::man(context, &command, dir.as_deref()),

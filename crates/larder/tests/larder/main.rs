@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod backups;
 #[cfg(unix)]
 mod configuration;
 mod conversation;
