@@ -23,6 +23,8 @@ mod encryption;
 mod history;
 mod legacy;
 mod pool;
+#[cfg(feature = "sqlcipher")]
+mod readme;
 mod requests;
 #[cfg(unix)]
 mod screen;
