@@ -111,6 +111,18 @@ pub enum Error {
         /// The device.
         device: DeviceId,
     },
+    /// This user was verified, and has other keys now.
+    #[error("the keys of {user} are not those that you have verified")]
+    VerificationChanged {
+        /// The user.
+        user: UserName,
+    },
+    /// No device of the user is known, or none that is theirs.
+    #[error("no device of {0} is known")]
+    UnknownUser(UserName),
+    /// It makes no sense with this user itself.
+    #[error("that is you")]
+    Oneself,
     /// More users than one request may name were to be added all or not at all.
     #[error("at most 64 users can be added all or not at all")]
     TooManyUsers,
@@ -262,6 +274,9 @@ impl Error {
             Self::InvalidKeyPackage { .. } => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
             Self::UnauthorizedDevice { .. } => "unauthorized-device",
+            Self::VerificationChanged { .. } => "verification-changed",
+            Self::UnknownUser(_) => "unknown-user",
+            Self::Oneself => "oneself",
             Self::TooManyUsers => "too-many-users",
             Self::InvalidLinkCode => "invalid-link-code",
             Self::LinkCodeOfAnother { .. } => "link-code-of-another",

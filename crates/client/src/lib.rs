@@ -22,6 +22,7 @@ mod core;
 mod error;
 mod transport;
 mod types;
+mod verification;
 
 pub use audited::{AuditFlaw, Audited};
 pub use connection::{Linking, MlsConnection};
@@ -32,9 +33,10 @@ pub use larder_pool::{
     LastResortHealth, NextAction, PassphraseError, PoolHealth, QuarantineReason, Quarantined, RAW_KEY_BYTES,
     StoreKey, zeroize,
 };
-pub use larder_wire::{AuditRow, AuditTransition, DeviceId, Problem, ProblemType, UserName};
+pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
     Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invitations,
     Invited, Me, Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus,
     SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
 };
+pub use verification::{SafetyDevice, SafetyNumber, Verification};

@@ -7,6 +7,7 @@ use larder_pool::{PoolHealth, StoreKey};
 use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName, suite_name};
 
 use crate::error::KeyPackageFlaw;
+use crate::verification::Verification;
 
 /// Tells the time. Only the application reads a real clock.
 pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
@@ -206,6 +207,8 @@ pub struct Member {
     pub signature_key_fingerprint: String,
     /// Whether it is this device.
     pub is_me: bool,
+    /// Whether the user is verified, and this leaf with them.
+    pub verification: Verification,
 }
 
 /// A device that a user has or had.
@@ -284,6 +287,8 @@ pub enum NotAdded {
         /// The device.
         device: DeviceId,
     },
+    /// The user was verified, and has other keys now.
+    VerificationChanged,
     /// The directory handed out a KeyPackage of a device that no other device of the user has authorized, or that the user
     /// has removed.
     Unauthorized {
@@ -304,6 +309,7 @@ impl NotAdded {
             | Self::Incompatible { .. }
             | Self::InvalidKeyPackage(_)
             | Self::KeyChanged { .. }
+            | Self::VerificationChanged
             | Self::Unauthorized { .. } => None,
         }
     }
@@ -319,6 +325,7 @@ impl NotAdded {
             Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
             Self::KeyChanged { .. } => "key-changed",
+            Self::VerificationChanged => "verification-changed",
             Self::Unauthorized { .. } => "unauthorized-device",
         }
     }
@@ -352,6 +359,7 @@ impl fmt::Display for NotAdded {
                     "the signature key of device {device} is not the one known before"
                 )
             }
+            Self::VerificationChanged => f.write_str("has other keys than those that you have verified"),
             Self::Unauthorized { device } => {
                 write!(f, "no other device of theirs has authorized device {device}")
             }

@@ -9,7 +9,7 @@
 
 mod support;
 
-use larder_client::{Error, GroupState, NotAdded, ProblemType, UserName};
+use larder_client::{Error, GroupState, NotAdded, ProblemType, UserName, Verification};
 use larder_wire::LinkCode;
 use support::{Client, TestServer, catch_up, user};
 
@@ -152,7 +152,7 @@ async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_aw
     let refused = lost.send(&group, "still here").await;
     assert!(refused.is_err() || lost.sync().await.is_err(), "{refused:?}");
     match lost.sync().await {
-        Err(Error::Refused(problem)) => assert_eq!(problem.problem_type, ProblemType::Unauthenticated),
+        Err(Error::Refused(problem)) => assert_eq!(problem.problem_type, ProblemType::DeviceRemoved),
         other => panic!("{other:?}"),
     }
     assert_eq!(bob.sync().await.unwrap().committed, 1);
@@ -265,6 +265,40 @@ async fn r_c8_a_device_that_nobody_of_its_user_let_in_is_shown_loudly_in_a_group
             .collect::<Vec<_>>(),
         [true, false]
     );
+}
+
+#[tokio::test]
+async fn r_c8_nothing_is_said_to_a_device_that_nobody_of_a_verified_user_let_in_and_it_cannot_be_verified() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    bob.safety_number(&user("alice")).await.unwrap();
+    bob.set_verified(&user("alice"), true).await.unwrap();
+    let ghost = plant_ghost(&server, &alice).await;
+    ghost.sync().await.unwrap();
+    bob.sync().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            bob.verification(&user("alice")).await.unwrap(),
+            Verification::Changed
+        );
+        assert!(matches!(
+            bob.send(&group, "secret").await,
+            Err(Error::VerificationChanged { .. })
+        ));
+        // It is not in what the two compare, so looking at that lets it in no more than before.
+        let number = bob.safety_number(&user("alice")).await.unwrap();
+        assert_eq!(number.devices.len(), 1);
+        bob.set_verified(&user("alice"), true).await.unwrap();
+    }
+    bob.remove(&group, &user("alice")).await.unwrap();
+    assert_eq!(
+        bob.verification(&user("alice")).await.unwrap(),
+        Verification::Verified
+    );
+    bob.send(&group, "without it").await.unwrap();
+    assert!(!ghost.receive().await.contains(&"without it".to_owned()));
 }
 
 #[tokio::test]

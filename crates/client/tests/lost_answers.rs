@@ -8,9 +8,11 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::mpsc;
 
-use larder_client::{GroupState, MessageKind, MlsConnection, SendStatus};
+use larder_client::{GroupState, InviteCode, MessageKind, MlsConnection, SendStatus};
+use larder_wire::Registration;
 use support::{Action, Proxy, TestServer, assert_unreachable, catch_up, options, user};
 
 #[tokio::test]
@@ -30,6 +32,40 @@ async fn a_registration_whose_answer_was_lost_goes_on_with_the_same_keys() {
     assert!(requests.len() > 1);
     assert!(requests.iter().all(|request| request.body == requests[0].body));
     assert_eq!(alice.refresh_key_packages().await.unwrap().health.available, 32);
+}
+
+/// The code is used up by the request whose answer was lost, and no second one is needed.
+#[tokio::test]
+async fn a_registration_by_invitation_whose_answer_was_lost_needs_no_second_code() {
+    let mut server = TestServer::start().await;
+    server.restart_where_register(Registration::Invited).await;
+    let proxy = Proxy::start(&server.url);
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let register = async |directory: &Path, name: &str, code: &InviteCode| {
+        MlsConnection::register_invited(options(directory), &proxy.url, user(name), code.clone()).await
+    };
+    let without = MlsConnection::register(options(directory.path()), &proxy.url, user("alice")).await;
+    assert_eq!(without.unwrap_err().code(), "invitation-required");
+    let code = server.invitation().await;
+    proxy.cut_after("POST", "/v1/accounts");
+    assert_unreachable(register(directory.path(), "alice", &code).await);
+    proxy.forward();
+    let bob = register(elsewhere.path(), "bob", &code).await;
+    assert_eq!(bob.unwrap_err().code(), "invitation-required");
+    let alice = register(directory.path(), "alice", &code).await.unwrap();
+    assert_eq!(alice.refresh_key_packages().await.unwrap().health.available, 32);
+    drop(alice);
+
+    // Nor does it matter that nobody may register any more.
+    let code = server.invitation().await;
+    proxy.cut_after("POST", "/v1/accounts");
+    assert_unreachable(register(elsewhere.path(), "bob", &code).await);
+    server.restart_where_register(Registration::Closed).await;
+    proxy.forward();
+    register(elsewhere.path(), "bob", &code).await.unwrap();
+    let third = tempfile::tempdir().unwrap();
+    let carol = register(third.path(), "carol", &code).await;
+    assert_eq!(carol.unwrap_err().code(), "registration-closed");
 }
 
 #[tokio::test]

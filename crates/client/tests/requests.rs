@@ -8,20 +8,14 @@
 
 mod support;
 
-use larder_client::{Error, GroupKey, GroupState, GroupSummary};
+use larder_client::{Error, GroupKey, GroupState};
 use larder_wire::InboxKind;
-use support::{Client, Proxy, TestServer, catch_up, count_rows, flip_last, tamper_inbox, they_talk, user};
-
-async fn summary(client: &Client, group: &GroupKey) -> GroupSummary {
-    let groups = client.groups().await.unwrap();
-    groups
-        .into_iter()
-        .find(|known| known.id == *group)
-        .expect("known")
-}
+use support::{
+    Action, Client, Proxy, TestServer, catch_up, count_rows, flip_last, tamper_inbox, they_talk, user,
+};
 
 async fn is_request(client: &Client, group: &GroupKey) -> bool {
-    summary(client, group).await.request.is_some()
+    client.summary(group).await.request.is_some()
 }
 
 /// What was sent to groups: messages, proposals and Commits.
@@ -55,12 +49,14 @@ async fn nothing_is_sent_to_a_strangers_group_before_the_invitation_is_accepted(
     let (bob, proxy) = server.proxied("bob").await;
     let bob = bob.asked().await;
     let group = invited(&alice, &bob).await;
-    let request = summary(&bob, &group).await;
+    let request = bob.summary(&group).await;
     assert_eq!(
         (request.request, request.state, request.unread),
         (Some(user("alice")), GroupState::Active, 0)
     );
     assert_eq!(request.name.as_deref(), Some("lunch"));
+    assert!(bob.search("hello", None, 10).await.unwrap().is_empty());
+    assert_eq!(bob.search("hello", Some(&group), 10).await.unwrap().len(), 1);
 
     // It is told of once, and is not forgotten by a restart.
     assert_eq!(bob.told().await, ["alice invites you to a group of 2"]);
@@ -85,7 +81,7 @@ async fn nothing_is_sent_to_a_strangers_group_before_the_invitation_is_accepted(
     assert!(synced.rows > 0, "what arrives is taken over");
     assert_eq!((synced.updated, synced.committed), (0, 0));
     assert_eq!(sent(&proxy), 0);
-    assert_eq!(summary(&bob, &group).await.unread, 0);
+    assert_eq!(bob.summary(&group).await.unread, 0);
     assert!(
         bob.pool_health().await.unwrap().available == 32,
         "the pool is kept full"
@@ -127,7 +123,7 @@ async fn who_shares_an_accepted_group_does_not_ask_and_who_shares_a_request_does
     alice.invite(&second, &[user("mallory")]).await.unwrap();
     catch_up(&[&mallory, &bob]).await;
     let of_mallory = invited(&mallory, &bob).await;
-    assert_eq!(summary(&bob, &of_mallory).await.request, Some(user("mallory")));
+    assert_eq!(bob.summary(&of_mallory).await.request, Some(user("mallory")));
     // A group that was left is no acquaintance any more.
     bob.leave(&first).await.unwrap();
     bob.leave(&third).await.unwrap();
@@ -147,14 +143,14 @@ async fn declining_leaves_the_group_and_forgets_what_came_from_it() {
     let group = invited(&alice, &bob).await;
     bob.decline(&group).await.unwrap();
     bob.decline(&group).await.unwrap();
-    assert_eq!(summary(&bob, &group).await.state, GroupState::Leaving);
+    assert_eq!(bob.summary(&group).await.state, GroupState::Leaving);
     alice.send(&group, "are you there?").await.unwrap();
     bob.sync().await.unwrap();
     assert!(bob.history(&group, 10).await.unwrap().is_empty());
     assert!(bob.unread().await.unwrap().is_empty());
     catch_up(&[&alice, &bob]).await;
     assert_eq!(alice.users(&group).await, ["alice"]);
-    let left = summary(&bob, &group).await;
+    let left = bob.summary(&group).await;
     assert_eq!(
         (left.state, left.request, left.name),
         (GroupState::Left, None, None)
@@ -179,6 +175,24 @@ async fn declining_leaves_the_group_and_forgets_what_came_from_it() {
     assert!(!is_request(&bob, &group).await);
     assert!(bob.history(&group, 10).await.unwrap().is_empty());
     bob.stop_and_audit().await;
+}
+
+#[tokio::test]
+async fn what_is_declined_without_a_server_is_left_when_there_is_one() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let mut bob = bob.asked().await;
+    let group = invited(&alice, &bob).await;
+    proxy.rule(|_| Action::CutBefore);
+    bob.decline(&group).await.unwrap();
+    bob.restart().await;
+    assert_eq!(bob.summary(&group).await.state, GroupState::Leaving);
+    assert!(bob.history(&group, 10).await.unwrap().is_empty());
+    proxy.forward();
+    catch_up(&[&bob, &alice, &bob]).await;
+    assert_eq!(alice.users(&group).await, ["alice"]);
+    assert_eq!(bob.summary(&group).await.state, GroupState::Left);
 }
 
 #[tokio::test]
@@ -215,10 +229,10 @@ async fn a_request_that_was_lost_track_of_is_rejoined_only_when_it_is_accepted()
     proxy.forward();
     assert_eq!(bob.sync().await.unwrap().rejoined, 0);
     assert_eq!(sent(&proxy), 0);
-    assert_eq!(summary(&bob, &accepted).await.state, GroupState::NeedsRejoin);
+    assert_eq!(bob.summary(&accepted).await.state, GroupState::NeedsRejoin);
 
     bob.decline(&declined).await.unwrap();
-    assert_eq!(summary(&bob, &declined).await.state, GroupState::Left);
+    assert_eq!(bob.summary(&declined).await.state, GroupState::Left);
     bob.accept(&accepted).await.unwrap();
     assert_eq!(bob.sync().await.unwrap().rejoined, 1);
     carol.sync().await.unwrap();
@@ -247,7 +261,7 @@ async fn what_one_device_accepts_or_declines_the_others_of_its_user_learn() {
     catch_up(&[&alice, &one, &other, &alice, &other]).await;
     assert_eq!(alice.users(&left).await, ["alice"]);
     for device in [&one, &other] {
-        assert_eq!(summary(device, &left).await.state, GroupState::Left);
+        assert_eq!(device.summary(&left).await.state, GroupState::Left);
         assert!(device.history(&left, 10).await.unwrap().is_empty());
     }
     they_talk(&alice, &other, &kept).await;

@@ -309,6 +309,7 @@ async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_i
              ALTER TABLE peers DROP COLUMN standing;
              ALTER TABLE peers DROP COLUMN root;
              ALTER TABLE groups DROP COLUMN following;
+             DROP TABLE verified_keys;
              DROP INDEX messages_of_group;
              DROP INDEX messages_unsent;
              ALTER TABLE groups DROP COLUMN read_up_to;

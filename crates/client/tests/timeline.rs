@@ -10,19 +10,11 @@ mod support;
 
 use std::path::Path;
 
-use larder_client::{Error, GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus};
+use larder_client::{Error, GroupKey, GroupState, Message, MessageKind, SendStatus};
 use support::{Action, Client, TestServer, catch_up, user};
 
-async fn summary(client: &Client, group: &GroupKey) -> GroupSummary {
-    let groups = client.groups().await.unwrap();
-    groups
-        .into_iter()
-        .find(|known| known.id == *group)
-        .expect("known")
-}
-
 async fn name(client: &Client, group: &GroupKey) -> String {
-    summary(client, group).await.name.expect("named")
+    client.summary(group).await.name.expect("named")
 }
 
 fn texts(messages: &[Message]) -> Vec<&str> {
@@ -41,32 +33,32 @@ async fn each_group_is_read_for_itself_and_stays_so_after_a_restart() {
     bob.send(&lunch, "bread").await.unwrap();
     let of_lunch = bob.history(&lunch, 3).await.unwrap();
     assert_eq!(texts(&of_lunch), ["soup", "soup", "bread"]);
-    let before = summary(&bob, &lunch).await;
+    let before = bob.summary(&lunch).await;
     assert_eq!((before.unread, before.last_row), (2, of_lunch[2].row));
 
     bob.mark_group_read(&lunch, of_lunch[0].row).await.unwrap();
     bob.restart().await;
-    let after = summary(&bob, &lunch).await;
+    let after = bob.summary(&lunch).await;
     assert_eq!((after.unread, after.read_up_to), (1, of_lunch[0].row));
-    assert_eq!(summary(&bob, &dinner).await.unread, 1, "that is another group");
+    assert_eq!(bob.summary(&dinner).await.unread, 1, "that is another group");
     assert_eq!(bob.unread().await.unwrap().len(), 2);
 
     // Never back, and never past what is there.
     bob.mark_group_read(&lunch, 1).await.unwrap();
-    assert_eq!(summary(&bob, &lunch).await.read_up_to, of_lunch[0].row);
+    assert_eq!(bob.summary(&lunch).await.read_up_to, of_lunch[0].row);
     bob.mark_group_read(&lunch, i64::MAX).await.unwrap();
-    let read = summary(&bob, &lunch).await;
+    let read = bob.summary(&lunch).await;
     assert_eq!((read.unread, read.read_up_to), (0, read.last_row));
     alice.send(&lunch, "more").await.unwrap();
     bob.sync().await.unwrap();
-    assert_eq!(summary(&bob, &lunch).await.unread, 1);
+    assert_eq!(bob.summary(&lunch).await.unread, 1);
 
     // And everything at once.
     let unread = bob.unread().await.unwrap();
     assert_eq!(texts(&unread), ["soup", "more"]);
     bob.mark_read(unread[1].row).await.unwrap();
     assert!(bob.unread().await.unwrap().is_empty());
-    let dinner = summary(&bob, &dinner).await;
+    let dinner = bob.summary(&dinner).await;
     assert_eq!((dinner.unread, dinner.read_up_to), (0, dinner.last_row));
     let nowhere = GroupKey::from_bytes(b"nowhere").unwrap();
     assert!(matches!(
@@ -82,14 +74,15 @@ async fn what_was_read_before_there_were_marks_for_each_group_stays_read() {
     let group = alice.group_with(&[&bob]).await;
     alice.send(&group, "read").await.unwrap();
     assert_eq!(bob.receive().await, ["read"]);
-    let read_up_to = summary(&bob, &group).await.read_up_to;
+    let read_up_to = bob.summary(&group).await.read_up_to;
     alice.send(&group, "not read").await.unwrap();
     bob.sync().await.unwrap();
     bob.stop().await;
     let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
     database
         .execute_batch(
-            "DROP INDEX messages_of_group;
+            "DROP TABLE verified_keys;
+             DROP INDEX messages_of_group;
              DROP INDEX messages_unsent;
              ALTER TABLE groups DROP COLUMN read_up_to;
              ALTER TABLE groups DROP COLUMN muted;
@@ -101,7 +94,7 @@ async fn what_was_read_before_there_were_marks_for_each_group_stays_read() {
     drop(database);
     bob.restart().await;
     assert_eq!(texts(&bob.unread().await.unwrap()), ["not read"]);
-    assert_eq!(summary(&bob, &group).await.read_up_to, read_up_to);
+    assert_eq!(bob.summary(&group).await.read_up_to, read_up_to);
     // The name that it has from then gives way to any other.
     alice.rename_group(&group, "dinner").await.unwrap();
     bob.sync().await.unwrap();
@@ -196,7 +189,7 @@ async fn a_long_history_is_read_in_pages_and_searched_to_its_beginning() {
     }
     assert_eq!(pages, 4);
     assert!(numbers.iter().copied().eq((0..10_000).rev()), "each once");
-    assert_eq!(summary(&alice, &group).await.unread, 10_000);
+    assert_eq!(alice.summary(&group).await.unread, 10_000);
     assert_eq!(alice.unread().await.unwrap().len(), 10_200);
 
     let found = alice.search("NUMBER 0: BRÖT", None, 10).await.unwrap();
@@ -261,12 +254,12 @@ async fn a_muted_group_stays_muted_until_it_is_not() {
     let server = TestServer::start().await;
     let mut alice = server.client("alice").await;
     let group = alice.create_group("lunch").await.unwrap().id;
-    assert!(!summary(&alice, &group).await.muted);
+    assert!(!alice.summary(&group).await.muted);
     alice.set_muted(&group, true).await.unwrap();
     alice.restart().await;
-    assert!(summary(&alice, &group).await.muted);
+    assert!(alice.summary(&group).await.muted);
     alice.set_muted(&group, false).await.unwrap();
-    assert!(!summary(&alice, &group).await.muted);
+    assert!(!alice.summary(&group).await.muted);
     let nowhere = GroupKey::from_bytes(b"nowhere").unwrap();
     assert!(matches!(
         alice.set_muted(&nowhere, true).await,
@@ -331,7 +324,7 @@ async fn any_member_names_the_group_and_the_history_says_who() {
     assert_eq!(name(&alice, &group).await, "din\"ner");
     let own = bob.history(&group, 1).await.unwrap().remove(0);
     assert_eq!((own.text.as_str(), own.mine), (told, true));
-    assert_eq!(summary(&bob, &group).await.unread, 0);
+    assert_eq!(bob.summary(&group).await.unread, 0);
 
     // Newcomers learn it, and nobody is told again.
     alice.invite(&group, &[user("carol")]).await.unwrap();

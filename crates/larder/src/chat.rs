@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Result;
-use larder_client::{GroupKey, MlsConnection, SendStatus, UserName};
+use larder_client::{GroupKey, MlsConnection, SendStatus};
 use rustyline::error::ReadlineError;
 use tokio::sync::{Notify, mpsc};
 
@@ -15,6 +15,7 @@ use crate::follow::{Connection, follow};
 use crate::output::Output;
 use crate::record::Record;
 use crate::shutdown::Shutdown;
+use crate::slash::{self, Entered, Slash};
 use crate::text::label;
 use crate::{terminal, tui};
 
@@ -24,8 +25,11 @@ const LINES_WAITING_MAX: usize = 16;
 const HELP: &str = "\
 /invite USER…  add users to the group
 /remove USER   remove a user from the group
-/list          list the members
+/members       list the members
+/rename NAME   give the group another name
 /pool          show this device's KeyPackages
+/retry         send again what could not be sent
+/accept        join the conversation you were invited to
 /leave         leave the group
 /quit          end; messages that arrive meanwhile are shown next time
 //text         send a line that begins with a slash";
@@ -159,51 +163,89 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn handle(&self, line: &str) -> Result<Next> {
-        let line = line.trim_end();
-        if let Some(text) = line.strip_prefix('/').filter(|text| text.starts_with('/')) {
-            return self.send(text).await;
+        match slash::read(line) {
+            Entered::Text(text) if text.is_empty() => Ok(Next::Go),
+            Entered::Text(text) => self.send(&text).await,
+            Entered::Slash(slash) => self.run(slash).await,
+            Entered::Mistake(why) => Err(Failure::new(Exit::Usage, "usage", why).into()),
         }
-        let Some(command) = line.strip_prefix('/') else {
-            return if line.is_empty() {
-                Ok(Next::Go)
-            } else {
-                self.send(line).await
-            };
-        };
-        let mut words = command.split_whitespace();
-        match (
-            words.next().unwrap_or_default(),
-            words.collect::<Vec<_>>().as_slice(),
-        ) {
-            ("quit", []) => return Ok(Next::Quit),
-            ("help", []) => self.output.note(HELP)?,
-            ("list", []) => members(self.client, self.key, self.output).await?,
-            ("pool", []) => {
-                self.output.print(&pool_records(&self.client.pools().await?))?;
+    }
+
+    async fn run(&self, slash: Slash) -> Result<Next> {
+        let (client, key, output) = (self.client, self.key, self.output);
+        let group = key.to_string();
+        let record = match slash {
+            Slash::Quit => return Ok(Next::Quit),
+            Slash::Help => {
+                output.note(HELP)?;
+                return Ok(Next::Go);
             }
-            ("invite", names @ [_, ..]) => {
-                let users = names.iter().map(|name| user(name)).collect::<Result<Vec<_>>>()?;
-                invite(self.client, self.key, &users, self.output).await?;
+            Slash::Members => {
+                members(client, key, output).await?;
+                return Ok(Next::Go);
             }
-            ("remove", [name]) => {
-                let user = user(name)?;
-                self.client.remove(self.key, &user).await?;
-                self.output.print(&[Record::Removed {
-                    group: group_name(self.client, self.key).await?,
+            Slash::Pool => {
+                output.print(&pool_records(&client.pools().await?))?;
+                return Ok(Next::Go);
+            }
+            Slash::Invite(users) => {
+                invite(client, key, &users, output).await?;
+                return Ok(Next::Go);
+            }
+            Slash::Remove(user) => {
+                client.remove(key, &user).await?;
+                Record::Removed {
+                    group: group_name(client, key).await?,
                     user: user.to_string(),
-                }])?;
+                }
             }
-            ("leave", []) => {
-                self.client.leave(self.key).await?;
-                self.output.print(&[Record::Left {
-                    group: group_name(self.client, self.key).await?,
-                }])?;
+            Slash::Leave => {
+                client.leave(key).await?;
+                Record::Left {
+                    group: group_name(client, key).await?,
+                }
             }
-            _ => {
-                let message = format!("/{command}: not understood; /help tells what can be typed");
+            Slash::Rename(name) => {
+                client.rename_group(key, &name).await?;
+                Record::Renamed {
+                    group,
+                    group_name: name,
+                }
+            }
+            Slash::Retry => {
+                let messages = client.retry(key).await?;
+                self.nudge.notify_one();
+                Record::Retried {
+                    group,
+                    group_name: group_name(client, key).await?,
+                    messages,
+                    status: SendStatus::Pending.as_str(),
+                }
+            }
+            Slash::Accept => {
+                client.accept(key).await?;
+                self.nudge.notify_one();
+                Record::Accepted {
+                    group,
+                    group_name: group_name(client, key).await?,
+                }
+            }
+            Slash::New(_)
+            | Slash::Verify(..)
+            | Slash::Group(_)
+            | Slash::Search(_)
+            | Slash::Decline
+            | Slash::Block(_)
+            | Slash::Mute
+            | Slash::Edit
+            | Slash::Copy
+            | Slash::Attach(_)
+            | Slash::Save(_) => {
+                let message = "that needs the whole screen, or a command of its own: see larder --help";
                 return Err(Failure::new(Exit::Usage, "usage", message).into());
             }
-        }
+        };
+        output.print(&[record])?;
         Ok(Next::Go)
     }
 
@@ -224,11 +266,6 @@ impl Session<'_> {
         }
         Ok(next)
     }
-}
-
-fn user(name: &str) -> Result<UserName> {
-    name.parse()
-        .map_err(|error| Failure::new(Exit::Usage, "usage", format!("{name}: {error}")).into())
 }
 
 /// The lines of stdin.

@@ -8,7 +8,8 @@ use age::x25519::Recipient;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use larder_client::Invitations;
-use larder_wire::{UserName, parse_suite};
+use larder_server::InvitationId;
+use larder_wire::{Registration, UserName, parse_suite};
 
 use crate::passphrase::OfBackup;
 use crate::profile::ProfileName;
@@ -127,6 +128,10 @@ pub(crate) enum Command {
     Register {
         /// 1 to 64 of a-z 0-9 . _ -, starting with a letter; asked for on a terminal
         user: Option<UserName>,
+        /// The code that the server's operator gave out, if the server wants one. Others on this machine can read a command
+        /// line; without this, a person is asked
+        #[arg(long, env = "LARDER_INVITE", hide_env_values = true, value_name = "CODE")]
+        invite: Option<InviteText>,
         /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
         #[arg(long)]
         no_encryption: bool,
@@ -239,6 +244,8 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
+    /// Compare keys with a user, so that neither has to believe the server
+    Verify(Verify),
     /// Look after the KeyPackages that others use to invite this device
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -380,6 +387,25 @@ pub(crate) struct Import {
     pub(crate) no_encryption: bool,
 }
 
+/// `larder verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The user
+    pub(crate) user: UserName,
+    /// Do not draw the code to be scanned
+    #[arg(long)]
+    pub(crate) no_qr: bool,
+    /// Mark the user as verified: the numbers were compared
+    #[arg(long, conflicts_with_all = ["unmark", "compare"])]
+    pub(crate) mark: bool,
+    /// Do not count the user as verified any more
+    #[arg(long, conflicts_with = "compare")]
+    pub(crate) unmark: bool,
+    /// Mark the user as verified if this is the number that they see, or what was scanned from their screen
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) compare: Option<String>,
+}
+
 /// `larder serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -408,12 +434,36 @@ pub(crate) struct Serve {
         action = ArgAction::Set
     )]
     pub(crate) external_delivery: bool,
+    /// Who may create an account. Linking a further device takes no code, whatever this says
+    #[arg(long, value_name = "WHO", default_value = "open")]
+    pub(crate) registration: WhoMayRegister,
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) user_devices: u32,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,
+}
+
+/// `serve --registration`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhoMayRegister {
+    /// Anyone
+    Open,
+    /// Whoever has a code of `larder admin invite`
+    Invited,
+    /// Nobody
+    Closed,
+}
+
+impl From<WhoMayRegister> for Registration {
+    fn from(who: WhoMayRegister) -> Self {
+        match who {
+            WhoMayRegister::Open => Self::Open,
+            WhoMayRegister::Invited => Self::Invited,
+            WhoMayRegister::Closed => Self::Closed,
+        }
+    }
 }
 
 /// Where a server keeps everything.
@@ -437,20 +487,31 @@ pub(crate) struct StoreOptions {
     pub(crate) store: Option<StoreUrl>,
 }
 
-/// What `--store` was given. It may hold a password, so it is not shown, not even when it makes no sense.
-#[derive(Clone)]
-pub(crate) struct StoreUrl(pub(crate) String);
+macro_rules! secret_text {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub(crate) struct $name(pub(crate) String);
 
-impl From<String> for StoreUrl {
-    fn from(url: String) -> Self {
-        Self(url)
-    }
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+    )*};
 }
 
-impl fmt::Debug for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoreUrl(..)")
-    }
+secret_text! {
+    /// What `--store` was given. It may hold a password, so it is not shown, not even when it makes no sense.
+    StoreUrl;
+    /// What `--invite` was given. It may be a code with a slip in it, so it is not shown either.
+    InviteText;
 }
 
 /// `larder passphrase`. The present passphrase comes from where it always does.
@@ -481,6 +542,25 @@ pub(crate) enum AdminCommand {
         store: StoreOptions,
         /// The file to create
         file: PathBuf,
+    },
+    /// Make codes for people who are to register, while the server goes on. Whoever has one can use it, once
+    Invite {
+        #[command(flatten)]
+        store: StoreOptions,
+        /// How many
+        #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+        /// How long they can be used
+        #[arg(long, value_name = "DAYS", default_value = "7", value_parser = clap::value_parser!(u32).range(1..=366))]
+        valid: u32,
+    },
+    /// List the invitations that can be used, or withdraw some
+    Invitations {
+        #[command(flatten)]
+        store: StoreOptions,
+        /// Withdraw this one; may be repeated
+        #[arg(long, value_name = "ID")]
+        revoke: Vec<InvitationId>,
     },
     /// After a backup was restored, and before it is served: withdraw what may have been handed out since. No server may use
     /// it meanwhile
@@ -572,10 +652,38 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_typed_in_the_chat_can_be_done_from_a_script() {
+        let mut program = Cli::command();
+        program.build();
+        for (usage, _) in crate::slash::all() {
+            let name = usage.trim_start_matches('/').split(' ').next().unwrap();
+            let path: &[&str] = match name {
+                "new" => &["group", "create"],
+                "rename" => &["group", "rename"],
+                "pool" => &["pool", "status"],
+                // Of the screen, and what it does not do yet.
+                "copy" | "edit" | "group" | "help" | "quit" | "attach" | "save" => continue,
+                same => &[same],
+            };
+            let mut command = Some(&program);
+            for name in path {
+                command = command.and_then(|command| command.find_subcommand(name));
+            }
+            assert!(command.is_some(), "{usage}");
+        }
+    }
+
+    #[test]
     fn a_store_shows_no_password() {
         let cli =
             Cli::try_parse_from(["larder", "serve", "--store", "postgres://a:secret@db/larder"]).unwrap();
         assert!(!format!("{cli:?}").contains("secret"));
+    }
+
+    #[test]
+    fn an_invitation_code_is_not_shown_not_even_a_wrong_one() {
+        let cli = Cli::try_parse_from(["larder", "register", "alice", "--invite", "nearly-a-code"]).unwrap();
+        assert!(!format!("{cli:?}").contains("nearly"));
     }
 
     #[test]

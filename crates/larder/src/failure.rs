@@ -80,7 +80,7 @@ impl std::error::Error for Failure {}
 fn exit_of(error: &larder_client::Error) -> Exit {
     use larder_client::{Error as E, LegacyError as L};
     match error {
-        E::NotRegistered | E::UnknownGroup => Exit::Unknown,
+        E::NotRegistered | E::UnknownGroup | E::UnknownUser(_) => Exit::Unknown,
         E::ProfileLocked | E::Legacy(L::Busy | L::Changed) => Exit::InUse,
         E::Legacy(L::Open(_) | L::NotLegacy(_) | L::TooManyRows | L::AnotherStore { .. }) => Exit::Refused,
         E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
@@ -91,6 +91,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::InvalidText
         | E::InvalidGroupName
         | E::TooManyUsers
+        | E::Oneself
         | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
         | E::AlreadyRegistered { .. }
@@ -102,6 +103,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::GroupNotActive(_)
         | E::NotAccepted { .. }
         | E::NotARequest
+        | E::VerificationChanged { .. }
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }
         | E::InvalidKeyPackage { .. }
@@ -121,12 +123,16 @@ fn exit_of(error: &larder_client::Error) -> Exit {
 
 /// The client's sentence, with what it leaves to its variants' data, and with the sources of a fault.
 fn message_of(error: &larder_client::Error) -> String {
-    use larder_client::Error as E;
+    use larder_client::{Error as E, ProblemType};
     match error {
+        E::Refused(problem) if problem.problem_type == ProblemType::DeviceRemoved => {
+            "this device was removed from the account: the server does nothing for it any more".to_owned()
+        }
         E::Ambiguous { groups } => {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))
         }
+        E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
         E::NotAccepted { group } => {
             format!("{error}: larder accept {}", group_label(None, &group.to_string()))
         }

@@ -3,7 +3,7 @@
 //! * `cli` says what can be typed, `commands` does it, `chat` and `demo` are the two longer ones.
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless; `schema` and `manual` describe it.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
-//!   unlocks them, `clock` tells the time.
+//!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them.
 //! * `backup` reads and writes encrypted copies of a profile.
 //! * `config` is what a person has written down once instead of typing it each time.
 //!
@@ -19,6 +19,7 @@ mod clock;
 mod commands;
 mod config;
 mod demo;
+mod descriptors;
 mod failure;
 mod follow;
 mod logging;
@@ -30,6 +31,7 @@ mod profile;
 mod record;
 mod schema;
 mod shutdown;
+mod slash;
 mod terminal;
 mod text;
 mod tui;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use larder_client::{NextAction, UnixSeconds};
+use larder_client::{InviteCode, NextAction, UnixSeconds};
 use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
@@ -12,6 +12,9 @@ use crate::clock::date;
 use crate::migration::Migration;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
+
+/// Groups of digits of a safety number on one line.
+const GROUPS_PER_LINE: usize = 4;
 
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -99,6 +102,23 @@ pub(crate) enum Record {
         device_id: String,
         fingerprint: String,
         me: bool,
+        verification: &'static str,
+    },
+    /// What this user and another compare.
+    SafetyNumber {
+        user: String,
+        number: String,
+        qr: String,
+        verification: &'static str,
+        devices: Vec<SafetyDevice>,
+        /// `qr` for people.
+        #[serde(skip)]
+        drawn: Option<String>,
+    },
+    /// A user counts as verified, or no longer.
+    Verified {
+        user: String,
+        verification: &'static str,
     },
     /// The outcome of an invitation.
     Invited {
@@ -219,6 +239,21 @@ pub(crate) enum Record {
     },
     /// A server's database was copied.
     BackedUp { file: String },
+    /// A new invitation to register. Its code is shown nowhere else.
+    InviteCode {
+        #[schemars(with = "String")]
+        code: InviteCode,
+        id: String,
+        expires_at: u64,
+    },
+    /// An invitation to register that can be used.
+    OutstandingInviteCode {
+        id: String,
+        created_at: u64,
+        expires_at: u64,
+    },
+    /// An invitation cannot be used any more.
+    InviteCodeWithdrawn { id: String },
     /// A restored store is safe to be served.
     Restored {
         incarnation: String,
@@ -252,6 +287,15 @@ pub(crate) enum Record {
     ConfigPath { path: String, exists: bool },
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
+}
+
+/// A device of a user whose keys are compared.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SafetyDevice {
+    pub(crate) device_id: String,
+    pub(crate) fingerprint: String,
+    /// Since the user was verified.
+    pub(crate) new: bool,
 }
 
 /// When a message is shown, which decides what else people want to know of it.
@@ -418,11 +462,46 @@ impl Record {
                 device_id,
                 fingerprint,
                 me,
+                verification,
                 ..
             } => {
                 let me = if *me { "  (you)" } else { "" };
-                format!("{user}  device {device_id}  key {fingerprint}{me}")
+                let verified = match *verification {
+                    "verified" => "  verified",
+                    "changed" => "  WARNING: not what you have verified",
+                    _ => "",
+                };
+                format!("{user}  device {device_id}  key {fingerprint}{me}{verified}")
             }
+            Self::SafetyNumber {
+                user,
+                number,
+                verification,
+                devices,
+                drawn,
+                ..
+            } => {
+                let mut line = format!("you and {user} see the same number if nobody is between you:\n\n");
+                let groups: Vec<&str> = number.split(' ').collect();
+                for groups in groups.chunks(GROUPS_PER_LINE) {
+                    let _ = writeln!(line, "    {}", groups.join(" "));
+                }
+                if let Some(drawn) = drawn {
+                    let _ = write!(line, "\n{drawn}\n");
+                }
+                for device in devices {
+                    let SafetyDevice {
+                        device_id,
+                        fingerprint,
+                        new,
+                    } = device;
+                    let new = if *new { "  NEW" } else { "" };
+                    let _ = write!(line, "\ndevice {device_id}  key {fingerprint}{new}");
+                }
+                let _ = write!(line, "\n{}", verified(user, verification));
+                line
+            }
+            Self::Verified { user, verification } => verified(user, verification),
             Self::Invited {
                 group,
                 added,
@@ -624,6 +703,19 @@ impl Record {
                 warning(*encrypted)
             ),
             Self::BackedUp { file } => format!("backed up to {}", plain(file)),
+            Self::InviteCode { code, expires_at, .. } => {
+                format!("{}  until {}", code.reveal(), date(UnixSeconds(*expires_at)))
+            }
+            Self::OutstandingInviteCode {
+                id,
+                created_at,
+                expires_at,
+            } => format!(
+                "invitation {id}  made {}  until {}",
+                date(UnixSeconds(*created_at)),
+                date(UnixSeconds(*expires_at))
+            ),
+            Self::InviteCodeWithdrawn { id } => format!("invitation {id} was withdrawn"),
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }
@@ -766,6 +858,15 @@ fn handle<'a>(name: Option<&'a str>, id: &'a str) -> Cow<'a, str> {
     match name {
         Some(name) if !name.starts_with(['-', '.']) && label(name) == name => Cow::Borrowed(name),
         Some(_) | None => Cow::Owned(group_label(None, id)),
+    }
+}
+
+/// Whether a user is verified, in a sentence.
+fn verified(user: &str, verification: &str) -> String {
+    match verification {
+        "verified" => format!("{user} is verified"),
+        "changed" => format!("WARNING: {user} has other keys than those that you have verified"),
+        _ => format!("{user} is not verified"),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::time::UnixSeconds;
 ///               ├──expire──▶ expired   ├──lapse, abandon──▶ lapsed
 ///               └──revoke──▶ revoked   └──revoke──────────▶ revoked
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DirectoryState<D, G> {
     /// Never disclosed; may be handed out.
     Available,

@@ -29,6 +29,9 @@ pub enum Fault {
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
     Migration(#[from] refinery::Error),
+    /// The schema is not that of this program, and may not be changed now.
+    #[error("the database is not one of this version's: start its server first")]
+    OtherSchema,
     /// Something stored cannot be understood.
     #[error("stored data is corrupt: {0}")]
     Corrupt(&'static str),

@@ -25,7 +25,10 @@ mod store;
 mod suites;
 mod wakeups;
 
-pub use admin::{Admin, BackupError, Checked, Finding, FindingCode, Restored, backup_sqlite};
+pub use admin::{
+    Admin, BackupError, Checked, Finding, FindingCode, Invitation, InvitationId, MalformedInvitationId,
+    NewInvitation, Restored, backup_sqlite,
+};
 pub use config::{Clock, Config, ServerLimits};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};

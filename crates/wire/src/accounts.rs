@@ -3,6 +3,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::{Base64Url, StateMark};
+use crate::invite_code::InviteCode;
 use crate::names::{DeviceId, UserName};
 
 /// `GET /.well-known/larder`: what a client needs to know before it registers.
@@ -27,13 +28,15 @@ pub struct ServerInfo {
     pub registration: Registration,
 }
 
-/// Who may register an account.
+/// Who may register an account. A further device of a user who has one is linked, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Registration {
     /// Anyone.
     Open,
+    /// Whoever has an invitation code.
+    Invited,
     /// Nobody.
     Closed,
 }
@@ -67,6 +70,18 @@ pub struct Limits {
 }
 
 /// `POST /v1/accounts`: registers a user with a first device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccountRequest {
+    /// The first device.
+    #[serde(flatten)]
+    pub device: RegisterRequest,
+    /// Where registration is `invited`: a code of the operator's, which is used up. The proofs do not cover it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite_code: Option<InviteCode>,
+}
+
+/// A device that the server is to know: a user's first, or a further one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RegisterRequest {

@@ -14,6 +14,7 @@ mod bytes;
 mod directory;
 mod groups;
 mod inbox;
+mod invite_code;
 mod limits;
 mod link_code;
 mod names;
@@ -23,8 +24,8 @@ mod state;
 mod suites;
 
 pub use accounts::{
-    Authorization, Challenge, ChallengeRequest, DeviceInfo, Limits, LinkRequest, Proofs, RegisterRequest,
-    Registered, Registration, ServerInfo, Session, SessionRequest, UserDevices,
+    AccountRequest, Authorization, Challenge, ChallengeRequest, DeviceInfo, Limits, LinkRequest, Proofs,
+    RegisterRequest, Registered, Registration, ServerInfo, Session, SessionRequest, UserDevices,
 };
 pub use audit::{
     AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
@@ -41,6 +42,7 @@ pub use groups::{
     MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
 };
 pub use inbox::{Ack, AckRequest, Inbox, InboxKind, InboxRow};
+pub use invite_code::{INVITE_SECRET_BYTES, InviteCode, MalformedInviteCode};
 pub use limits::{
     AUDIT_PAGE_ROWS_MAX, BODY_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_SUITES_MAX, IDEMPOTENCY_KEY_CHARS_MAX,
     INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RESERVE_USERS_MAX,

@@ -47,6 +47,12 @@ codes! {
         Unauthenticated = "unauthenticated",
         /// 403: the caller may not do this.
         Forbidden = "forbidden",
+        /// 403: an account needs an invitation code here, and there is none, or it is unknown, used or expired.
+        InvitationRequired = "invitation-required",
+        /// 403: nobody can register.
+        RegistrationClosed = "registration-closed",
+        /// 403: the device was removed from its user's account. Told to whoever proves to have its authentication key.
+        DeviceRemoved = "device-removed",
         /// 404: does not exist, or is not for the caller to know.
         NotFound = "not-found",
         /// 409: the user name or device id is taken.
@@ -142,7 +148,9 @@ impl ProblemType {
         match self {
             Self::Malformed => 400,
             Self::Unauthenticated => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::InvitationRequired | Self::RegistrationClosed | Self::DeviceRemoved => {
+                403
+            }
             Self::NotFound => 404,
             Self::NameTaken
             | Self::WrongEpoch
@@ -165,6 +173,9 @@ impl ProblemType {
             Self::Malformed => "The request cannot be read",
             Self::Unauthenticated => "A session is needed",
             Self::Forbidden => "Not allowed",
+            Self::InvitationRequired => "A valid invitation code is needed to register",
+            Self::RegistrationClosed => "Nobody can register here",
+            Self::DeviceRemoved => "This device was removed from the account",
             Self::NotFound => "Not found",
             Self::NameTaken => "The name is taken",
             Self::WrongEpoch => "The group is at another epoch",

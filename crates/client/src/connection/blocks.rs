@@ -10,13 +10,10 @@ impl MlsConnection {
     /// invitations of theirs which were not answered are [declined](Self::decline): returns the groups.
     ///
     /// # Errors
-    /// [`Error::Refused`] (it is this user, or too many are blocked already), [`Error::Unreachable`]; do it again, should some
-    /// of their invitations be left.
+    /// [`Error::Refused`] (it is this user, or too many are blocked already), [`Error::Unreachable`].
     pub async fn block(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
-        {
-            let _operation = self.0.operation.lock().await;
-            self.0.transport.set_block(user, true).await?;
-        }
+        let _operation = self.0.operation.lock().await;
+        self.0.transport.set_block(user, true).await?;
         self.decline_all_of(user).await
     }
 

@@ -17,7 +17,8 @@ impl MlsConnection {
     /// Commit was faster, it catches up and tries again with the same KeyPackages.
     ///
     /// # Errors
-    /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`] or else
+    /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`],
+    /// [`Error::VerificationChanged`] or else
     /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
     /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
     /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
@@ -244,6 +245,9 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
                     user: user.clone(),
                     device: device.clone(),
                 };
+            }
+            NotAdded::VerificationChanged => {
+                return Error::VerificationChanged { user: user.clone() };
             }
             NotAdded::AlreadyMember
             | NotAdded::NotFound

@@ -15,19 +15,21 @@ mod restore;
 mod restored_server;
 mod sync;
 mod timeline;
+mod verification;
 
 pub use devices::Linking;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use larder_pool::{PoolHealth, Quarantined};
-use larder_wire::{INBOX_WAIT_SECONDS_MAX, ProblemType, UserName};
+use larder_wire::{AccountRequest, INBOX_WAIT_SECONDS_MAX, InviteCode, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, Core, Handle, Suites};
+use crate::core::{self, Core, Handle, Keys, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
 use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
@@ -53,6 +55,8 @@ struct Inner {
     refresh_due: AtomicBool,
     /// There may be groups of the user's other devices that this one does not know.
     groups_due: AtomicBool,
+    /// The keys of users as this device has shown them to be compared.
+    shown: std::sync::Mutex<BTreeMap<UserName, Keys>>,
     /// The server asked for no refresh before this, in Unix seconds.
     refresh_not_before: AtomicU64,
     clock: Clock,
@@ -76,12 +80,28 @@ impl MlsConnection {
     /// registered already this is the same as [`open`](Self::open).
     ///
     /// # Errors
-    /// [`Error::Refused`] with `name-taken` and others; [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a
-    /// profile with another account; [`Error::ProfileLocked`]; [`Error::Profile`]; [`Error::InvalidServer`];
-    /// [`Error::UnsupportedSuites`].
+    /// [`Error::Refused`] with `name-taken`, `invitation-required`, `registration-closed` and others;
+    /// [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a profile with another account; [`Error::ProfileLocked`];
+    /// [`Error::Profile`]; [`Error::InvalidServer`]; [`Error::UnsupportedSuites`].
     pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
         let (connection, anonymous) = Self::begin(options, server, user).await?;
-        connection.finish_registration(&anonymous).await?;
+        connection.finish_registration(&anonymous, None).await?;
+        Ok(connection)
+    }
+
+    /// Like [`register`](Self::register), at a server that wants an invitation. What was begun without one, or with one that
+    /// was refused, goes on with its keys.
+    ///
+    /// # Errors
+    /// Those of [`register`](Self::register).
+    pub async fn register_invited(
+        options: Options,
+        server: &str,
+        user: UserName,
+        code: InviteCode,
+    ) -> Result<Self, Error> {
+        let (connection, anonymous) = Self::begin(options, server, user).await?;
+        connection.finish_registration(&anonymous, Some(code)).await?;
         Ok(connection)
     }
 
@@ -118,22 +138,35 @@ impl MlsConnection {
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
+            shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),
             clock,
             acknowledged: AtomicU64::new(0),
         })))
     }
 
-    async fn finish_registration(&self, anonymous: &Anonymous) -> Result<(), Error> {
+    async fn finish_registration(
+        &self,
+        anonymous: &Anonymous,
+        invite_code: Option<InviteCode>,
+    ) -> Result<(), Error> {
         let core = &self.0.core;
         if core.write(|tx, _| core::is_registered(tx)).await? {
             return Ok(());
         }
-        let request = core.write(|_, context| core::registration(context)).await?;
+        let device = core.write(|_, context| core::registration(context)).await?;
+        let request = AccountRequest { device, invite_code };
         match anonymous.register(&request).await {
             Ok(_) => {}
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NameTaken => {
-                // Taken by ourselves, if our key opens a session: an earlier answer was lost.
+            Err(Error::Refused(problem))
+                if matches!(
+                    problem.problem_type,
+                    ProblemType::NameTaken
+                        | ProblemType::InvitationRequired
+                        | ProblemType::RegistrationClosed
+                ) =>
+            {
+                // The name is taken and the code used by ourselves, if our key opens a session: an earlier answer was lost.
                 if let Err(error) = self.0.transport.authenticate().await {
                     return Err(match error {
                         Error::Refused(_) => Error::Refused(problem),

@@ -32,7 +32,8 @@ impl MlsConnection {
     /// its status is [`SendStatus::Pending`] and the next [`sync`](Self::sync) sends it.
     ///
     /// # Errors
-    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`]; [`Error::Refused`], and the message has
+    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`];
+    /// [`Error::VerificationChanged`], when a verified member has other keys; [`Error::Refused`], and the message has
     /// [failed](SendStatus::Failed).
     pub async fn send(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
         let _operation = self.0.operation.lock().await;
@@ -79,8 +80,8 @@ impl MlsConnection {
     /// [pending](SendStatus::Pending), and the next [`sync`](Self::sync) sends them.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when nothing can be sent there any more; [`Error::Refused`], and
-    /// they have failed again.
+    /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when nothing can be sent there any more; [`Error::NotAccepted`],
+    /// [`Error::VerificationChanged`]; [`Error::Refused`], and they have failed again.
     pub async fn retry(&self, group: &GroupKey) -> Result<u64, Error> {
         let _operation = self.0.operation.lock().await;
         let group = group.clone();
@@ -110,8 +111,8 @@ impl MlsConnection {
     /// message, and when the server cannot be reached the next [`sync`](Self::sync) sends it.
     ///
     /// # Errors
-    /// [`Error::InvalidGroupName`], [`Error::UnknownGroup`], [`Error::GroupNotActive`]; [`Error::Refused`], and the others
-    /// do not learn of it.
+    /// [`Error::InvalidGroupName`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`],
+    /// [`Error::VerificationChanged`]; [`Error::Refused`], and the others do not learn of it.
     pub async fn rename_group(&self, group: &GroupKey, name: &str) -> Result<(), Error> {
         let _operation = self.0.operation.lock().await;
         let (group, name) = (group.clone(), name.to_owned());
@@ -202,5 +203,6 @@ pub(super) fn finish(outcome: Option<Outcome>) -> Result<(), Error> {
         Some(Outcome::Refused(problem)) => Err(Error::Refused(problem)),
         Some(Outcome::Raced) | None => Err(Error::TooManyRaces),
         Some(Outcome::NotActive(state)) => Err(Error::GroupNotActive(state)),
+        Some(Outcome::VerificationChanged(user)) => Err(Error::VerificationChanged { user }),
     }
 }

@@ -1,6 +1,7 @@
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
+use crate::connection::sync::Progress;
 use crate::core;
 use crate::error::Error;
 use crate::types::GroupKey;
@@ -18,17 +19,17 @@ impl MlsConnection {
         self.0.core.write(move |tx, _| core::accept(tx, &group)).await
     }
 
-    /// Declines an invitation: forgets what came from the group and leaves it, as [`leave`](Self::leave) does. One that this
-    /// device has lost track of is forgotten here, and its members are not told.
+    /// Declines an invitation: forgets what came from the group and leaves it, as [`leave`](Self::leave) does. When the server
+    /// cannot be reached the next [`sync`](Self::sync) leaves it. One that this device has lost track of is forgotten here, and
+    /// its members are not told.
     ///
     /// # Errors
-    /// [`Error::NotARequest`]; those of [`leave`](Self::leave).
+    /// [`Error::NotARequest`], [`Error::UnknownGroup`].
     pub async fn decline(&self, group: &GroupKey) -> Result<(), Error> {
-        let key = group.clone();
-        match self.0.core.write(move |tx, _| core::decline(tx, &key)).await? {
-            true => self.leave(group).await,
-            false => Ok(()),
-        }
+        let _operation = self.0.operation.lock().await;
+        let group = group.clone();
+        self.0.core.write(move |tx, _| core::decline(tx, &group)).await?;
+        self.pump_if_reachable("a group is left later").await
     }
 
     /// The invitation that a person means, like [`resolve_group`](Self::resolve_group) among those that are not answered.
@@ -46,14 +47,31 @@ impl MlsConnection {
     /// Declines all open invitations of a user. Returns their groups.
     pub(super) async fn decline_all_of(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
         let user = user.clone();
-        let groups = self
+        let declined = self
             .0
             .core
-            .write(move |tx, _| core::requests_of(tx, &user))
+            .write(move |tx, _| {
+                let groups = core::requests_of(tx, &user)?;
+                for group in &groups {
+                    core::decline(tx, group)?;
+                }
+                Ok(groups)
+            })
             .await?;
-        for group in &groups {
-            self.decline(group).await?;
+        if !declined.is_empty() {
+            self.pump_if_reachable("groups are left later").await?;
         }
-        Ok(groups)
+        Ok(declined)
+    }
+
+    /// What is left to do is done by the next sync if the server cannot be reached.
+    async fn pump_if_reachable(&self, otherwise: &str) -> Result<(), Error> {
+        match self.pump(&mut Progress::default()).await {
+            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
+                tracing::info!(code = error.code(), "{otherwise}");
+                Ok(())
+            }
+            pumped => pumped,
+        }
     }
 }

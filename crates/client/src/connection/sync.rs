@@ -173,6 +173,7 @@ impl MlsConnection {
                 // Later, or after the session is mended.
                 ProblemType::RateLimited
                 | ProblemType::Unauthenticated
+                | ProblemType::DeviceRemoved
                 | ProblemType::StateBehind
                 | ProblemType::Unavailable => Err(Error::Refused(problem)),
                 _ => Ok(Verdict::Refused(problem)),
@@ -233,7 +234,9 @@ impl MlsConnection {
         match self.0.transport.ratchet_tree(group, epoch).await {
             Ok(tree) => Ok(Some(tree)),
             Err(Error::Refused(problem)) => match problem.problem_type {
-                ProblemType::RateLimited | ProblemType::Unauthenticated => Err(Error::Refused(problem)),
+                ProblemType::RateLimited | ProblemType::Unauthenticated | ProblemType::DeviceRemoved => {
+                    Err(Error::Refused(problem))
+                }
                 _ => Ok(None),
             },
             Err(other) => Err(other),

@@ -106,8 +106,8 @@ impl MlsConnection {
         self.0.core.write(|tx, _| core::pending(tx)).await
     }
 
-    /// Messages of people that contain a text, in whatever case, newest first: of one group or of all. Nothing contains an
-    /// empty text.
+    /// Messages of people that contain a text, in whatever case, newest first: of one group, or of all whose invitation
+    /// is accepted. Nothing contains an empty text.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`].

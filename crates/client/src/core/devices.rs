@@ -11,7 +11,7 @@ use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{groups, mls};
+use crate::core::{groups, mls, verification};
 use crate::error::Error;
 use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -119,7 +119,7 @@ pub(crate) fn learn_devices(
     warn_of_leaves(tx, context, user, &shared, unauthorized)
 }
 
-/// Warns of devices in groups that are not known to be the user's.
+/// Warns of devices in groups that are not known to be the user's, and of those that a verified user has beside the verified.
 fn warn_of_leaves(
     tx: &Tx<'_>,
     context: &Context,
@@ -138,7 +138,7 @@ fn warn_of_leaves(
             }
         }
     }
-    Ok(())
+    verification::warn(tx, context, user, shared)
 }
 
 fn not_told(user: &UserName, device: &DeviceId) -> String {
@@ -187,7 +187,7 @@ fn distrusted(
 }
 
 /// Writes a notice about a device into a group's history, unless it is there already.
-fn tell(
+pub(super) fn tell(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
@@ -214,7 +214,7 @@ fn tell(
 }
 
 /// The groups that this device takes part in and this user is in, each with the user's devices in it.
-fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey, Vec<DeviceId>)>, Error> {
+pub(super) fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey, Vec<DeviceId>)>, Error> {
     let mut found = Vec::new();
     for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
         let leaves: Vec<DeviceId> = mls::load(tx, &group)?

@@ -14,9 +14,10 @@ use tls_codec::Deserialize as _;
 
 use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
-use crate::core::{commits, mls, peers};
+use crate::core::{commits, mls, peers, verification};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, NotAdded};
+use crate::verification::Verification;
 
 /// A reserve request without an answer is repeated under the same key for this long, in seconds. The server keeps its
 /// answers for a day; after an hour what it reserved may have lapsed.
@@ -184,6 +185,9 @@ fn check_user(
     answer: Option<&UserReservation>,
     seen: &mut BTreeSet<KeyPackageRef>,
 ) -> Result<Result<Vec<InvitePackage>, NotAdded>, Error> {
+    if verification::verification(tx, user)? == Verification::Changed {
+        return Ok(Err(NotAdded::VerificationChanged));
+    }
     let devices = answer.map_or(&[][..], |answer| &answer.devices);
     let mut packages = Vec::new();
     let mut reason = NotAdded::NotFound;

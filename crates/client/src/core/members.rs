@@ -2,7 +2,7 @@ use larder_pool::Tx;
 use sha2::{Digest, Sha256};
 
 use crate::core::profile::Context;
-use crate::core::{groups, mls};
+use crate::core::{groups, mls, verification};
 use crate::error::Error;
 use crate::types::{GroupKey, Member};
 
@@ -13,18 +13,20 @@ pub(crate) fn members(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resul
         return Ok(Vec::new());
     };
     let me = &context.identity.me;
-    Ok(state
-        .members()
-        .filter_map(|member| {
-            let (user, device_id) = mls::who(&member.credential)?;
-            Some(Member {
-                is_me: device_id == me.device_id && user == me.user,
-                user,
-                device_id,
-                signature_key_fingerprint: fingerprint(&member.signature_key),
-            })
-        })
-        .collect())
+    let mut members = Vec::new();
+    for member in state.members() {
+        let Some((user, device_id)) = mls::who(&member.credential) else {
+            continue;
+        };
+        members.push(Member {
+            is_me: device_id == me.device_id && user == me.user,
+            verification: verification::of_leaf(tx, &user, &device_id, &member.signature_key)?,
+            user,
+            device_id,
+            signature_key_fingerprint: fingerprint(&member.signature_key),
+        });
+    }
+    Ok(members)
 }
 
 /// SHA-256 of a signature key, for people to compare.

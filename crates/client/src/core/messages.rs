@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls, restored_server};
+use crate::core::{groups, mls, restored_server, verification};
 use crate::error::Error;
 use crate::types::{
     GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
@@ -113,6 +113,7 @@ pub(crate) fn send(
         return Err(Error::InvalidText);
     }
     groups::require_active(tx, group)?;
+    verification::require_unchanged(tx, group)?;
     let payload = Payload::text(new_id(), text);
     let now = context.now();
     let me = &context.identity.me;
@@ -142,6 +143,7 @@ pub(crate) fn send(
 /// messages, in their order and under their ids. Returns the outbox rows.
 pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Vec<i64>, Error> {
     groups::require_active(tx, group)?;
+    verification::require_unchanged(tx, group)?;
     let connection = tx.connection();
     let sql = format!("{SELECT} WHERE m.group_id = ?1 AND m.status = ?2 AND m.status <> 0 ORDER BY m.row");
     let failed = select(connection, &sql, (group.as_bytes(), SendStatus::Failed.column()))?;

@@ -26,11 +26,13 @@ mod remake;
 mod requests;
 mod restore;
 mod restored_server;
+mod safety_number;
 mod schema;
 mod state;
 mod suites;
 mod sweep;
 mod timeline;
+mod verification;
 mod welcome;
 
 pub(crate) use actor::Handle;
@@ -72,4 +74,7 @@ pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};
 pub(crate) use timeline::{
     history_before, mark_group_read, mark_notices_read, mark_read, message, messages_after, pending, search,
     unread,
+};
+pub(crate) use verification::{
+    Keys, changed_users, is_code_of, known_keys, safety_number, set_verified, verification,
 };

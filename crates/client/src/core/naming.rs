@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::core::messages::{self, Payload};
 use crate::core::profile::Context;
-use crate::core::{groups, messages::check_name, requests};
+use crate::core::{groups, messages::check_name, requests, verification};
 use crate::error::Error;
 use crate::types::{GroupKey, MessageKind};
 
@@ -48,6 +48,7 @@ pub(crate) fn rename(
 ) -> Result<Option<i64>, Error> {
     check_name(new)?;
     groups::require_active(tx, group)?;
+    verification::require_unchanged(tx, group)?;
     let connection = tx.connection();
     let id = match known(connection, group)? {
         Some((name, _)) if name == new => return Ok(None),

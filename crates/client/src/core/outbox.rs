@@ -132,6 +132,8 @@ pub(crate) enum Outcome {
     Raced,
     /// This device is not a member any more, or has to rejoin first.
     NotActive(GroupState),
+    /// It is a message, and this member, who was verified, has other keys now.
+    VerificationChanged(UserName),
 }
 
 /// Puts a message into the outbox that can be encrypted only once a Commit before it is settled.

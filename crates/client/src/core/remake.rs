@@ -2,7 +2,7 @@ use larder_pool::Tx;
 
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, invitation, messages, mls};
+use crate::core::{commits, devices, groups, invitation, messages, mls, verification};
 use crate::error::Error;
 use crate::types::{GroupState, SendStatus};
 
@@ -68,10 +68,17 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
         });
     }
     match &intent {
-        Intent::Message { payload, .. } => {
+        Intent::Message { payload, row } => {
             let Some(mut mls) = messages::ready_to_encrypt(tx, &group)? else {
                 return Ok(Remade::Later);
             };
+            // Written for those who were members then. A name is nobody's words, and newcomers need it.
+            if let Some(row) = row
+                && let Some(outcome) = verification::outcome(tx, &mls)?
+            {
+                messages::set_status(connection, *row, SendStatus::Failed)?;
+                return Ok(Remade::Ended(outcome));
+            }
             let request = messages::encrypt(tx, context, &mut mls, &payload.0)?;
             outbox::replace(connection, id, &request, &intent)?;
         }

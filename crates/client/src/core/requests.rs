@@ -8,23 +8,31 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls};
+use crate::core::{groups, mls, verification};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, Invitations};
+use crate::verification::Verification;
 
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither this user itself, nor
-/// somebody from a group that is accepted.
+/// somebody who is verified, nor somebody from a group that is accepted.
 pub(super) fn inviter(
     tx: &Tx<'_>,
     context: &Context,
     group: &MlsGroup,
     adder: LeafNodeIndex,
 ) -> Result<Option<UserName>, Error> {
-    let Some((user, _)) = group.member(adder).and_then(mls::who) else {
-        return Err(Error::Corrupt("a Welcome of nobody"));
-    };
+    let nobody = || Error::Corrupt("a Welcome of nobody");
+    let adder = group
+        .members()
+        .find(|member| member.index == adder)
+        .ok_or_else(nobody)?;
+    let (user, device) = mls::who(&adder.credential).ok_or_else(nobody)?;
     let ask = match context.invitations {
-        Invitations::Ask => user != context.identity.me.user && !is_acquainted(tx, &user)?,
+        Invitations::Ask => {
+            user != context.identity.me.user
+                && verification::of_leaf(tx, &user, &device, &adder.signature_key)? != Verification::Verified
+                && !is_acquainted(tx, &user)?
+        }
         Invitations::Accept => false,
     };
     Ok(ask.then_some(user))
@@ -92,19 +100,20 @@ pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     }
 }
 
-/// The person declines: what was received is forgotten, and the group is to be left. One that this device has lost track of is
-/// left here only: nothing can be sent there without joining it again. Whether there is something to be sent.
-pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+/// The person declines: what was received is forgotten, and the group is to be left, which the next round of a sync proposes. One
+/// that this device has lost track of is left here only: nothing can be sent there without joining it again.
+pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     let state = groups::group_state(tx, group)?;
     if find(tx.connection(), group)?.is_none() {
         return Err(Error::NotARequest);
     }
     match state {
-        GroupState::NeedsRejoin => {
-            groups::depart(tx, group)?;
-            Ok(false)
+        GroupState::Active => {
+            forget(tx, group)?;
+            groups::set_state(tx.connection(), group, GroupState::Leaving)
         }
-        GroupState::Creating | GroupState::Active | GroupState::Leaving | GroupState::Left => Ok(true),
+        GroupState::NeedsRejoin => groups::depart(tx, group),
+        GroupState::Creating | GroupState::Leaving | GroupState::Left => Ok(()),
     }
 }
 

@@ -149,7 +149,8 @@ pub(crate) struct Searched {
     pub(crate) before: Option<i64>,
 }
 
-/// Looks for a text in lower case among the next rows before this one, and stops at `limit`.
+/// Looks for a text in lower case among the next rows before this one, and stops at `limit`. What strangers write who were not
+/// answered is not in the way, unless it is asked for.
 ///
 /// SQLite folds the case of ASCII letters only, and its index for substrings would keep a second copy of every text, so
 /// the texts are read.
@@ -168,6 +169,7 @@ pub(crate) fn search(
         }
         None => {
             "SELECT row, text FROM messages WHERE kind = ?1 AND row < ?2 AND ?4 IS NULL
+                 AND group_id NOT IN (SELECT group_id FROM groups WHERE request IS NOT NULL)
                  ORDER BY row DESC LIMIT ?3"
         }
     };

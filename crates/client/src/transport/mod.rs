@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use larder_pool::Tx;
 use larder_wire::{
-    AckRequest, AuditPage, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox, Inventory,
-    KeyPackageRef, LinkRequest, Memberships, ProblemType, RatchetTreeAnswer, RegisterRequest, Registered,
+    AccountRequest, AckRequest, AuditPage, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox,
+    Inventory, KeyPackageRef, LinkRequest, Memberships, ProblemType, RatchetTreeAnswer, Registered,
     ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest,
     Uploaded, UserDevices, UserName,
 };
@@ -61,8 +61,9 @@ impl Anonymous {
         self.http.call_json(&Request::get(INFO_PATH), None).await
     }
 
-    /// Repeating this is safe: a repetition finds the name taken by ourselves, which [`Transport`] can tell.
-    pub(crate) async fn register(&self, request: &RegisterRequest) -> Result<Registered, Error> {
+    /// Repeating this is safe: a repetition finds the name taken or the invitation used by ourselves, which [`Transport`]
+    /// can tell.
+    pub(crate) async fn register(&self, request: &AccountRequest) -> Result<Registered, Error> {
         self.http
             .call_json(&Request::post("/v1/accounts", request)?, None)
             .await

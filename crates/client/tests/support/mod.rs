@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Error, GroupKey, Invitations, Linking, Message, MessageKind, MlsConnection, Options, PoolPolicy,
-    UnixSeconds, UserName,
+    Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind, MlsConnection,
+    Options, PoolPolicy, UnixSeconds, UserName,
 };
 use larder_lifecycle::{DrainLimits, Rate};
 use larder_pool::LocalStore;
 use larder_server::{Admin, Config, Service, backup_sqlite, serve};
+use larder_wire::Registration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -103,10 +104,19 @@ impl TestServer {
 
     /// The same database and the same address, with these ciphersuites.
     pub(crate) async fn restart_with(&mut self, suites: &[u16]) {
+        self.restart(|config| config.group_suites = suites.to_vec()).await;
+    }
+
+    /// The same database and the same address, where these may register.
+    pub(crate) async fn restart_where_register(&mut self, registration: Registration) {
+        self.restart(|config| config.registration = registration).await;
+    }
+
+    async fn restart(&mut self, configure: impl FnOnce(&mut Config)) {
         self.stop().await;
         let mut config = Config::new(self.directory.path().join(DATABASE));
-        config.group_suites = suites.to_vec();
         config.drain = generous();
+        configure(&mut config);
         let ahead = Arc::clone(&self.ahead);
         let clock = Arc::new(move || now().plus(ahead.load(Ordering::Relaxed)));
         let service = Service::open(config, clock).await.unwrap();
@@ -122,6 +132,14 @@ impl TestServer {
             serve(listener, service, until).await.unwrap();
         });
         self.running = Some((stop, running));
+    }
+
+    /// A code that the operator has made while the server runs.
+    pub(crate) async fn invitation(&self) -> InviteCode {
+        let database = self.directory.path().join(DATABASE);
+        let admin = Admin::open_in_use(&database.into()).await.unwrap();
+        let invited = admin.invite(1, now(), now().plus(60)).await.unwrap();
+        invited[0].code.clone()
     }
 
     /// A change that only somebody with the server's database can make.
@@ -331,13 +349,16 @@ impl Client {
             .collect()
     }
 
-    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+    pub(crate) async fn summary(&self, group: &GroupKey) -> GroupSummary {
         let groups = self.groups().await.unwrap();
         groups
             .into_iter()
             .find(|summary| summary.id == *group)
             .expect("known")
-            .epoch
+    }
+
+    pub(crate) async fn epoch(&self, group: &GroupKey) -> u64 {
+        self.summary(group).await.epoch
     }
 
     /// The users in a group, sorted.

@@ -1,20 +1,23 @@
 //! `register`, `block`, `unblock`.
 
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, MlsConnection, ProblemType, UserName};
+use larder_client::{Error, InviteCode, MlsConnection, ProblemType, UserName};
 
 use super::{Context, guide};
-use crate::cli::DEFAULT_SERVER;
+use crate::cli::{DEFAULT_SERVER, InviteText};
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
 
 pub(super) async fn register(
     context: &Context<'_>,
     user: Option<UserName>,
+    invite: Option<InviteText>,
     no_encryption: bool,
 ) -> Result<ExitCode> {
+    let mut code = invite.map(|InviteText(text)| parsed(&text)).transpose()?;
     let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
     guide::require_server(server).await?;
     let mut user = guide::user_name(context, user)?;
@@ -27,17 +30,25 @@ pub(super) async fn register(
     )?;
     let key = context.sources().of_new(no_encryption)?;
     let encrypted = key.is_some();
+    let options = context.options(key);
     let client = loop {
-        match MlsConnection::register(context.options(key.clone()), server, user.clone()).await {
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NameTaken => {
-                let refused = Failure::new(
-                    Exit::Refused,
-                    problem.problem_type.code(),
-                    "that name is taken; choose another",
-                );
-                user = guide::another_name(context, &user)?.ok_or(refused)?;
+        let registered = match &code {
+            Some(code) => {
+                MlsConnection::register_invited(options.clone(), server, user.clone(), code.clone()).await
             }
-            registered => break registered?,
+            None => MlsConnection::register(options.clone(), server, user.clone()).await,
+        };
+        let error = match registered {
+            Ok(client) => break client,
+            Err(error) => error,
+        };
+        match refusal(&error) {
+            Some(ProblemType::NameTaken) => match guide::another_name(context, &user)? {
+                Some(other) => user = other,
+                None => return Err(told(error, code.is_some())),
+            },
+            Some(ProblemType::InvitationRequired) if code.is_none() && can_ask() => code = Some(asked()?),
+            Some(_) | None => return Err(told(error, code.is_some())),
         }
     };
     // Without KeyPackages nobody can invite this device.
@@ -64,6 +75,52 @@ pub(super) async fn register(
         ],
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn refusal(error: &Error) -> Option<ProblemType> {
+    match error {
+        Error::Refused(problem) => Some(problem.problem_type),
+        _ => None,
+    }
+}
+
+/// A refusal in the words of somebody who registers, with a code or without one.
+fn told(error: Error, with_code: bool) -> anyhow::Error {
+    let Some(problem_type) = refusal(&error) else {
+        return error.into();
+    };
+    let sentence = match problem_type {
+        ProblemType::NameTaken => "that name is taken; choose another",
+        ProblemType::InvitationRequired if with_code => {
+            "the invitation code is not good: unknown, used or expired"
+        }
+        ProblemType::InvitationRequired => "this server wants an invitation code: --invite CODE",
+        ProblemType::RegistrationClosed => "this server takes no new accounts",
+        _ => return error.into(),
+    };
+    Failure::new(Exit::Refused, problem_type.code(), sentence).into()
+}
+
+fn parsed(text: &str) -> Result<InviteCode> {
+    text.parse().map_err(|_| {
+        let sentence = "that is not an invitation code: something in it is missing or mistyped";
+        Failure::new(Exit::Usage, "malformed-invite-code", sentence).into()
+    })
+}
+
+/// Whether a person can be asked for a code: somebody who reads the question and types the answer.
+fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks a person. What they type is shown: it is long, and good once.
+fn asked() -> Result<InviteCode> {
+    let mut asked = io::stderr();
+    write!(asked, "invitation code: ")?;
+    asked.flush()?;
+    let mut text = String::new();
+    io::stdin().read_line(&mut text)?;
+    parsed(&text)
 }
 
 pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {

@@ -1,11 +1,11 @@
-//! `admin check`, `admin backup` and `admin restored`.
+//! `admin check`, `admin backup`, `admin invite`, `admin invitations` and `admin restored`.
 
 use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Admin, StoreLocation, backup_sqlite};
+use larder_server::{Admin, Invitation, InvitationId, NewInvitation, StoreLocation, backup_sqlite};
 
 use super::Context;
 use super::serve::{location, lock};
@@ -18,9 +18,14 @@ pub(super) async fn run(context: &Context<'_>, command: AdminCommand) -> Result<
     match command {
         AdminCommand::Check { store } => check(context, store).await,
         AdminCommand::Backup { store, file } => backup(context, store, &file),
+        AdminCommand::Invite { store, count, valid } => invite(context, store, count, valid).await,
+        AdminCommand::Invitations { store, revoke } if revoke.is_empty() => invitations(context, store).await,
+        AdminCommand::Invitations { store, revoke } => withdraw(context, store, &revoke).await,
         AdminCommand::Restored { store } => restored(context, store).await,
     }
 }
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 async fn check(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
     let (admin, _lock) = open(context, store).await?;
@@ -71,6 +76,63 @@ fn backup(context: &Context<'_>, store: StoreOptions, file: &Path) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
+async fn invite(context: &Context<'_>, store: StoreOptions, count: u32, valid_days: u32) -> Result<ExitCode> {
+    let admin = open_in_use(context, store).await?;
+    let now = clock::system()();
+    let expires_at = now.plus(u64::from(valid_days) * DAY_SECONDS);
+    let invited = admin.invite(count, now, expires_at).await?;
+    let records: Vec<Record> = invited
+        .into_iter()
+        .map(|NewInvitation { code, invitation }| Record::InviteCode {
+            code,
+            id: invitation.id.to_string(),
+            expires_at: invitation.expires_at.0,
+        })
+        .collect();
+    context.output.print(&records)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn invitations(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+    let admin = open_in_use(context, store).await?;
+    let outstanding = admin.invitations(clock::system()()).await?;
+    let records: Vec<Record> = outstanding
+        .into_iter()
+        .map(
+            |Invitation {
+                 id,
+                 created_at,
+                 expires_at,
+             }| Record::OutstandingInviteCode {
+                id: id.to_string(),
+                created_at: created_at.0,
+                expires_at: expires_at.0,
+            },
+        )
+        .collect();
+    context.output.print(&records)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn withdraw(context: &Context<'_>, store: StoreOptions, ids: &[InvitationId]) -> Result<ExitCode> {
+    let admin = open_in_use(context, store).await?;
+    let mut unknown = Vec::new();
+    for id in ids {
+        if admin.withdraw_invitation(*id).await? {
+            context
+                .output
+                .print(&[Record::InviteCodeWithdrawn { id: id.to_string() }])?;
+        } else {
+            unknown.push(id.to_string());
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sentence = format!("no invitation (any more): {}", unknown.join(", "));
+    Err(Failure::new(Exit::Refused, "no-invitation", sentence).into())
+}
+
 async fn restored(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
     let (admin, _lock) = open(context, store).await?;
     let restored = admin.restored(clock::system()()).await?;
@@ -96,6 +158,17 @@ async fn open(context: &Context<'_>, store: StoreOptions) -> Result<(Admin, Opti
         .await
         .with_context(|| format!("the database {store} cannot be opened"))?;
     Ok((admin, lock))
+}
+
+/// Opens a store that exists, whether its server is running or not.
+async fn open_in_use(context: &Context<'_>, store: StoreOptions) -> Result<Admin> {
+    let store = location(context, store)?;
+    if let StoreLocation::Sqlite(database) = &store {
+        must_exist(database)?;
+    }
+    Admin::open_in_use(&store)
+        .await
+        .with_context(|| format!("the database {store} cannot be opened"))
 }
 
 /// A mistyped name is not a new, empty store in which nothing is wrong.

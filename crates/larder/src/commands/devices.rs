@@ -1,13 +1,12 @@
 //! `link` and `device`.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use larder_client::{Device, Error, MlsConnection, UserName};
 
-use super::{Context, guide};
+use super::{Context, confirmed, guide};
 use crate::cli::DEFAULT_SERVER;
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
@@ -85,7 +84,8 @@ pub(super) async fn authorize(context: &Context<'_>, code: &str, compared: bool)
     let client = context.open().await?;
     let device = client.read_link_code(code).await?;
     let (device_id, fingerprint) = (device.device_id().to_string(), device.fingerprint().to_owned());
-    if !compared && !confirmed(&fingerprint)? {
+    let question = format!("Compare: the new device must show the fingerprint\n  {fingerprint}\nDoes it?");
+    if !compared && !confirmed(&question)? {
         return Err(Failure::new(
             Exit::Refused,
             "not-confirmed",
@@ -101,19 +101,6 @@ pub(super) async fn authorize(context: &Context<'_>, code: &str, compared: bool)
     // What the groups are told is told here too.
     client.sync().await?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Asks a person. Nobody there says no.
-fn confirmed(fingerprint: &str) -> io::Result<bool> {
-    let mut asked = io::stderr();
-    write!(
-        asked,
-        "Compare: the new device must show the fingerprint\n  {fingerprint}\nDoes it? [y/N] "
-    )?;
-    asked.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) async fn list(context: &Context<'_>) -> Result<ExitCode> {

@@ -151,6 +151,7 @@ pub(crate) async fn members(client: &MlsConnection, key: &GroupKey, output: &Out
             device_id: member.device_id.to_string(),
             fingerprint: member.signature_key_fingerprint,
             me: member.is_me,
+            verification: member.verification.as_str(),
         })
         .collect();
     output.print(&records)?;

@@ -17,10 +17,12 @@ mod receive;
 mod requests;
 mod send;
 mod serve;
+mod verification;
 
 pub(crate) use receive::Reading;
 pub(crate) use send::sent_record;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +40,7 @@ use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
 pub(crate) use pool::{pool_records, quarantined_record};
+pub(crate) use verification::code_on_light;
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
 pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output) -> Result<ExitCode> {
@@ -51,7 +54,11 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
     match cli.command {
         Command::Serve(options) => serve::serve(context, options).await,
         Command::Admin(command) => admin::run(context, command).await,
-        Command::Register { user, no_encryption } => account::register(context, user, no_encryption).await,
+        Command::Register {
+            user,
+            invite,
+            no_encryption,
+        } => account::register(context, user, invite, no_encryption).await,
         Command::Link { user, no_encryption } => devices::link(context, user, no_encryption).await,
         Command::Device(DeviceCommand::Authorize { code, yes }) => {
             devices::authorize(context, &code, yes).await
@@ -83,6 +90,7 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
         Command::Mute { group } => groups::set_muted(context, &group, true).await,
         Command::Unmute { group } => groups::set_muted(context, &group, false).await,
         Command::Members { group } => groups::members_command(context, &group).await,
+        Command::Verify(options) => verification::verify(context, &options).await,
         Command::Pool(PoolCommand::Status) => pool::status(context).await,
         Command::Pool(PoolCommand::Refresh) => pool::refresh(context).await,
         Command::Pool(PoolCommand::Audit) => audit::audit(context).await,
@@ -196,6 +204,16 @@ impl Context<'_> {
         };
         Ok((client, key))
     }
+}
+
+/// Asks a person. Nobody there says no.
+fn confirmed(question: &str) -> io::Result<bool> {
+    let mut asked = io::stderr();
+    write!(asked, "{question} [y/N] ")?;
+    asked.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn unknown_group(error: Error, what: &str, group: &str) -> anyhow::Error {

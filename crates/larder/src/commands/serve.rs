@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::Context;
 use crate::cli::{Serve, StoreOptions, StoreUrl};
 use crate::clock;
+use crate::descriptors;
 use crate::failure::{Exit, Failure};
 use crate::profile;
 use crate::record::Record;
@@ -26,6 +27,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     config.server_name = options.server_name;
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
+    config.registration = options.registration.into();
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }
@@ -46,6 +48,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
+    descriptors::allow_for(config.limits.connections_max);
     config.store = store.clone();
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::system())

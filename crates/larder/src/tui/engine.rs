@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, UserName};
+use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, UserName, Verification};
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
-use super::slash::Slash;
 use crate::clock;
-use crate::commands::{pool_records, quarantined_record};
+use crate::commands::{code_on_light, pool_records, quarantined_record};
 use crate::failure::Failure;
 use crate::follow::Follower;
 use crate::record::group_label;
+use crate::slash::Slash;
 use crate::text::{label, plain};
 
 /// Messages that are found at most.
@@ -185,7 +185,7 @@ impl Engine {
         self.levels().await
     }
 
-    /// Tells how many KeyPackages there are.
+    /// Tells how many KeyPackages there are, and whose keys have changed.
     async fn levels(&self) -> Result<()> {
         let pools = self.client.pools().await?;
         let mut level = PoolLevel::default();
@@ -195,6 +195,8 @@ impl Engine {
             level.last_resort_used |= pool.health.last_resort.is_some_and(|last| last.used);
         }
         self.tell(Update::Pool(level));
+        let changed = self.client.changed_users().await?;
+        self.tell(Update::Changed(changed.iter().map(ToString::to_string).collect()));
         Ok(())
     }
 
@@ -308,7 +310,15 @@ impl Engine {
                 client.decline(open()?).await?;
                 "declined".to_owned()
             }
-            Slash::Verify(_) => bail!("later"),
+            Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
+            Slash::Verify(user, Some(verified)) => {
+                client.set_verified(&user, verified).await?;
+                match client.verification(&user).await? {
+                    Verification::Verified => format!("{user} is verified"),
+                    Verification::Unverified => format!("{user} is not verified"),
+                    Verification::Changed => format!("{user} has other keys by now: /verify {user} again"),
+                }
+            }
             Slash::Members => return Ok(Some(Update::Panel(self.members(open()?).await?))),
             Slash::Pool => return Ok(Some(Update::Panel(self.pool().await?))),
             Slash::Search(text) => return Ok(Some(Update::Panel(self.search(&text).await?))),
@@ -348,7 +358,12 @@ impl Engine {
                 lines.push(PanelLine::new(member.user.to_string(), Look::Strong));
                 user = Some(member.user.clone());
             }
-            let me = if member.is_me { "  (this device)" } else { "" };
+            let me = match (member.is_me, member.verification) {
+                (true, _) => "  (this device)",
+                (false, Verification::Unverified) => "",
+                (false, Verification::Verified) => "  verified",
+                (false, Verification::Changed) => "  CHANGED",
+            };
             let print = &member.signature_key_fingerprint;
             let beginning: String = print.chars().take(16).collect();
             lines.push(PanelLine::new(
@@ -357,6 +372,39 @@ impl Engine {
             ));
         }
         Ok(Panel::new("members", lines))
+    }
+
+    /// What two people compare, and how it is marked that they have.
+    async fn verify(&self, user: &UserName) -> Result<Panel> {
+        let shown = self.client.safety_number(user).await?;
+        let groups: Vec<&str> = shown.number.split(' ').collect();
+        let mut lines: Vec<PanelLine> = groups
+            .chunks(6)
+            .map(|groups| PanelLine::new(groups.join(" "), Look::Strong))
+            .collect();
+        let code = code_on_light(&shown.qr).unwrap_or_default();
+        lines.extend(code.lines().map(|line| PanelLine::new(line, Look::Code)));
+        lines.push(match shown.verification {
+            Verification::Verified => PanelLine::new("verified", Look::Plain),
+            Verification::Unverified => PanelLine::new("not verified", Look::Plain),
+            Verification::Changed => {
+                PanelLine::new("verified once, and the keys are others now", Look::Alarm)
+            }
+        });
+        lines.push(PanelLine::new(
+            format!("Ask {user} in person or by phone. The same? /verify {user} yes"),
+            Look::Plain,
+        ));
+        for device in &shown.devices {
+            let new = if device.is_new { "  new" } else { "" };
+            let beginning: String = device.signature_key_fingerprint.chars().take(16).collect();
+            let look = if device.is_new { Look::Alarm } else { Look::Plain };
+            lines.push(PanelLine::new(
+                format!("{}  {beginning}…{new}", device.device_id),
+                look,
+            ));
+        }
+        Ok(Panel::new(format!("you and {user}"), lines))
     }
 
     async fn pool(&self) -> Result<Panel> {

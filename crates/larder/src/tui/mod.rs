@@ -1,7 +1,7 @@
 //! The chat on a whole screen.
 //!
-//! * `app` is everything that is on the screen, as values; `timeline` and `composer` are its larger parts, `slash` and `keys`
-//!   what can be typed.
+//! * `app` is everything that is on the screen, as values; `timeline` and `composer` are its larger parts, `keys` what can
+//!   be pressed.
 //! * `view` draws it, in the colours of `theme`, on the `screen`.
 //! * `engine` does what has to be done, and tells what happens: it alone knows the client.
 
@@ -17,7 +17,6 @@ mod notify;
 #[path = "without_notify.rs"]
 mod notify;
 mod screen;
-mod slash;
 mod theme;
 mod timeline;
 mod view;

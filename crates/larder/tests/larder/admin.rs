@@ -120,6 +120,57 @@ fn a_server_counts_what_it_does_and_names_nobody() {
     assert_eq!(server.ended(), 0);
 }
 
+/// The soft and the hard limit of a process's file descriptors.
+#[cfg(target_os = "linux")]
+fn limits(process: &str) -> (u64, u64) {
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<u64> = line
+        .unwrap()
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    (numbers[0], numbers[1])
+}
+
+/// The soft limit of a server when it listens, which a shell has started with other limits.
+#[cfg(target_os = "linux")]
+fn limit_of_server(world: &World, ulimit: &str) -> u64 {
+    let script = format!("{ulimit} && exec \"$0\" serve --listen 127.0.0.1:0");
+    let larder = world.command("server", &[]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script]).arg(larder.get_program());
+    let log = std::fs::File::create(world.path("server.log")).unwrap();
+    for (key, value) in larder.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    command.stdout(std::process::Stdio::piped()).stderr(log);
+    let mut server = Running::start(command);
+    assert!(server.line().starts_with("listening on "));
+    limits(&server.id().to_string()).0
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_raises_its_limit_of_file_descriptors_and_warns_where_it_cannot() {
+    const NEEDED: u64 = 18_432;
+    let world = World::without_server();
+    let warned = || String::from_utf8(world.logs("server")).unwrap();
+    let few = limit_of_server(&world, "ulimit -Sn 500 && ulimit -Hn 1000");
+    assert_eq!(few, 1000, "as many as it can have");
+    assert!(
+        warned().contains("allowed=1000 needed=18432 connections=16384"),
+        "{}",
+        warned()
+    );
+    let (_, most) = limits("self");
+    assert_eq!(limit_of_server(&world, "ulimit -Sn 500"), NEEDED.min(most));
+    assert_eq!(warned().is_empty(), most >= NEEDED, "{}", warned());
+}
+
 /// The body of an answer, asked for over a plain connection.
 fn get(url: &str) -> String {
     let (host, path) = url.trim_start_matches("http://").split_once('/').unwrap();

@@ -3,6 +3,14 @@
 use crate::support::{Running, World, parse, texts};
 use crate::transcripts::fails;
 
+/// Makes a profile a further device of a user, whose profile has the user's name.
+pub(crate) fn linked(world: &World, profile: &str, user: &str) {
+    let (mut linking, code, _) = link(world, profile, user);
+    world.ok(user, &["device", "authorize", "--yes", &code]);
+    linking.line();
+    assert_eq!(linking.ended(), 0);
+}
+
 /// Starts `link`, and returns the process, its code and its fingerprint.
 fn link(world: &World, profile: &str, user: &str) -> (Running, String, String) {
     let mut linking = world.start(profile, &["--json", "link", "--no-encryption", user]);
@@ -81,8 +89,12 @@ fn r_s7_r_c8_a_device_is_linked_by_a_code_everybody_is_told_once_and_it_is_remov
     // Lost: it can do nothing any more, and its leaves go.
     let removed = world.ok("alice", &["device", "remove", &phone[..8]]);
     assert_eq!(removed, format!("device {phone} was removed\n"));
-    let (exit, _, code) = fails(&world, "phone", &["recv"]);
-    assert_eq!((exit, code.as_str()), (3, "unauthenticated"));
+    let (exit, sentence, code) = fails(&world, "phone", &["recv"]);
+    assert_eq!((exit, code.as_str()), (3, "device-removed"));
+    assert!(
+        sentence.contains("larder: this device was removed from the account"),
+        "{sentence}"
+    );
     let told = world.ok("bob", &["recv"]);
     let by_list = format!("#room * alice removed the device {}\n", &phone[..8]);
     assert!(told.contains(&by_list), "{told}");
@@ -121,4 +133,75 @@ fn a_code_or_a_device_that_makes_no_sense_is_named_in_the_answer() {
     );
     let (exit, _, code) = fails(&world, "again", &["register", "--no-encryption", "bob"]);
     assert_eq!((exit, code.as_str()), (3, "name-taken"));
+}
+
+#[test]
+fn r_c8_two_people_compare_numbers_and_a_new_device_of_a_verified_one_stops_what_is_sent() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    world.ok("bob", &["recv"]);
+
+    let shown = world.ok("alice", &["verify", "bob"]);
+    assert!(shown.contains('\u{2588}'), "a code to scan: {shown}");
+    assert!(shown.ends_with("\nbob is not verified\n"), "{shown}");
+    let of_bob = world.json("bob", &["verify", "alice"]).remove(0);
+    let number = of_bob["number"].as_str().unwrap();
+    let lines: Vec<String> = number
+        .split(' ')
+        .collect::<Vec<_>>()
+        .chunks(4)
+        .map(|groups| groups.join(" "))
+        .collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| shown.contains(line)), "{shown}");
+    assert!(
+        !world
+            .ok("alice", &["verify", "--no-qr", "bob"])
+            .contains('\u{2588}')
+    );
+
+    for wrong in ["12345", "", &number[..number.len() - 6], "larder-safety:AAAA"] {
+        let (exit, _, code) = fails(&world, "alice", &["verify", "bob", "--compare", wrong]);
+        assert_eq!((exit, code.as_str()), (3, "numbers-differ"), "{wrong}");
+    }
+    let scanned = of_bob["qr"].as_str().unwrap();
+    for right in [number, &number.replace(' ', ""), scanned] {
+        let compared = world.ok("alice", &["verify", "bob", "--compare", right]);
+        assert_eq!(compared, "bob is verified\n");
+        let unmarked = world.ok("alice", &["verify", "bob", "--unmark"]);
+        assert_eq!(unmarked, "bob is not verified\n");
+    }
+    let marked = world.json("alice", &["verify", "bob", "--mark"]).remove(0);
+    assert_eq!(
+        (&marked["type"], &marked["verification"]),
+        (&"verified".into(), &"verified".into())
+    );
+    let members = world.ok("alice", &["members", "room"]);
+    assert_eq!(members.matches("  verified\n").count(), 1, "{members}");
+
+    linked(&world, "phone", "bob");
+    let told = world.ok("alice", &["recv"]);
+    assert!(
+        told.contains("#room * WARNING: bob, whom you have verified"),
+        "{told}"
+    );
+    let (exit, sentence, code) = fails(&world, "alice", &["send", "room", "secret"]);
+    assert_eq!((exit, code.as_str()), (3, "verification-changed"));
+    assert_eq!(
+        sentence,
+        "larder: the keys of bob are not those that you have verified: larder verify bob\n"
+    );
+    let shown = world.ok("alice", &["verify", "--no-qr", "bob"]);
+    assert_eq!(shown.matches("  NEW\n").count(), 1, "{shown}");
+    assert!(shown.contains("\nWARNING: bob has other keys"), "{shown}");
+    world.ok("alice", &["verify", "bob", "--mark"]);
+    world.ok("alice", &["send", "room", "not so secret"]);
+    assert_eq!(texts(&world.json("phone", &["recv"])), ["not so secret"]);
+
+    let (exit, _, code) = fails(&world, "alice", &["verify", "alice"]);
+    assert_eq!((exit, code.as_str()), (2, "oneself"));
+    let (exit, _, code) = fails(&world, "alice", &["verify", "zoe"]);
+    assert_eq!((exit, code.as_str()), (5, "unknown-user"));
 }

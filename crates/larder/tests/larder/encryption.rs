@@ -195,7 +195,7 @@ fn a_file_descriptor_gives_a_line_and_no_more() {
     );
     let (code, out, err) = shell(
         "alice",
-        "printf '%s\\nhello\\n/list\\n' \"$(head -n 1 \"$RIGHT\")\" | \"$LARDER\" --json --passphrase-fd 0 chat room",
+        "printf '%s\\nhello\\n/members\\n' \"$(head -n 1 \"$RIGHT\")\" | \"$LARDER\" --json --passphrase-fd 0 chat room",
     );
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let types: Vec<_> = out.lines().map(|line| parse(line)["type"].clone()).collect();

@@ -21,6 +21,7 @@ mod documents;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
 mod history;
+mod invitations;
 mod legacy;
 mod pool;
 #[cfg(feature = "sqlcipher")]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use expectrl::session::OsSession;
 
+use crate::devices::linked;
 use crate::support::{PATIENCE, World};
 use crate::terminal::on_terminal;
 
@@ -342,6 +343,50 @@ fn an_invitation_from_a_stranger_waits_apart_and_nothing_is_sent_there_until_it_
     bob.shows("declined");
     bob.shows_no_more("invitations");
     bob.quit();
+}
+
+#[test]
+fn r_c8_numbers_are_compared_on_the_screen_and_what_changes_after_that_is_told() {
+    let world = kitchen();
+    let mut alice = Screen::sized(&world, "alice", &["kitchen"], (100, 50), &[]);
+    alice.shows("online");
+    alice.enter("/verify bob");
+    let screen = alice.shows("/verify bob yes");
+    let of_bob = world.json("bob", &["verify", "alice"]).remove(0);
+    let number: Vec<&str> = of_bob["number"].as_str().unwrap().split(' ').collect();
+    assert!(
+        number.chunks(6).all(|groups| screen.contains(&groups.join(" "))),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("not verified") && screen.contains('█'),
+        "{screen}"
+    );
+    // All of the code fits on the smallest terminal.
+    alice.resize(80, 24);
+    alice.press("\x1b[B\x1b[B");
+    alice.until("the code", |screen| {
+        let code = screen
+            .lines()
+            .filter(|line| line.contains(['█', '▀', '▄']) && line.contains('│'));
+        code.count() >= 21
+    });
+    alice.resize(100, 50);
+    alice.press(ESCAPE);
+    alice.shows_no_more("you and bob");
+    alice.enter("/verify bob yes");
+    alice.shows("bob is verified");
+    linked(&world, "phone", "bob");
+    alice.shows("keys changed: bob");
+    alice.shows("WARNING: bob, whom you have verified");
+    alice.enter("secret");
+    alice.shows("the keys of bob are not those that you have verified");
+    let screen = alice.shows("> secret");
+    assert!(!screen.contains("alice         secret"), "{screen}");
+    alice.press("\x15");
+    alice.enter("/verify bob no");
+    alice.shows_no_more("keys changed: bob");
+    alice.quit();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::thread;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ciborium::Value as Cbor;
+use larder_wire::InviteCode;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::support::{World, bytes_below, contains, find_any};
@@ -146,8 +147,8 @@ fn spellings(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_key_token_plaintext_or_group_name_is_logged_sent_or_kept_by_the_server() {
-    let mut world = World::logging("trace");
+fn no_key_token_code_plaintext_or_group_name_is_logged_sent_or_kept_by_the_server() {
+    let mut world = World::with_registration("invited", "trace");
     let tap = Tap::on(world.address());
     let users = ["alice", "bob", "carol"];
     let url = format!("http://{}", tap.address);
@@ -157,8 +158,10 @@ fn no_key_token_plaintext_or_group_name_is_logged_sent_or_kept_by_the_server() {
         assert_eq!(ended.code, 0, "{user} {arguments:?}: {}", ended.out);
         ended.out
     };
-    for user in users {
-        larder(user, &["register", "--no-encryption", user]);
+    let codes = users.map(|_| world.invitation());
+    let unused = world.invitation();
+    for (user, code) in users.into_iter().zip(&codes) {
+        larder(user, &["register", "--no-encryption", "--invite", code, user]);
     }
     let before: Vec<Vec<u8>> = users.iter().flat_map(|user| private_keys(&world, user)).collect();
     larder("alice", &["group", "create", GROUP]);
@@ -187,6 +190,23 @@ fn no_key_token_plaintext_or_group_name_is_logged_sent_or_kept_by_the_server() {
     let spelled: Vec<Vec<u8>> = keys.iter().flat_map(|key| spellings(key)).collect();
     let words = [PLAINTEXT, GROUP].map(str::as_bytes);
     let database = bytes_below(&world.path("server"));
+    for code in codes.iter().chain([&unused]) {
+        let heard_of = contains(&heard, code.as_bytes());
+        assert_eq!(heard_of, *code != unused, "a code travels as it is");
+        let secret = *code.parse::<InviteCode>().unwrap().secret();
+        let bare = code.strip_prefix("larder-invite:").unwrap();
+        let mut spelled = spellings(&secret);
+        spelled.extend([bare.into(), bare.replace('-', "").into()]);
+        assert_eq!(
+            find_any(&database, &spelled),
+            None,
+            "a code in the server's database"
+        );
+        for process in ["server", "admin", "alice", "bob", "carol"] {
+            let log = world.logs(process);
+            assert_eq!(find_any(&log, &spelled), None, "a code in the log of {process}");
+        }
+    }
     for (what, bytes) in [("the wire", &heard), ("the server's database", &database)] {
         for word in words {
             assert!(

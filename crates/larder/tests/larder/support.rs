@@ -25,6 +25,7 @@ pub(crate) struct World {
     address: String,
     log: &'static str,
     suites: &'static [&'static str],
+    registration: &'static str,
 }
 
 impl World {
@@ -49,7 +50,23 @@ impl World {
             address: format!("{}:0", loopback()),
             log: "warn",
             suites: &[],
+            registration: "open",
         }
+    }
+
+    /// A server where these may register. Every process logs as `RUST_LOG` says.
+    pub(crate) fn with_registration(registration: &'static str, log: &'static str) -> Self {
+        let mut world = Self::without_server();
+        world.log = log;
+        world.restart_with_registration(registration);
+        world
+    }
+
+    /// The server again, where these may register.
+    pub(crate) fn restart_with_registration(&mut self, registration: &'static str) {
+        self.registration = registration;
+        self.kill_server();
+        self.start_server();
     }
 
     /// A server that is run with these ciphersuites.
@@ -75,6 +92,8 @@ impl World {
             &self.address,
             "--data",
             data.to_str().unwrap(),
+            "--registration",
+            self.registration,
         ];
         arguments.extend(self.suites.iter().flat_map(|suite| ["--suite", suite]));
         let mut server = Running::start(self.command("server", &arguments));
@@ -133,6 +152,7 @@ impl World {
             .env_remove("LARDER_PASSPHRASE_COMMAND")
             // What comes of the other choice has tests of its own.
             .env("LARDER_INVITATIONS", "accept")
+            .env_remove("LARDER_INVITE")
             // Nobody's keychain is for tests.
             .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
             .env("RUST_LOG", self.log)
@@ -154,6 +174,19 @@ impl World {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Runs a command on the server's database. It may be that the server is running.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Vec<Value> {
+        let data = self.path("server");
+        let arguments = [&["admin"], arguments, &["--data", data.to_str().unwrap()]].concat();
+        self.json("admin", &arguments)
+    }
+
+    /// An invitation code.
+    pub(crate) fn invitation(&self) -> String {
+        let invited = self.admin(&["invite"]);
+        invited[0]["code"].as_str().unwrap().to_owned()
     }
 
     /// Runs a command that must succeed, and returns what it printed.
@@ -274,6 +307,12 @@ impl Running {
     /// Ends its input.
     pub(crate) fn closes_input(&mut self) {
         self.input = None;
+    }
+
+    /// Of the process.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     #[cfg(unix)]

@@ -76,14 +76,14 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
 
     alice.send_line("/invite carol").unwrap();
     alice.expect("carol joined #room").unwrap();
-    alice.send_line("/list").unwrap();
+    alice.send_line("/members").unwrap();
     for user in ["alice", "bob", "carol"] {
         alice.expect(format!("{user}  device ")).unwrap();
     }
     alice.send_line("/pool").unwrap();
     alice.expect("pool good: 32 of 32 available").unwrap();
     alice.send_line("/nonsense").unwrap();
-    alice.expect("not understood").unwrap();
+    alice.expect("there is no /nonsense").unwrap();
     alice.send_line("/invite nobody-of-that-name").unwrap();
     alice.expect("no such user").unwrap();
 
@@ -93,6 +93,27 @@ fn two_chats_on_terminals_converse_and_obey_commands() {
     }
     world.ok("carol", &["recv"]);
     assert_eq!(world.json("carol", &["groups"]).len(), 1);
+}
+
+#[test]
+fn whoever_registers_without_a_code_is_asked_for_one_where_it_takes_one() {
+    let world = World::with_registration("invited", "warn");
+    let code = world.invitation();
+    let register = || on_terminal(&world, "alice", &["register", "--no-encryption", "alice"], &[]);
+    let mut mistyped = register();
+    mistyped.expect("invitation code: ").unwrap();
+    mistyped.send_line(&code[..code.len() - 4]).unwrap();
+    mistyped.expect("not an invitation code").unwrap();
+    mistyped.expect(Eof).unwrap();
+    let mut session = register();
+    session.expect("invitation code: ").unwrap();
+    session.send_line(&code).unwrap();
+    session.expect("registered alice at ").unwrap();
+    session.expect(Eof).unwrap();
+    // Who is registered is not asked.
+    let mut session = register();
+    session.expect("registered alice at ").unwrap();
+    session.expect(Eof).unwrap();
 }
 
 /// The README's chat between two terminals, with the questions that it mentions.
@@ -233,4 +254,18 @@ fn who_links_a_device_on_a_terminal_is_told_what_comes_next() {
     link.expect("next:").unwrap();
     link.expect("  larder groups").unwrap();
     link.expect(Eof).unwrap();
+}
+
+#[test]
+fn somebody_at_a_terminal_is_asked_whether_the_numbers_are_the_same() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for (answer, verification) in [("", "unverified"), ("n", "unverified"), ("y", "verified")] {
+        let mut session = on_terminal(&world, "alice", &["verify", "--no-qr", "bob"], &[]);
+        session.expect("Does bob see the same number? [y/N] ").unwrap();
+        session.send_line(answer).unwrap();
+        session.expect(Eof).unwrap();
+        let shown = world.json("alice", &["verify", "bob"]).remove(0);
+        assert_eq!(shown["verification"], verification, "{answer}");
+    }
 }

@@ -51,7 +51,19 @@ pub(crate) fn check_registration(
     Ok(())
 }
 
-pub(crate) fn register(tx: &Tx<'_>, request: &RegisterRequest, now: UnixSeconds) -> Result<(), ServiceError> {
+/// Registers a user; where an invitation is needed, with the one that has this hash, which is used up. That comes first:
+/// without an invitation nobody learns whether a name is taken.
+pub(crate) fn register(
+    tx: &Tx<'_>,
+    request: &RegisterRequest,
+    invitation: Option<&[u8; 32]>,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    if let Some(hash) = invitation
+        && !tx.take_invitation(hash, now)?
+    {
+        return Err(ProblemType::InvitationRequired.into());
+    }
     let registered = tx.insert_account(
         &request.user,
         &request.device_id,
@@ -66,14 +78,14 @@ pub(crate) fn register(tx: &Tx<'_>, request: &RegisterRequest, now: UnixSeconds)
     }
 }
 
-/// Remembers a challenge. For an unknown device nothing is stored, and the caller is not told.
+/// Remembers a challenge, of a removed device too. For an unknown device nothing is stored, and the caller is not told.
 pub(crate) fn open_challenge(
     tx: &Tx<'_>,
     device_id: &larder_wire::DeviceId,
     challenge: &[u8],
     expires_at: UnixSeconds,
 ) -> Result<(), ServiceError> {
-    if let Some(device) = tx.device_by_id(device_id)? {
+    if let Some(device) = tx.device_that_was(device_id)? {
         tx.insert_challenge(
             &secret_hash(challenge),
             device.key,
@@ -84,30 +96,40 @@ pub(crate) fn open_challenge(
     Ok(())
 }
 
-/// Trades a signed challenge for a session; `None` when there is none. The challenge is used up even when the signature is
-/// wrong. Returns the mark of the device's last request, if it uses marks.
+/// Trades a signed challenge for a session. The challenge is used up even when the signature is wrong. That a device was
+/// removed learns only who signs with its key.
 pub(crate) fn open_session(
     tx: &Tx<'_>,
     signed: &SignedChallenge<'_>,
     token: &str,
     now: UnixSeconds,
     expires_at: UnixSeconds,
-) -> Result<Option<Option<StateMark>>, ServiceError> {
-    let Some(device) = tx.device_by_id(signed.device_id)? else {
-        return Ok(None);
+) -> Result<Opening, ServiceError> {
+    let Some(device) = tx.device_that_was(signed.device_id)? else {
+        return Ok(Opening::Unauthenticated);
     };
     if !tx.take_challenge(&secret_hash(signed.challenge), device.key, now)? {
-        return Ok(None);
+        return Ok(Opening::Unauthenticated);
     }
     let content = session_content(signed.server_name, signed.challenge);
     if !verifies(signed.crypto, &content, &device.auth_key, signed.signature) {
-        return Ok(None);
+        return Ok(Opening::Unauthenticated);
     }
     let Some(mark) = tx.state_mark(device.key)? else {
-        return Ok(None);
+        return Ok(Opening::DeviceRemoved);
     };
     tx.insert_session(&secret_hash(token.as_bytes()), device.key, expires_at)?;
-    Ok(Some(mark))
+    Ok(Opening::Opened(mark))
+}
+
+/// What becomes of a signed challenge, which is used up in any case.
+pub(crate) enum Opening {
+    /// A session, for a device whose last request had this mark, if it uses marks.
+    Opened(Option<StateMark>),
+    /// Whatever was wrong.
+    Unauthenticated,
+    /// Nothing was, but the device is none of its user's any more.
+    DeviceRemoved,
 }
 
 /// What a device presents to open a session.

@@ -1,8 +1,10 @@
-//! What an operator does with a store that no server uses: checking it, saving it, and making a restored one safe.
+//! What an operator does with a store: checking it and making a restored one safe while no server uses it, saving it and
+//! inviting people while one does.
 
 mod backup;
 mod check;
 mod directory;
+mod invitations;
 mod restored;
 
 use std::fmt;
@@ -12,6 +14,7 @@ use crate::store::{Store, StoreLocation};
 use crate::wakeups::Wakeups;
 
 pub use backup::{BackupError, backup_sqlite};
+pub use invitations::{Invitation, InvitationId, MalformedInvitationId, NewInvitation};
 pub use restored::Restored;
 
 /// A store in the hands of its operator.
@@ -110,6 +113,16 @@ impl Admin {
         let incarnation = uuid::Uuid::new_v4().to_string();
         let store = Store::open(location, &incarnation, Wakeups::default()).await?;
         Ok(Self { store })
+    }
+
+    /// Opens a store that its server may be using meanwhile, for invitations. Its schema is left as it is.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be opened, or its schema is not that of this version.
+    pub async fn open_in_use(location: &StoreLocation) -> Result<Self, Fault> {
+        Ok(Self {
+            store: Store::open_in_use(location).await?,
+        })
     }
 }
 

@@ -27,9 +27,9 @@ pub struct Restored {
 }
 
 impl Admin {
-    /// Revokes what a restored store could hand out a second time, ends all sessions, forgets the answers to retries and
-    /// the devices' marks (a device is not behind because the server is), tells every owner to publish a new pool, and
-    /// gives the store a new incarnation.
+    /// Revokes what a restored store could hand out a second time, ends all sessions, withdraws all invitations, forgets the
+    /// answers to retries and the devices' marks (a device is not behind because the server is), tells every owner to
+    /// publish a new pool, and gives the store a new incarnation.
     ///
     /// Each device is one transaction. When it is interrupted, run it again: the incarnation comes last.
     ///
@@ -38,7 +38,7 @@ impl Admin {
     pub async fn restored(&self, now: UnixSeconds) -> Result<Restored, Fault> {
         while self
             .store
-            .write(|tx| Ok(tx.forget_sessions_and_answers(FORGET_ROWS_MAX)?))
+            .write(|tx| Ok(tx.forget_what_may_have_ended(FORGET_ROWS_MAX)?))
             .await
             .map_err(fault)?
             > 0

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use larder_wire::{
-    Challenge, ChallengeRequest, DeviceId, LinkRequest, RegisterRequest, Registered, Session, SessionRequest,
+    AccountRequest, Challenge, ChallengeRequest, DeviceId, LinkRequest, Registered, Session, SessionRequest,
     UserDevices, UserName,
 };
 
@@ -15,15 +15,16 @@ use super::problem::{
 };
 use crate::Caller;
 
-/// Registers a user with a first device.
+/// Registers a user with a first device. Where registration is `invited`, an invitation code is used up; a refusal leaves
+/// it as it is.
 #[utoipa::path(
     post, path = "/v1/accounts", tag = "accounts",
-    request_body = RegisterRequest,
+    request_body = AccountRequest,
     responses((status = 201, description = "Registered", body = Registered), RegisterProblems),
 )]
 pub(super) async fn register(
     State(app): State<App>,
-    Json(request): Json<RegisterRequest>,
+    Json(request): Json<AccountRequest>,
 ) -> Result<(StatusCode, Json<Registered>), Failure> {
     let registered = app.service.register(request).await?;
     Ok((StatusCode::CREATED, Json(registered)))
@@ -42,7 +43,7 @@ pub(super) async fn challenge(
     Ok(Json(app.service.challenge(request).await?))
 }
 
-/// Opens a session with a signed challenge.
+/// Opens a session with a signed challenge. A device that was removed is told so, if it has signed.
 #[utoipa::path(
     post, path = "/v1/sessions", tag = "accounts",
     request_body = SessionRequest,

@@ -113,14 +113,15 @@ problem_sets! {
     /// Of a request without a body and a session.
     Unready: Unavailable;
     /// Of a registration.
-    RegisterProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooLarge | UnsupportedMediaType | Unavailable;
+    RegisterProblems: Malformed | Unauthenticated | InvitationRequired | RegistrationClosed | NameTaken | TooLarge
+        | UnsupportedMediaType | Unavailable;
     /// Of the link of a device.
     LinkProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooManyDevices | StateBehind | TooLarge
         | UnsupportedMediaType | Unavailable;
     /// Of a request for a challenge.
     ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of a request for a session.
-    SessionProblems: Malformed | Unauthenticated | TooLarge | UnsupportedMediaType | Unavailable;
+    SessionProblems: Malformed | Unauthenticated | DeviceRemoved | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of reading something of one's own.
     ReadProblems: Malformed | Unauthenticated | Unavailable;
     /// Of waiting for something of one's own.

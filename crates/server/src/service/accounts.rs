@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType, RegisterRequest,
+    AccountRequest, Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType,
     Registered, Registration, Session, SessionRequest, UserDevices, UserName,
 };
 
 use super::{Caller, Service, malformed};
-use crate::accounts::{self, CHALLENGE_SECONDS, SignedChallenge, secret_hash};
+use crate::accounts::{self, CHALLENGE_SECONDS, Opening, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
 use crate::store::UserKey;
@@ -16,22 +16,26 @@ const BLOCKS_PER_USER_MAX: u32 = 1000;
 
 /// Accounts and sessions.
 impl Service {
-    /// Registers a user with a first device. Refuses with `forbidden` (registration is closed), `malformed` (a key is
-    /// not 32 bytes, or both are the same), `unauthenticated` (a proof does not verify) or `name-taken`.
-    pub async fn register(&self, request: RegisterRequest) -> Result<Registered, ServiceError> {
-        match self.inner.config.registration {
-            Registration::Open => {}
-            Registration::Closed => return Err(ProblemType::Forbidden.into()),
-        }
-        accounts::check_registration(&self.inner.crypto, &self.inner.config.server_name, &request)?;
+    /// Registers a user with a first device. Refuses with `registration-closed`, `malformed` (a key is not 32 bytes, or
+    /// both are the same), `unauthenticated` (a proof does not verify), `invitation-required` (whatever is wrong with the
+    /// code) or `name-taken`, which leaves the code unused.
+    pub async fn register(&self, request: AccountRequest) -> Result<Registered, ServiceError> {
+        let AccountRequest { device, invite_code } = request;
+        let invitation = match (self.inner.config.registration, invite_code) {
+            (Registration::Open, _) => None,
+            (Registration::Invited, Some(code)) => Some(secret_hash(code.secret())),
+            (Registration::Invited, None) => return Err(ProblemType::InvitationRequired.into()),
+            (Registration::Closed, _) => return Err(ProblemType::RegistrationClosed.into()),
+        };
+        accounts::check_registration(&self.inner.crypto, &self.inner.config.server_name, &device)?;
         let now = self.now();
         let registered = Registered {
-            user: request.user.clone(),
-            device_id: request.device_id.clone(),
+            user: device.user.clone(),
+            device_id: device.device_id.clone(),
         };
         self.inner
             .store
-            .write(move |tx| accounts::register(tx, &request, now))
+            .write(move |tx| accounts::register(tx, &device, invitation.as_ref(), now))
             .await?;
         Ok(registered)
     }
@@ -50,7 +54,8 @@ impl Service {
         })
     }
 
-    /// Trades a signed challenge for a session. Refuses with `unauthenticated`, whatever was wrong.
+    /// Trades a signed challenge for a session. Refuses with `unauthenticated`, whatever was wrong, and with
+    /// `device-removed` when nothing was but that.
     pub async fn open_session(&self, request: SessionRequest) -> Result<Session, ServiceError> {
         let token = Base64Url(random_bytes::<32>(&self.inner.crypto)?.to_vec()).to_string();
         let now = self.now();
@@ -71,7 +76,11 @@ impl Service {
                 Ok((opened, tx.incarnation()?))
             })
             .await?;
-        let state = opened.ok_or(ProblemType::Unauthenticated)?;
+        let state = match opened {
+            Opening::Opened(state) => state,
+            Opening::Unauthenticated => return Err(ProblemType::Unauthenticated.into()),
+            Opening::DeviceRemoved => return Err(ProblemType::DeviceRemoved.into()),
+        };
         Ok(Session {
             token,
             expires_at: expires_at.0,

@@ -83,6 +83,15 @@ impl Tx<'_> {
         )
     }
 
+    /// Like [`device_by_id`](Self::device_by_id), or a device that was removed.
+    pub(crate) fn device_that_was(&self, device_id: &DeviceId) -> Result<Option<DeviceRow>, Fault> {
+        self.row(
+            &format!("{EVERY_DEVICE} WHERE d.name = ?1"),
+            params![device_id.as_str()],
+            device,
+        )
+    }
+
     /// The devices of a user, oldest first; none when the user is unknown, or has blocked the one who asks.
     pub(crate) fn devices_of_user(
         &self,
@@ -223,7 +232,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes ended challenges and sessions, and idempotent answers from before `answers_before`.
+    /// Removes ended challenges, sessions and invitations, and idempotent answers from before `answers_before`.
     pub(crate) fn sweep_accounts(
         &self,
         now: UnixSeconds,
@@ -231,7 +240,7 @@ impl Tx<'_> {
         limit: u32,
     ) -> Result<u64, Fault> {
         let mut removed = 0;
-        for table in ["challenges", "sessions"] {
+        for table in ["challenges", "sessions", "invitations"] {
             removed += self.execute(
                 &format!(
                     "DELETE FROM {table} WHERE hash IN (SELECT hash FROM {table} WHERE expires_at <= ?1 LIMIT ?2)"

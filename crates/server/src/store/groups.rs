@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
 
@@ -243,21 +245,32 @@ impl Tx<'_> {
         )
     }
 
-    /// Removes ratchet trees that no Welcome waits for, and the memory of what was accepted before `accepted_before`.
+    /// Removes ratchet trees whose last Welcome has gone, and the memory of what was accepted before `accepted_before`.
+    /// Only trees are looked at of which a Welcome has gone since the last time: a tree comes with Welcomes, and no other
+    /// ones of its epoch follow.
     pub(crate) fn sweep_groups(&self, accepted_before: UnixSeconds, limit: u32) -> Result<u64, Fault> {
-        let trees = self.execute(
-            "DELETE FROM ratchet_trees WHERE NOT EXISTS (
-                 SELECT 1 FROM inbox i
-                 WHERE i.group_id = ratchet_trees.group_id AND i.epoch = ratchet_trees.epoch AND i.kind = 0
-             )",
-            &[],
+        // Those that commit meanwhile come next time: what is looked at is exactly what is returned.
+        let gone: Vec<(GroupId, u64)> = self.rows(
+            "DELETE FROM welcomes_gone WHERE id IN (SELECT id FROM welcomes_gone ORDER BY id LIMIT ?1)
+             RETURNING group_id, epoch",
+            params![limit],
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
+        let mut removed = gone.len() as u64;
+        for (group, epoch) in gone.into_iter().collect::<BTreeSet<_>>() {
+            removed += self.execute(
+                "DELETE FROM ratchet_trees WHERE group_id = ?1 AND epoch = ?2 AND NOT EXISTS (
+                     SELECT 1 FROM inbox i WHERE i.group_id = ?1 AND i.epoch = ?2 AND i.kind = 0
+                 )",
+                params![&group, epoch],
+            )?;
+        }
         let accepted = self.execute(
             "DELETE FROM accepted WHERE (group_id, seq) IN (
                  SELECT group_id, seq FROM accepted WHERE accepted_at < ?1 LIMIT ?2
              )",
             params![accepted_before, limit],
         )?;
-        Ok(trees + accepted)
+        Ok(removed + accepted)
     }
 }

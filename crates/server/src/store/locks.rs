@@ -14,7 +14,8 @@
 //!
 //! They are locked in this order, and rows of one kind in ascending order, so that nobody waits in a circle. What has
 //! no such row (names, init keys, idempotency keys, group ids) is unique by constraint: who comes second starts over,
-//! and then finds what the first one stored.
+//! and then finds what the first one stored. An invitation is taken by deleting it, before anything else: who comes second
+//! waits, and then finds none.
 
 use crate::error::Fault;
 use crate::store::statement::params;

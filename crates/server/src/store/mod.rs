@@ -9,6 +9,7 @@ mod audit;
 mod devices;
 mod groups;
 mod inbox;
+mod invitations;
 mod key_packages;
 mod last_resorts;
 mod limits;
@@ -42,6 +43,16 @@ pub(crate) use tx::{DeviceKey, Tx, UserKey};
 
 /// Where refinery notes which migrations were applied.
 const MIGRATIONS_TABLE: &str = "larder_server_migrations";
+
+/// Whether the last migration that was applied is the last that there is.
+fn is_present(migrations: &refinery::Runner, last_applied: Option<&refinery::Migration>) -> bool {
+    let newest = migrations
+        .get_migrations()
+        .iter()
+        .map(refinery::Migration::version)
+        .max();
+    last_applied.map(refinery::Migration::version) == newest
+}
 
 /// A handle on the store.
 #[derive(Clone)]
@@ -78,10 +89,25 @@ impl Store {
                 Kind::Postgres(postgres::Postgres::open(location, incarnation, wakeups).await?)
             }
         };
-        Ok(Self {
+        Ok(Self::over(engine))
+    }
+
+    /// Opens a store that a server may be using meanwhile, without changing its schema: it must be the present one.
+    pub(crate) async fn open_in_use(location: &StoreLocation) -> Result<Self, Fault> {
+        let engine = match location {
+            StoreLocation::Sqlite(path) => Kind::Sqlite(sqlite::Sqlite::open_in_use(path)?),
+            StoreLocation::Postgres(location) => {
+                Kind::Postgres(postgres::Postgres::open_in_use(location).await?)
+            }
+        };
+        Ok(Self::over(engine))
+    }
+
+    fn over(engine: Kind) -> Self {
+        Self {
             engine,
             places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-        })
+        }
     }
 
     /// The same store for at most so many requests at once; others fail with [`Fault::Busy`].

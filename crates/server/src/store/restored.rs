@@ -10,9 +10,9 @@ use crate::store::tx::{DeviceKey, Engine, Tx};
 const INBOX_NUMBERS_SKIPPED: u64 = 1 << 32;
 
 impl Tx<'_> {
-    /// Ends sessions and forgets challenges and the answers to retries, which hold KeyPackages that they disclosed; at
-    /// most `limit` of each. Returns how many.
-    pub(crate) fn forget_sessions_and_answers(&self, limit: u32) -> Result<u64, Fault> {
+    /// Ends sessions, and forgets challenges, invitations, which may have been used or withdrawn, and the answers to retries,
+    /// which hold KeyPackages that they disclosed; at most `limit` of each. Returns how many.
+    pub(crate) fn forget_what_may_have_ended(&self, limit: u32) -> Result<u64, Fault> {
         // Any time and any age will do.
         let ever = UnixSeconds(i64::MAX.cast_unsigned());
         self.sweep_accounts(ever, ever, limit)

@@ -128,7 +128,7 @@ async fn a_closed_server_registers_nobody() {
     Device::new(&server.http, "alice")
         .register()
         .await
-        .refused(ProblemType::Forbidden);
+        .refused(ProblemType::RegistrationClosed);
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ mod bad_input;
 mod blocks;
 #[path = "../api/check.rs"]
 mod check;
+#[path = "../api/commit_model/mod.rs"]
+mod commit_model;
 #[path = "../api/commits.rs"]
 mod commits;
 #[path = "../api/commits_invalid.rs"]
@@ -38,6 +40,10 @@ mod draining;
 mod external_commits;
 #[path = "../api/forged_commits.rs"]
 mod forged_commits;
+#[path = "../api/histories/mod.rs"]
+mod histories;
+#[path = "../api/invitations.rs"]
+mod invitations;
 #[path = "../api/last_resort.rs"]
 mod last_resort;
 #[path = "../api/last_resort_commits.rs"]

@@ -7,6 +7,9 @@ use tokio_postgres::{Client, NoTls};
 /// Names the server: a URL without a query, of somebody who may create schemas.
 const SERVER: &str = "LARDER_TEST_POSTGRES";
 
+/// How many random histories a test tries here: a transaction costs more than on SQLite.
+pub(crate) const HISTORIES: u32 = 4;
+
 pub(crate) struct Database {
     schema: String,
     url: String,

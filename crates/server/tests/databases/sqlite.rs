@@ -4,6 +4,9 @@ use larder_server::StoreLocation;
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
+/// How many random histories a test tries here.
+pub(crate) const HISTORIES: u32 = 8;
+
 pub(crate) struct Database {
     directory: TempDir,
 }

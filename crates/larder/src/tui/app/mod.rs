@@ -14,10 +14,10 @@ use std::path::PathBuf;
 
 use larder_client::{GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus};
 
+use crate::slash::{self, Slash, Suggestion};
 use crate::text::{label, plain};
 use crate::tui::composer::Composer;
 use crate::tui::keys::Keys;
-use crate::tui::slash::{self, Slash, Suggestion};
 use crate::tui::timeline::{DayAndMinute, Entry, Timeline};
 
 /// Messages that are fetched at a time.
@@ -457,7 +457,7 @@ impl App {
             | Slash::Search(_)
             | Slash::Pool
             | Slash::Block(_)
-            | Slash::Verify(_)
+            | Slash::Verify(..)
             | Slash::Invite(_)
             | Slash::Remove(_)
             | Slash::Leave

@@ -1,7 +1,7 @@
 use larder_client::GroupKey;
 
+use crate::slash;
 use crate::tui::keys::Keys;
-use crate::tui::slash;
 
 /// How a line of a panel looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

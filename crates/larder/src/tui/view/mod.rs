@@ -52,7 +52,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App, theme: Theme) {
     draw_suggestions(frame, main, app, theme);
     status::draw_hints(frame, hints, app, theme);
     status::draw_status(frame, status, app, theme);
-    panel::draw(frame, main, app, theme);
+    // A code to be scanned needs every line that there is.
+    panel::draw(frame, area, app, theme);
 }
 
 fn draw_composer(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {

@@ -69,22 +69,34 @@ impl Postgres {
         let config = pool::configured(location);
         let pool = pool::create(config.clone())?;
         let incarnation = pool::prepare_schema(&pool, incarnation).await?;
+        Ok(Self::start(config, pool, &incarnation, wakeups))
+    }
+
+    /// Connects to a database that nodes may be using.
+    pub(super) async fn open_in_use(location: &PostgresLocation) -> Result<Self, Fault> {
+        let config = pool::configured(location);
+        let pool = pool::create(config.clone())?;
+        let incarnation = pool::present_schema(&pool).await?;
+        Ok(Self::start(config, pool, &incarnation, Wakeups::default()))
+    }
+
+    fn start(config: tokio_postgres::Config, pool: Pool, incarnation: &str, wakeups: Wakeups) -> Self {
         let mut background = JoinSet::new();
         let hints = hints::start(
             &mut background,
             config,
             pool.clone(),
-            &incarnation,
+            incarnation,
             wakeups.clone(),
         );
-        Ok(Self {
+        Self {
             shared: Arc::new(Shared {
                 pool,
                 wakeups,
                 hints,
                 _background: background,
             }),
-        })
+        }
     }
 
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, ServiceError>

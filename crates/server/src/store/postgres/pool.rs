@@ -75,9 +75,7 @@ pub(super) async fn prepare_schema(pool: &Pool, incarnation: &str) -> Result<Str
     let mut attempt = 1;
     loop {
         let mut client = connection(pool).await?;
-        let mut migrations = migrations::runner();
-        migrations.set_migration_table_name(crate::store::MIGRATIONS_TABLE);
-        match migrations.run_async(&mut **client).await {
+        match migrations().run_async(&mut **client).await {
             Ok(_) => break,
             Err(_) if attempt < SCHEMA_ATTEMPTS_MAX => {
                 drop(client);
@@ -94,10 +92,36 @@ pub(super) async fn prepare_schema(pool: &Pool, incarnation: &str) -> Result<Str
             &[&incarnation],
         )
         .await?;
+    incarnation_of(&client).await
+}
+
+/// Makes sure that the schema is the present one, and returns the database's incarnation.
+pub(super) async fn present_schema(pool: &Pool) -> Result<String, Fault> {
+    let mut client = connection(pool).await?;
+    let migrations = migrations();
+    // Without the table of migrations it is no database of ours.
+    let last = migrations
+        .get_last_applied_migration_async(&mut **client)
+        .await
+        .ok()
+        .flatten();
+    if !crate::store::is_present(&migrations, last.as_ref()) {
+        return Err(Fault::OtherSchema);
+    }
+    incarnation_of(&client).await
+}
+
+async fn incarnation_of(client: &Object) -> Result<String, Fault> {
     let row = client
         .query_one("SELECT incarnation FROM server WHERE id = 1", &[])
         .await?;
     Ok(row.try_get(0)?)
+}
+
+fn migrations() -> refinery::Runner {
+    let mut migrations = migrations::runner();
+    migrations.set_migration_table_name(crate::store::MIGRATIONS_TABLE);
+    migrations
 }
 
 refinery::embed_migrations!("migrations/postgres");

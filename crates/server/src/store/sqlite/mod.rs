@@ -36,13 +36,34 @@ impl Sqlite {
         wake: impl Fn(&[DeviceKey]) + Send + 'static,
     ) -> Result<Self, Fault> {
         let mut connection = connect(path)?;
-        let mut migrations = migrations::runner();
-        migrations.set_migration_table_name(super::MIGRATIONS_TABLE);
-        migrations.run(&mut connection)?;
+        migrations().run(&mut connection)?;
         connection.execute(
             "INSERT OR IGNORE INTO server (id, incarnation) VALUES (1, ?1)",
             [incarnation],
         )?;
+        Self::start(path, connection, wake)
+    }
+
+    /// Opens a database that another process may be using. Both take turns to write.
+    pub(super) fn open_in_use(path: &Path) -> Result<Self, Fault> {
+        let mut connection = connect(path)?;
+        let migrations = migrations();
+        // Without the table of migrations it is no database of ours.
+        let last = migrations
+            .get_last_applied_migration(&mut connection)
+            .ok()
+            .flatten();
+        if !super::is_present(&migrations, last.as_ref()) {
+            return Err(Fault::OtherSchema);
+        }
+        Self::start(path, connection, |_| {})
+    }
+
+    fn start(
+        path: &Path,
+        connection: Connection,
+        wake: impl Fn(&[DeviceKey]) + Send + 'static,
+    ) -> Result<Self, Fault> {
         Ok(Self {
             writer: writer::Writer::start(connection, wake)?,
             readers: Arc::new(readers::Readers::new(path.to_owned())),
@@ -99,6 +120,12 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
+}
+
+fn migrations() -> refinery::Runner {
+    let mut migrations = migrations::runner();
+    migrations.set_migration_table_name(super::MIGRATIONS_TABLE);
+    migrations
 }
 
 refinery::embed_migrations!("migrations/sqlite");

@@ -7,7 +7,7 @@ use larder_lifecycle::DirectoryPolicy;
 use larder_wire::AuditTransition;
 use tokio::task::JoinSet;
 
-use super::harness::{NOW, Opened, ad_hoc, deliver, group, with_key_package};
+use super::harness::{NOW, Opened, ad_hoc, deliver, deliver_welcome, group, with_key_package};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation, Store, Tx};
 
@@ -170,28 +170,41 @@ async fn a_commit_waits_for_the_disk_whatever_the_database_is_set_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn receivers_who_acknowledge_on_two_nodes_at_once_leave_no_body_behind() {
+async fn receivers_who_acknowledge_on_two_nodes_at_once_leave_neither_body_nor_tree_behind() {
     let opened = Opened::postgres().await;
     let (alice, bob) = (
         opened.register("alice", 1).await.key,
         opened.register("bob", 2).await.key,
     );
     let other = opened.another_node().await;
-    for _ in 0..30 {
+    opened
+        .store
+        .write(|tx| Ok(tx.insert_group(&group(), 99, 0, b"state", b"info", NOW)?))
+        .await
+        .unwrap();
+    for epoch in 0..30 {
         opened
             .store
-            .write(move |tx| deliver(tx, &[alice, bob], b"body"))
+            .write(move |tx| deliver_welcome(tx, &[alice, bob], epoch))
             .await
             .unwrap();
         let acknowledge = |node: &Store, device: DeviceKey| {
             let node = node.clone();
             async move { node.write(move |tx| Ok(tx.acknowledge(device, u64::MAX)?)).await }
         };
-        let (one, two) = tokio::join!(acknowledge(&opened.store, alice), acknowledge(&other, bob));
+        let sweep = || opened.store.write(|tx| Ok(tx.sweep_groups(NOW, 9)?));
+        let (one, two, swept) = tokio::join!(
+            acknowledge(&opened.store, alice),
+            acknowledge(&other, bob),
+            sweep()
+        );
         one.unwrap();
         two.unwrap();
+        swept.unwrap();
         assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
         assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 0);
+        while sweep().await.unwrap() > 0 {}
+        assert_eq!(opened.count("SELECT count(*) FROM ratchet_trees").await, 0);
     }
 }
 

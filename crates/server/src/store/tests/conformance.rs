@@ -1,7 +1,7 @@
-use larder_lifecycle::DirectoryEvent;
+use larder_lifecycle::{DirectoryEvent, UnixSeconds};
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
-use super::harness::{NOW, Opened, Value, deliver, group, reference, with_key_package};
+use super::harness::{NOW, Opened, Value, deliver, deliver_welcome, group, reference, with_key_package};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation};
 
@@ -19,6 +19,42 @@ on_both_engines! {
     an_acknowledgement_that_runs_ahead_loses_no_row_to_come;
     rows_that_are_too_old_or_too_many_are_dropped_and_the_device_can_tell;
     a_store_that_is_opened_again_is_the_same;
+    a_ratchet_tree_goes_with_the_last_welcome_that_needs_it;
+}
+
+async fn a_ratchet_tree_goes_with_the_last_welcome_that_needs_it(opened: Opened) {
+    let (alice, bob) = (
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    );
+    opened
+        .store
+        .write(|tx| Ok(tx.insert_group(&group(), 3, 0, b"state", b"info", NOW)?))
+        .await
+        .unwrap();
+    for epoch in [1, 2] {
+        let welcomed = opened
+            .store
+            .write(move |tx| deliver_welcome(tx, &[alice, bob], epoch));
+        welcomed.await.unwrap();
+    }
+    let acknowledge = async |device: DeviceKey, up_to: u64| {
+        let done = opened.store.write(move |tx| Ok(tx.acknowledge(device, up_to)?));
+        done.await.unwrap();
+    };
+    let left_after_sweeping = async || {
+        let sweep = || opened.store.write(|tx| Ok(tx.sweep_groups(UnixSeconds(0), 1)?));
+        while sweep().await.unwrap() > 0 {}
+        opened.count("SELECT count(*) FROM ratchet_trees").await
+    };
+    acknowledge(alice, 2).await;
+    assert_eq!(left_after_sweeping().await, 2);
+    acknowledge(bob, 1).await;
+    assert_eq!(left_after_sweeping().await, 1);
+    let dropped = opened.store.write(|tx| Ok(tx.sweep_inboxes(NOW.plus(1), 9)?));
+    assert_eq!(dropped.await.unwrap(), 1);
+    assert_eq!(left_after_sweeping().await, 0);
+    assert_eq!(opened.count("SELECT count(*) FROM welcomes_gone").await, 0);
 }
 
 async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {

@@ -231,3 +231,15 @@ pub(super) fn deliver(tx: &Tx<'_>, receivers: &[DeviceKey], body: &[u8]) -> Resu
     };
     Ok(tx.deliver(receivers, &row, NOW)?)
 }
+
+/// Puts a Welcome into inboxes, with the ratchet tree that it needs.
+pub(super) fn deliver_welcome(tx: &Tx<'_>, receivers: &[DeviceKey], epoch: u64) -> Result<(), ServiceError> {
+    tx.insert_ratchet_tree(&group(), epoch, b"tree")?;
+    let row = NewInboxRow {
+        kind: InboxKind::Welcome,
+        group: Some(&group()),
+        epoch: Some(epoch),
+        body: Some(b"welcome"),
+    };
+    Ok(tx.deliver(receivers, &row, NOW)?)
+}

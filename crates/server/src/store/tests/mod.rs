@@ -1,4 +1,4 @@
-//! What every engine must do. Each test of `conformance` and `limits` runs on SQLite and on PostgreSQL.
+//! What every engine must do. Each test of `conformance`, `in_use` and `limits` runs on SQLite and on PostgreSQL.
 
 /// Each of these functions, which are given a store, as a test on each engine.
 macro_rules! on_both_engines {
@@ -22,6 +22,7 @@ macro_rules! on_both_engines {
 mod concurrency;
 mod conformance;
 mod harness;
+mod in_use;
 mod limits;
 mod plans;
 

@@ -6,13 +6,14 @@ use larder_client::UserName;
 
 /// A command that was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Slash {
+pub(crate) enum Slash {
     New(String),
     Invite(Vec<UserName>),
     Remove(UserName),
     Leave,
     Members,
-    Verify(UserName),
+    /// `None` shows, the others mark.
+    Verify(UserName, Option<bool>),
     Pool,
     Rename(String),
     Group(String),
@@ -36,6 +37,7 @@ enum Takes {
     Nothing,
     Text(&'static str),
     User,
+    UserAndAnswer,
     Users,
     Group,
     File,
@@ -83,7 +85,11 @@ const SPECS: &[Spec] = &[
     spec("retry", Takes::Nothing, "send again what could not be sent"),
     spec("save", Takes::FileIfAny, "store the attachment pointed at"),
     spec("search", Takes::Text("TEXT"), "find messages"),
-    spec("verify", Takes::User, "compare safety numbers"),
+    spec(
+        "verify",
+        Takes::UserAndAnswer,
+        "compare safety numbers; then yes or no",
+    ),
 ];
 
 impl Takes {
@@ -92,6 +98,7 @@ impl Takes {
             Self::Nothing => "",
             Self::Text(what) => what,
             Self::User => "USER",
+            Self::UserAndAnswer => "USER [yes|no]",
             Self::Users => "USER…",
             Self::Group => "GROUP",
             Self::File => "FILE",
@@ -101,7 +108,7 @@ impl Takes {
 }
 
 /// Every command with its arguments and what it does, for the help.
-pub(super) fn all() -> impl Iterator<Item = (String, &'static str)> {
+pub(crate) fn all() -> impl Iterator<Item = (String, &'static str)> {
     SPECS.iter().map(|spec| (usage(spec), spec.help))
 }
 
@@ -113,7 +120,7 @@ fn usage(spec: &Spec) -> String {
 
 /// What a text that was entered is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entered {
+pub(crate) enum Entered {
     /// To be sent.
     Text(String),
     /// To be done.
@@ -123,7 +130,7 @@ pub(super) enum Entered {
 }
 
 /// Reads what was entered. A text that begins with two slashes is sent with one.
-pub(super) fn read(text: &str) -> Entered {
+pub(crate) fn read(text: &str) -> Entered {
     let text = text.trim_end();
     let Some(line) = text.strip_prefix('/').filter(|_| !text.contains('\n')) else {
         return Entered::Text(text.to_owned());
@@ -149,13 +156,16 @@ fn parse(spec: &Spec, rest: &str) -> Result<Slash, String> {
     let is_empty = rest.is_empty();
     match spec.takes {
         Takes::Nothing if !is_empty => return wrong(),
-        Takes::Text(_) | Takes::User | Takes::Users | Takes::Group | Takes::File if is_empty => {
+        Takes::Text(_) | Takes::User | Takes::UserAndAnswer | Takes::Users | Takes::Group | Takes::File
+            if is_empty =>
+        {
             return wrong();
         }
         Takes::User if rest.contains(char::is_whitespace) => return wrong(),
         Takes::Nothing
         | Takes::Text(_)
         | Takes::User
+        | Takes::UserAndAnswer
         | Takes::Users
         | Takes::Group
         | Takes::File
@@ -183,7 +193,12 @@ fn parse(spec: &Spec, rest: &str) -> Result<Slash, String> {
         "retry" => Slash::Retry,
         "save" => Slash::Save((!is_empty).then(|| expanded(rest))),
         "search" => Slash::Search(text),
-        "verify" => Slash::Verify(user(rest)?),
+        "verify" => match rest.split_whitespace().collect::<Vec<_>>().as_slice() {
+            [name] => Slash::Verify(user(name)?, None),
+            [name, "yes"] => Slash::Verify(user(name)?, Some(true)),
+            [name, "no"] => Slash::Verify(user(name)?, Some(false)),
+            _ => return wrong(),
+        },
         _ => return wrong(),
     })
 }
@@ -202,23 +217,23 @@ fn expanded(path: &str) -> PathBuf {
 
 /// Something that could be meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Suggestion {
+pub(crate) struct Suggestion {
     /// What would be typed.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// What it is.
-    pub(super) help: String,
+    pub(crate) help: String,
 }
 
 /// What can be named in a command.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names<'a> {
-    pub(super) groups: &'a [String],
+pub(crate) struct Names<'a> {
+    pub(crate) groups: &'a [String],
     /// The members of the open group, others first.
-    pub(super) members: &'a [String],
+    pub(crate) members: &'a [String],
 }
 
 /// What the text could become. Empty where nothing is to be suggested.
-pub(super) fn suggest(text: &str, names: Names<'_>) -> Vec<Suggestion> {
+pub(crate) fn suggest(text: &str, names: Names<'_>) -> Vec<Suggestion> {
     let Some(line) = text.strip_prefix('/') else {
         return Vec::new();
     };
@@ -234,6 +249,7 @@ pub(super) fn suggest(text: &str, names: Names<'_>) -> Vec<Suggestion> {
                     Takes::Nothing => format!("/{}", spec.name),
                     Takes::Text(_)
                     | Takes::User
+                    | Takes::UserAndAnswer
                     | Takes::Users
                     | Takes::Group
                     | Takes::File
@@ -248,7 +264,7 @@ pub(super) fn suggest(text: &str, names: Names<'_>) -> Vec<Suggestion> {
     };
     let known = match spec.takes {
         Takes::Group => names.groups,
-        Takes::User => names.members,
+        Takes::User | Takes::UserAndAnswer => names.members,
         Takes::Nothing | Takes::Text(_) | Takes::Users | Takes::File | Takes::FileIfAny => return Vec::new(),
     };
     let typed = rest.to_lowercase();
@@ -285,6 +301,7 @@ mod tests {
                 Takes::Nothing => String::new(),
                 Takes::Text(_)
                 | Takes::User
+                | Takes::UserAndAnswer
                 | Takes::Users
                 | Takes::Group
                 | Takes::File
@@ -304,6 +321,10 @@ mod tests {
         assert_eq!(
             slash("/invite bob  carol"),
             Slash::Invite(vec!["bob".parse().unwrap(), "carol".parse().unwrap()])
+        );
+        assert_eq!(
+            slash("/verify bob yes"),
+            Slash::Verify("bob".parse().unwrap(), Some(true))
         );
         assert_eq!(slash("/q"), Slash::Quit);
         assert_eq!(slash("/rem bob"), Slash::Remove("bob".parse().unwrap()));
