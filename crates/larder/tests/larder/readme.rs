@@ -1,4 +1,4 @@
-//! The README's chat between two terminals, typed as it stands there.
+//! The README's chat between two terminals, typed as it stands there; what is typed into the chat, as the commands for it.
 
 use std::time::{Duration, Instant};
 
@@ -26,40 +26,54 @@ fn what_the_readme_says_works_and_the_first_message_takes_less_than_a_minute() {
             err: String::new(),
         }
     };
-    let (mut profile, mut group, mut typed, mut said) = ("", "", 0, Vec::new());
+    let mut profile = "";
+    let (mut chatting, mut typed, mut said) = (false, 0, Vec::new());
     for line in section.lines() {
         let Some(line) = line.strip_prefix("    ") else {
+            // Who does what follows.
+            let person = line.split(' ').next().unwrap();
+            if ["alice", "bob"].contains(&person) {
+                profile = person;
+            }
+            chatting &= line.is_empty();
             continue;
         };
-        if let Some(name) = line.strip_prefix("$ export LARDER_PROFILE=") {
+        let commands: Vec<Vec<&str>> = if let Some(name) = line.strip_prefix("$ export LARDER_PROFILE=") {
             profile = name;
+            continue;
         } else if let Some(command) = line.strip_prefix("$ larder ") {
-            let words: Vec<&str> = command.split_whitespace().collect();
-            typed += 1;
-            match words.as_slice() {
-                ["serve"] => {}
+            match command {
+                "serve" => continue,
                 // What is typed there comes in the lines that follow.
-                ["chat", name] => group = name,
-                words => {
-                    // Each of the two has a terminal; who does something for the other comes back to theirs.
-                    profile = match words {
-                        ["group" | "invite", ..] => "alice",
-                        ["recv" | "accept", ..] => "bob",
-                        _ => profile,
-                    };
-                    let ended = run(profile, words);
-                    assert_eq!(ended.code, 0, "{command}: {ended:?}");
+                "chat" => {
+                    chatting = true;
+                    continue;
                 }
+                command => vec![command.split(' ').collect()],
             }
-        } else if let Some(text) = line.strip_prefix("> ") {
-            let ended = run(profile, &["send", group, text]);
-            assert_eq!((ended.code, ended.out.as_str()), (0, "sent\n"), "{text}");
-            said.push(text);
+        } else if !chatting {
+            continue;
+        } else if let Some(command) = line.strip_prefix('/') {
+            match command.split(' ').collect::<Vec<_>>().as_slice() {
+                ["new", name] => vec![vec!["group", "create", *name]],
+                ["invite", user] => vec![vec!["invite", "kitchen", *user]],
+                ["accept"] => vec![vec!["recv"], vec!["accept", "kitchen"]],
+                other => panic!("{other:?} is new in the README"),
+            }
+        } else {
+            said.push(line);
+            vec![vec!["send", "kitchen", line]]
+        };
+        for command in commands {
+            let ended = run(profile, &command);
+            assert_eq!(ended.code, 0, "{profile}: {command:?}: {ended:?}");
+            typed += 1;
         }
     }
-    assert!(typed >= 8 && said.len() >= 2, "{typed} commands, {said:?}");
+    assert!(typed >= 8 && said.len() == 2, "{typed} commands, {said:?}");
+    run("alice", &["recv"]);
     let history = run("alice", &["--json", "history", "kitchen"]).out;
     let history: Vec<_> = history.lines().map(crate::support::parse).collect();
-    assert!(texts(&history).starts_with(&[said[0].to_owned()]), "{history:?}");
+    assert_eq!(texts(&history), said);
     assert!(begun.elapsed() < FIRST_MESSAGE, "{:?}", begun.elapsed());
 }
