@@ -14,13 +14,17 @@ use crate::store_key::StoreKey;
 
 /// Which version of the file format a reader and a writer need: 1, or 2 for a write-ahead log, which memory does not have.
 const FORMAT_VERSIONS: [usize; 2] = [18, 19];
+/// What every database begins with that is not encrypted.
+const HEADER: &[u8] = b"SQLite format 3\0";
+/// SQLite allocates no more at once.
+const IMAGE_BYTES_MAX: usize = i32::MAX as usize;
 
 impl LocalStore {
     /// Everything that is in the file, as the bytes of a SQLite database that is not encrypted: what one transaction would
     /// see, whatever happens after. Nothing is written to a disk.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`], [`StoreError::Copy`].
+    /// [`StoreError::TooLarge`] for more than 2 GiB, [`StoreError::Sqlite`], [`StoreError::Copy`].
     pub fn snapshot(&mut self) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         let mut image = match self.is_encrypted() {
             false => {
@@ -37,6 +41,9 @@ impl LocalStore {
                 image?
             }
         };
+        if image.len() > IMAGE_BYTES_MAX {
+            return Err(StoreError::TooLarge);
+        }
         for at in FORMAT_VERSIONS {
             if let Some(version) = image.get_mut(at) {
                 *version = 1;
@@ -75,6 +82,12 @@ impl LocalStore {
 }
 
 fn write(new: &Path, key: Option<&StoreKey>, image: &[u8]) -> Result<(), StoreError> {
+    if !image.starts_with(HEADER) {
+        return Err(StoreError::NotASnapshot);
+    }
+    if image.len() > IMAGE_BYTES_MAX {
+        return Err(StoreError::TooLarge);
+    }
     let mut memory = Connection::open_in_memory()?;
     memory.deserialize_read_exact("main", image, image.len(), true)?;
     check(&memory).map_err(not_a_snapshot)?;

@@ -18,7 +18,8 @@ use crate::shutdown::Shutdown;
 const PRINT_AT_ONCE: u32 = 64;
 
 pub(super) async fn receive(context: &Context<'_>, options: Recv) -> Result<ExitCode> {
-    let mut shutdown = Shutdown::listen()?;
+    // Whoever listens to signals has to obey them; without it they end the process.
+    let shutdown = options.follow.then(Shutdown::listen).transpose()?;
     let (client, group) = match &options.group {
         Some(group) => {
             let (client, key) = context.open_group(group).await?;
@@ -31,7 +32,7 @@ pub(super) async fn receive(context: &Context<'_>, options: Recv) -> Result<Exit
         since: options.since,
         left: options.count,
     };
-    if options.follow {
+    if let Some(mut shutdown) = shutdown {
         let tell = |connection| {
             match connection {
                 Connection::Lost => tracing::warn!("the server cannot be reached; trying again"),
@@ -43,7 +44,6 @@ pub(super) async fn receive(context: &Context<'_>, options: Recv) -> Result<Exit
         follow::follow(&client, output, reading, &nudge, shutdown.requested(), tell).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    drop(shutdown);
     let synced = client.sync().await;
     let mut printed = reading.print(&client, context.output).await?;
     synced?;

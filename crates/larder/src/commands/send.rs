@@ -24,10 +24,18 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCode> {
     let client = context.open().await?;
+    let until = options.wait.then(|| {
+        let limit = options.timeout.map_or(FOREVER, Duration::from_secs);
+        Instant::now() + limit.min(FOREVER)
+    });
     // What is sent in an epoch that is over does not reach who has joined since.
-    let synced = match options.offline {
-        true => Ok(()),
-        false => client.sync().await.map(drop),
+    let synced = match (options.offline, until) {
+        (true, _) => Ok(()),
+        (false, None) => client.sync().await.map(drop),
+        // Out of time, there is only to note down what is to be sent.
+        (false, Some(until)) => timeout_at(until, client.sync())
+            .await
+            .map_or(Ok(()), |synced| synced.map(drop)),
     };
     let key = match (resolve(&client, &options.group).await, synced) {
         (Ok(key), Ok(())) => key,
@@ -40,9 +48,6 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
         (Err(_), Err(error)) => return Err(error.into()),
         (Err(error), Ok(())) => return Err(error),
     };
-    let until = options
-        .wait
-        .then(|| Instant::now() + options.timeout.map_or(FOREVER, Duration::from_secs));
     let sender = Sender {
         client: &client,
         key: &key,
@@ -74,7 +79,8 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     async fn send(&self, text: &str) -> Result<SendStatus> {
-        let mut sent = match self.offline {
+        // Where there is a time limit it is the wait's.
+        let mut sent = match self.offline || self.until.is_some() {
             true => self.client.post(self.key, text).await?,
             false => self.client.send(self.key, text).await?,
         };
