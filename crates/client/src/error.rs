@@ -37,6 +37,12 @@ pub enum Error {
     /// This program was built without SQLCipher.
     #[error("this program was built without encryption")]
     NoEncryption,
+    /// There is a profile already where one is to be made.
+    #[error("there is a profile already")]
+    ProfileExists,
+    /// What a profile is to be made of is no profile.
+    #[error("this is no backup of a profile, or a damaged one")]
+    NotABackup,
     /// The server refused. Nothing of the request happened.
     #[error("{0}")]
     Refused(Problem),
@@ -273,6 +279,8 @@ impl Error {
             Self::ProfileNotEncrypted => "profile-not-encrypted",
             Self::WrongPassphrase => "wrong-passphrase",
             Self::NoEncryption => "no-encryption",
+            Self::ProfileExists => "profile-exists",
+            Self::NotABackup => "not-a-backup",
             Self::Refused(problem) => problem.problem_type.code(),
             Self::Unreachable(_) => "unreachable",
             Self::InvalidServer => "invalid-server",

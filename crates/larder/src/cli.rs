@@ -4,17 +4,20 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use age::x25519::Recipient;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use larder_client::Invitations;
 use larder_server::InvitationId;
 use larder_wire::{Registration, UserName, parse_suite};
 
+use crate::passphrase::OfBackup;
 use crate::profile::ProfileName;
 
 /// Where `register` looks for a server, and where `serve` listens.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:4000";
 
-const AFTER_HELP: &str = "\
+pub(crate) const AFTER_HELP: &str = "\
 GROUP is a group's name, or the beginning (4 characters or more) of its id.
 
 Output:
@@ -35,7 +38,10 @@ Exit codes:
 
 Files:
   $XDG_DATA_HOME/larder (~/.local/share/larder), or the directory --home names:
-  profiles/NAME for each profile, server/ for the server's database.";
+  profiles/NAME for each profile, server/ for the server's database.
+  $XDG_CONFIG_HOME/larder/config.toml (~/.config/larder/config.toml), or
+  config.toml in the directory --home names, or the file --config names:
+  what is not said otherwise. `larder config` prints one that changes nothing.";
 
 /// End-to-end encrypted group chat in which an invitation does not fail.
 #[derive(Debug, Parser)]
@@ -68,6 +74,9 @@ pub(crate) struct Global {
     /// Keep everything in this directory
     #[arg(long, global = true, env = "LARDER_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
+    /// Read this configuration file
+    #[arg(long, global = true, env = "LARDER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Take the passphrase from the first line that this command prints; it is run by `sh -c`
     #[arg(long, global = true, env = "LARDER_PASSPHRASE_COMMAND", value_name = "CMD")]
     pub(crate) passphrase_command: Option<String>,
@@ -117,8 +126,8 @@ pub(crate) enum Command {
     Admin(AdminCommand),
     /// Create an account on a server, with this profile as its device
     Register {
-        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter
-        user: UserName,
+        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter; asked for on a terminal
+        user: Option<UserName>,
         /// The code that the server's operator gave out, if the server wants one. Others on this machine can read a command
         /// line; without this, a person is asked
         #[arg(long, env = "LARDER_INVITE", hide_env_values = true, value_name = "CODE")]
@@ -129,8 +138,8 @@ pub(crate) enum Command {
     },
     /// Make this profile a further device of a user: show a code, and wait until a device that they have authorizes it
     Link {
-        /// The user, who has an account
-        user: UserName,
+        /// The user, who has an account; asked for on a terminal
+        user: Option<UserName>,
         /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
         #[arg(long)]
         no_encryption: bool,
@@ -186,17 +195,8 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
-    /// Send a message, or a file
-    Send {
-        /// The group
-        group: String,
-        /// Send this file, before the text if there is one
-        #[arg(long, value_name = "FILE")]
-        attach: Option<PathBuf>,
-        /// The text; several words are joined by spaces
-        #[arg(required_unless_present = "attach", allow_negative_numbers = true)]
-        text: Vec<String>,
-    },
+    /// Send a message or a file, after taking over what has happened meanwhile
+    Send(Send),
     /// Save a file that was sent. One that is there is not touched: the new one gets a number
     Save {
         /// The number of its message
@@ -214,14 +214,7 @@ pub(crate) enum Command {
         group: String,
     },
     /// Fetch messages and print those not shown yet
-    Recv {
-        /// Go on until interrupted, or until nobody reads any more
-        #[arg(long)]
-        follow: bool,
-        /// When there is nothing new, wait this long for something
-        #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
-        wait: Option<u64>,
-    },
+    Recv(Recv),
     /// Print what is known of a group's past, without asking the server
     History {
         /// The group
@@ -275,11 +268,137 @@ pub(crate) enum Command {
         #[arg(long)]
         plain: bool,
     },
+    /// Write all that is in the profile to a new file, encrypted with a passphrase or for a recipient
+    Export(Export),
+    /// Make a profile of such a file. It takes the place of the one that the file was made from, which must not be used any
+    /// more
+    Import(Import),
+    /// Print a configuration file that changes nothing: every key, with what holds without it
+    Config {
+        /// Print where the configuration file is looked for instead
+        #[arg(long)]
+        path: bool,
+    },
+    /// Print a script that makes a shell complete what is typed after `larder`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print a page of the manual
+    Man {
+        /// The command whose page it is; none: that of `larder`
+        #[arg(conflicts_with = "dir")]
+        command: Vec<String>,
+        /// Write every page instead, into `man1` and `man5` in this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of what is printed with --json
+    Schema,
     /// Measure how this program does on this machine
     #[command(subcommand, hide = true)]
     Bench(BenchCommand),
     /// Show all of it: a server and three accounts on this machine, gone again at the end
     Demo,
+}
+
+impl Command {
+    /// Whether what it does depends on the configuration.
+    pub(crate) fn is_configured(&self) -> bool {
+        !matches!(
+            self,
+            Self::Config { .. } | Self::Completions { .. } | Self::Man { .. } | Self::Schema
+        )
+    }
+}
+
+/// `larder send`.
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The group
+    pub(crate) group: String,
+    /// The text; several words are joined by spaces
+    #[arg(
+        required_unless_present_any = ["attach", "stdin"],
+        conflicts_with = "stdin",
+        allow_negative_numbers = true
+    )]
+    pub(crate) text: Vec<String>,
+    /// Send this file, before the text if there is one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["offline", "stdin"])]
+    pub(crate) attach: Option<PathBuf>,
+    /// Send each line of the standard input that is not empty. One that cannot be sent is told with its number, and the
+    /// others are sent all the same
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Send all of the standard input as one message
+    #[arg(long, requires = "stdin", conflicts_with = "text")]
+    pub(crate) whole: bool,
+    /// Try until the server has it
+    #[arg(long, conflicts_with = "offline")]
+    pub(crate) wait: bool,
+    /// Give that up after this long, and leave it to the next command
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    pub(crate) timeout: Option<u64>,
+    /// Leave it to the next command that reaches the server, and do not try
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+/// `larder recv`.
+#[derive(Debug, Args)]
+pub(crate) struct Recv {
+    /// Go on until interrupted, or until nobody reads any more
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// When there is nothing new, wait this long for something
+    #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
+    pub(crate) wait: Option<u64>,
+    /// Only what concerns this group
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+    /// Print what came after this row, shown before or not and own ones included, and let it count as it did; 0 prints all
+    #[arg(long, value_name = "ROW")]
+    pub(crate) since: Option<i64>,
+    /// Print so many at most, and then end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+/// `larder export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The file, which must not exist yet
+    pub(crate) file: PathBuf,
+    /// Encrypt for whoever has the identity to this, as `age-keygen` makes them, and not with a passphrase; may be repeated
+    #[arg(
+        long = "recipient",
+        value_name = "AGE1…",
+        value_parser = recipient,
+        conflicts_with_all = ["backup_passphrase_command", "backup_passphrase_fd"]
+    )]
+    pub(crate) recipients: Vec<Recipient>,
+    #[command(flatten)]
+    pub(crate) passphrase: OfBackup,
+}
+
+/// `larder import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// The file with the identity that the backup was made for
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["backup_passphrase_command", "backup_passphrase_fd"]
+    )]
+    pub(crate) identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: OfBackup,
+    /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
 }
 
 /// `larder verify`.
@@ -317,7 +436,17 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
     /// Let clients say themselves which KeyPackages they have spent, because another service delivers their Commits
-    #[arg(long)]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "true|false",
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true,
+        action = ArgAction::Set
+    )]
     pub(crate) external_delivery: bool,
     /// Who may create an account. Linking a further device takes no code, whatever this says
     #[arg(long, value_name = "WHO", default_value = "open")]
@@ -527,6 +656,10 @@ pub(crate) enum PoolCommand {
     },
 }
 
+fn recipient(text: &str) -> Result<Recipient, &'static str> {
+    text.parse()
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -536,6 +669,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_can_be_typed_in_the_chat_can_be_done_from_a_script() {
+        let mut program = Cli::command();
+        program.build();
+        for (usage, _) in crate::slash::all() {
+            let name = usage.trim_start_matches('/').split(' ').next().unwrap();
+            let path: &[&str] = match name {
+                "new" => &["group", "create"],
+                "rename" => &["group", "rename"],
+                "pool" => &["pool", "status"],
+                // Of the screen, and what it does not do yet.
+                "copy" | "edit" | "group" | "help" | "quit" | "attach" | "save" => continue,
+                same => &[same],
+            };
+            let mut command = Some(&program);
+            for name in path {
+                command = command.and_then(|command| command.find_subcommand(name));
+            }
+            assert!(command.is_some(), "{usage}");
+        }
     }
 
     #[test]
@@ -569,9 +724,9 @@ mod tests {
     fn a_message_is_words_and_takes_flags_only_after_two_hyphens() {
         let cli = Cli::try_parse_from(["larder", "send", "room", "-5", "degrees", "--json"]).unwrap();
         assert!(cli.global.json);
-        assert!(matches!(cli.command, Command::Send { text, .. } if text == ["-5", "degrees"]));
+        assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["-5", "degrees"]));
         let cli = Cli::try_parse_from(["larder", "send", "room", "--", "--json"]).unwrap();
         assert!(!cli.global.json);
-        assert!(matches!(cli.command, Command::Send { text, .. } if text == ["--json"]));
+        assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["--json"]));
     }
 }

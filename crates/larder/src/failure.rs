@@ -98,6 +98,8 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::UnsupportedSuites(_)
         | E::ProfileNotEncrypted
         | E::NoEncryption
+        | E::ProfileExists
+        | E::NotABackup
         | E::GroupNotActive(_)
         | E::NotAccepted { .. }
         | E::NotARequest

@@ -3,6 +3,7 @@
 mod actor;
 mod attachments;
 mod audit;
+mod backup;
 mod chain;
 mod commits;
 mod devices;
@@ -43,6 +44,7 @@ pub(crate) use attachments::{
     uploaded,
 };
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
+pub(crate) use backup::import;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
     device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,

@@ -8,11 +8,16 @@
 )]
 
 mod admin;
+mod backups;
+#[cfg(unix)]
+mod configuration;
 mod conversation;
 mod crashes;
 mod demo;
 #[cfg(unix)]
 mod devices;
+#[cfg(unix)]
+mod documents;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
 mod files;
@@ -20,9 +25,12 @@ mod history;
 mod invitations;
 mod legacy;
 mod pool;
+#[cfg(feature = "sqlcipher")]
+mod readme;
 mod requests;
 #[cfg(unix)]
 mod screen;
+mod scripting;
 mod secrets;
 mod suites;
 mod support;
