@@ -4,19 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::history::world;
 use crate::support::{Running, World, bytes_below, contains};
 use crate::transcripts::fails;
-
-/// alice and bob, who are in a group and have read everything.
-fn world() -> World {
-    let world = World::new();
-    world.register(&["alice", "bob"]);
-    world.ok("alice", &["group", "create", "room"]);
-    world.ok("alice", &["invite", "room", "bob"]);
-    world.ok("bob", &["recv"]);
-    world.ok("alice", &["recv"]);
-    world
-}
 
 fn write(world: &World, name: &str, content: &[u8]) -> String {
     let path = world.path(name);
