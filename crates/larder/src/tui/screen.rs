@@ -1,6 +1,7 @@
 //! The terminal while the interface has it.
 
 use std::io::{self, IsTerminal, Stdout, Write};
+use std::panic;
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -9,6 +10,7 @@ use ratatui::crossterm::event::{
     DisableBracketedPaste, DisableFocusChange, EnableBracketedPaste, EnableFocusChange,
 };
 use ratatui::crossterm::execute;
+use ratatui::crossterm::style::Print;
 use ratatui::crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, SetTitle, disable_raw_mode, enable_raw_mode,
 };
@@ -17,6 +19,11 @@ use crate::terminal::is_dumb;
 
 /// Text that is put on the clipboard, in bytes: terminals ignore longer sequences.
 const COPY_BYTES_MAX: usize = 64 * 1024;
+
+/// Without this, terminals make arrow keys of the wheel, which would call back what was entered before. The mode is saved
+/// and restored (XTSAVE, XTRESTORE): not all terminals begin with the same.
+const WHEEL_IS_NO_KEY: &str = "\x1b[?1007s\x1b[?1007l";
+const WHEEL_AS_BEFORE: &str = "\x1b[?1007r";
 
 /// Whether a whole screen can be used: a person at both ends, and a terminal that can move its cursor.
 pub(crate) fn is_usable() -> bool {
@@ -30,6 +37,12 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn take() -> io::Result<Self> {
+        // What a panic says would be on the screen that is put away.
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            leave();
+            hook(panic);
+        }));
         enter()?;
         match terminal() {
             Ok(terminal) => Ok(Self { terminal }),
@@ -101,7 +114,8 @@ fn enter() -> io::Result<()> {
         io::stdout(),
         EnterAlternateScreen,
         EnableBracketedPaste,
-        EnableFocusChange
+        EnableFocusChange,
+        Print(WHEEL_IS_NO_KEY)
     );
     if entered.is_err() {
         leave();
@@ -113,6 +127,7 @@ fn leave() {
     // The terminal may be gone.
     let _ = execute!(
         io::stdout(),
+        Print(WHEEL_AS_BEFORE),
         DisableFocusChange,
         DisableBracketedPaste,
         LeaveAlternateScreen,

@@ -77,7 +77,7 @@ fn draw_suggestions(frame: &mut Frame<'_>, above: Rect, app: &App, theme: Theme)
         .min(SUGGESTIONS_MAX)
         .min(usize::from(above.height));
     let first = (app.suggested + 1).saturating_sub(shown);
-    let width = usize::from(above.width).min(64);
+    let width = usize::from(above.width).min(76);
     let lines: Vec<Line<'_>> = app
         .suggestions
         .iter()
