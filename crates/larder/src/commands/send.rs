@@ -32,10 +32,11 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
     let synced = match (options.offline, until) {
         (true, _) => Ok(()),
         (false, None) => client.sync().await.map(drop),
-        // Out of time, there is only to note down what is to be sent.
-        (false, Some(until)) => timeout_at(until, client.sync())
-            .await
-            .map_or(Ok(()), |synced| synced.map(drop)),
+        (false, Some(until)) => match timeout_at(until, client.sync()).await {
+            Ok(synced) => synced.map(drop),
+            // There is only to note down what is to be sent.
+            Err(_) => Ok(()),
+        },
     };
     let key = match (resolve(&client, &options.group).await, synced) {
         (Ok(key), Ok(())) => key,

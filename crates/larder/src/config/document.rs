@@ -40,7 +40,9 @@ pub(crate) fn document() -> String {
 
 fn entry(text: &mut String, help: &str, id: &str, value: &str) {
     text.push('\n');
-    for line in textwrap::wrap(help, COLUMNS) {
+    // Names of what can be written stay in one piece.
+    let whole_words = textwrap::Options::new(COLUMNS).word_splitter(textwrap::WordSplitter::NoHyphenation);
+    for line in textwrap::wrap(help, whole_words) {
         text.push_str(&format!("# {line}\n"));
     }
     text.push_str(&format!("#{id} = {value}\n"));
