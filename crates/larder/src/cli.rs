@@ -1,17 +1,21 @@
 //! The command line.
 
+mod backup;
+mod messages;
+
+pub(crate) use backup::{Export, Import};
+pub(crate) use messages::{Recv, Send};
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use age::x25519::Recipient;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use larder_client::Invitations;
 use larder_server::InvitationId;
 use larder_wire::{Registration, UserName, parse_suite};
 
-use crate::passphrase::OfBackup;
 use crate::profile::ProfileName;
 
 /// Where `register` looks for a server, and where `serve` listens.
@@ -312,95 +316,6 @@ impl Command {
     }
 }
 
-/// `larder send`.
-#[derive(Debug, Args)]
-pub(crate) struct Send {
-    /// The group
-    pub(crate) group: String,
-    /// The text; several words are joined by spaces
-    #[arg(
-        required_unless_present_any = ["attach", "stdin"],
-        conflicts_with = "stdin",
-        allow_negative_numbers = true
-    )]
-    pub(crate) text: Vec<String>,
-    /// Send this file, before the text if there is one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["offline", "stdin"])]
-    pub(crate) attach: Option<PathBuf>,
-    /// Send each line of the standard input that is not empty. One that cannot be sent is told with its number, and the
-    /// others are sent all the same
-    #[arg(long)]
-    pub(crate) stdin: bool,
-    /// Send all of the standard input as one message
-    #[arg(long, requires = "stdin", conflicts_with = "text")]
-    pub(crate) whole: bool,
-    /// Try until the server has it
-    #[arg(long, conflicts_with = "offline")]
-    pub(crate) wait: bool,
-    /// Give that up after this long, and leave it to the next command
-    #[arg(long, value_name = "SECONDS", requires = "wait")]
-    pub(crate) timeout: Option<u64>,
-    /// Leave it to the next command that reaches the server, and do not try
-    #[arg(long)]
-    pub(crate) offline: bool,
-}
-
-/// `larder recv`.
-#[derive(Debug, Args)]
-pub(crate) struct Recv {
-    /// Go on until interrupted, or until nobody reads any more
-    #[arg(long)]
-    pub(crate) follow: bool,
-    /// When there is nothing new, wait this long for something
-    #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
-    pub(crate) wait: Option<u64>,
-    /// Only what concerns this group
-    #[arg(long)]
-    pub(crate) group: Option<String>,
-    /// Print what came after this row, shown before or not and own ones included, and let it count as it did; 0 prints all
-    #[arg(long, value_name = "ROW")]
-    pub(crate) since: Option<i64>,
-    /// Print so many at most, and then end
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) count: Option<u64>,
-}
-
-/// `larder export`.
-#[derive(Debug, Args)]
-pub(crate) struct Export {
-    /// The file, which must not exist yet
-    pub(crate) file: PathBuf,
-    /// Encrypt for whoever has the identity to this, as `age-keygen` makes them, and not with a passphrase; may be repeated
-    #[arg(
-        long = "recipient",
-        value_name = "AGE1…",
-        value_parser = recipient,
-        conflicts_with_all = ["backup_passphrase_command", "backup_passphrase_fd"]
-    )]
-    pub(crate) recipients: Vec<Recipient>,
-    #[command(flatten)]
-    pub(crate) passphrase: OfBackup,
-}
-
-/// `larder import`.
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// The file
-    pub(crate) file: PathBuf,
-    /// The file with the identity that the backup was made for
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with_all = ["backup_passphrase_command", "backup_passphrase_fd"]
-    )]
-    pub(crate) identity: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) passphrase: OfBackup,
-    /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
-    #[arg(long)]
-    pub(crate) no_encryption: bool,
-}
-
 /// `larder verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
@@ -654,10 +569,6 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         apply: bool,
     },
-}
-
-fn recipient(text: &str) -> Result<Recipient, &'static str> {
-    text.parse()
 }
 
 #[cfg(test)]

@@ -200,3 +200,27 @@ fn rows_of_a_group_that_a_stranger_invites_to_are_not_shown() {
         .collect();
     assert_eq!(types, ["invitation"]);
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_wait_for_messages() {
+    use std::os::unix::process::ExitStatusExt;
+    let world = alice_and_bob();
+    let wait = || world.command("bob", &["recv", "--wait", "50"]).spawn().unwrap();
+    let mut waiting = wait();
+    // Once it has the profile it is past its beginning. Whoever looks may have been faster.
+    while world.run("bob", &["groups"]).code != 6 {
+        if waiting.try_wait().unwrap().is_some() {
+            waiting = wait();
+        }
+    }
+    let kill = format!("kill -INT {}", waiting.id());
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(waiting.wait().unwrap().signal().is_some());
+}
