@@ -592,8 +592,10 @@ mod tests {
                 "new" => &["group", "create"],
                 "rename" => &["group", "rename"],
                 "pool" => &["pool", "status"],
-                // Of the screen, and what it does not do yet.
-                "copy" | "edit" | "group" | "help" | "quit" | "attach" | "save" => continue,
+                // The argument of a command.
+                "attach" => &["send"],
+                // Of the screen.
+                "copy" | "edit" | "group" | "help" | "quit" => continue,
                 same => &[same],
             };
             let mut command = Some(&program);
