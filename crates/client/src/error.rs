@@ -37,6 +37,12 @@ pub enum Error {
     /// This program was built without SQLCipher.
     #[error("this program was built without encryption")]
     NoEncryption,
+    /// There is a profile already where one is to be made.
+    #[error("there is a profile already")]
+    ProfileExists,
+    /// What a profile is to be made of is no profile.
+    #[error("this is no backup of a profile, or a damaged one")]
+    NotABackup,
     /// The server refused. Nothing of the request happened.
     #[error("{0}")]
     Refused(Problem),
@@ -134,6 +140,27 @@ pub enum Error {
     /// The text of a message is empty or longer than [`TEXT_BYTES_MAX`](crate::TEXT_BYTES_MAX).
     #[error("a message is 1 to 32768 bytes of text")]
     InvalidText,
+    /// The message has no file.
+    #[error("there is no file to that message")]
+    UnknownAttachment,
+    /// The server does not have the file any more.
+    #[error("the file is gone: servers keep them for some time only")]
+    AttachmentGone,
+    /// What the server gives is not what the sender sent.
+    #[error("the file is damaged: it is not what was sent")]
+    AttachmentDamaged,
+    /// A file is larger than what is sent.
+    #[error("the file is too large: encrypted, at most {bytes_max} bytes can be sent")]
+    AttachmentTooLarge {
+        /// How large it may be once it is padded and encrypted, in bytes.
+        bytes_max: u64,
+    },
+    /// The server stores no files.
+    #[error("the server takes no files")]
+    NoAttachments,
+    /// A file cannot be written.
+    #[error("the file cannot be written")]
+    File(#[source] std::io::Error),
     /// The name of a group is empty, too long or has control characters.
     #[error("the name of a group is 1 to 64 characters, none of them a control character")]
     InvalidGroupName,
@@ -252,6 +279,8 @@ impl Error {
             Self::ProfileNotEncrypted => "profile-not-encrypted",
             Self::WrongPassphrase => "wrong-passphrase",
             Self::NoEncryption => "no-encryption",
+            Self::ProfileExists => "profile-exists",
+            Self::NotABackup => "not-a-backup",
             Self::Refused(problem) => problem.problem_type.code(),
             Self::Unreachable(_) => "unreachable",
             Self::InvalidServer => "invalid-server",
@@ -273,6 +302,12 @@ impl Error {
             Self::InvalidLinkCode => "invalid-link-code",
             Self::LinkCodeOfAnother { .. } => "link-code-of-another",
             Self::InvalidText => "invalid-text",
+            Self::UnknownAttachment => "unknown-attachment",
+            Self::AttachmentGone => "attachment-gone",
+            Self::AttachmentDamaged => "attachment-damaged",
+            Self::AttachmentTooLarge { .. } => "attachment-too-large",
+            Self::NoAttachments => "no-attachments",
+            Self::File(_) => "file",
             Self::InvalidGroupName => "invalid-group-name",
             Self::TooManyRaces => "too-many-races",
             Self::Store(_) | Self::Sqlite(_) => "store",

@@ -13,8 +13,8 @@
 //! * A Commit of ours is merged on the server's acceptance and cleared on its refusal, never on a timeout.
 //! * The sender of a message is who its MLS credential says (RFC 9420 §5.3), never what its payload says.
 //!
-//! Absent here: a terminal, a clock (time is an argument, see [`Clock`]), key bytes in any table but OpenMLS's own,
-//! and keys, tokens, plaintext or names of groups in logs and errors.
+//! Absent here: a terminal, a clock (time is an argument, see [`Clock`]), key bytes in any table but OpenMLS's own (those of
+//! files are as secret as the messages that tell them, and lie beside these), and keys, tokens, plaintext or names of groups in logs and errors.
 
 mod audited;
 mod connection;
@@ -35,8 +35,8 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
-    Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Invitations,
-    Invited, Me, Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus,
-    SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
+    ATTACHMENT_BYTES_MAX, Attachment, Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey,
+    GroupState, GroupSummary, Invitations, Invited, Me, Member, Message, MessageKind, NotAdded, Options,
+    Probe, ProfileForm, Refreshed, SendStatus, SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
 };
 pub use verification::{SafetyDevice, SafetyNumber, Verification};

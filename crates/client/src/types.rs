@@ -17,6 +17,8 @@ pub type GroupKey = larder_wire::GroupId;
 
 /// The longest text of one message, in bytes. Encrypted, padded and framed it stays below the server's limit.
 pub const TEXT_BYTES_MAX: usize = 32 * 1024;
+/// The largest file that is sent or taken, in bytes: it is held in memory. A server may take less.
+pub const ATTACHMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The longest name of a group, in characters.
 pub const GROUP_NAME_CHARS_MAX: usize = 64;
 
@@ -448,6 +450,8 @@ pub struct Synced {
 pub enum MessageKind {
     /// Somebody wrote `text`.
     Text,
+    /// Somebody sent a file, whose name and size are the `text`. The connection tells more of it by the row.
+    Attachment,
     /// This device joined the group.
     Joined,
     /// Members were added.
@@ -461,16 +465,42 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// The kind in one word: `text`, `joined`, `added`, `removed`, `left` or `notice`.
+    /// The kind in one word: `text`, `attachment`, `joined`, `added`, `removed`, `left` or `notice`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text",
+            Self::Attachment => "attachment",
             Self::Joined => "joined",
             Self::Added => "added",
             Self::Removed => "removed",
             Self::Left => "left",
             Self::Notice => "notice",
         }
+    }
+}
+
+/// A file that goes with a message. `Debug` hides its name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// What the sender calls it: one component, without what could be harmful in it.
+    pub name: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// What the sender says that it is. It may be anything.
+    pub media_type: String,
+    /// When the server removes it; `None` for an own file that the server does not have yet.
+    pub expires_at: Option<UnixSeconds>,
+    /// Whether that time has come.
+    pub is_expired: bool,
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attachment")
+            .field("size", &self.size)
+            .field("expires_at", &self.expires_at)
+            .field("is_expired", &self.is_expired)
+            .finish_non_exhaustive()
     }
 }
 
@@ -485,11 +515,11 @@ pub struct Message {
     pub group_name: Option<String>,
     /// Who sent it or caused it, from the MLS credential.
     pub sender: Option<UserName>,
-    /// The message's id (`Text`), the same on every device; empty for other kinds.
+    /// The message's id (`Text`, `Attachment`), the same on every device; empty for other kinds.
     pub id: String,
     /// What the row says.
     pub kind: MessageKind,
-    /// The text as written (`Text`: hostile input for a terminal), or a sentence (other kinds).
+    /// The text as written (`Text`: hostile input for a terminal), name and size (`Attachment`), or a sentence (other kinds).
     pub text: String,
     /// When the sender's server stored it, in Unix seconds; for own messages the time of sending.
     pub sent_at: UnixSeconds,

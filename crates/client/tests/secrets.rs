@@ -82,8 +82,15 @@ async fn logs_and_debug_output_hold_no_token_text_or_group_name() {
     let group = alice.create_group("canary-name").await.unwrap().id;
     alice.invite(&group, &[user("bob")]).await.unwrap();
     alice.send(&group, "canary-text").await.unwrap();
+    alice
+        .attach(&group, "canary-name", "canary/type", b"canary-text".to_vec())
+        .await
+        .unwrap();
     bob.sync().await.unwrap();
     bob.send(&group, "canary-text").await.unwrap();
+    let file = bob.unread().await.unwrap().last().unwrap().row;
+    let directory = tempfile::tempdir().unwrap();
+    bob.save_attachment(file, directory.path(), None).await.unwrap();
     alice.sync().await.unwrap();
     proxy.cut_before("POST", "/messages");
     alice.send(&group, "canary-text").await.unwrap();
@@ -92,11 +99,17 @@ async fn logs_and_debug_output_hold_no_token_text_or_group_name() {
     let mut shown = captured.0.lock().unwrap().clone();
     assert!(shown.contains("pool refreshed"), "the capture works");
     write!(shown, "{:?}", alice.groups().await.unwrap()).unwrap();
+    write!(shown, "{:?}", bob.attachment(file).await.unwrap().unwrap()).unwrap();
+    let stored = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    let blob: Vec<u8> = stored
+        .query_row("SELECT blob_id FROM attachments", [], |row| row.get(0))
+        .unwrap();
+    let blob = larder_wire::Base64Url(blob).to_string();
     write!(shown, "{:?}", bob.unread().await.unwrap()).unwrap();
     write!(shown, "{:?} {unreachable} {unreachable:?}", *alice).unwrap();
     let token = token.lock().unwrap().clone();
     assert!(token.len() > 20);
-    for secret in ["canary-name", "canary-text", &token] {
+    for secret in ["canary-name", "canary-text", "canary/type", &token, &blob] {
         assert!(!shown.contains(secret), "found {secret}");
     }
 }

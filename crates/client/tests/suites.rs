@@ -303,7 +303,10 @@ async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_i
     let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
     database
         .execute_batch(
-            "DROP TABLE suites;
+            "DROP TRIGGER attachments_go_with_their_message;
+             DROP TABLE attachments;
+             DROP TABLE uploads;
+             DROP TABLE suites;
              ALTER TABLE profile DROP COLUMN suites_checked_at;
              DROP TABLE device_checks;
              ALTER TABLE peers DROP COLUMN standing;

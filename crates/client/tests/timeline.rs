@@ -81,7 +81,10 @@ async fn what_was_read_before_there_were_marks_for_each_group_stays_read() {
     let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
     database
         .execute_batch(
-            "DROP TABLE verified_keys;
+            "DROP TRIGGER attachments_go_with_their_message;
+             DROP TABLE attachments;
+             DROP TABLE uploads;
+             DROP TABLE verified_keys;
              DROP INDEX messages_of_group;
              DROP INDEX messages_unsent;
              ALTER TABLE groups DROP COLUMN read_up_to;

@@ -9,7 +9,7 @@ use larder_client::{GroupKey, MlsConnection, SendStatus};
 use rustyline::error::ReadlineError;
 use tokio::sync::{Notify, mpsc};
 
-use crate::commands::{Context, group_name, invite, members, pool_records, sent_record};
+use crate::commands::{Context, Reading, group_name, invite, members, pool_records, sent_record};
 use crate::failure::{Exit, Failure};
 use crate::follow::{Connection, follow};
 use crate::output::Output;
@@ -83,7 +83,7 @@ async fn on_screen(context: &Context<'_>, group: Option<&str>) -> Result<ExitCod
         }
         None => (context.open().await?, None),
     };
-    tui::chat(client, group, tui::Settings::default()).await?;
+    tui::chat(client, group, context.settings.clone()).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -112,7 +112,7 @@ async fn converse(
         }
         Ok(())
     };
-    let incoming = follow(client, output, &nudge, quit.notified(), tell);
+    let incoming = follow(client, output, Reading::default(), &nudge, quit.notified(), tell);
     let typed = async {
         let mut ended = Ended::default();
         loop {

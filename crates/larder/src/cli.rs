@@ -1,10 +1,17 @@
 //! The command line.
 
+mod backup;
+mod messages;
+
+pub(crate) use backup::{Export, Import};
+pub(crate) use messages::{Recv, Send};
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use larder_client::Invitations;
 use larder_server::InvitationId;
 use larder_wire::{Registration, UserName, parse_suite};
@@ -14,7 +21,7 @@ use crate::profile::ProfileName;
 /// Where `register` looks for a server, and where `serve` listens.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:4000";
 
-const AFTER_HELP: &str = "\
+pub(crate) const AFTER_HELP: &str = "\
 GROUP is a group's name, or the beginning (4 characters or more) of its id.
 
 Output:
@@ -28,14 +35,17 @@ Exit codes:
   3  refused: by the server, or by the state of things (a name is taken, a user
      cannot be invited, a port is in use)
   4  the server cannot be reached; a message to send is kept and sent later
-  5  not registered, or no such group
+  5  not registered, or no such group or file
   6  the profile or the database is in use by another process
   7  the profile cannot be unlocked: the passphrase is wrong or was not given,
      or the keychain does not have it or is locked
 
 Files:
   $XDG_DATA_HOME/larder (~/.local/share/larder), or the directory --home names:
-  profiles/NAME for each profile, server/ for the server's database.";
+  profiles/NAME for each profile, server/ for the server's database.
+  $XDG_CONFIG_HOME/larder/config.toml (~/.config/larder/config.toml), or
+  config.toml in the directory --home names, or the file --config names:
+  what is not said otherwise. `larder config` prints one that changes nothing.";
 
 /// End-to-end encrypted group chat in which an invitation does not fail.
 #[derive(Debug, Parser)]
@@ -68,6 +78,9 @@ pub(crate) struct Global {
     /// Keep everything in this directory
     #[arg(long, global = true, env = "LARDER_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
+    /// Read this configuration file
+    #[arg(long, global = true, env = "LARDER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Take the passphrase from the first line that this command prints; it is run by `sh -c`
     #[arg(long, global = true, env = "LARDER_PASSPHRASE_COMMAND", value_name = "CMD")]
     pub(crate) passphrase_command: Option<String>,
@@ -117,8 +130,8 @@ pub(crate) enum Command {
     Admin(AdminCommand),
     /// Create an account on a server, with this profile as its device
     Register {
-        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter
-        user: UserName,
+        /// 1 to 64 of a-z 0-9 . _ -, starting with a letter; asked for on a terminal
+        user: Option<UserName>,
         /// The code that the server's operator gave out, if the server wants one. Others on this machine can read a command
         /// line; without this, a person is asked
         #[arg(long, env = "LARDER_INVITE", hide_env_values = true, value_name = "CODE")]
@@ -129,8 +142,8 @@ pub(crate) enum Command {
     },
     /// Make this profile a further device of a user: show a code, and wait until a device that they have authorizes it
     Link {
-        /// The user, who has an account
-        user: UserName,
+        /// The user, who has an account; asked for on a terminal
+        user: Option<UserName>,
         /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
         #[arg(long)]
         no_encryption: bool,
@@ -186,13 +199,18 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
-    /// Send a message
-    Send {
-        /// The group
-        group: String,
-        /// The text; several words are joined by spaces
-        #[arg(required = true, allow_negative_numbers = true)]
-        text: Vec<String>,
+    /// Send a message or a file, after taking over what has happened meanwhile
+    Send(Send),
+    /// Save a file that was sent. One that is there is not touched: the new one gets a number
+    Save {
+        /// The number of its message
+        row: i64,
+        /// The directory to save it in (default: the present one)
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Another name than the sender's
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
     },
     /// Send the messages of a group again that have failed
     Retry {
@@ -200,14 +218,7 @@ pub(crate) enum Command {
         group: String,
     },
     /// Fetch messages and print those not shown yet
-    Recv {
-        /// Go on until interrupted, or until nobody reads any more
-        #[arg(long)]
-        follow: bool,
-        /// When there is nothing new, wait this long for something
-        #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
-        wait: Option<u64>,
-    },
+    Recv(Recv),
     /// Print what is known of a group's past, without asking the server
     History {
         /// The group
@@ -261,11 +272,48 @@ pub(crate) enum Command {
         #[arg(long)]
         plain: bool,
     },
+    /// Write all that is in the profile to a new file, encrypted with a passphrase or for a recipient
+    Export(Export),
+    /// Make a profile of such a file. It takes the place of the one that the file was made from, which must not be used any
+    /// more
+    Import(Import),
+    /// Print a configuration file that changes nothing: every key, with what holds without it
+    Config {
+        /// Print where the configuration file is looked for instead
+        #[arg(long)]
+        path: bool,
+    },
+    /// Print a script that makes a shell complete what is typed after `larder`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print a page of the manual
+    Man {
+        /// The command whose page it is; none: that of `larder`
+        #[arg(conflicts_with = "dir")]
+        command: Vec<String>,
+        /// Write every page instead, into `man1` and `man5` in this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of what is printed with --json
+    Schema,
     /// Measure how this program does on this machine
     #[command(subcommand, hide = true)]
     Bench(BenchCommand),
     /// Show all of it: a server and three accounts on this machine, gone again at the end
     Demo,
+}
+
+impl Command {
+    /// Whether what it does depends on the configuration.
+    pub(crate) fn is_configured(&self) -> bool {
+        !matches!(
+            self,
+            Self::Config { .. } | Self::Completions { .. } | Self::Man { .. } | Self::Schema
+        )
+    }
 }
 
 /// `larder verify`.
@@ -303,7 +351,17 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
     /// Let clients say themselves which KeyPackages they have spent, because another service delivers their Commits
-    #[arg(long)]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "true|false",
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true,
+        action = ArgAction::Set
+    )]
     pub(crate) external_delivery: bool,
     /// Who may create an account. Linking a further device takes no code, whatever this says
     #[arg(long, value_name = "WHO", default_value = "open")]
@@ -311,6 +369,12 @@ pub(crate) struct Serve {
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) user_devices: u32,
+    /// How large a file that members of a group send each other may be, in MiB; 0 for no files
+    #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=64))]
+    pub(crate) attachment_mib: u64,
+    /// How much of such files is kept for each user, in MiB
+    #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub(crate) user_attachments_mib: u64,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,
@@ -519,6 +583,30 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_typed_in_the_chat_can_be_done_from_a_script() {
+        let mut program = Cli::command();
+        program.build();
+        for (usage, _) in crate::slash::all() {
+            let name = usage.trim_start_matches('/').split(' ').next().unwrap();
+            let path: &[&str] = match name {
+                "new" => &["group", "create"],
+                "rename" => &["group", "rename"],
+                "pool" => &["pool", "status"],
+                // The argument of a command.
+                "attach" => &["send"],
+                // Of the screen.
+                "copy" | "edit" | "group" | "help" | "quit" => continue,
+                same => &[same],
+            };
+            let mut command = Some(&program);
+            for name in path {
+                command = command.and_then(|command| command.find_subcommand(name));
+            }
+            assert!(command.is_some(), "{usage}");
+        }
+    }
+
+    #[test]
     fn a_store_shows_no_password() {
         let cli =
             Cli::try_parse_from(["larder", "serve", "--store", "postgres://a:secret@db/larder"]).unwrap();
@@ -549,9 +637,9 @@ mod tests {
     fn a_message_is_words_and_takes_flags_only_after_two_hyphens() {
         let cli = Cli::try_parse_from(["larder", "send", "room", "-5", "degrees", "--json"]).unwrap();
         assert!(cli.global.json);
-        assert!(matches!(cli.command, Command::Send { text, .. } if text == ["-5", "degrees"]));
+        assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["-5", "degrees"]));
         let cli = Cli::try_parse_from(["larder", "send", "room", "--", "--json"]).unwrap();
         assert!(!cli.global.json);
-        assert!(matches!(cli.command, Command::Send { text, .. } if text == ["--json"]));
+        assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["--json"]));
     }
 }

@@ -80,7 +80,7 @@ impl std::error::Error for Failure {}
 fn exit_of(error: &larder_client::Error) -> Exit {
     use larder_client::{Error as E, LegacyError as L};
     match error {
-        E::NotRegistered | E::UnknownGroup | E::UnknownUser(_) => Exit::Unknown,
+        E::NotRegistered | E::UnknownGroup | E::UnknownUser(_) | E::UnknownAttachment => Exit::Unknown,
         E::ProfileLocked | E::Legacy(L::Busy | L::Changed) => Exit::InUse,
         E::Legacy(L::Open(_) | L::NotLegacy(_) | L::TooManyRows | L::AnotherStore { .. }) => Exit::Refused,
         E::Legacy(L::Interrupted | L::Residue(_) | L::Sqlite(_) | L::Read(_) | L::Pool(_)) => Exit::Failed,
@@ -98,10 +98,15 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::UnsupportedSuites(_)
         | E::ProfileNotEncrypted
         | E::NoEncryption
+        | E::ProfileExists
+        | E::NotABackup
         | E::GroupNotActive(_)
         | E::NotAccepted { .. }
         | E::NotARequest
         | E::VerificationChanged { .. }
+        | E::AttachmentGone
+        | E::AttachmentTooLarge { .. }
+        | E::NoAttachments
         | E::NotAMember(_)
         | E::NoKeyPackages { .. }
         | E::InvalidKeyPackage { .. }
@@ -110,6 +115,8 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::LinkCodeOfAnother { .. }
         | E::TooManyRaces => Exit::Refused,
         E::Profile(_)
+        | E::AttachmentDamaged
+        | E::File(_)
         | E::Store(_)
         | E::Sqlite(_)
         | E::Pool(_)

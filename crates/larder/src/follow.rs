@@ -9,7 +9,7 @@ use larder_client::{Error, MlsConnection, ProblemType};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::commands::print_unread;
+use crate::commands::Reading;
 use crate::output::Output;
 
 /// One long poll. The server allows 30 s.
@@ -30,7 +30,7 @@ pub(crate) enum Connection {
     Back,
 }
 
-/// Prints what is unread, and whatever arrives, until `quit` completes. `nudge` ends a wait, when there is something to
+/// Prints what there is to read, and whatever arrives, until `quit` completes or as much was printed as was asked for. `nudge` ends a wait, when there is something to
 /// send. What is printed is also marked as read: `quit` does not come between.
 ///
 /// # Errors
@@ -38,6 +38,7 @@ pub(crate) enum Connection {
 pub(crate) async fn follow(
     client: &MlsConnection,
     output: &Output,
+    mut reading: Reading,
     nudge: &Notify,
     quit: impl Future<Output = ()>,
     tell: impl Fn(Connection) -> Result<()>,
@@ -46,8 +47,8 @@ pub(crate) async fn follow(
     let mut follower = Follower::new(client.clone());
     let mut lost = false;
     // What an earlier run fetched and did not show needs no server.
-    print_unread(client, output).await?;
-    loop {
+    reading.print(client, output).await?;
+    while !reading.is_done() {
         let reached = tokio::select! {
             reached = follower.step(nudge) => reached?,
             () = &mut quit => return Ok(()),
@@ -56,7 +57,7 @@ pub(crate) async fn follow(
             lost = !reached;
             tell(if lost { Connection::Lost } else { Connection::Back })?;
         }
-        print_unread(client, output).await?;
+        reading.print(client, output).await?;
         if !reached {
             tokio::select! {
                 () = follower.pause(nudge) => (),
@@ -64,6 +65,7 @@ pub(crate) async fn follow(
             }
         }
     }
+    Ok(())
 }
 
 /// Keeps one connection up to date. Every step may be dropped half way: what it was doing is done by the next one.

@@ -1,49 +1,56 @@
 //! `larder`: the server and the terminal client in one binary.
 //!
 //! * `cli` says what can be typed, `commands` does it, `chat` and `demo` are the two longer ones.
-//! * `record` is everything that is printed, `output` prints it, `text` makes it harmless.
+//! * `record` is everything that is printed, `output` prints it, `text` makes it harmless; `schema` and `manual` describe it.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
 //!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them.
+//! * `backup` reads and writes encrypted copies of a profile.
+//! * `config` is what a person has written down once instead of typing it each time.
 //!
 //! # Architecture invariant
 //!
 //! This crate alone has a terminal, a real clock, jitter and `anyhow`. Absent here: MLS, SQL and HTTP; whatever is said
 //! to a server is said by `larder-client`.
 
+mod backup;
 mod chat;
 mod cli;
 mod clock;
 mod commands;
+mod config;
 mod demo;
 mod descriptors;
 mod failure;
+mod files;
 mod follow;
 mod logging;
+mod manual;
 mod migration;
 mod output;
 mod passphrase;
 mod profile;
 mod record;
+mod schema;
 mod shutdown;
 mod slash;
 mod terminal;
 mod text;
 mod tui;
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::cli::Cli;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return misunderstood(&error),
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let (cli, configuration) = match config::understand(&arguments) {
+        Ok(understood) => understood,
+        Err(error) => return misunderstood(&error, &arguments),
     };
     logging::start(cli.global.verbose);
     let output = Output::new(cli.global.json);
@@ -51,7 +58,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&output, &error.into()),
     };
-    let result = runtime.block_on(commands::run(cli, &output));
+    let result = runtime.block_on(commands::run(cli, configuration, &output));
     // A thread that waits for a line of stdin would keep the runtime from ending.
     runtime.shutdown_background();
     match result {
@@ -60,12 +67,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers help and version, and command lines that are neither.
-fn misunderstood(error: &clap::Error) -> ExitCode {
-    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let json = std::env::args_os()
-        .take_while(|argument| argument != "--")
+/// Answers help and version, command lines that are neither, and configurations that are wrong.
+fn misunderstood(error: &anyhow::Error, arguments: &[OsString]) -> ExitCode {
+    let json = arguments
+        .iter()
+        .take_while(|argument| *argument != "--")
         .any(|argument| argument == "--json");
+    let Some(error) = error.downcast_ref::<clap::Error>() else {
+        return report(&Output::new(json), error);
+    };
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if json && !asked_for {
         let message = error.render().to_string();
         let sentence = message

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 
 use larder_client::LegacyReport;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::text::plain;
 
 /// What a migration did, or would do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Migration {
     applied: bool,
     rows: u32,
@@ -26,7 +27,7 @@ pub(crate) struct Migration {
 }
 
 /// A row that is not taken over.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 struct Left {
     key_package: String,
     code: &'static str,

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 
 use rustyline::ExternalPrinter;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::record::Record;
@@ -12,6 +13,37 @@ use crate::text::plain;
 
 /// A line editor's way to print above the line that is being typed.
 type Printer = Box<dyn ExternalPrinter + Send>;
+
+/// A failure as a JSON object.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Failed<'f> {
+    /// Why the command failed.
+    error: Told<'f>,
+}
+
+/// What is told of a failure.
+#[derive(Serialize, JsonSchema)]
+struct Told<'f> {
+    /// Stands for the reason, and is never renamed.
+    code: &'f str,
+    /// A sentence for people.
+    message: &'f str,
+    /// The exit code.
+    exit: u8,
+}
+
+impl<'f> From<&'f Failure> for Failed<'f> {
+    fn from(failure: &'f Failure) -> Self {
+        let Failure { code, message, exit } = failure;
+        Self {
+            error: Told {
+                code,
+                message,
+                exit: *exit as u8,
+            },
+        }
+    }
+}
 
 /// Where results go: stdout, as lines for people or as JSON.
 pub(crate) struct Output {
@@ -67,8 +99,7 @@ impl Output {
     /// Tells of a failure: on stdout as JSON, else on stderr.
     pub(crate) fn failure(&self, failure: &Failure) -> io::Result<()> {
         if self.json {
-            let Failure { code, message, exit } = failure;
-            let error = json!({"error": {"code": code, "message": message, "exit": *exit as u8}});
+            let error = serde_json::to_string(&Failed::from(failure))?;
             return self.write(format!("{error}\n"));
         }
         let line = format!("larder: {}\n", plain(&failure.message));

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use larder_client::{InviteCode, NextAction, UnixSeconds};
+use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -16,7 +17,7 @@ use crate::text::{label, plain};
 const GROUPS_PER_LINE: usize = 4;
 
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Record {
     /// The server accepts connections.
@@ -38,7 +39,7 @@ pub(crate) enum Record {
     },
     /// A new device waits to be let in.
     LinkCode { code: String, fingerprint: String },
-    /// It was.
+    /// The new device was let in.
     Linked {
         user: String,
         device_id: String,
@@ -48,7 +49,7 @@ pub(crate) enum Record {
         pool_available: u32,
         encrypted: bool,
     },
-    /// A new device was let in.
+    /// This device let a new one in.
     DeviceAuthorized { device_id: String, fingerprint: String },
     /// A device of this user.
     Device {
@@ -144,7 +145,12 @@ pub(crate) enum Record {
         group_name: String,
         id: String,
         status: &'static str,
+        /// It was not to be sent now.
+        #[serde(skip)]
+        offline: bool,
     },
+    /// A file was saved.
+    Saved { row: i64, file: String },
     /// Messages that had failed were sent again, or wait for the server.
     Retried {
         group: String,
@@ -178,6 +184,7 @@ pub(crate) enum Record {
         last_resort_replaced: bool,
         /// The first is that of new groups.
         #[serde(serialize_with = "first_and_all", flatten)]
+        #[schemars(with = "FirstAndAll")]
         pools: Vec<Pool>,
     },
     /// What somebody who adds this device would get.
@@ -222,10 +229,21 @@ pub(crate) enum Record {
         groups: u64,
         findings: u64,
     },
+    /// A backup of the profile was written.
+    Exported { file: String, user: String },
+    /// A profile was made of a backup.
+    Imported {
+        user: String,
+        device_id: String,
+        server: String,
+        profile: String,
+        encrypted: bool,
+    },
     /// A server's database was copied.
     BackedUp { file: String },
     /// A new invitation to register. Its code is shown nowhere else.
     InviteCode {
+        #[schemars(with = "String")]
         code: InviteCode,
         id: String,
         expires_at: u64,
@@ -263,12 +281,18 @@ pub(crate) enum Record {
     },
     /// The outcome of a migration of an older pool.
     LegacyMigration(Migration),
+    /// Something that goes into a file: a configuration, a script, a page of the manual.
+    Document { name: String, text: String },
+    /// A file was written.
+    Written { file: String },
+    /// Where the configuration is looked for.
+    ConfigPath { path: String, exists: bool },
     /// A word from this program: help, the state of the connection, the demonstration's story.
     Note { text: String },
 }
 
 /// A device of a user whose keys are compared.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct SafetyDevice {
     pub(crate) device_id: String,
     pub(crate) fingerprint: String,
@@ -286,7 +310,7 @@ pub(crate) enum Shown {
 }
 
 /// A user who was not added, and why.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct NotAdded {
     pub(crate) user: String,
     pub(crate) code: &'static str,
@@ -297,7 +321,7 @@ pub(crate) struct NotAdded {
 }
 
 /// Counts of a pool.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Pool {
     /// Only where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -319,8 +343,9 @@ pub(crate) struct Pool {
     pub(crate) last_resort: &'static str,
     pub(crate) last_resort_created_at: Option<u64>,
     pub(crate) quarantined: u32,
-    /// `none` or `refresh`.
+    /// `none`, `refresh`, or `wait` when the hard cap leaves no room.
     #[serde(serialize_with = "next_action")]
+    #[schemars(with = "&'static str")]
     pub(crate) next_action: NextAction,
 }
 
@@ -538,10 +563,12 @@ impl Record {
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group } => format!("you are leaving #{}", label(group)),
+            Self::Sent { offline: true, .. } => "pending: the message is kept and will be sent".to_owned(),
             Self::Sent { status, .. } if *status == "pending" => {
                 "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
             }
             Self::Sent { status, .. } => (*status).to_owned(),
+            Self::Saved { file, .. } => format!("saved {}", plain(file)),
             Self::Retried { messages: 0, .. } => "no message has failed".to_owned(),
             Self::Retried { messages, status, .. } => {
                 let noun = if *messages == 1 { "message" } else { "messages" };
@@ -565,6 +592,9 @@ impl Record {
                     .map(|group| group_label(group_name.as_deref(), group));
                 let line = match (label, sender) {
                     (Some(group), Some(sender)) if *kind == "text" => format!("#{group} <{sender}> {text}"),
+                    (Some(group), Some(sender)) if *kind == "attachment" => {
+                        format!("#{group} <{sender}> (file) {text}: larder save {row}")
+                    }
                     (Some(group), _) => format!("#{group} * {text}"),
                     (None, _) => format!("* {text}"),
                 };
@@ -660,6 +690,24 @@ impl Record {
                 };
                 format!("{found}; checked {devices} devices, {key_packages} KeyPackages, {groups} groups")
             }
+            Self::Exported { file, user } => {
+                format!(
+                    "exported {user} to {}: whoever can open it can read all and be {user}",
+                    plain(file)
+                )
+            }
+            Self::Imported {
+                user,
+                server,
+                profile,
+                encrypted,
+                ..
+            } => format!(
+                "imported {user} at {} (profile {profile}). It takes the place of the one that the backup was made from, which \
+                 must not be used any more\nnext: larder recv  # rejoins the groups, and fetches what has come since{}",
+                plain(server),
+                warning(*encrypted)
+            ),
             Self::BackedUp { file } => format!("backed up to {}", plain(file)),
             Self::InviteCode { code, expires_at, .. } => {
                 format!("{}  until {}", code.reveal(), date(UnixSeconds(*expires_at)))
@@ -708,6 +756,9 @@ impl Record {
                 line
             }
             Self::LegacyMigration(migration) => migration.line(),
+            Self::Document { text, .. } => text.trim_end_matches('\n').to_owned(),
+            Self::Written { file } => plain(file).into_owned(),
+            Self::ConfigPath { path, .. } => plain(path).into_owned(),
             Self::Note { text } => text.clone(),
         }
     }
@@ -766,6 +817,18 @@ fn next_action<S: Serializer>(next_action: &NextAction, serializer: S) -> Result
 
 fn is_stocked(stocked: &bool) -> bool {
     *stocked
+}
+
+/// What [`first_and_all`] writes.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "the schema describes it")]
+struct FirstAndAll {
+    /// The pool of the ciphersuite that new groups have.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    pool: Option<Pool>,
+    /// All of them, where there are several ciphersuites.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    pools: Option<Vec<Pool>>,
 }
 
 /// `pool` is the first, as it is where there is only one; `pools` are all, where there are several.

@@ -28,9 +28,10 @@ pub use last_resort::{
 pub use limits::{Demand, DrainLimits, Grant, Rate};
 pub use plan::{Census, Level, Plan, plan};
 pub use policy::{
-    DirectoryPolicy, EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS, InvalidPolicy,
-    KEY_PACKAGE_LIFETIME_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, Lifetime, LifetimeRefusal, POOL_HARD_CAP,
-    POOL_LOW_WATERMARK, POOL_TARGET, PoolPolicy, RESERVATION_SECONDS, SKEW_SECONDS, TOMBSTONE_SECONDS,
+    BLOB_RETENTION_SECONDS, DirectoryPolicy, EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS,
+    InvalidPolicy, KEY_PACKAGE_LIFETIME_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, Lifetime, LifetimeRefusal,
+    POOL_HARD_CAP, POOL_LOW_WATERMARK, POOL_TARGET, PoolPolicy, RESERVATION_SECONDS, SKEW_SECONDS,
+    TOMBSTONE_SECONDS,
 };
 pub use pool::{PoolEvent, PoolRefusal, PoolState};
 pub use reconcile::{Correction, reconcile};

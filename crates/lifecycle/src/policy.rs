@@ -22,6 +22,8 @@ pub const KEY_PACKAGE_LIFETIME_SECONDS_MAX: u64 = 84 * DAY + HOUR;
 pub const SKEW_SECONDS: u64 = 5 * MINUTE;
 /// How long the delivery service keeps an unacknowledged inbox row: 30 days.
 pub const INBOX_RETENTION_SECONDS: u64 = 30 * DAY;
+/// How long the delivery service keeps a blob: as long as the message that tells of it, 30 days.
+pub const BLOB_RETENTION_SECONDS: u64 = INBOX_RETENTION_SECONDS;
 /// A reservation, before the sweeper may lapse it: one hour.
 pub const RESERVATION_SECONDS: u64 = HOUR;
 /// The private keys of an expired KeyPackage are kept this much longer, for a Welcome in flight: 24 hours.

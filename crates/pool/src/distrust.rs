@@ -8,7 +8,7 @@ use crate::last_resort::retire;
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
 use crate::transition::{Tally, apply};
-use crate::{last_resort_rows, metadata};
+use crate::{generation, last_resort_rows, metadata};
 
 impl KeyPackagePool {
     /// Stops counting on what the directory does not know any more, because it was restored from a backup: it may have
@@ -61,6 +61,24 @@ impl KeyPackagePool {
                 }
             }
             Ok(tally.moved)
+        })
+    }
+
+    /// Stops counting on everything that was minted, because a copy of the store may have the same private keys, the last
+    /// resorts' included. The next plans mint whole new pools and last resorts; once those are published,
+    /// [`outdated`](Self::outdated) names what the directory could still hand out of the others. What it has handed out
+    /// still joins, for invitations that are under way; what it was never given is erased at once.
+    ///
+    /// # Errors
+    /// [`PoolError`] when the store cannot be used, or private keys survive their deletion.
+    pub fn begin_anew(tx: &Tx<'_>, now: UnixSeconds) -> Result<(), PoolError> {
+        tx.atomically(|| {
+            for row in metadata::all(tx.connection())? {
+                if row.state == PoolState::Created && row.uploaded_at.is_none() {
+                    apply(tx, &row, PoolEvent::Revoke, now)?;
+                }
+            }
+            Ok(generation::supersede_all(tx.connection())?)
         })
     }
 }

@@ -27,6 +27,12 @@ pub enum StoreError {
     /// A copy under another key is not what it was made from. It was thrown away.
     #[error("the local database could not be copied")]
     Copy,
+    /// These bytes are no snapshot of a store, or are damaged.
+    #[error("not a snapshot of a local database, or a damaged one")]
+    NotASnapshot,
+    /// More than fits into memory in one piece.
+    #[error("the local database is too large to be copied in one piece")]
+    TooLarge,
     /// The store was encrypted anew, but the old file beside it (its name ends in `-old`) could not be erased. The next
     /// opening tries again.
     #[error("the old file of the local database could not be erased")]

@@ -234,6 +234,17 @@ pub(crate) fn adopt(tx: &Tx<'_>, suite: Ciphersuite, current: &Fingerprint) -> R
     })
 }
 
+/// Makes an earlier generation of everything that was minted: no pool mints for it any more.
+pub(crate) fn supersede_all(connection: &Connection) -> Result<(), StoreError> {
+    // Nothing hashes to random bytes.
+    connection.execute(
+        "UPDATE keypackage_pool_generations
+         SET signature_key_hash = randomblob(32), credential_hash = randomblob(32), capabilities_hash = randomblob(32)",
+        [],
+    )?;
+    Ok(())
+}
+
 /// Forgets generations that no row is of any more.
 pub(crate) fn forget_empty(connection: &Connection) -> Result<(), StoreError> {
     connection.execute(

@@ -28,6 +28,7 @@ mod provider;
 mod quarantine;
 mod rewrite;
 mod signer;
+mod snapshot;
 mod store;
 mod store_key;
 mod transition;

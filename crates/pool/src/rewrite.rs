@@ -17,7 +17,7 @@ use crate::store::{LocalStore, create_private};
 use crate::store_key::StoreKey;
 
 /// The new file, until it takes the name of the old one.
-const NEW: &str = "-new";
+pub(crate) const NEW: &str = "-new";
 /// The old file, from when the new one is complete until it is erased.
 const OLD: &str = "-old";
 /// SQLCipher's salt, or in a file that is not encrypted the words that all of those begin with.
@@ -181,7 +181,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn attach(connection: &Connection, new: &Path, key: &StoreKey) -> Result<(), StoreError> {
+pub(crate) fn attach(connection: &Connection, new: &Path, key: &StoreKey) -> Result<(), StoreError> {
     let name = new
         .to_str()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"))?;
@@ -197,8 +197,13 @@ fn attach(connection: &Connection, new: &Path, key: &StoreKey) -> Result<(), Sto
     Ok(())
 }
 
+/// Attaches a database that is nowhere but in memory, and not encrypted.
+pub(crate) fn attach_memory(connection: &Connection) -> Result<(), StoreError> {
+    Ok(connection.execute_batch("ATTACH DATABASE ':memory:' AS rewritten KEY ''")?)
+}
+
 /// Copies tables, indexes, triggers and rows, and what SQLCipher's function leaves out, and compares.
-fn copy(connection: &mut Connection) -> Result<(), StoreError> {
+pub(crate) fn copy(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     transaction.query_row("SELECT sqlcipher_export('rewritten')", [], |_| Ok(()))?;
     for pragma in ["user_version", "application_id"] {
@@ -262,7 +267,7 @@ fn header(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Removes a database with its side files.
-fn remove_all(database: &Path) -> io::Result<()> {
+pub(crate) fn remove_all(database: &Path) -> io::Result<()> {
     for side in ["", "-journal", "-wal", "-shm"] {
         remove(&beside(database, side))?;
     }
@@ -276,14 +281,14 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
 }
 
 /// Makes names durable, where a directory can be synchronised.
-fn synchronise_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn synchronise_directory(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }

@@ -36,6 +36,7 @@ mod schema {
 pub struct LocalStore {
     connection: Connection,
     crypto: RustCrypto,
+    is_encrypted: bool,
     /// What the file says: erased private keys may still be in the write-ahead log.
     purge_owed: bool,
 }
@@ -81,10 +82,15 @@ impl LocalStore {
         let mut store = Self {
             connection,
             crypto: RustCrypto::default(),
+            is_encrypted: key.is_some(),
             purge_owed,
         };
         store.settle();
         Ok(store)
+    }
+
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     /// The connection, for the application's own migrations and settings.

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use larder_lifecycle::{DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, UnixSeconds};
+use larder_lifecycle::{
+    BLOB_RETENTION_SECONDS, DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, Rate, UnixSeconds,
+};
 use larder_wire::{Registration, SUITE_X25519_AES128GCM};
 
 use crate::store::StoreLocation;
@@ -22,6 +24,13 @@ const STORE_REQUESTS_MAX: usize = 1024;
 /// Long polls and WebSockets of one device.
 const WAITING_PER_DEVICE_MAX: usize = 8;
 
+/// Blobs that are stored or fetched.
+const TRANSFERS_MAX: usize = 128;
+/// Those of one user.
+const TRANSFERS_PER_USER_MAX: usize = 4;
+/// A part of a blob, in seconds.
+const TRANSFER_PART_SECONDS_MAX: u64 = 30;
+
 /// What a server spends at most on those who connect to it.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
@@ -36,6 +45,13 @@ pub struct ServerLimits {
     pub store_requests_max: usize,
     /// Long polls and WebSockets of one device at once. Others are refused (`rate-limited`).
     pub waiting_per_device_max: usize,
+    /// Blobs that are stored or fetched at once; each needs memory for two parts of 256 KiB. Others are told to come back
+    /// (`unavailable`).
+    pub transfers_max: usize,
+    /// Those of one user. Others are refused (`rate-limited`).
+    pub transfers_per_user_max: usize,
+    /// A client that takes longer to send or to take 256 KiB of a blob is given up, in seconds.
+    pub transfer_part_seconds_max: u64,
 }
 
 impl Default for ServerLimits {
@@ -46,6 +62,55 @@ impl Default for ServerLimits {
             send_seconds_max: SEND_SECONDS_MAX,
             store_requests_max: STORE_REQUESTS_MAX,
             waiting_per_device_max: WAITING_PER_DEVICE_MAX,
+            transfers_max: TRANSFERS_MAX,
+            transfers_per_user_max: TRANSFERS_PER_USER_MAX,
+            transfer_part_seconds_max: TRANSFER_PART_SECONDS_MAX,
+        }
+    }
+}
+
+/// The largest file, in bytes: 16 MiB.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What encryption adds to a file, in bytes, and some more.
+const ENCRYPTION_BYTES: u64 = 1024;
+/// Blobs of one user, in bytes: 512 MiB.
+const USER_BLOB_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Blobs that one user stores: 64 at once, then one in a minute.
+const BLOB_RATE: Rate = Rate {
+    burst: 64,
+    interval_seconds: 60,
+};
+
+/// What is stored of files that members of a group send each other: encrypted by them, and opaque here.
+#[derive(Debug, Clone, Copy)]
+pub struct BlobLimits {
+    /// One blob, in bytes; with 0 none can be stored.
+    pub bytes_max: u64,
+    /// Blobs of one user together, in bytes. One counts until the sweeper has removed it.
+    pub user_bytes_max: u64,
+    /// How often one user may store one.
+    pub rate: Rate,
+    /// How long one is kept, in seconds.
+    pub retention_seconds: u64,
+}
+
+impl BlobLimits {
+    /// How large one blob may be so that a file of so many bytes can be sent; none for files of 0 bytes.
+    pub fn for_files_of(bytes: u64) -> u64 {
+        match bytes {
+            0 => 0,
+            bytes => bytes.saturating_add(ENCRYPTION_BYTES),
+        }
+    }
+}
+
+impl Default for BlobLimits {
+    fn default() -> Self {
+        Self {
+            bytes_max: Self::for_files_of(FILE_BYTES_MAX),
+            user_bytes_max: USER_BLOB_BYTES_MAX,
+            rate: BLOB_RATE,
+            retention_seconds: BLOB_RETENTION_SECONDS,
         }
     }
 }
@@ -79,6 +144,8 @@ pub struct Config {
     pub session_seconds: u64,
     /// How long an unacknowledged inbox row is kept, in seconds.
     pub inbox_retention_seconds: u64,
+    /// What is stored of files.
+    pub blobs: BlobLimits,
 }
 
 impl Config {
@@ -96,6 +163,7 @@ impl Config {
             user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,
+            blobs: BlobLimits::default(),
         }
     }
 }

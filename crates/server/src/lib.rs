@@ -2,7 +2,8 @@
 //!
 //! [`Service`] is everything that a client can ask for, with typed requests and answers; [`router`] puts it behind
 //! HTTP and [`serve`] runs it; [`Metrics`] counts what it does, and [`Admin`] is for the operator of its store. Inside,
-//! `accounts`, `directory` and `delivery` decide over one `store`, each request in one transaction: load, apply the
+//! `accounts`, `directory`, `delivery` and `blobs` decide over one `store`, each request in one transaction (a blob comes
+//! in parts, each in its own): load, apply the
 //! pure transition of `larder-lifecycle`, compare and set, audit, commit. Only then is the caller answered and are
 //! receivers woken.
 //!
@@ -13,6 +14,7 @@
 
 mod accounts;
 mod admin;
+mod blobs;
 mod config;
 mod delivery;
 mod directory;
@@ -23,16 +25,17 @@ mod random;
 mod service;
 mod store;
 mod suites;
+mod transfers;
 mod wakeups;
 
 pub use admin::{
     Admin, BackupError, Checked, Finding, FindingCode, Invitation, InvitationId, MalformedInvitationId,
     NewInvitation, Restored, backup_sqlite,
 };
-pub use config::{Clock, Config, ServerLimits};
+pub use config::{BlobLimits, Clock, Config, ServerLimits};
 pub use error::{Fault, ServiceError};
 pub use http::{openapi, router, serve};
 pub use metrics::{Metrics, MetricsTaken};
-pub use service::{Caller, Service, Swept};
+pub use service::{BlobDownload, BlobUpload, Caller, Service, Swept};
 pub use store::{PostgresError, PostgresLocation, StoreLocation, StoreLocationError};
 pub use suites::{UnusableSuites, check_group_suites};

@@ -32,6 +32,8 @@ const CONNECTIONS: &str = "larder_connections";
 const COMMIT_REQUESTS: &str = "larder_commit_requests";
 const RESERVATIONS: &str = "larder_reserve_outcomes_total";
 const INBOX_ROWS: &str = "larder_inbox_rows_total";
+const BLOBS: &str = "larder_blobs_total";
+const BLOB_BYTES: &str = "larder_blob_bytes_total";
 const SWEPT: &str = "larder_swept_total";
 
 /// The counts of this process.
@@ -70,6 +72,11 @@ impl Metrics {
             "Devices in answers to reserve requests, by outcome; repeated answers count again"
         );
         describe_counter!(INBOX_ROWS, "Inbox rows given to devices");
+        describe_counter!(
+            BLOBS,
+            "Blobs that were stored or fetched whole, by which of the two"
+        );
+        describe_counter!(BLOB_BYTES, "Their sizes, in bytes");
         describe_counter!(SWEPT, "What the sweeper moved or removed, by kind");
         Ok(Self {
             handle: Arc::new(handle),
@@ -156,6 +163,23 @@ pub(crate) fn delivered(rows: usize) {
     if rows > 0 {
         counter!(INBOX_ROWS).increment(rows as u64);
     }
+}
+
+/// Which way a blob went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transfer {
+    Stored,
+    Fetched,
+}
+
+/// A blob went all the way.
+pub(crate) fn transferred(transfer: Transfer, bytes: u64) {
+    let transfer = match transfer {
+        Transfer::Stored => "stored",
+        Transfer::Fetched => "fetched",
+    };
+    counter!(BLOBS, "transfer" => transfer).increment(1);
+    counter!(BLOB_BYTES, "transfer" => transfer).increment(bytes);
 }
 
 /// A sweep.

@@ -67,6 +67,18 @@ pub struct Limits {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(required))]
     pub user_devices_max: u32,
+    /// One blob, in bytes; 0 where none can be stored.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub blob_bytes_max: u64,
+    /// Blobs of one user that are stored together, in bytes.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub user_blob_bytes_max: u64,
+    /// Blobs are kept this long, in seconds.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub blob_retention_seconds: u64,
 }
 
 /// `POST /v1/accounts`: registers a user with a first device.
@@ -254,6 +266,10 @@ mod tests {
         );
         let info: ServerInfo = serde_json::from_str(&info).unwrap();
         assert_eq!((info.suites, info.group_suites), (vec![1], vec![]));
+        assert_eq!(
+            info.limits.blob_bytes_max, 0,
+            "a server that does not know blobs stores none"
+        );
     }
 
     #[test]

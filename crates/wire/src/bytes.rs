@@ -142,6 +142,7 @@ bounded_bytes! {
 #[cfg(feature = "openapi")]
 mod openapi {
     use super::{Base64Url, GroupId, KeyPackageRef, StateMark};
+    use crate::blobs::BlobId;
     use crate::invite_code::InviteCode;
     use crate::names::{DeviceId, UserName};
 
@@ -164,6 +165,7 @@ mod openapi {
         Base64Url: "Bytes as base64url without padding (RFC 4648 §5)", "^[A-Za-z0-9_-]*$";
         KeyPackageRef: "KeyPackageRef (RFC 9420 §5.2) as base64url without padding", "^[A-Za-z0-9_-]{1,86}$";
         GroupId: "MLS group id as base64url without padding, 1 to 64 bytes", "^[A-Za-z0-9_-]{1,86}$";
+        BlobId: "Names a blob: 32 random bytes as base64url without padding", "^[A-Za-z0-9_-]{43}$";
         StateMark: "Stands for a device's state: 16 random bytes as base64url without padding", "^[A-Za-z0-9_-]{1,22}$";
         InviteCode: "larder-invite: and 28 characters of Crockford's base32 in groups of four; case and hyphens do not matter",
             "^([Ll][Aa][Rr][Dd][Ee][Rr]-?[Ii][Nn][Vv][Ii][Tt][Ee]:)?(-?[0-9A-TV-Za-tv-z]){28}$";

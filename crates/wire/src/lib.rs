@@ -10,6 +10,7 @@
 
 mod accounts;
 mod audit;
+mod blobs;
 mod bytes;
 mod directory;
 mod groups;
@@ -31,6 +32,7 @@ pub use audit::{
     AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
     KeyPackageHistory,
 };
+pub use blobs::{BlobId, BlobStored};
 pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes, StateMark};
 pub use directory::{
     DeviceOutcome, DeviceReservation, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus,

@@ -1,6 +1,8 @@
 //! The asynchronous shell.
 
+mod attachments;
 mod audit;
+mod backup;
 mod blocks;
 mod devices;
 mod encryption;
@@ -28,7 +30,7 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{AccountRequest, INBOX_WAIT_SECONDS_MAX, InviteCode, ProblemType, UserName};
 use tokio::sync::Mutex;
 
-use crate::core::{self, Core, Handle, Keys};
+use crate::core::{self, Core, Handle, Keys, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
 use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
@@ -102,6 +104,15 @@ impl MlsConnection {
         let (connection, anonymous) = Self::begin(options, server, user).await?;
         connection.finish_registration(&anonymous, Some(code)).await?;
         Ok(connection)
+    }
+
+    /// Whether there is a server at `server` with which this program can have an account. Needs no profile.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::InvalidServer`], [`Error::UnsupportedSuites`].
+    pub async fn check_server(server: &str) -> Result<(), Error> {
+        let (anonymous, _) = Anonymous::new(server)?;
+        Suites::of_server(&anonymous.info().await?).require_one()
     }
 
     /// Opens the profile of a registered account. Needs no network.

@@ -38,11 +38,16 @@ impl MlsConnection {
     pub async fn send(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
         let _operation = self.0.operation.lock().await;
         let (group, text) = (group.clone(), text.to_owned());
-        let (mut sent, id) = self
+        let (sent, id) = self
             .0
             .core
             .write(move |tx, context| core::send(tx, context, &group, &text))
             .await?;
+        self.settle_message(sent, id).await
+    }
+
+    /// Sends a message that is in the outbox.
+    pub(super) async fn settle_message(&self, mut sent: SentMessage, id: i64) -> Result<SentMessage, Error> {
         match self.settle(id).await {
             Ok(Some(outcome)) => {
                 finish(Some(outcome))?;
@@ -85,13 +90,13 @@ impl MlsConnection {
     pub async fn retry(&self, group: &GroupKey) -> Result<u64, Error> {
         let _operation = self.0.operation.lock().await;
         let group = group.clone();
-        let queued = self
+        let retried = self
             .0
             .core
             .write(move |tx, context| core::retry(tx, context, &group))
             .await?;
         let mut progress = Progress::default();
-        match self.pump(&mut progress).await {
+        match self.pump_and_upload(&mut progress).await {
             Ok(()) => {}
             // The messages are in the outbox; what kept them there is not their fault.
             Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
@@ -99,12 +104,12 @@ impl MlsConnection {
             }
             Err(other) => return Err(other),
         }
-        for id in &queued {
+        for id in &retried.queued {
             if let Some(outcome) = progress.take(*id) {
                 finish(Some(outcome))?;
             }
         }
-        Ok(queued.len() as u64)
+        Ok(retried.messages)
     }
 
     /// Gives a group another name. Any member may; the history of each says who did. The name travels inside an encrypted

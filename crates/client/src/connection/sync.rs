@@ -70,8 +70,17 @@ impl MlsConnection {
 
     /// The rounds of a sync, and then one attempt to replace the leaves that came from KeyPackages.
     async fn pump_and_update(&self, progress: &mut Progress) -> Result<(), Error> {
-        self.pump(progress).await?;
+        self.pump_and_upload(progress).await?;
         if self.0.core.write(core::stage_updates).await? {
+            self.pump(progress).await?;
+        }
+        Ok(())
+    }
+
+    /// The rounds of a sync, and then what waits for them: files, which may be large.
+    pub(super) async fn pump_and_upload(&self, progress: &mut Progress) -> Result<(), Error> {
+        self.pump(progress).await?;
+        if self.upload_due().await? {
             self.pump(progress).await?;
         }
         Ok(())
@@ -170,13 +179,8 @@ impl MlsConnection {
             Ok(accepted) => Ok(Verdict::Accepted(accepted)),
             Err(Error::Refused(problem)) => match problem.problem_type {
                 ProblemType::WrongEpoch => Ok(Verdict::WrongEpoch(problem.current_epoch)),
-                // Later, or after the session is mended.
-                ProblemType::RateLimited
-                | ProblemType::Unauthenticated
-                | ProblemType::DeviceRemoved
-                | ProblemType::StateBehind
-                | ProblemType::Unavailable => Err(Error::Refused(problem)),
-                _ => Ok(Verdict::Refused(problem)),
+                other if is_final(other) => Ok(Verdict::Refused(problem)),
+                _ => Err(Error::Refused(problem)),
             },
             Err(other) => Err(other),
         }
@@ -290,4 +294,17 @@ impl MlsConnection {
         }
         Ok(any)
     }
+}
+
+/// Whether a request that was refused for this reason will be refused for ever: not if it is to be made later, or after the
+/// session is mended.
+pub(super) fn is_final(problem: ProblemType) -> bool {
+    !matches!(
+        problem,
+        ProblemType::RateLimited
+            | ProblemType::Unauthenticated
+            | ProblemType::DeviceRemoved
+            | ProblemType::StateBehind
+            | ProblemType::Unavailable
+    )
 }

@@ -64,6 +64,7 @@ pub(super) fn not_opened(error: StoreError) -> Error {
         StoreError::WrongKey => Error::WrongPassphrase,
         StoreError::NoCipher => Error::NoEncryption,
         StoreError::InUse => Error::ProfileLocked,
+        StoreError::NotASnapshot => Error::NotABackup,
         other => other.into(),
     }
 }

@@ -151,7 +151,7 @@ pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
     tx.connection()
         .execute("DELETE FROM groups WHERE group_id = ?1", [group.as_bytes()])?;
-    outbox::drop_all_of(tx.connection(), group)
+    outbox::drop_all_of(tx, group)
 }
 
 /// This device is not a member any more: its MLS state goes, the messages stay, unless the invitation was never accepted.
@@ -160,7 +160,7 @@ pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     requests::forget(tx, group)?;
     requests::set(tx.connection(), group, None)?;
     set_state(tx.connection(), group, GroupState::Left)?;
-    outbox::drop_all_of(tx.connection(), group)
+    outbox::drop_all_of(tx, group)
 }
 
 pub(super) fn set_state(connection: &Connection, group: &GroupKey, state: GroupState) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use tls_codec::Deserialize as _;
 
 use crate::core::messages::{self, Content, NewMessage};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, mls, naming, peers, requests, welcome};
+use crate::core::{attachments, commits, groups, mls, naming, peers, requests, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -310,6 +310,27 @@ fn application(
                 },
             )?;
             Ok(())
+        }
+        Some(Content::Attachment { id, announced }) => {
+            let inserted = messages::insert(
+                connection,
+                &NewMessage {
+                    group: Some(group),
+                    sender: Some(sender),
+                    id: Some(&id),
+                    kind: MessageKind::Attachment,
+                    text: &announced.text(),
+                    sent_at: UnixSeconds(row.received_at),
+                    received_at: now,
+                    mine: false,
+                    status: SendStatus::Sent,
+                },
+            )?;
+            match inserted {
+                Some(row) => Ok(attachments::arrived(connection, row, &announced)?),
+                // It came before.
+                None => Ok(()),
+            }
         }
         Some(Content::GroupName { id, name }) => Ok(naming::take_over(tx, group, sender, &id, &name, now)?),
         // Neither undoes the decryption: its keys are used up.

@@ -5,18 +5,20 @@ use openmls::prelude::MlsGroup;
 use rusqlite::{Connection, Row, named_params};
 use serde::{Deserialize, Serialize};
 
+use crate::core::attachments::{self, Announced};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{groups, mls, restored_server, verification};
 use crate::error::Error;
 use crate::types::{
-    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
+    GROUP_NAME_CHARS_MAX, GroupKey, GroupState, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
 };
 
 /// The version of [`Payload`] that we write.
 const PAYLOAD_VERSION: u8 = 1;
 const KIND_TEXT: &str = "text";
+const KIND_ATTACHMENT: &str = "attachment";
 const KIND_GROUP_NAME: &str = "group-name";
 
 /// What a PrivateMessage carries, as a CBOR map. Members that we do not know are ignored. Who sent it is not in here:
@@ -27,12 +29,16 @@ pub(super) struct Payload {
     id: String,
     kind: String,
     text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attachment: Option<Announced>,
 }
 
 /// A payload as read.
 pub(super) enum Content {
     /// A message of a person.
     Text { id: String, text: String },
+    /// A file.
+    Attachment { id: String, announced: Announced },
     /// The group's name, and the id of what named it.
     GroupName { id: String, name: String },
     /// Something that a later version understands.
@@ -50,12 +56,21 @@ impl Payload {
         Self::new(KIND_TEXT, id, text)
     }
 
+    /// A file, under this id.
+    pub(super) fn attachment(id: String, announced: Announced) -> Self {
+        Self {
+            attachment: Some(announced.clone()),
+            ..Self::new(KIND_ATTACHMENT, id, &announced.text())
+        }
+    }
+
     fn new(kind: &str, id: String, text: &str) -> Self {
         Self {
             v: PAYLOAD_VERSION,
             id,
             kind: kind.to_owned(),
             text: text.to_owned(),
+            attachment: None,
         }
     }
 
@@ -76,6 +91,10 @@ pub(super) fn read_payload(bytes: &[u8]) -> Option<Content> {
             text: payload.text,
         }),
         KIND_TEXT => None,
+        KIND_ATTACHMENT => Some(match payload.attachment.and_then(Announced::checked) {
+            Some(announced) => Content::Attachment { id, announced },
+            None => Content::Unknown,
+        }),
         KIND_GROUP_NAME => Some(match check_name(&payload.text) {
             Ok(()) => Content::GroupName {
                 id,
@@ -139,21 +158,50 @@ pub(crate) fn send(
     Ok((sent, id))
 }
 
+/// What is taken up again.
+pub(crate) struct Retried {
+    /// How many messages.
+    pub(crate) messages: u64,
+    /// The outbox rows of those that can be sent now. The files of the others have to be uploaded first.
+    pub(crate) queued: Vec<i64>,
+}
+
 /// Takes up again what the server refused or what could not be sent when this device was not a member: the group's failed
-/// messages, in their order and under their ids. Returns the outbox rows.
-pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Vec<i64>, Error> {
+/// messages, in their order and under their ids.
+pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Retried, Error> {
     groups::require_active(tx, group)?;
     verification::require_unchanged(tx, group)?;
     let connection = tx.connection();
     let sql = format!("{SELECT} WHERE m.group_id = ?1 AND m.status = ?2 AND m.status <> 0 ORDER BY m.row");
     let failed = select(connection, &sql, (group.as_bytes(), SendStatus::Failed.column()))?;
-    let mut queued = Vec::with_capacity(failed.len());
+    let mut retried = Retried {
+        messages: 0,
+        queued: Vec::with_capacity(failed.len()),
+    };
     for message in failed {
-        set_status(connection, message.row, SendStatus::Pending)?;
-        let payload = Payload::text(message.id, &message.text);
-        queued.push(push(tx, context, group, &payload, Some(message.row))?);
+        let row = message.row;
+        let payload = match message.kind {
+            MessageKind::Attachment => attachments::payload(connection, row, message.id)?,
+            MessageKind::Text
+            | MessageKind::Joined
+            | MessageKind::Added
+            | MessageKind::Removed
+            | MessageKind::Left
+            | MessageKind::Notice => Some(Payload::text(message.id, &message.text)),
+        };
+        // A file that is neither here nor at the server is lost.
+        if payload.is_none() && !attachments::can_be_uploaded(connection, row)? {
+            continue;
+        }
+        set_status(connection, row, SendStatus::Pending)?;
+        retried.messages += 1;
+        if let Some(payload) = payload {
+            retried
+                .queued
+                .push(push(tx, context, group, &payload, Some(row))?);
+        }
     }
-    Ok(queued)
+    Ok(retried)
 }
 
 /// Encrypts a payload and puts it into the outbox.
@@ -174,7 +222,14 @@ pub(super) fn push(
         payload: Base64Url(payload),
         row,
     };
-    match ready_to_encrypt(tx, group)? {
+    let ready = match groups::group_state(tx, group)? {
+        // It waits until the group is rejoined.
+        GroupState::NeedsRejoin => None,
+        GroupState::Creating | GroupState::Active | GroupState::Leaving | GroupState::Left => {
+            ready_to_encrypt(tx, group)?
+        }
+    };
+    match ready {
         Some(mut mls) => {
             let request = encrypt(tx, context, &mut mls, &payload)?;
             outbox::push(connection, group, &path, None, &request, &intent(payload))
@@ -282,7 +337,8 @@ pub(super) fn set_status(connection: &Connection, row: i64, status: SendStatus) 
 /// What [`select`] reads; the rest of the statement is the caller's.
 pub(super) const SELECT: &str =
     "SELECT m.row, m.group_id, g.name, m.sender, m.message_id, m.kind, m.text, m.sent_at,
-    m.received_at, m.mine, m.status FROM messages m LEFT JOIN groups g ON g.group_id = m.group_id";
+    m.received_at, m.mine, m.status, a.row IS NOT NULL
+    FROM messages m LEFT JOIN groups g ON g.group_id = m.group_id LEFT JOIN attachments a ON a.row = m.row";
 
 pub(super) fn select(
     connection: &Connection,
@@ -301,6 +357,10 @@ pub(super) fn select(
 fn read(row: &Row<'_>) -> Result<Message, Error> {
     let group: Option<Vec<u8>> = row.get(1)?;
     let sender: Option<String> = row.get(3)?;
+    let kind = match corrupt(MessageKind::from_column(row.get(5)?), "message kind")? {
+        MessageKind::Text if row.get(11)? => MessageKind::Attachment,
+        kind => kind,
+    };
     Ok(Message {
         row: row.get(0)?,
         group: group
@@ -317,7 +377,7 @@ fn read(row: &Row<'_>) -> Result<Message, Error> {
             .transpose()?
             .map(|(user, _)| user),
         id: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
-        kind: corrupt(MessageKind::from_column(row.get(5)?), "message kind")?,
+        kind,
         text: row.get(6)?,
         sent_at: UnixSeconds(row.get::<_, i64>(7)?.cast_unsigned()),
         received_at: UnixSeconds(row.get::<_, i64>(8)?.cast_unsigned()),
@@ -327,9 +387,10 @@ fn read(row: &Row<'_>) -> Result<Message, Error> {
 }
 
 impl MessageKind {
+    /// A file is a text with a row in `attachments`.
     pub(super) fn column(self) -> i64 {
         match self {
-            Self::Text => 0,
+            Self::Text | Self::Attachment => 0,
             Self::Joined => 1,
             Self::Added => 2,
             Self::Removed => 3,
@@ -382,6 +443,9 @@ mod tests {
         ciborium::into_writer(&later, &mut bytes).unwrap();
         assert!(matches!(read_payload(&bytes), Some(Content::Unknown)));
         assert!(read_payload(b"not cbor").is_none());
+        // A file without what it takes to open it.
+        let bytes = Payload::new(KIND_ATTACHMENT, new_id(), "a.txt").encode().unwrap();
+        assert!(matches!(read_payload(&bytes), Some(Content::Unknown)));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The synchronous core: everything that touches the database, in functions that take a transaction.
 
 mod actor;
+mod attachments;
 mod audit;
+mod backup;
 mod chain;
 mod commits;
 mod devices;
 mod encryption;
+mod file_names;
 mod groups;
 mod identity;
 mod incoming;
@@ -17,6 +20,7 @@ mod messages;
 mod mls;
 mod naming;
 mod outbox;
+mod padding;
 mod peers;
 mod probe;
 mod profile;
@@ -35,13 +39,19 @@ mod verification;
 mod welcome;
 
 pub(crate) use actor::Handle;
+pub(crate) use attachments::{
+    Ciphertext, attach, attachment, ciphertext, due_uploads, opened, stored_bytes, upload, upload_failed,
+    uploaded,
+};
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
+pub(crate) use backup::import;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
     device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,
     users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
+pub(crate) use file_names::{file_name, numbered};
 pub(crate) use groups::{
     create, group_state, require_active, resolve, resolve_request, set_muted, summaries, summary,
 };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::commits::{self, merged};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, messages, mls, rejoin, restored_server};
+use crate::core::{attachments, groups, messages, mls, rejoin, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
@@ -279,14 +279,15 @@ pub(super) fn remove(connection: &Connection, id: i64) -> Result<(), Error> {
 }
 
 /// Nothing of this group can be sent any more; its unsent messages have failed.
-pub(super) fn drop_all_of(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+pub(super) fn drop_all_of(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    let connection = tx.connection();
     for entry in entries(connection, "WHERE group_id = ?1", [group.as_bytes()])? {
         if let Intent::Message { row: Some(row), .. } = entry.intent {
             messages::set_status(connection, row, SendStatus::Failed)?;
         }
         remove(connection, entry.id)?;
     }
-    Ok(())
+    attachments::drop_all_of(tx, group)
 }
 
 /// What is to be sent to this group is made again once it was rejoined: its messages, not what was to be done to it.

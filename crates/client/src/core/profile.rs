@@ -177,11 +177,11 @@ fn restrict(_: &Path, _: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-struct StoredAccount {
-    me: Me,
+pub(super) struct StoredAccount {
+    pub(super) me: Me,
     auth_public_key: Vec<u8>,
     mls_public_key: Vec<u8>,
-    registered: bool,
+    pub(super) registered: bool,
 }
 
 impl StoredAccount {
@@ -206,7 +206,7 @@ impl StoredAccount {
     }
 }
 
-fn stored_account(connection: &Connection) -> Result<Option<StoredAccount>, Error> {
+pub(super) fn stored_account(connection: &Connection) -> Result<Option<StoredAccount>, Error> {
     let row = connection
         .query_row(
             "SELECT user, device_id, server, server_name, auth_public_key, mls_public_key, registered FROM profile",

@@ -1,7 +1,8 @@
 //! Whether this state is the last one that this device had. One that was restored from an old copy does not know the marks
 //! of the requests that came after the copy was made.
 
-use larder_pool::Tx;
+use larder_lifecycle::UnixSeconds;
+use larder_pool::{KeyPackagePool, Tx};
 use larder_wire::{Problem, ProblemType, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, StateClaim, StateMark};
 use openmls::prelude::{OpenMlsProvider as _, OpenMlsRand as _};
 use rusqlite::Connection;
@@ -92,6 +93,16 @@ pub(crate) fn fall_behind(tx: &Tx<'_>) -> Result<(), Error> {
         return Ok(());
     }
     tracing::warn!("this profile is an older copy: nothing is sent until it is brought up to date");
+    set_standing(tx, Standing::Behind)
+}
+
+/// This profile was made from a backup. Whatever the server says of its marks it is a copy: nothing was sent after the backup
+/// perhaps, and what it was made from may go on all the same.
+pub(super) fn become_copy(tx: &Tx<'_>, now: UnixSeconds) -> Result<(), Error> {
+    // A person did this; it does not count as one of two copies that chase each other.
+    tx.connection()
+        .execute("UPDATE profile SET restored_at = NULL", [])?;
+    KeyPackagePool::begin_anew(tx, now)?;
     set_standing(tx, Standing::Behind)
 }
 

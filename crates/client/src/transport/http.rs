@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer larger than this is not read, in bytes. The largest is a page of inbox rows.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+const JSON: &str = "application/json";
+const OCTET_STREAM: &str = "application/octet-stream";
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 /// A server that asks for more patience than this is reported as unreachable instead.
@@ -30,6 +32,9 @@ pub(super) struct Request {
     path: String,
     query: Vec<(&'static str, String)>,
     body: Option<Vec<u8>>,
+    content_type: &'static str,
+    /// An answer larger than this is not read.
+    answer_bytes_max: usize,
     idempotency_key: Option<String>,
     state: Option<StateClaim>,
     timeout: Duration,
@@ -43,6 +48,8 @@ impl Request {
             path: path.to_owned(),
             query: Vec::new(),
             body: None,
+            content_type: JSON,
+            answer_bytes_max: ANSWER_BYTES_MAX,
             idempotency_key: None,
             state: None,
             timeout: REQUEST_TIMEOUT,
@@ -62,6 +69,20 @@ impl Request {
             body: (!body.is_empty()).then_some(body),
             ..Self::get(path)
         }
+    }
+
+    /// Posts bytes that are no JSON.
+    pub(super) fn post_blob(path: &str, bytes: Vec<u8>) -> Self {
+        Self {
+            content_type: OCTET_STREAM,
+            ..Self::post_bytes(path, bytes)
+        }
+    }
+
+    /// Reads more of the answer, or less.
+    pub(super) fn with_answer_bytes_max(mut self, most: usize) -> Self {
+        self.answer_bytes_max = most;
+        self
     }
 
     pub(super) fn with_query(mut self, query: Vec<(&'static str, String)>) -> Self {
@@ -113,6 +134,31 @@ pub(super) struct Http {
     base: Url,
 }
 
+/// A success.
+pub(super) struct Answer {
+    status: StatusCode,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The JSON of it. An empty answer (204, 304) reads as `null`. A success that cannot be read proves nothing.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        let json = match self.status {
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => b"null",
+            _ => self.bytes.as_slice(),
+        };
+        serde_json::from_slice(json).map_err(|_| {
+            Error::Unreachable(Unreachable::NotLarder {
+                status: self.status.as_u16(),
+            })
+        })
+    }
+}
+
 /// A failed attempt, with what the server says about another one.
 struct Attempt {
     error: Error,
@@ -148,12 +194,17 @@ impl Http {
         Ok((Self { client, base }, stored))
     }
 
-    /// Sends a request and reads the answer. An empty answer (204, 304) reads as JSON `null`.
+    /// Sends a request and reads the answer.
     pub(super) async fn call_json<T: DeserializeOwned>(
         &self,
         request: &Request,
         token: Option<&Token>,
     ) -> Result<T, Error> {
+        self.call(request, token).await?.json()
+    }
+
+    /// Sends a request, and takes the answer as it is.
+    pub(super) async fn call(&self, request: &Request, token: Option<&Token>) -> Result<Answer, Error> {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(RETRY_DELAY_MIN)
             .with_max_delay(RETRY_DELAY_MAX)
@@ -175,11 +226,7 @@ impl Http {
             .map_err(|attempt| attempt.error)
     }
 
-    async fn attempt<T: DeserializeOwned>(
-        &self,
-        request: &Request,
-        token: Option<&Token>,
-    ) -> Result<T, Attempt> {
+    async fn attempt(&self, request: &Request, token: Option<&Token>) -> Result<Answer, Attempt> {
         let plain = |error| Attempt {
             error,
             retry_after: None,
@@ -190,14 +237,13 @@ impl Http {
             .map_err(|error| plain(network(error)))?;
         let status = response.status();
         let retry_after = retry_after(&response);
-        let bytes = read(response).await.map_err(plain)?;
+        let bytes = read(response, request.answer_bytes_max).await.map_err(plain)?;
         tracing::debug!(method = %request.method, status = status.as_u16(), "answer");
-        let error = match status {
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => decode(b"null", status),
-            status if status.is_success() => decode(&bytes, status),
-            status => Err(refusal(&bytes, status, retry_after)),
-        };
-        error.map_err(|error| Attempt { error, retry_after })
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok(Answer { status, bytes });
+        }
+        let error = refusal(&bytes, status, retry_after);
+        Err(Attempt { error, retry_after })
     }
 
     async fn send(&self, request: &Request, token: Option<&Token>) -> Result<Response, reqwest::Error> {
@@ -222,7 +268,7 @@ impl Http {
         }
         if let Some(body) = &request.body {
             builder = builder
-                .header(CONTENT_TYPE, "application/json")
+                .header(CONTENT_TYPE, request.content_type)
                 .body(body.clone());
         }
         builder.send().await
@@ -247,25 +293,16 @@ fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// The whole answer, but not without end.
-async fn read(mut response: Response) -> Result<Vec<u8>, Error> {
+async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, Error> {
     let status = response.status().as_u16();
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(network)? {
-        if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
+        if bytes.len() + chunk.len() > most {
             return Err(Error::Unreachable(Unreachable::NotLarder { status }));
         }
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
-}
-
-/// A success that cannot be read proves nothing.
-fn decode<T: DeserializeOwned>(bytes: &[u8], status: StatusCode) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|_| {
-        Error::Unreachable(Unreachable::NotLarder {
-            status: status.as_u16(),
-        })
-    })
 }
 
 /// Only a problem of ours with a 4xx status says that the request did not happen. What a proxy or a crashing server

@@ -8,22 +8,29 @@ use std::time::Duration;
 
 use larder_pool::Tx;
 use larder_wire::{
-    AccountRequest, AckRequest, AuditPage, DeviceId, DeviceReservation, GroupId, GroupInfoAnswer, Inbox,
-    Inventory, KeyPackageRef, LinkRequest, Memberships, ProblemType, RatchetTreeAnswer, Registered,
-    ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest,
-    Uploaded, UserDevices, UserName,
+    AccountRequest, AckRequest, AuditPage, BlobId, BlobStored, DeviceId, DeviceReservation, GroupId,
+    GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, Memberships, ProblemType,
+    RatchetTreeAnswer, Registered, ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim,
+    StateMark, UploadRequest, Uploaded, UserDevices, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::core::{self, Context, Handle};
 use crate::error::Error;
-use crate::transport::http::{Http, Request};
+use crate::transport::http::{Answer, Http, Request};
 use crate::transport::session::{Present, Sessions};
 use crate::types::Clock;
 
+/// How long the transfer of a file may take, at least, and how much longer for each of so many bytes.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+const TRANSFER_BYTES_PER_SECOND: u64 = 16 * 1024;
+
 /// How long a request that waits for inbox rows may take beyond the wait.
 const WAIT_MARGIN: Duration = Duration::from_secs(10);
+
+/// A problem, in bytes.
+const PROBLEM_BYTES_MAX: u64 = 64 * 1024;
 
 const INFO_PATH: &str = "/.well-known/larder";
 
@@ -114,26 +121,26 @@ impl Transport {
     }
 
     async fn call<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T, Error> {
-        self.call_if(request, |_, _| Ok(())).await
+        self.call_if(request, |_, _| Ok(())).await?.json()
     }
 
     /// Sends a request; again under a new session if the present one has ended. `still_right` is asked whenever a session
     /// was opened meanwhile, because that may tell something.
-    async fn call_if<T: serde::de::DeserializeOwned>(
+    async fn call_if(
         &self,
         request: &Request,
         still_right: fn(&Tx<'_>, &Context) -> Result<(), Error>,
-    ) -> Result<T, Error> {
+    ) -> Result<Answer, Error> {
         let Present { token, is_new } = self.sessions.token(&self.http).await?;
         if is_new {
             self.core.write(still_right).await?;
         }
-        match self.http.call_json(request, Some(&token)).await {
+        match self.http.call(request, Some(&token)).await {
             Err(Error::Refused(problem)) if session::has_ended(&problem) => {
                 self.sessions.forget(&token).await;
                 let Present { token, .. } = self.sessions.token(&self.http).await?;
                 self.core.write(still_right).await?;
-                self.http.call_json(request, Some(&token)).await
+                self.http.call(request, Some(&token)).await
             }
             answer => answer,
         }
@@ -185,7 +192,10 @@ impl Transport {
         } = claim;
         // Opening a session may tell that the server was restored: what was made for the one before is not for this one.
         let still_right = |tx: &Tx<'_>, _: &Context| core::require_not_behind(tx);
-        let answer = self.call_if(&request.with_state(&state), still_right).await;
+        let answer = self
+            .call_if(&request.with_state(&state), still_right)
+            .await
+            .and_then(|answer| answer.json());
         match &answer {
             Ok(_) => *carried_out = Some(state.next),
             Err(Error::Refused(problem)) if problem.problem_type == ProblemType::StateBehind => {
@@ -217,6 +227,27 @@ impl Transport {
         let request = Request::post_bytes(path, body).with_idempotency_key(idempotency_key);
         let _: Receipt = self.change(claim, request).await?;
         Ok(Accepted(()))
+    }
+
+    pub(crate) async fn store_blob(
+        &self,
+        claim: Claim<'_>,
+        idempotency_key: &str,
+        bytes: Vec<u8>,
+    ) -> Result<BlobStored, Error> {
+        let timeout = transfer_timeout(bytes.len() as u64);
+        let request = Request::post_blob("/v1/blobs", bytes)
+            .with_idempotency_key(Some(idempotency_key))
+            .with_timeout(timeout);
+        self.change(claim, request).await
+    }
+
+    /// A blob of so many bytes. More are not read.
+    pub(crate) async fn fetch_blob(&self, blob: &BlobId, bytes: u64) -> Result<Vec<u8>, Error> {
+        let request = Request::get(&format!("/v1/blobs/{blob}"))
+            .with_timeout(transfer_timeout(bytes))
+            .with_answer_bytes_max(usize::try_from(bytes.max(PROBLEM_BYTES_MAX)).unwrap_or(usize::MAX));
+        Ok(self.call_if(&request, |_, _| Ok(())).await?.into_bytes())
     }
 
     pub(crate) async fn upload(&self, claim: Claim<'_>, request: &UploadRequest) -> Result<Uploaded, Error> {
@@ -329,4 +360,8 @@ impl Transport {
         let request = Request::post("/v1/inbox/ack", &AckRequest { up_to })?;
         self.change(self.bare_claim().await?, request).await
     }
+}
+
+fn transfer_timeout(bytes: u64) -> Duration {
+    TRANSFER_TIMEOUT + Duration::from_secs(bytes / TRANSFER_BYTES_PER_SECOND)
 }

@@ -246,6 +246,17 @@ impl Client {
         self
     }
 
+    /// A directory for a profile that is made in some other way; see [`Client::opened`].
+    pub(crate) fn unopened(target: u32) -> Self {
+        Self::unconnected(target)
+    }
+
+    /// Opens the profile that is there now.
+    pub(crate) async fn opened(mut self) -> Self {
+        self.restart().await;
+        self
+    }
+
     fn unconnected(target: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ahead = Arc::new(AtomicU64::new(0));
@@ -293,10 +304,16 @@ impl Client {
     }
 
     /// Ends, and checks that the bundles of OpenMLS are those of the pool's live rows.
-    pub(crate) async fn stop_and_audit(mut self) {
+    pub(crate) async fn stop_and_audit(self) {
+        self.stop_and_audit_in_place().await;
+    }
+
+    /// The same, and leaves the profile.
+    pub(crate) async fn stop_and_audit_in_place(mut self) -> TempDir {
         self.stop().await;
         let store = LocalStore::open(&self.directory.path().join("larder.db")).unwrap();
         assert!(store.audit().unwrap().is_consistent(), "C1");
+        self.directory
     }
 
     pub(crate) async fn stop(&mut self) {

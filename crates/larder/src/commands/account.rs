@@ -4,38 +4,53 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, InviteCode, MlsConnection, Options, ProblemType, UserName};
+use larder_client::{Error, InviteCode, MlsConnection, ProblemType, UserName};
 
-use super::Context;
+use super::{Context, guide};
 use crate::cli::{DEFAULT_SERVER, InviteText};
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
 
 pub(super) async fn register(
     context: &Context<'_>,
-    user: UserName,
+    user: Option<UserName>,
     invite: Option<InviteText>,
     no_encryption: bool,
 ) -> Result<ExitCode> {
-    let code = invite.map(|InviteText(text)| parsed(&text)).transpose()?;
+    let mut code = invite.map(|InviteText(text)| parsed(&text)).transpose()?;
+    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
+    guide::require_server(server).await?;
+    let mut user = guide::user_name(context, user)?;
+    guide::before(
+        context,
+        &format!(
+            "{user} will be registered at {server}, and the profile {} is the first device",
+            context.global.profile
+        ),
+    )?;
     let key = context.sources().of_new(no_encryption)?;
     let encrypted = key.is_some();
     let options = context.options(key);
-    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
-    let registered = match code {
-        Some(code) => invited(options, server, user, code).await,
-        None => match MlsConnection::register(options.clone(), server, user.clone()).await {
-            Err(Error::Refused(problem))
-                if problem.problem_type == ProblemType::InvitationRequired && can_ask() =>
-            {
-                invited(options, server, user, asked()?).await
+    let client = loop {
+        let registered = match &code {
+            Some(code) => {
+                MlsConnection::register_invited(options.clone(), server, user.clone(), code.clone()).await
             }
-            registered => {
-                registered.map_err(|error| told(error, "this server wants an invitation code: --invite CODE"))
-            }
-        },
+            None => MlsConnection::register(options.clone(), server, user.clone()).await,
+        };
+        let error = match registered {
+            Ok(client) => break client,
+            Err(error) => error,
+        };
+        match refusal(&error) {
+            Some(ProblemType::NameTaken) => match guide::another_name(context, &user)? {
+                Some(other) => user = other,
+                None => return Err(told(error, code.is_some())),
+            },
+            Some(ProblemType::InvitationRequired) if code.is_none() && can_ask() => code = Some(asked()?),
+            Some(_) | None => return Err(told(error, code.is_some())),
+        }
     };
-    let client = registered?;
     // Without KeyPackages nobody can invite this device.
     let refreshed = client.refresh_key_packages().await?;
     let me = client.me();
@@ -47,27 +62,43 @@ pub(super) async fn register(
         pool_available: refreshed.health.available,
         encrypted,
     }])?;
+    guide::next(
+        context,
+        &[
+            ("group create NAME", "makes a group"),
+            (
+                "invite NAME USER",
+                "adds somebody to it, whether they are there or not",
+            ),
+            ("chat NAME", "writes to it, and shows what others write"),
+            ("recv", "tells who has invited you"),
+        ],
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn invited(options: Options, server: &str, user: UserName, code: InviteCode) -> Result<MlsConnection> {
-    MlsConnection::register_invited(options, server, user, code)
-        .await
-        .map_err(|error| told(error, "the invitation code is not good: unknown, used or expired"))
+fn refusal(error: &Error) -> Option<ProblemType> {
+    match error {
+        Error::Refused(problem) => Some(problem.problem_type),
+        _ => None,
+    }
 }
 
-/// A refusal in the words of somebody who registers.
-fn told(error: Error, no_invitation: &str) -> anyhow::Error {
-    let Error::Refused(problem) = &error else {
+/// A refusal in the words of somebody who registers, with a code or without one.
+fn told(error: Error, with_code: bool) -> anyhow::Error {
+    let Some(problem_type) = refusal(&error) else {
         return error.into();
     };
-    let sentence = match problem.problem_type {
+    let sentence = match problem_type {
         ProblemType::NameTaken => "that name is taken; choose another",
-        ProblemType::InvitationRequired => no_invitation,
+        ProblemType::InvitationRequired if with_code => {
+            "the invitation code is not good: unknown, used or expired"
+        }
+        ProblemType::InvitationRequired => "this server wants an invitation code: --invite CODE",
         ProblemType::RegistrationClosed => "this server takes no new accounts",
         _ => return error.into(),
     };
-    Failure::new(Exit::Refused, problem.problem_type.code(), sentence).into()
+    Failure::new(Exit::Refused, problem_type.code(), sentence).into()
 }
 
 fn parsed(text: &str) -> Result<InviteCode> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use larder_client::{Device, Error, MlsConnection, UserName};
 
-use super::{Context, confirmed};
+use super::{Context, confirmed, guide};
 use crate::cli::DEFAULT_SERVER;
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
@@ -17,15 +17,32 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ID_PREFIX_CHARS_MIN: usize = 4;
 
 /// Shows a code and waits. Interrupted and started again, it shows the same one.
-pub(super) async fn link(context: &Context<'_>, user: UserName, no_encryption: bool) -> Result<ExitCode> {
+pub(super) async fn link(
+    context: &Context<'_>,
+    user: Option<UserName>,
+    no_encryption: bool,
+) -> Result<ExitCode> {
+    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
+    guide::require_server(server).await?;
+    let user = guide::user_name(context, user)?;
+    guide::before(
+        context,
+        &format!(
+            "the profile {} is to be a device of {user} at {server}; one that {user} has must let it in",
+            context.global.profile
+        ),
+    )?;
     let key = context.sources().of_new(no_encryption)?;
     let encrypted = key.is_some();
-    let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
     let linking = MlsConnection::link(context.options(key), server, user).await?;
     context.output.print(&[Record::LinkCode {
         code: linking.code().to_owned(),
         fingerprint: linking.fingerprint().to_owned(),
     }])?;
+    guide::before(
+        context,
+        "waiting for that; the other device must show the same fingerprint. Interrupted, the same command goes on",
+    )?;
     let client = loop {
         match linking.finish().await {
             Ok(Some(client)) => break client,
@@ -49,6 +66,16 @@ pub(super) async fn link(context: &Context<'_>, user: UserName, no_encryption: b
         pool_available: refreshed.health.available,
         encrypted,
     }])?;
+    guide::next(
+        context,
+        &[
+            (
+                "groups",
+                "lists the groups of your other devices, which this one has joined",
+            ),
+            ("chat GROUP", "writes to one, and shows what others write"),
+        ],
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use larder_client::Message;
 
 use super::Context;
-use super::messages::message_record;
+use super::receive::message_record;
 use crate::record::{Record, Shown};
 
 pub(super) async fn history(

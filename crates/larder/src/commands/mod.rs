@@ -3,19 +3,25 @@
 mod account;
 mod admin;
 mod audit;
+mod backup;
 mod bench;
 mod devices;
+mod documents;
+mod files;
 mod groups;
+mod guide;
 mod history;
 mod legacy;
-mod messages;
 mod passphrase;
 mod pool;
+mod receive;
 mod requests;
+mod send;
 mod serve;
 mod verification;
 
-pub(crate) use messages::{print_unread, sent_record};
+pub(crate) use receive::Reading;
+pub(crate) use send::sent_record;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -25,10 +31,12 @@ use anyhow::Result;
 use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
 
 use crate::cli::{BenchCommand, Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
+use crate::config::Configuration;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::passphrase::Sources;
 use crate::profile::Home;
+use crate::tui::Settings;
 use crate::{chat, clock, demo};
 
 pub(crate) use groups::{invite, members};
@@ -36,10 +44,11 @@ pub(crate) use pool::{pool_records, quarantined_record};
 pub(crate) use verification::code_on_light;
 
 /// Does what was asked for. Whatever the exit code, everything that there is to say has been printed.
-pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
+pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output) -> Result<ExitCode> {
     let context = Context {
         home: Home::resolve(cli.global.home.clone())?,
         global: cli.global,
+        settings: configuration.chat,
         output,
     };
     let context = &context;
@@ -71,10 +80,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,
-        Command::Send { group, text } => messages::send(context, &group, &text.join(" ")).await,
-        Command::Retry { group } => messages::retry(context, &group).await,
-        Command::Recv { follow: true, .. } => messages::follow(context).await,
-        Command::Recv { wait, .. } => messages::receive(context, wait).await,
+        Command::Send(options) => send::send(context, options).await,
+        Command::Save { row, to, name } => files::save(context, row, to.as_deref(), name.as_deref()).await,
+        Command::Retry { group } => send::retry(context, &group).await,
+        Command::Recv(options) => receive::receive(context, options).await,
         Command::History { group, limit, before } => history::history(context, &group, before, limit).await,
         Command::Search { text, group, limit } => {
             history::search(context, &text.join(" "), group.as_deref(), limit).await
@@ -92,6 +101,12 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             legacy::migrate(context, from, apply).await
         }
         Command::Chat { group, plain } => chat::chat(context, group.as_deref(), plain).await,
+        Command::Export(options) => backup::export(context, options).await,
+        Command::Import(options) => backup::import(context, &options),
+        Command::Config { path } => documents::config(context, path),
+        Command::Completions { shell } => documents::completions(context, shell),
+        Command::Man { command, dir } => documents::man(context, &command, dir.as_deref()),
+        Command::Schema => documents::schema(context),
         Command::Bench(BenchCommand::Chat) => bench::chat(output),
         Command::Demo => demo::demo(output).await,
     }
@@ -101,6 +116,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
 pub(crate) struct Context<'a> {
     pub(crate) home: Home,
     pub(crate) global: Global,
+    /// How the chat is to be.
+    pub(crate) settings: Settings,
     pub(crate) output: &'a Output,
 }
 
@@ -167,10 +184,7 @@ impl Context<'_> {
         let key = match client.resolve_group(group).await {
             Err(Error::UnknownGroup) => {
                 client.sync().await?;
-                client
-                    .resolve_group(group)
-                    .await
-                    .map_err(|error| unknown_group(error, "group", group))?
+                resolve(&client, group).await?
             }
             found => found?,
         };
@@ -214,6 +228,12 @@ fn unknown_group(error: Error, what: &str, group: &str) -> anyhow::Error {
         .into(),
         other => other.into(),
     }
+}
+
+/// Finds a group that is known.
+async fn resolve(client: &MlsConnection, group: &str) -> Result<GroupKey> {
+    let found = client.resolve_group(group).await;
+    found.map_err(|error| unknown_group(error, "group", group))
 }
 
 /// What is known of one group.

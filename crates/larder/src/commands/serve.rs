@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{Config, Metrics, Service, StoreLocation, check_group_suites};
+use larder_server::{BlobLimits, Config, Metrics, Service, StoreLocation, check_group_suites};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -21,6 +21,8 @@ use crate::record::Record;
 use crate::shutdown::Shutdown;
 
 const DATABASE: &str = "server.db";
+/// Bytes of a MiB.
+const MIB: u64 = 1024 * 1024;
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let mut config = Config::new(PathBuf::new());
@@ -28,6 +30,8 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
     config.registration = options.registration.into();
+    config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
+    config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
     if !options.suites.is_empty() {
         config.group_suites = options.suites;
     }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
+#[cfg(feature = "sqlcipher")]
 use larder_client::StoreKey;
 use larder_client::zeroize::Zeroizing;
 
@@ -22,6 +23,7 @@ pub(super) fn failed(code: &'static str, message: impl Into<String>) -> anyhow::
 }
 
 /// Makes a key of what was given.
+#[cfg(feature = "sqlcipher")]
 pub(super) fn key(text: Zeroizing<String>) -> Result<StoreKey> {
     use larder_client::PassphraseError as E;
     StoreKey::passphrase(text).map_err(|error| {
@@ -34,7 +36,7 @@ pub(super) fn key(text: Zeroizing<String>) -> Result<StoreKey> {
 }
 
 /// The first line that a command prints. It reads from the terminal, if it wants to, and complains on stderr.
-pub(super) fn from_command(command: &str) -> Result<StoreKey> {
+pub(super) fn from_command(command: &str) -> Result<Zeroizing<String>> {
     let fails = |how: String| failed("passphrase-command", format!("the passphrase command {how}"));
     let mut child = Command::new("sh")
         .args(["-c", command])
@@ -57,23 +59,22 @@ pub(super) fn from_command(command: &str) -> Result<StoreKey> {
     if !status.success() {
         return Err(fails(format!("failed ({status})")));
     }
-    key(line.map_err(|error| fails(format!("cannot be read from: {error}")))?)
+    line.map_err(|error| fails(format!("cannot be read from: {error}")))
 }
 
 /// A line of a file descriptor that this process was started with, and nothing of what follows it.
-pub(super) fn from_fd(fd: u32) -> Result<StoreKey> {
+pub(super) fn from_fd(fd: u32) -> Result<Zeroizing<String>> {
     let line = match fd {
         // Through the buffer that the rest of the program reads it with.
         0 => line(&mut io::stdin().lock()),
         _ => open(fd).and_then(|mut file| line(&mut file)),
     };
-    let line = line.map_err(|error| {
+    line.map_err(|error| {
         failed(
             "passphrase-fd",
             format!("no passphrase can be read from file descriptor {fd}: {error}"),
         )
-    })?;
-    key(line)
+    })
 }
 
 #[cfg(unix)]
@@ -128,6 +129,7 @@ mod tests {
         }
         let endless = "x".repeat(5000);
         assert_eq!(line(&mut endless.as_bytes()).unwrap().len(), LINE_BYTES_MAX);
+        #[cfg(feature = "sqlcipher")]
         assert!(key(line(&mut endless.as_bytes()).unwrap()).is_err());
         assert!(line(&mut &b"\xff\n"[..]).is_err());
     }

@@ -1,13 +1,12 @@
 //! Where the key of an encrypted profile comes from: a command, a file descriptor, the keychain of the operating system
-//! or a prompt. Never an argument, and never the value of an environment variable: others can read those.
+//! or a prompt; and the passphrase of a backup, which no keychain has. Never an argument, and never the value of an environment variable: others can read those.
 
+mod backup;
 #[cfg(feature = "sqlcipher")]
 mod keychain;
-#[cfg(feature = "sqlcipher")]
 mod line;
 #[cfg(feature = "sqlcipher")]
 mod note;
-#[cfg(feature = "sqlcipher")]
 mod prompt;
 #[cfg(feature = "sqlcipher")]
 mod sources;
@@ -15,6 +14,7 @@ mod sources;
 #[path = "without.rs"]
 mod sources;
 
+pub(crate) use backup::OfBackup;
 pub(crate) use sources::{Sources, random_passphrase};
 
 /// What `register --no-encryption` says, and what must be said without it.

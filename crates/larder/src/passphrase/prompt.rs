@@ -3,10 +3,9 @@
 use std::io::{self, IsTerminal};
 
 use anyhow::Result;
-use larder_client::StoreKey;
 use larder_client::zeroize::Zeroizing;
 
-use super::line::{failed, key};
+use super::line::failed;
 use crate::failure::{Exit, Failure};
 
 /// Whether somebody can be asked. A program that merely has a terminal behind it is not asked.
@@ -14,16 +13,16 @@ pub(super) fn is_possible() -> bool {
     io::stdin().is_terminal() || io::stderr().is_terminal()
 }
 
-/// Asks for the passphrase of a profile.
-pub(super) fn existing(profile: &str) -> Result<StoreKey> {
-    key(read(&format!("passphrase of profile {profile}: "))?)
+/// Asks for the passphrase of something.
+pub(super) fn existing(of: &str) -> Result<Zeroizing<String>> {
+    read(&format!("passphrase of {of}: "))
 }
 
 /// Asks for a new passphrase, twice.
-pub(super) fn new(profile: &str) -> Result<StoreKey> {
-    let first = read(&format!("new passphrase for profile {profile}: "))?;
+pub(super) fn new(of: &str) -> Result<Zeroizing<String>> {
+    let first = read(&format!("new passphrase for {of}: "))?;
     if first.is_empty() {
-        return key(first);
+        return Ok(first);
     }
     let second = read("the same again: ")?;
     if first != second {
@@ -32,7 +31,7 @@ pub(super) fn new(profile: &str) -> Result<StoreKey> {
             "the two passphrases are not the same; nothing was changed",
         ));
     }
-    key(first)
+    Ok(first)
 }
 
 fn read(question: &str) -> Result<Zeroizing<String>> {

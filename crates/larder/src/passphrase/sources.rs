@@ -7,7 +7,7 @@ use larder_client::zeroize::Zeroizing;
 use larder_client::{Error, MlsConnection, ProfileForm, StoreKey};
 
 use super::keychain::{Keychain, KeychainError, new_entry};
-use super::line::{failed, from_command, from_fd};
+use super::line::{failed, from_command, from_fd, key};
 use super::note::Note;
 use super::prompt;
 use crate::cli::Passphrase;
@@ -116,9 +116,9 @@ impl<'a> Sources<'a> {
     /// The new passphrase.
     fn asked_for(&self, to: &Passphrase) -> Result<StoreKey> {
         match (&to.new_passphrase_command, to.new_passphrase_fd) {
-            (_, Some(fd)) => from_fd(fd),
-            (Some(command), None) => from_command(command),
-            (None, None) if self.asks => prompt::new(&self.name()),
+            (_, Some(fd)) => key(from_fd(fd)?),
+            (Some(command), None) => key(from_command(command)?),
+            (None, None) if self.asks => prompt::new(&self.called()).and_then(key),
             (None, None) => Err(failed(
                 "no-terminal",
                 "there is no terminal to ask for the new passphrase on; give --new-passphrase-command, \
@@ -142,7 +142,7 @@ impl<'a> Sources<'a> {
             });
         }
         match self.asks {
-            true => prompt::existing(&self.name()),
+            true => prompt::existing(&self.called()).and_then(key),
             false => Err(failed(
                 "no-terminal",
                 format!(
@@ -158,7 +158,7 @@ impl<'a> Sources<'a> {
         }
         match self.in_keychain() {
             Ok(key) => Ok(key),
-            Err(_) if self.asks => prompt::new(&self.name()),
+            Err(_) if self.asks => prompt::new(&self.called()).and_then(key),
             Err(error) => Err(failed(
                 "no-terminal",
                 format!(
@@ -172,8 +172,8 @@ impl<'a> Sources<'a> {
     /// What a command or a file descriptor gives, if there is one.
     fn given(&self) -> Option<Result<StoreKey>> {
         match (self.fd, self.command) {
-            (Some(fd), _) => Some(from_fd(fd)),
-            (None, Some(command)) => Some(from_command(command)),
+            (Some(fd), _) => Some(from_fd(fd).and_then(key)),
+            (None, Some(command)) => Some(from_command(command).and_then(key)),
             (None, None) => None,
         }
     }
@@ -216,10 +216,10 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    /// How the profile is called.
-    fn name(&self) -> String {
+    /// How the profile is called in a question.
+    fn called(&self) -> String {
         let name = self.profile.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        format!("profile {}", name.to_string_lossy())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Writing in `$VISUAL` or `$EDITOR`.
+//! Writing in the editor that the configuration, `$VISUAL` or `$EDITOR` names.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Command;
@@ -12,10 +12,16 @@ const EDITED_BYTES_MAX: u64 = 64 * 1024;
 ///
 /// # Errors
 /// There is no editor, or it failed, or left something that is no text.
-pub(super) fn edit(text: &str) -> Result<String> {
-    let editor = ["VISUAL", "EDITOR"]
+pub(super) fn edit(configured: Option<&str>, text: &str) -> Result<String> {
+    let variables = ["VISUAL", "EDITOR"]
         .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+        .filter_map(|name| std::env::var(name).ok());
+    // As git does it: what is meant for this program comes first.
+    let editor = configured
+        .map(str::to_owned)
+        .into_iter()
+        .chain(variables)
+        .find(|editor| !editor.trim().is_empty())
         .context("set EDITOR to the program that you write with")?;
     edit_with(&editor, text)
 }

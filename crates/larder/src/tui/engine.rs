@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
-use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, UserName, Verification};
+use anyhow::Result;
+use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification};
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
 use crate::clock;
 use crate::commands::{code_on_light, pool_records, quarantined_record};
 use crate::failure::Failure;
+use crate::files::{Outgoing, destination};
 use crate::follow::Follower;
 use crate::record::group_label;
 use crate::slash::Slash;
@@ -249,7 +250,15 @@ impl Engine {
                 }
                 done
             }
-            Effect::Save { .. } => bail!("later"),
+            Effect::Save { row, to } => {
+                let (directory, name) = destination(to.as_deref());
+                let saved = self
+                    .client
+                    .save_attachment(row, &directory, name.as_deref())
+                    .await?;
+                let shown = saved.display().to_string();
+                Ok(Some(Update::Done(format!("saved {}", plain(&shown)))))
+            }
             // These are the terminal's.
             Effect::Copy(_) | Effect::Edit(_) | Effect::Alert { .. } | Effect::Redraw | Effect::Quit => {
                 Ok(None)
@@ -322,7 +331,15 @@ impl Engine {
             Slash::Members => return Ok(Some(Update::Panel(self.members(open()?).await?))),
             Slash::Pool => return Ok(Some(Update::Panel(self.pool().await?))),
             Slash::Search(text) => return Ok(Some(Update::Panel(self.search(&text).await?))),
-            Slash::Attach(_) => bail!("later"),
+            Slash::Attach(path) => {
+                let open = open()?;
+                let sent = Outgoing::read(&path).await?.send(client, open).await?;
+                match sent.status {
+                    SendStatus::Sent => "the file was sent".to_owned(),
+                    SendStatus::Pending => "the file waits for the server".to_owned(),
+                    SendStatus::Failed => "the file was not sent: /retry tries again".to_owned(),
+                }
+            }
             Slash::Group(_) | Slash::Edit | Slash::Copy | Slash::Save(_) | Slash::Help | Slash::Quit => {
                 return Ok(None);
             }

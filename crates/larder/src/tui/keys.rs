@@ -327,7 +327,6 @@ impl Keys {
     }
 }
 
-#[cfg(test)]
 /// Every action that keys can be bound to: its name in the configuration, its keys without one, and what it does.
 pub(crate) fn actions() -> impl Iterator<Item = (&'static str, &'static [&'static str], &'static str)> {
     ACTIONS.iter().map(|(_, name, keys, help)| (*name, *keys, *help))

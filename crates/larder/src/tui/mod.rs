@@ -22,7 +22,7 @@ mod timeline;
 mod view;
 
 pub(crate) use bench::frames;
-pub(crate) use keys::Keys;
+pub(crate) use keys::{Keys, actions};
 pub(crate) use screen::is_usable;
 
 use anyhow::Result;
@@ -43,10 +43,25 @@ use crate::{clock, logging};
 const EVENTS_AT_ONCE: usize = 256;
 
 /// How the interface is to be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) keys: Keys,
     pub(crate) alert: Alert,
+    /// Whether the list of groups is there at first.
+    pub(crate) groups_shown: bool,
+    /// What messages are written with, instead of `$VISUAL` or `$EDITOR`.
+    pub(crate) editor: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            keys: Keys::default(),
+            alert: Alert::default(),
+            groups_shown: true,
+            editor: None,
+        }
+    }
 }
 
 /// What is done when something arrives that nobody looks at.
@@ -71,8 +86,14 @@ impl Default for Alert {
 pub(crate) async fn chat(client: MlsConnection, group: Option<GroupKey>, settings: Settings) -> Result<()> {
     let mut shutdown = Shutdown::listen()?;
     let me = format!("{}/{}", client.me().user, client.me().device_id);
-    let Settings { keys, alert } = settings;
+    let Settings {
+        keys,
+        alert,
+        groups_shown,
+        editor,
+    } = settings;
     let mut app = App::new(me, keys, clock::day_and_minute);
+    app.groups_shown = groups_shown;
     let (sender, mut updates) = mpsc::unbounded_channel();
     let queues = Engine::start(client, sender).await?;
     // What there is already comes before the first frame, so that nothing flickers.
@@ -100,7 +121,7 @@ pub(crate) async fn chat(client: MlsConnection, group: Option<GroupKey>, setting
                 Effect::Edit(text) => {
                     // It would take the editor's keys.
                     drop(events);
-                    let edited = screen.lend(|| editor::edit(&text))?;
+                    let edited = screen.lend(|| editor::edit(editor.as_deref(), &text))?;
                     events = EventStream::new();
                     app.update(match edited {
                         Ok(text) => Update::Edited(text),

@@ -51,9 +51,9 @@ impl Entry {
     pub(super) fn new(message: Message, when: DayAndMinute) -> Self {
         let (day, minute) = when(message.sent_at);
         let author = match (message.kind, message.sender) {
-            (MessageKind::Text, _) if message.mine => Author::Me,
-            (MessageKind::Text, Some(sender)) => Author::User(sender.to_string()),
-            (MessageKind::Text, None) => Author::User("?".to_owned()),
+            (MessageKind::Text | MessageKind::Attachment, _) if message.mine => Author::Me,
+            (MessageKind::Text | MessageKind::Attachment, Some(sender)) => Author::User(sender.to_string()),
+            (MessageKind::Text | MessageKind::Attachment, None) => Author::User("?".to_owned()),
             (
                 MessageKind::Joined
                 | MessageKind::Added
@@ -63,13 +63,22 @@ impl Entry {
                 _,
             ) => Author::Event,
         };
+        let text = match message.kind {
+            MessageKind::Attachment => format!("(file) {}", message.text),
+            MessageKind::Text
+            | MessageKind::Joined
+            | MessageKind::Added
+            | MessageKind::Removed
+            | MessageKind::Left
+            | MessageKind::Notice => message.text,
+        };
         Self {
             row: message.row,
             author,
             status: message.status,
             minute,
             day,
-            text: message.text,
+            text,
             wrapped: None,
         }
     }

@@ -4,7 +4,7 @@ use crate::support::{World, parse, texts};
 use crate::transcripts::fails;
 
 /// alice and bob, who are in a group, and have read everything.
-fn world() -> World {
+pub(crate) fn world() -> World {
     let world = World::new();
     world.register(&["alice", "bob"]);
     world.ok("alice", &["group", "create", "room"]);

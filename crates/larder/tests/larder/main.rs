@@ -8,20 +8,29 @@
 )]
 
 mod admin;
+mod backups;
+#[cfg(unix)]
+mod configuration;
 mod conversation;
 mod crashes;
 mod demo;
 #[cfg(unix)]
 mod devices;
+#[cfg(unix)]
+mod documents;
 #[cfg(feature = "sqlcipher")]
 mod encryption;
+mod files;
 mod history;
 mod invitations;
 mod legacy;
 mod pool;
+#[cfg(feature = "sqlcipher")]
+mod readme;
 mod requests;
 #[cfg(unix)]
 mod screen;
+mod scripting;
 mod secrets;
 mod suites;
 mod support;

@@ -456,3 +456,28 @@ fn a_signal_gives_the_terminal_back() {
     alice.until("the end", |screen| !screen.contains("online"));
     assert!(!alice.emulator.screen().alternate_screen());
 }
+
+#[test]
+fn files_are_sent_and_saved() {
+    let world = kitchen();
+    let (list, to) = (world.path("list.txt"), world.path("saved"));
+    std::fs::write(&list, "soup").unwrap();
+    std::fs::create_dir(&to).unwrap();
+    let list = list.to_str().unwrap();
+    world.ok("alice", &["send", "kitchen", "--attach", list]);
+    let mut bob = Screen::of(&world, "bob", &["kitchen"]);
+    bob.shows("(file) list.txt, 4 bytes");
+    bob.enter(&format!("/save {}", to.display()));
+    bob.shows("saved ");
+    assert_eq!(std::fs::read(to.join("list.txt")).unwrap(), b"soup");
+    bob.enter(&format!("/attach {list}"));
+    bob.shows("the file was sent");
+    bob.enter("/attach /nonexistent");
+    bob.shows("cannot be read");
+    bob.quit();
+    let received = world.ok("alice", &["recv"]);
+    assert!(
+        received.contains("<bob> (file) list.txt, 4 bytes: larder save "),
+        "{received}"
+    );
+}

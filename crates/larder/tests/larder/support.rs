@@ -6,11 +6,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+use jsonschema::Validator;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -141,6 +143,8 @@ impl World {
         command
             .args(arguments)
             .env_remove("XDG_DATA_HOME")
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("LARDER_CONFIG")
             .env_remove("LARDER_STORE")
             .env("LARDER_HOME", self.path("home"))
             .env("LARDER_PROFILE", profile)
@@ -341,8 +345,47 @@ impl Drop for Running {
     }
 }
 
+/// A line of `--json`, which must be as the schema says.
 pub(crate) fn parse(line: &str) -> Value {
-    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
+        let mut schema = serde_json::from_str(schema_text()).unwrap();
+        close(&mut schema);
+        jsonschema::validator_for(&schema).unwrap()
+    });
+    let value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    if let Err(error) = SCHEMA.validate(&value) {
+        panic!("{error}: {line}");
+    }
+    value
+}
+
+/// What is documented of the output.
+pub(crate) fn schema_text() -> &'static str {
+    include_str!("../../../../docs/output.schema.json")
+}
+
+/// Later versions may add keys; this one has no others than its schema says.
+fn close(schema: &mut Value) {
+    for definition in ["/$defs/Record/oneOf", "/$defs"] {
+        let Some(definitions) = schema.pointer_mut(definition) else {
+            continue;
+        };
+        let objects: Vec<&mut Value> = match definitions {
+            Value::Array(objects) => objects.iter_mut().collect(),
+            Value::Object(objects) => {
+                // These are parts of records too, which have other keys beside.
+                let parts = ["Record", "Pool", "Migration", "FirstAndAll"];
+                let whole = objects
+                    .iter_mut()
+                    .filter(|(name, _)| !parts.contains(&name.as_str()));
+                whole.map(|(_, object)| object).collect()
+            }
+            _ => continue,
+        };
+        for object in objects {
+            object["unevaluatedProperties"] = false.into();
+        }
+    }
 }
 
 /// The texts of the messages among these records, in order.

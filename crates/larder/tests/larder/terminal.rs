@@ -204,6 +204,59 @@ fn a_passphrase_that_is_mistyped_empty_or_wrong_is_told_and_does_nothing() {
 }
 
 #[test]
+fn who_registers_on_a_terminal_is_asked_for_what_is_missing_and_told_what_comes_next() {
+    let mut world = World::new();
+    world.register(&["alice"]);
+    let mut register = on_terminal(&world, "second", &["register", "--no-encryption"], &[]);
+    register.expect("user name: ").unwrap();
+    register.send_line("Alice!").unwrap();
+    register.expect("once more: ").unwrap();
+    register.send_line("alice").unwrap();
+    register.expect("alice will be registered at ").unwrap();
+    register
+        .expect("alice is taken; another name, or nothing to give up: ")
+        .unwrap();
+    register.send_line("alina").unwrap();
+    register.expect("registered alina at ").unwrap();
+    register.expect("next:").unwrap();
+    register.expect("  larder group create NAME").unwrap();
+    register.expect("  larder invite NAME USER").unwrap();
+    register.expect("  larder chat NAME").unwrap();
+    register.expect(Eof).unwrap();
+
+    let mut register = on_terminal(&world, "third", &["register", "--no-encryption", "alice"], &[]);
+    register.expect("nothing to give up: ").unwrap();
+    register.send_line("").unwrap();
+    register.expect("that name is taken").unwrap();
+    register.expect(Eof).unwrap();
+
+    // Nobody types a passphrase for nothing.
+    world.kill_server();
+    for command in ["register", "link"] {
+        let mut session = on_terminal(&world, "fourth", &[command, "zoe"], &[]);
+        session.expect("no larder server answers at ").unwrap();
+        session.expect(Eof).unwrap();
+    }
+}
+
+#[test]
+fn who_links_a_device_on_a_terminal_is_told_what_comes_next() {
+    let world = World::new();
+    world.register(&["alice"]);
+    let mut link = on_terminal(&world, "laptop", &["link", "--no-encryption", "alice"], &[]);
+    link.expect("one that alice has must let it in").unwrap();
+    link.expect("larder device authorize ").unwrap();
+    let code = link.expect("\r\n").unwrap();
+    let code = String::from_utf8_lossy(code.before()).into_owned();
+    link.expect("waiting for that").unwrap();
+    world.ok("alice", &["device", "authorize", "--yes", code.trim()]);
+    link.expect("linked to alice at ").unwrap();
+    link.expect("next:").unwrap();
+    link.expect("  larder groups").unwrap();
+    link.expect(Eof).unwrap();
+}
+
+#[test]
 fn somebody_at_a_terminal_is_asked_whether_the_numbers_are_the_same() {
     let world = World::new();
     world.register(&["alice", "bob"]);

@@ -337,7 +337,10 @@ fn data_is_kept_in_the_xdg_directory_where_only_its_owner_looks() {
     let world = World::new();
     let xdg = world.path("xdg");
     let mut command = world.command("default", &["register", "--no-encryption", "alice"]);
-    command.env_remove("LARDER_HOME").env("XDG_DATA_HOME", &xdg);
+    command
+        .env_remove("LARDER_HOME")
+        .env("XDG_DATA_HOME", &xdg)
+        .env("XDG_CONFIG_HOME", &xdg);
     assert!(command.status().unwrap().success());
     let profile = xdg.join("larder/profiles/default");
     assert!(profile.is_dir());

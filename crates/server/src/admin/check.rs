@@ -29,8 +29,8 @@ impl Findings {
 
 impl Admin {
     /// Checks all that is stored against itself: the audit chains against the states of the KeyPackages, these against
-    /// their bytes, the rosters against the groups' public states, and the numbers of inboxes and sequences. Changes
-    /// nothing. Each device and each group is read in one snapshot and held in memory alone; `report` is called for
+    /// their bytes, the rosters against the groups' public states, the numbers of inboxes and sequences, and blobs against
+    /// their parts. Changes nothing. Each device and each group is read in one snapshot and held in memory alone; `report` is called for
     /// each finding, as it comes.
     ///
     /// # Errors
@@ -172,6 +172,24 @@ fn strays(tx: &Tx<'_>) -> Result<Findings, Fault> {
     for (group, epoch) in tx.trees_of_no_epoch(STRAYS_MAX)? {
         let detail = format!("there is a ratchet tree of epoch {epoch}, which the group has not reached");
         findings.add(FindingCode::RatchetTree, group, detail);
+    }
+    for (blob, stored) in tx.blobs_of_other_sizes(STRAYS_MAX)? {
+        let detail = format!("its parts are not, in order, the {stored} bytes that are stored of it");
+        findings.add(FindingCode::Blob, blob, detail);
+    }
+    for blob in tx.blobs_of_others(STRAYS_MAX)? {
+        findings.add(
+            FindingCode::Blob,
+            blob,
+            "the device that stored it is not its owner's",
+        );
+    }
+    for blob in tx.parts_of_no_blob(STRAYS_MAX)? {
+        findings.add(
+            FindingCode::Blob,
+            blob,
+            "there are parts of it, and it is not there",
+        );
     }
     Ok(findings)
 }

@@ -96,6 +96,8 @@ finding_codes! {
     Body = "body",
     /// A Welcome without its ratchet tree, or a tree of an epoch that never was.
     RatchetTree = "ratchet-tree",
+    /// A blob with other bytes than its row says, or with an owner who did not store it.
+    Blob = "blob",
 }
 
 impl fmt::Display for FindingCode {

@@ -18,9 +18,12 @@ use crate::Caller;
 /// The media type of one MLS object (RFC 9420 §17.10).
 pub(super) const MESSAGE_MLS: &str = "message/mls";
 
+/// The media type of a blob.
+pub(super) const OCTET_STREAM: &str = "application/octet-stream";
+
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-fn malformed(detail: impl Into<String>) -> Problem {
+pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemType::Malformed).with_detail(detail)
 }
 
@@ -208,7 +211,7 @@ fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 /// The media type of the body, in lower case and without parameters.
-fn content_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     headers.get(header::CONTENT_TYPE)?.to_str().ok().map(essence)
 }
 

@@ -5,6 +5,7 @@
 //! `application/problem+json`.
 
 mod accounts;
+mod blobs;
 mod connection;
 mod extract;
 mod groups;
@@ -35,7 +36,7 @@ pub use serve::serve;
 
 use crate::Service;
 
-/// A request other than a long poll or a WebSocket is answered within this time, its body included, or given up.
+/// A request other than a long poll, a WebSocket or the transfer of a blob is answered within this time, its body included, or given up.
 const REQUEST_SECONDS_MAX: u64 = 30;
 
 /// A request body of those endpoints that need no session, in bytes.
@@ -127,14 +128,16 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(groups::ratchet_tree))
         .routes(routes!(inbox::acknowledge))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
-    let waiting = OpenApiRouter::new()
+    let patient = OpenApiRouter::new()
+        .routes(routes!(blobs::store))
+        .routes(routes!(blobs::fetch, blobs::remove))
         .routes(routes!(inbox::read))
         .routes(routes!(ws::connect));
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(anonymous)
         .merge(with_session)
         .layer(middleware::from_fn(within_time))
-        .merge(waiting)
+        .merge(patient)
 }
 
 /// No such path, or not with this method: one answer, so that neither tells about the other.

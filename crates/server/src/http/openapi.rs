@@ -88,6 +88,21 @@ impl PartialSchema for MlsObject {
 
 impl ToSchema for MlsObject {}
 
+/// A blob as a body.
+pub(super) struct BlobBytes;
+
+impl PartialSchema for BlobBytes {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .description(Some("Bytes that mean nothing to the server"))
+            .into()
+    }
+}
+
+impl ToSchema for BlobBytes {}
+
 struct SessionScheme;
 
 impl Modify for SessionScheme {

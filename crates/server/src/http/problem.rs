@@ -148,6 +148,11 @@ problem_sets! {
     /// Of a Commit.
     CommitProblems: Malformed | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | StateBehind
         | ReservationLapsed | TooLarge | UnsupportedMediaType | InvalidCommit | Unavailable;
+    /// Of a blob to store.
+    StoreBlobProblems: Malformed | Unauthenticated | Forbidden | StateBehind | TooLarge | UnsupportedMediaType
+        | IdempotencyMismatch | RateLimited | Unavailable;
+    /// Of a blob to fetch.
+    FetchBlobProblems: Malformed | Unauthenticated | NotFound | RateLimited | Unavailable;
     /// Of a proposal or a message.
     SendProblems: Malformed | Unauthenticated | Forbidden | NotFound | WrongEpoch | StateBehind | TooLarge
         | UnsupportedMediaType | InvalidCommit | Unavailable;

@@ -1,6 +1,7 @@
 //! The façade of the server: every request of the API as one method, with typed requests and answers.
 
 mod accounts;
+mod blobs;
 mod delivery;
 mod directory;
 
@@ -14,15 +15,20 @@ use larder_wire::{
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
+pub use blobs::{BlobDownload, BlobUpload};
+
 use crate::config::{Clock, Config, ServerLimits};
 use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Store, Tx};
 use crate::suites::{accepted, check_group_suites};
+use crate::transfers::Transfers;
 use crate::wakeups::Wakeups;
 
 /// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
 const SWEEP_ROWS_MAX: u32 = 500;
+/// The same of blobs, whose parts are large.
+const SWEEP_BLOB_PARTS_MAX: u32 = 64;
 /// Idempotent answers are kept this long, in seconds: one day.
 const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
 
@@ -39,6 +45,7 @@ struct Inner {
     clock: Clock,
     store: Store,
     wakeups: Wakeups,
+    transfers: Transfers,
     crypto: RustCrypto,
 }
 
@@ -87,7 +94,7 @@ impl Caller {
 pub struct Swept {
     /// KeyPackages that lapsed, expired or were forgotten.
     pub key_packages: u64,
-    /// Inbox rows, sessions, answers, memories of rates and trees that were removed.
+    /// Inbox rows, sessions, answers, memories of rates, trees and parts of blobs that were removed.
     pub other_rows: u64,
 }
 
@@ -109,6 +116,7 @@ impl Service {
         Ok(Self {
             inner: Arc::new(Inner {
                 suites: accepted(&config.group_suites),
+                transfers: Transfers::new(config.limits.transfers_max, config.limits.transfers_per_user_max),
                 config,
                 clock,
                 store,
@@ -152,6 +160,7 @@ impl Service {
             registration,
             user_devices_max,
             inbox_retention_seconds,
+            blobs,
             ..
         } = &self.inner.config;
         ServerInfo {
@@ -170,6 +179,9 @@ impl Service {
                 body_bytes_max: BODY_BYTES_MAX as u64,
                 inbox_retention_seconds: *inbox_retention_seconds,
                 user_devices_max: *user_devices_max,
+                blob_bytes_max: blobs.bytes_max,
+                user_blob_bytes_max: blobs.user_bytes_max,
+                blob_retention_seconds: blobs.retention_seconds,
             },
             registration: *registration,
         }
@@ -216,7 +228,8 @@ impl Service {
                             SWEEP_ROWS_MAX,
                         )? + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
                             + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
-                            + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?,
+                            + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?
+                            + tx.sweep_blobs(now, (SWEEP_BLOB_PARTS_MAX, SWEEP_ROWS_MAX))?,
                     })
                 })
                 .await?;

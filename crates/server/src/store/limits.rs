@@ -110,7 +110,13 @@ impl Tx<'_> {
              )",
             params![now, limit],
         )?;
-        Ok(pairs + targets)
+        let blobs = self.execute(
+            "DELETE FROM blob_rates WHERE user_id IN (
+                 SELECT user_id FROM blob_rates WHERE forgotten_at <= ?1 LIMIT ?2
+             )",
+            params![now, limit],
+        )?;
+        Ok(pairs + targets + blobs)
     }
 
     // Blocks

@@ -5,10 +5,12 @@
 //! locked before the rest is read:
 //!
 //! * a **device's state**, which each request of the device holds first (`state_mark`);
-//! * a **user's** row for how much all of the user's devices have reserved together, and whom the user has blocked;
+//! * a **user's** row for how much all of the user's devices have reserved and stored together, and whom the user has
+//!   blocked;
 //! * a **group's** row for its epoch, state, roster, sequence and ratchet trees;
 //! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its inbox;
-//! * a **body's** row for who still waits for it.
+//! * a **body's** row for who still waits for it;
+//! * a **blob's** row for its parts.
 //!
 //! Who removes devices takes their states, too, as if the last request of each were this one.
 //!

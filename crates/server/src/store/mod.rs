@@ -6,6 +6,7 @@
 
 mod accounts;
 mod audit;
+mod blobs;
 mod devices;
 mod groups;
 mod inbox;
@@ -32,6 +33,7 @@ use crate::error::{Fault, ServiceError};
 use crate::wakeups::Wakeups;
 
 pub(crate) use accounts::DeviceRow;
+pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
 pub(crate) use groups::{AcceptedKind, NewAccepted};
 pub(crate) use inbox::NewInboxRow;
 pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
@@ -39,7 +41,7 @@ pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub use postgres::PostgresError;
 pub(crate) use scrub::Content;
-pub(crate) use tx::{DeviceKey, Tx, UserKey};
+pub(crate) use tx::{BlobKey, DeviceKey, Tx, UserKey};
 
 /// Where refinery notes which migrations were applied.
 const MIGRATIONS_TABLE: &str = "larder_server_migrations";

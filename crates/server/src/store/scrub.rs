@@ -179,4 +179,39 @@ impl Tx<'_> {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
     }
+
+    /// Blobs whose parts are not what is stored of them, by their numbers, with what that is, at most `limit`. What the
+    /// sweeper has begun to remove is left to it.
+    pub(crate) fn blobs_of_other_sizes(&self, limit: u32) -> Result<Vec<(u64, u64)>, Fault> {
+        self.rows(
+            "SELECT b.id, b.stored FROM blobs b WHERE b.expires_at > 0 AND (
+                 b.stored <> (SELECT coalesce(sum(length(p.bytes)), 0) FROM blob_parts p WHERE p.blob_id = b.id)
+                 OR (SELECT count(*) FROM blob_parts p WHERE p.blob_id = b.id)
+                     <> (SELECT coalesce(max(p.number) + 1, 0) FROM blob_parts p WHERE p.blob_id = b.id)
+             ) ORDER BY b.id LIMIT ?1",
+            params![limit],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+    }
+
+    /// Blobs that a device of somebody else has stored, by their numbers, at most `limit`.
+    pub(crate) fn blobs_of_others(&self, limit: u32) -> Result<Vec<u64>, Fault> {
+        self.rows(
+            "SELECT b.id FROM blobs b
+             WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = b.device_id AND d.user_id = b.user_id)
+             ORDER BY b.id LIMIT ?1",
+            params![limit],
+            |row| row.get(0),
+        )
+    }
+
+    /// Blobs that are not there, of which there are parts, by their numbers, at most `limit`.
+    pub(crate) fn parts_of_no_blob(&self, limit: u32) -> Result<Vec<u64>, Fault> {
+        self.rows(
+            "SELECT DISTINCT p.blob_id FROM blob_parts p
+             WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.id = p.blob_id) ORDER BY p.blob_id LIMIT ?1",
+            params![limit],
+            |row| row.get(0),
+        )
+    }
 }

@@ -4,11 +4,11 @@
 //! are integers, text or bytes, and may be null; nothing else is stored. Both engines keep what they have prepared.
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{GroupId, KeyPackageRef, StateMark};
+use larder_wire::{BlobId, GroupId, KeyPackageRef, StateMark};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use crate::error::Fault;
-use crate::store::tx::{DeviceKey, Engine, Tx, UserKey, from_sql, to_sql};
+use crate::store::tx::{BlobKey, DeviceKey, Engine, Tx, UserKey, from_sql, to_sql};
 
 /// A value that goes into a statement.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,7 @@ params_from! {
     UnixSeconds => |value| Self::Integer(Some(to_sql(value.0)));
     DeviceKey => |value| Self::Integer(Some(value.0));
     UserKey => |value| Self::Integer(Some(value.0));
+    BlobKey => |value| Self::Integer(Some(value.0));
     Option<i64> => |value| Self::Integer(value);
     Option<u64> => |value| Self::Integer(value.map(to_sql));
     Option<UnixSeconds> => |value| Self::Integer(value.map(|time| to_sql(time.0)));
@@ -50,6 +51,7 @@ params_from! {
     Option<&'a str> => |value| Self::Text(value);
     &'a [u8] => |value| Self::Bytes(Some(value));
     &'a GroupId => |value| Self::Bytes(Some(value.as_bytes()));
+    &'a BlobId => |value| Self::Bytes(Some(value.as_bytes()));
     &'a KeyPackageRef => |value| Self::Bytes(Some(value.as_bytes()));
     Option<&'a GroupId> => |value| Self::Bytes(value.map(GroupId::as_bytes));
 }
@@ -108,9 +110,11 @@ columns! {
     UnixSeconds: i64 => |raw| from_sql(raw).map(UnixSeconds);
     DeviceKey: i64 => |raw| Ok(DeviceKey(raw));
     UserKey: i64 => |raw| Ok(UserKey(raw));
+    BlobKey: i64 => |raw| Ok(BlobKey(raw));
     String: String => |raw| Ok(raw);
     Vec<u8>: Vec<u8> => |raw| Ok(raw);
     GroupId: Vec<u8> => |raw| GroupId::from_bytes(&raw).map_err(|_| Fault::Corrupt("a group id"));
+    BlobId: Vec<u8> => |raw| raw.try_into().map(BlobId::from_bytes).map_err(|_| Fault::Corrupt("a blob id"));
     StateMark: Vec<u8> => |raw| StateMark::from_bytes(&raw).map_err(|_| Fault::Corrupt("a state mark"));
     KeyPackageRef: Vec<u8> => |raw| {
         KeyPackageRef::from_bytes(&raw).map_err(|_| Fault::Corrupt("a KeyPackageRef"))

@@ -12,8 +12,12 @@ use crate::store::postgres::Session;
 pub(crate) struct DeviceKey(pub(super) i64);
 
 /// A user's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct UserKey(pub(super) i64);
+
+/// A blob's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlobKey(pub(super) i64);
 
 #[cfg(test)]
 impl DeviceKey {

@@ -15,6 +15,7 @@ mod support;
 mod accounts;
 mod audit;
 mod bad_input;
+mod blobs;
 mod blocks;
 mod check;
 mod commit_model;

@@ -18,6 +18,8 @@ mod accounts;
 mod audit;
 #[path = "../api/bad_input.rs"]
 mod bad_input;
+#[path = "../api/blobs.rs"]
+mod blobs;
 #[path = "../api/blocks.rs"]
 mod blocks;
 #[path = "../api/check.rs"]

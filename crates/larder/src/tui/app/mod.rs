@@ -271,7 +271,8 @@ impl App {
                 continue;
             };
             let is_seen = self.is_seen(&key);
-            let by_others = !message.mine && message.kind == MessageKind::Text;
+            let by_others =
+                !message.mine && matches!(message.kind, MessageKind::Text | MessageKind::Attachment);
             let timeline = self.timelines.entry(key.clone()).or_default();
             let is_new = message.row > timeline.newest();
             if is_new && by_others && !is_seen {

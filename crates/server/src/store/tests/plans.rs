@@ -6,7 +6,7 @@ use tokio_postgres::NoTls;
 
 use super::harness::{NOW, Opened, deliver, group, recorded, with_key_package};
 use crate::store::postgres::translated;
-use crate::store::{AcceptedKind, NewAccepted, NewInboxRow, Reservation, StoreLocation};
+use crate::store::{AcceptedKind, NewAccepted, NewBlob, NewInboxRow, Reservation, StoreLocation};
 
 /// A table of one row, and one of which only the first rows are ever read.
 const READ_FROM_ONE_END: [&str; 2] = ["FROM server", "SELECT id FROM welcomes_gone ORDER BY id LIMIT ?1"];
@@ -166,6 +166,34 @@ async fn exercise(opened: &Opened) {
         })
         .await
         .unwrap();
+    // Blobs.
+    opened
+        .store
+        .write(move |tx| {
+            let name = larder_wire::BlobId::from_bytes([1; 32]);
+            let (later, user) = (NOW.plus(9), alice.user_key);
+            tx.blob_of_key(alice.key, "key")?;
+            let blob = tx.insert_blob(&NewBlob {
+                name: &name,
+                user,
+                device: alice.key,
+                idempotency_key: "key",
+                size: 4,
+                expires_at: later,
+            })?;
+            assert!(tx.append_to_blob(blob, 0, b"part", (NOW, later))?);
+            assert!(tx.complete_blob(blob, b"hash", (NOW, later))?);
+            assert!(tx.blob(&name, NOW)?.is_some());
+            assert!(tx.blob_part(blob, 0)?.is_some());
+            assert_eq!(tx.blob_bytes_of_user(user)?, 4);
+            tx.blob_rate_memory(user)?;
+            tx.remember_blob(user, later)?;
+            tx.end_blob(blob)?;
+            assert_eq!(tx.sweep_blobs(NOW, (9, 9))?, 2);
+            Ok(())
+        })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -202,7 +230,9 @@ async fn on_sqlite_every_statement_finds_its_rows_by_an_index() {
 /// What the sweeper runs to find at most so many rows that are due. For a small table PostgreSQL may well prefer to read
 /// it whole, unless it is told not to.
 fn of_the_sweeper(sql: &str) -> bool {
-    let bounded = sql.contains("LIMIT ?2") || sql.contains("FROM welcomes_gone");
+    let bounded = ["LIMIT ?2", "FROM welcomes_gone", "expires_at = 0 "]
+        .iter()
+        .any(|part| sql.contains(part));
     bounded && !sql.contains("DELETE FROM challenges WHERE device_id")
 }
 
@@ -238,6 +268,10 @@ const FILL: &str = "
     INSERT INTO blocks SELECT d.user_id, s.n::text FROM spread s JOIN devices d ON d.id = s.device;
     INSERT INTO accepted SELECT hash, 1, n % 3, 1, device, hash, n FROM spread;
     INSERT INTO ratchet_trees SELECT hash, 1, hash FROM spread;
+    INSERT INTO blobs (name, user_id, device_id, idempotency_key, size, stored, sha256, expires_at)
+        SELECT s.hash, d.user_id, s.device, s.n::text, 1, 1, s.hash, s.n FROM spread s JOIN devices d ON d.id = s.device;
+    INSERT INTO blob_parts SELECT id, 0, name FROM blobs;
+    INSERT INTO blob_rates SELECT id, id FROM users ON CONFLICT DO NOTHING;
     INSERT INTO bodies (body) SELECT hash FROM spread;
     INSERT INTO welcomes_gone (group_id, epoch) SELECT hash, 1 FROM spread;
     INSERT INTO inbox SELECT device, n, n % 6, hash, 1, (SELECT min(id) FROM bodies) + n - 1, n FROM spread;

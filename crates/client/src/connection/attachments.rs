@@ -1,0 +1,185 @@
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use larder_wire::ProblemType;
+
+use crate::connection::MlsConnection;
+use crate::connection::sync::is_final;
+use crate::core::{self, Ciphertext};
+use crate::error::{Error, Unreachable};
+use crate::types::{ATTACHMENT_BYTES_MAX, Attachment, GroupKey, SentMessage};
+
+/// Names that are tried for a file: the last one is `name (999)`.
+const NAMES_MAX: u32 = 999;
+
+/// Files.
+impl MlsConnection {
+    /// Encrypts and sends a file, under the last component of this name, without what could be harmful in it. The media
+    /// type is a hint.
+    ///
+    /// The file is stored here, encrypted, before anything is sent; where it came from is not needed any more. When the server
+    /// cannot be reached, or asks to wait, the status is [`Pending`](crate::SendStatus::Pending) and the next
+    /// [`sync`](Self::sync) goes on. Other messages do not wait for it. Once the server has the file it is erased here.
+    ///
+    /// # Errors
+    /// [`Error::AttachmentTooLarge`], [`Error::NoAttachments`], [`Error::UnknownGroup`], [`Error::GroupNotActive`];
+    /// [`Error::Refused`], and the message has [failed](crate::SendStatus::Failed): [`retry`](Self::retry) tries again.
+    pub async fn attach(
+        &self,
+        group: &GroupKey,
+        name: &str,
+        media_type: &str,
+        content: Vec<u8>,
+    ) -> Result<SentMessage, Error> {
+        let _operation = self.0.operation.lock().await;
+        self.check_size(content.len() as u64).await?;
+        let (group, name, media_type) = (group.clone(), name.to_owned(), media_type.to_owned());
+        let (sent, row) = self
+            .0
+            .core
+            .write(move |tx, context| core::attach(tx, context, &group, (&name, &media_type), content))
+            .await?;
+        match self.upload(row).await? {
+            Some(id) => self.settle_message(sent, id).await,
+            None => Ok(sent),
+        }
+    }
+
+    /// Fails for a file that the server does not take, as far as it says so now.
+    async fn check_size(&self, size: u64) -> Result<(), Error> {
+        let bytes_max = match self.0.transport.info().await {
+            Ok(info) => info.limits.blob_bytes_max,
+            Err(Error::Unreachable(_)) => u64::MAX,
+            Err(other) => return Err(other),
+        };
+        if bytes_max == 0 {
+            return Err(Error::NoAttachments);
+        }
+        if size > ATTACHMENT_BYTES_MAX || core::stored_bytes(size) > bytes_max {
+            return Err(Error::AttachmentTooLarge {
+                bytes_max: bytes_max.min(ATTACHMENT_BYTES_MAX),
+            });
+        }
+        Ok(())
+    }
+
+    /// Stores the file of a row at the server, and puts its message into the outbox. Returns its row there; `None` when it has
+    /// to wait, or nothing can be sent there any more.
+    async fn upload(&self, row: i64) -> Result<Option<i64>, Error> {
+        let core = &self.0.core;
+        match self.try_upload(row).await {
+            Ok(queued) => Ok(queued),
+            Err(Error::Refused(problem)) if is_final(problem.problem_type) => {
+                core.write(move |tx, _| core::upload_failed(tx, row)).await?;
+                Err(Error::Refused(problem))
+            }
+            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
+                tracing::info!(code = error.code(), "a file waits to be uploaded");
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn try_upload(&self, row: i64) -> Result<Option<i64>, Error> {
+        let transport = &self.0.transport;
+        let claimed = transport.claim(move |tx, _| core::upload(tx, row)).await?;
+        let Some((claim, upload)) = claimed else {
+            return Ok(None);
+        };
+        let stored = transport
+            .store_blob(claim, &upload.idempotency_key, upload.ciphertext)
+            .await?;
+        self.0
+            .core
+            .write(move |tx, context| core::uploaded(tx, context, row, &stored))
+            .await
+    }
+
+    /// Goes on with files that wait to be uploaded. Whether there is something to be sent now.
+    pub(super) async fn upload_due(&self) -> Result<bool, Error> {
+        let mut any = false;
+        for row in self.0.core.write(|tx, _| core::due_uploads(tx)).await? {
+            match self.upload(row).await {
+                Ok(queued) => any |= queued.is_some(),
+                // The history says so.
+                Err(Error::Refused(problem)) => {
+                    tracing::warn!(code = problem.problem_type.code(), "a file was refused");
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(any)
+    }
+
+    /// The file of a message; `None` for one that has none.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn attachment(&self, row: i64) -> Result<Option<Attachment>, Error> {
+        self.0
+            .core
+            .write(move |tx, context| core::attachment(tx, context, row))
+            .await
+    }
+
+    /// Fetches the file of a message and stores it in this directory, readable to this user alone. Returns where. Its name is
+    /// the one given or the sender's: the last component of it, without what could be harmful. A file that is there is not
+    /// touched; this one gets a number then. Nothing is written before all of it has come and is what the sender sent.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAttachment`], [`Error::AttachmentGone`], [`Error::AttachmentDamaged`]; [`Error::File`] when it cannot be
+    /// written; [`Error::Unreachable`], [`Error::Refused`].
+    pub async fn save_attachment(
+        &self,
+        row: i64,
+        directory: &Path,
+        name: Option<&str>,
+    ) -> Result<PathBuf, Error> {
+        let core = &self.0.core;
+        let ciphertext = match core.write(move |tx, _| core::ciphertext(tx, row)).await? {
+            Ciphertext::Here(ciphertext) => ciphertext,
+            Ciphertext::There { blob, bytes } => match self.0.transport.fetch_blob(&blob, bytes).await {
+                Ok(ciphertext) => ciphertext,
+                Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                    return Err(Error::AttachmentGone);
+                }
+                // More than it can be.
+                Err(Error::Unreachable(Unreachable::NotLarder { status: 200 })) => {
+                    return Err(Error::AttachmentDamaged);
+                }
+                Err(other) => return Err(other),
+            },
+        };
+        let (sent_as, content) = core
+            .write(move |tx, _| core::opened(tx, row, &ciphertext))
+            .await?;
+        let name = core::file_name(name.unwrap_or(&sent_as));
+        let directory = directory.to_owned();
+        tokio::task::spawn_blocking(move || save(&directory, &name, &content))
+            .await
+            .map_err(|_| Error::Closed)?
+            .map_err(Error::File)
+    }
+}
+
+/// Writes a file beside its final name, and gives it that name only if nobody has it.
+fn save(directory: &Path, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".larder-")
+        .tempfile_in(directory)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    for number in 1..=NAMES_MAX {
+        let path = directory.join(match number {
+            1 => name.to_owned(),
+            number => core::numbered(name, number),
+        });
+        match file.persist_noclobber(&path) {
+            Ok(_) => return Ok(path),
+            Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => file = taken.file,
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}

@@ -1,0 +1,176 @@
+//! What follows from the definition of the program: completions, the manual, the schema of the output.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{World, schema_text};
+
+/// Runs a script in a bash that reads nothing of anybody's.
+fn bash(script: &str, argument: &Path) -> (bool, String) {
+    let output = Command::new("bash")
+        .args(["--norc", "--noprofile", "-c", script, "bash"])
+        .arg(argument)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said)
+}
+
+#[test]
+fn bash_completes_commands_flags_and_values() {
+    let world = World::without_server();
+    let script = world.path("larder.bash");
+    fs::write(&script, world.ok("p", &["completions", "bash"])).unwrap();
+    assert_eq!(bash("bash -n \"$1\"", &script), (true, String::new()));
+    let completed = |words: &str| -> Vec<String> {
+        let run = format!(
+            "set -e; source \"$1\"; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _larder larder \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let (done, said) = bash(&run, &script);
+        assert!(done, "{said}");
+        said.lines().map(str::to_owned).collect()
+    };
+    assert_eq!(completed("larder inv"), ["invite"]);
+    assert_eq!(completed("larder group cr"), ["create"]);
+    assert_eq!(completed("larder send --tim"), ["--timeout"]);
+    assert_eq!(completed("larder --invitations a"), ["ask", "accept"]);
+}
+
+#[test]
+fn every_shell_gets_a_script() {
+    let world = World::without_server();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = world.ok("p", &["completions", shell]);
+        assert!(script.contains("migrate-legacy"), "{shell}");
+    }
+    assert_eq!(world.run("p", &["completions", "dos"]).code, 2);
+}
+
+/// The commands that `--help` lists, with those below them.
+fn commands(world: &World, of: &[&str]) -> Vec<String> {
+    let help = world.ok("p", &[of, &["--help"]].concat());
+    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+        return Vec::new();
+    };
+    let names = list
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help");
+    let mut found = Vec::new();
+    for name in names {
+        let path = [of, &[name]].concat();
+        found.push(path.join("-"));
+        found.extend(commands(world, &path));
+    }
+    found
+}
+
+#[test]
+fn every_command_has_a_page_that_man_shows_without_complaint() {
+    let world = World::without_server();
+    let directory = world.path("man");
+    let written = world.json("p", &["man", "--dir", directory.to_str().unwrap()]);
+    let mut expected: Vec<String> = commands(&world, &[])
+        .into_iter()
+        .map(|command| format!("larder-{command}.1"))
+        .chain(["larder.1".to_owned(), "larder-json.5".to_owned()])
+        .collect();
+    expected.sort();
+    assert!(expected.len() > 30, "{expected:?}");
+    let file_of = |page: &str| {
+        directory
+            .join(format!("man{}", &page[page.len() - 1..]))
+            .join(page)
+    };
+    let mut pages: Vec<String> = ["man1", "man5"]
+        .iter()
+        .flat_map(|section| fs::read_dir(directory.join(section)).unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    pages.sort();
+    assert_eq!(pages, expected);
+    assert_eq!(written.len(), pages.len());
+    for page in pages {
+        let text = fs::read_to_string(file_of(&page)).unwrap();
+        let (name, section) = page.rsplit_once('.').unwrap();
+        assert!(text.contains(&format!(".TH {name} {section} ")), "{page}");
+        for heading in [".SH NAME", ".SH DESCRIPTION", ".SH \"SEE ALSO\""] {
+            assert!(text.lines().any(|line| line == heading), "{page}: {heading}");
+        }
+        // A request that roff does not know would be left out without a word.
+        let known = [
+            "TH", "SH", "TP", "PP", "RS", "RE", "IP", "br", "nf", "fi", "ie", "el", "ds",
+        ];
+        for line in text.lines().filter(|line| line.starts_with('.')) {
+            let request = line[1..].split([' ', '\\']).next().unwrap();
+            assert!(known.contains(&request), "{page}: {line}");
+        }
+        assert_eq!(groff_warnings(&file_of(&page)), "", "{page}");
+    }
+    let send = world.ok("p", &["man", "send"]);
+    assert_eq!(
+        send.trim_end(),
+        fs::read_to_string(file_of("larder-send.1")).unwrap().trim_end()
+    );
+    assert_eq!(world.run("p", &["man", "sendd"]).code, 2);
+    let program = fs::read_to_string(file_of("larder.1")).unwrap();
+    assert!(program.contains(".SH \"EXIT CODES\"\n.nf\n"), "{program}");
+}
+
+/// What groff has to say against a page; nothing where there is no groff.
+fn groff_warnings(page: &Path) -> String {
+    let groff = Command::new("groff")
+        .args(["-k", "-man", "-ww", "-z", "-Tutf8"])
+        .arg(page)
+        .output();
+    groff.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    })
+}
+
+#[test]
+fn the_manual_of_the_output_has_every_kind_of_object_and_every_key() {
+    let world = World::without_server();
+    let directory = world.path("man");
+    world.ok("p", &["man", "--dir", directory.to_str().unwrap()]);
+    let page = fs::read_to_string(directory.join("man5/larder-json.5")).unwrap();
+    for kind in ["listening", "message", "refreshed", "legacy_migration", "error"] {
+        assert!(page.contains(&format!("\\fB{kind}\\fR")), "{kind}");
+    }
+    for key in [
+        "group_name",
+        "next_action",
+        "with_redundant_columns",
+        "pools",
+        "error.exit",
+        "not_added[].retry_after_seconds",
+    ] {
+        let written = key.replace('-', "\\-");
+        assert!(page.contains(&format!("\\fI{written}\\fR")), "{key}");
+    }
+}
+
+/// The committed document is what the source says. With `LARDER_UPDATE_SCHEMA=1` this writes it.
+#[test]
+fn the_committed_schema_is_the_sources() {
+    let world = World::without_server();
+    let printed = world.ok("p", &["schema"]);
+    if std::env::var_os("LARDER_UPDATE_SCHEMA").is_some() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/output.schema.json");
+        fs::write(file, &printed).unwrap();
+        return;
+    }
+    let (printed, committed): (Value, Value) = (
+        serde_json::from_str(&printed).unwrap(),
+        serde_json::from_str(schema_text()).unwrap(),
+    );
+    assert!(printed == committed, "run the test with LARDER_UPDATE_SCHEMA=1");
+}

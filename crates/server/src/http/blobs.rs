@@ -1,0 +1,161 @@
+//! Blobs: bodies that are neither read nor answered in one piece.
+
+use std::io;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
+use futures_util::stream::unfold;
+use larder_wire::{BlobId, BlobStored, ProblemType};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::App;
+use super::extract::{IdempotencyKey, Json, OCTET_STREAM, Path, content_type, malformed};
+use super::openapi::BlobBytes;
+use super::problem::{Failure, FetchBlobProblems, FindAndChangeProblems, StoreBlobProblems};
+use crate::{BlobDownload, BlobUpload, Caller};
+
+/// Stores a blob. Whoever is told its id can fetch it, and only the caller is told.
+#[utoipa::path(
+    post, path = "/v1/blobs", operation_id = "store_blob", tag = "blobs",
+    params((
+        "Idempotency-Key" = String, Header, min_length = 1, max_length = 64,
+        description = "Chosen by the caller; the same bytes with the same key get the same answer while the blob is kept",
+    )),
+    request_body(content((BlobBytes = "application/octet-stream"))),
+    responses((status = 201, description = "Stored", body = BlobStored), StoreBlobProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn store(
+    caller: Caller,
+    State(app): State<App>,
+    IdempotencyKey(key): IdempotencyKey,
+    request: Request,
+) -> Result<(StatusCode, Json<BlobStored>), Failure> {
+    if content_type(request.headers()).as_deref() != Some(OCTET_STREAM) {
+        return Err(ProblemType::UnsupportedMediaType.into());
+    }
+    let size = content_length(request.headers()).ok_or_else(|| malformed("a Content-Length is needed"))?;
+    let limits = app.service.limits();
+    let mut body = Incoming {
+        body: request.into_body().into_data_stream(),
+        patience: Duration::from_secs(limits.transfer_part_seconds_max),
+    };
+    let mut upload = match app.service.store_blob(&caller, key, size).await {
+        Ok(upload) => upload,
+        Err(refusal) => {
+            body.skip(app.service.info().limits.blob_bytes_max).await;
+            return Err(refusal.into());
+        }
+    };
+    body.take_all(&mut upload).await?;
+    Ok((StatusCode::CREATED, Json(upload.finish().await?)))
+}
+
+/// A blob. It is cut off where it ends while it is fetched.
+#[utoipa::path(
+    get, path = "/v1/blobs/{id}", operation_id = "fetch_blob", tag = "blobs",
+    params(("id" = BlobId, Path, description = "The blob")),
+    responses(
+        (status = 200, description = "All of it", content((BlobBytes = "application/octet-stream"))),
+        FetchBlobProblems,
+    ),
+    security(("session" = [])),
+)]
+pub(super) async fn fetch(
+    caller: Caller,
+    State(app): State<App>,
+    Path(blob): Path<BlobId>,
+) -> Result<Response, Failure> {
+    let download = app.service.fetch_blob(&caller, blob).await?;
+    let patience = Duration::from_secs(app.service.limits().transfer_part_seconds_max);
+    let headers = [
+        (header::CONTENT_TYPE, OCTET_STREAM.to_owned()),
+        (header::CONTENT_LENGTH, download.size().to_string()),
+    ];
+    Ok((headers, outgoing(download, patience)).into_response())
+}
+
+/// Ends a blob that a device of the caller's user has stored.
+#[utoipa::path(
+    delete, path = "/v1/blobs/{id}", operation_id = "remove_blob", tag = "blobs",
+    params(("id" = BlobId, Path, description = "The blob")),
+    responses((status = 204, description = "It is over"), FindAndChangeProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn remove(
+    caller: Caller,
+    State(app): State<App>,
+    Path(blob): Path<BlobId>,
+) -> Result<StatusCode, Failure> {
+    app.service.remove_blob(&caller, blob).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The body of a request as it comes.
+struct Incoming {
+    body: BodyDataStream,
+    /// How long the next bytes may take.
+    patience: Duration,
+}
+
+impl Incoming {
+    async fn take_all(&mut self, upload: &mut BlobUpload) -> Result<(), Failure> {
+        while let Some(bytes) = self.next().await? {
+            upload.append(&bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads so many bytes for nothing, if they come soon: many clients see no answer before they have sent everything.
+    async fn skip(&mut self, most: u64) {
+        let mut left = most;
+        let skipping = async {
+            while let Some(Ok(bytes)) = self.body.next().await {
+                left = left.saturating_sub(bytes.len() as u64);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(self.patience, skipping).await;
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let next = timeout(self.patience, self.body.next())
+            .await
+            .map_err(|_| Failure::from(ProblemType::Unavailable))?;
+        next.transpose()
+            .map_err(|_| malformed("the body could not be read").into())
+    }
+}
+
+/// The body of an answer. It ends before its announced length, which the client notices, when the client does not take it or
+/// the blob is over.
+fn outgoing(mut download: BlobDownload, patience: Duration) -> Body {
+    let (parts, taken) = mpsc::channel::<Result<Vec<u8>, io::Error>>(1);
+    tokio::spawn(async move {
+        loop {
+            let (part, last) = match download.next().await {
+                Ok(Some(part)) => (Ok(part), false),
+                Ok(None) => return,
+                Err(_) => (Err(io::ErrorKind::UnexpectedEof.into()), true),
+            };
+            if timeout(patience, parts.send(part)).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    Body::from_stream(unfold(taken, |mut taken| async move {
+        let part = taken.recv().await?;
+        Some((part, taken))
+    }))
+}
