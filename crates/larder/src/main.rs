@@ -1,6 +1,7 @@
 //! `larder`: the server and the terminal client in one binary.
 //!
 //! * `cli` says what can be typed, `commands` does it, `chat` and `demo` are the two longer ones.
+//! * `tui` is the chat on a whole terminal, `slash` what can be typed in a chat, `files` what is sent and saved there.
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless; `schema` and `manual` describe it.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
 //!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them.
