@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::migration::Migration;
 
-
 /// One line of output. As JSON it is an object whose `type` is the variant's name; keys are never renamed.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use larder_client::UnixSeconds;
 
-use super::{NotAdded, Record, Shown};
+use super::{NotAdded, Record, SafetyDevice, Shown};
 use crate::clock::date;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};

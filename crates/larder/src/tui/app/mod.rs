@@ -12,7 +12,6 @@ pub(super) use groups::{Groups, Section, name_of};
 pub(super) use panel::{Hit, Look, Panel, PanelLine};
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use larder_client::{GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus};
 
