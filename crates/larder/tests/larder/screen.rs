@@ -444,6 +444,29 @@ fn an_editor_writes_and_a_message_is_copied() {
 }
 
 #[test]
+fn keys_do_what_the_configuration_says() {
+    let world = kitchen();
+    world.ok("bob", &["send", "kitchen", "anybody here?"]);
+    let file = world.path("home").join("config.toml");
+    std::fs::write(&file, "[keys]\nnext-unread = [\"f6\"]\nquit = [\"f10\"]\n").unwrap();
+    let mut alice = Screen::of(&world, "alice", &[]);
+    alice.shows("1 unread");
+    alice.press("\x1b[17~");
+    let screen = alice.shows_no_more("1 unread");
+    assert!(
+        screen.contains("f6 unread") && screen.contains("anybody here?"),
+        "{screen}"
+    );
+    alice.press("\x1b[21~");
+    alice.until("the end", |screen| !screen.contains("online"));
+
+    std::fs::write(&file, "[keys]\nfly = [\"f6\"]\n").unwrap();
+    let refused = world.run("alice", &["chat", "kitchen"]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert!(refused.err.contains("fly"), "{}", refused.err);
+}
+
+#[test]
 fn a_signal_gives_the_terminal_back() {
     let world = kitchen();
     let mut alice = Screen::of(&world, "alice", &["kitchen"]);
