@@ -35,6 +35,20 @@ struct News {
     row: i64,
     /// Messages that were told as pending.
     pending: BTreeSet<i64>,
+    /// Messages that were told as failed, which `/retry` may change.
+    failed: BTreeSet<i64>,
+}
+
+impl News {
+    /// Notes what the interface is told.
+    fn told(&mut self, messages: &[Message]) {
+        for message in messages {
+            match message.status {
+                SendStatus::Failed => _ = self.failed.insert(message.row),
+                SendStatus::Pending | SendStatus::Sent => _ = self.failed.remove(&message.row),
+            }
+        }
+    }
 }
 
 /// Where effects go. Both do one after the other: what is quick does not wait for what waits for the server.
@@ -169,7 +183,12 @@ impl Engine {
         for row in news.pending.difference(&pending) {
             fresh.extend(self.client.message(*row).await?);
         }
+        for row in &news.failed {
+            let message = self.client.message(*row).await?;
+            fresh.extend(message.filter(|message| message.status != SendStatus::Failed));
+        }
         news.pending = pending;
+        news.told(&fresh);
         drop(news);
         // The groups first: what arrives in a new one has a place then.
         self.tell(Update::Groups(self.client.groups().await?));
@@ -206,6 +225,7 @@ impl Engine {
             Effect::Load { group, before } => {
                 let messages = self.client.history_before(&group, before, PAGE).await?;
                 let complete = messages.len() < PAGE as usize;
+                self.news.lock().await.told(&messages);
                 Ok(Some(Update::History {
                     group,
                     messages,

@@ -262,6 +262,30 @@ fn what_is_written_offline_is_sent_in_order_when_the_server_is_back_even_by_anot
 }
 
 #[test]
+fn a_message_that_is_refused_says_so_and_is_sent_again_when_asked() {
+    let mut world = kitchen();
+    world.kill_server();
+    let mut bob = Screen::of(&world, "bob", &["kitchen"]);
+    bob.shows("offline");
+    bob.enter("too late");
+    bob.shows("… too late");
+    bob.quit();
+    world.start_server();
+    world.ok("alice", &["remove", "kitchen", "bob"]);
+    let mut bob = Screen::of(&world, "bob", &["kitchen"]);
+    bob.shows("✗ too late");
+    bob.shows("not sent: /retry tries again");
+    world.ok("alice", &["invite", "kitchen", "bob"]);
+    bob.shows("you joined");
+    bob.enter("/retry");
+    bob.shows("sending 1 message again");
+    bob.shows_no_more("✗ too late");
+    bob.shows("  too late");
+    bob.quit();
+    assert!(world.ok("alice", &["recv"]).contains("too late"));
+}
+
+#[test]
 fn unread_messages_are_counted_and_survive_a_restart_until_they_are_read() {
     let world = kitchen();
     world.ok("alice", &["group", "create", "attic"]);
@@ -364,6 +388,7 @@ fn r_c8_numbers_are_compared_on_the_screen_and_what_changes_after_that_is_told()
     );
     // All of the code fits on the smallest terminal.
     alice.resize(80, 24);
+    alice.shows_no_more("/verify bob yes");
     alice.press("\x1b[B\x1b[B");
     alice.until("the code", |screen| {
         let code = screen
