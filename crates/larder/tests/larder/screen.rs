@@ -388,7 +388,12 @@ fn r_c8_numbers_are_compared_on_the_screen_and_what_changes_after_that_is_told()
     );
     // All of the code fits on the smallest terminal.
     alice.resize(80, 24);
-    alice.shows_no_more("/verify bob yes");
+    alice.until("the panel from the first line on", |screen| {
+        screen
+            .lines()
+            .next()
+            .is_some_and(|line| line.contains("you and bob"))
+    });
     alice.press("\x1b[B\x1b[B");
     alice.until("the code", |screen| {
         let code = screen
@@ -397,6 +402,7 @@ fn r_c8_numbers_are_compared_on_the_screen_and_what_changes_after_that_is_told()
         code.count() >= 21
     });
     alice.resize(100, 50);
+    alice.shows("/verify bob yes");
     alice.press(ESCAPE);
     alice.shows_no_more("you and bob");
     alice.enter("/verify bob yes");
