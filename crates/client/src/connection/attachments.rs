@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use larder_wire::ProblemType;
 
 use crate::connection::MlsConnection;
+use crate::connection::operations::unless_later;
 use crate::connection::sync::is_final;
 use crate::core::{self, Ciphertext};
 use crate::error::{Error, Unreachable};
@@ -68,16 +69,11 @@ impl MlsConnection {
     async fn upload(&self, row: i64) -> Result<Option<i64>, Error> {
         let core = &self.0.core;
         match self.try_upload(row).await {
-            Ok(queued) => Ok(queued),
             Err(Error::Refused(problem)) if is_final(problem.problem_type) => {
                 core.write(move |tx, _| core::upload_failed(tx, row)).await?;
                 Err(Error::Refused(problem))
             }
-            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
-                tracing::info!(code = error.code(), "a file waits to be uploaded");
-                Ok(None)
-            }
-            Err(other) => Err(other),
+            uploaded => Ok(unless_later(uploaded, "a file waits to be uploaded")?.flatten()),
         }
     }
 

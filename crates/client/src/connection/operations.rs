@@ -48,20 +48,12 @@ impl MlsConnection {
 
     /// Sends a message that is in the outbox.
     pub(super) async fn settle_message(&self, mut sent: SentMessage, id: i64) -> Result<SentMessage, Error> {
-        match self.settle(id).await {
-            Ok(Some(outcome)) => {
-                finish(Some(outcome))?;
-                sent.status = SendStatus::Sent;
-                Ok(sent)
-            }
-            Ok(None) => Ok(sent),
-            // The message is in the outbox; what kept it there is not its fault.
-            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
-                tracing::info!(code = error.code(), "a message stays in the outbox");
-                Ok(sent)
-            }
-            Err(other) => Err(other),
+        let settled = unless_later(self.settle(id).await, "a message stays in the outbox")?;
+        if let Some(outcome) = settled.flatten() {
+            finish(Some(outcome))?;
+            sent.status = SendStatus::Sent;
         }
+        Ok(sent)
     }
 
     /// Puts a text into the history and the outbox, as [`send`](Self::send) does, and leaves the sending to the next
@@ -96,14 +88,10 @@ impl MlsConnection {
             .write(move |tx, context| core::retry(tx, context, &group))
             .await?;
         let mut progress = Progress::default();
-        match self.pump_and_upload(&mut progress).await {
-            Ok(()) => {}
-            // The messages are in the outbox; what kept them there is not their fault.
-            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
-                tracing::info!(code = error.code(), "messages stay in the outbox");
-            }
-            Err(other) => return Err(other),
-        }
+        unless_later(
+            self.pump_and_upload(&mut progress).await,
+            "messages stay in the outbox",
+        )?;
         for id in &retried.queued {
             if let Some(outcome) = progress.take(*id) {
                 finish(Some(outcome))?;
@@ -129,14 +117,9 @@ impl MlsConnection {
         let Some(id) = queued else {
             return Ok(());
         };
-        match self.settle(id).await {
-            Ok(Some(outcome)) => finish(Some(outcome)),
-            Ok(None) => Ok(()),
-            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
-                tracing::info!(code = error.code(), "a name stays in the outbox");
-                Ok(())
-            }
-            Err(other) => Err(other),
+        match unless_later(self.settle(id).await, "a name stays in the outbox")?.flatten() {
+            Some(outcome) => finish(Some(outcome)),
+            None => Ok(()),
         }
     }
 
@@ -198,6 +181,18 @@ impl MlsConnection {
             Some(Outcome::Raced) => self.pump(&mut Progress::default()).await,
             outcome => finish(outcome),
         }
+    }
+}
+
+/// Nothing, where the server cannot be reached, or refuses for now: what was to be done is kept, and the next sync does it.
+pub(super) fn unless_later<T>(done: Result<T, Error>, otherwise: &str) -> Result<Option<T>, Error> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
+            tracing::info!(code = error.code(), "{otherwise}");
+            Ok(None)
+        }
+        Err(other) => Err(other),
     }
 }
 

@@ -1,6 +1,7 @@
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
+use crate::connection::operations::unless_later;
 use crate::connection::sync::Progress;
 use crate::core;
 use crate::error::Error;
@@ -29,7 +30,8 @@ impl MlsConnection {
         let _operation = self.0.operation.lock().await;
         let group = group.clone();
         self.0.core.write(move |tx, _| core::decline(tx, &group)).await?;
-        self.pump_if_reachable("a group is left later").await
+        unless_later(self.pump(&mut Progress::default()).await, "a group is left later")?;
+        Ok(())
     }
 
     /// The invitation that a person means, like [`resolve_group`](Self::resolve_group) among those that are not answered.
@@ -59,19 +61,8 @@ impl MlsConnection {
             })
             .await?;
         if !declined.is_empty() {
-            self.pump_if_reachable("groups are left later").await?;
+            unless_later(self.pump(&mut Progress::default()).await, "groups are left later")?;
         }
         Ok(declined)
-    }
-
-    /// What is left to do is done by the next sync if the server cannot be reached.
-    async fn pump_if_reachable(&self, otherwise: &str) -> Result<(), Error> {
-        match self.pump(&mut Progress::default()).await {
-            Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
-                tracing::info!(code = error.code(), "{otherwise}");
-                Ok(())
-            }
-            pumped => pumped,
-        }
     }
 }
