@@ -13,7 +13,7 @@ use std::path::Path;
 
 use larder_client::{Error, GroupState, MlsConnection, NotAdded, Probe, SuitePool};
 use serde_json::{Value, json};
-use support::{Action, Client, Proxy, TestServer, count_rows, options, they_talk, user};
+use support::{Action, Client, Proxy, TestServer, count_rows, options, take_back_to_before, they_talk, user};
 
 const HOUR: u64 = 3600;
 const AES: u16 = 0x0001;
@@ -300,34 +300,7 @@ async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_i
     let server = TestServer::start_with(&[CHACHA, AES]).await;
     let mut bob = server.client("bob").await;
     bob.stop().await;
-    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
-    database
-        .execute_batch(
-            "DROP TRIGGER attachments_go_with_their_message;
-             DROP TABLE attachments;
-             DROP TABLE uploads;
-             DROP TABLE suites;
-             ALTER TABLE profile DROP COLUMN suites_checked_at;
-             DROP TABLE device_checks;
-             ALTER TABLE peers DROP COLUMN standing;
-             ALTER TABLE peers DROP COLUMN root;
-             ALTER TABLE groups DROP COLUMN following;
-             DROP TABLE verified_keys;
-             DROP INDEX messages_of_group;
-             DROP INDEX messages_unsent;
-             ALTER TABLE groups DROP COLUMN read_up_to;
-             ALTER TABLE groups DROP COLUMN muted;
-             ALTER TABLE groups DROP COLUMN name_id;
-             ALTER TABLE groups DROP COLUMN request;
-             DROP TABLE audit_head;
-             DROP TABLE lost_removals;
-             ALTER TABLE profile DROP COLUMN server_incarnation;
-             ALTER TABLE profile DROP COLUMN server_was_restored;
-             ALTER TABLE profile DROP COLUMN server_restored_at;
-             DELETE FROM larder_client_migrations WHERE version >= 3;",
-        )
-        .unwrap();
-    drop(database);
+    take_back_to_before(3, bob.directory.path());
     bob.restart().await;
     assert_eq!(pools(&bob).await, [(AES, 32, 16, true), (CHACHA, 0, 16, true)]);
     bob.refresh_key_packages().await.unwrap();

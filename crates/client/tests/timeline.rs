@@ -11,7 +11,7 @@ mod support;
 use std::path::Path;
 
 use larder_client::{Error, GroupKey, GroupState, Message, MessageKind, SendStatus};
-use support::{Action, Client, TestServer, catch_up, user};
+use support::{Action, Client, TestServer, catch_up, take_back_to_before, user};
 
 async fn name(client: &Client, group: &GroupKey) -> String {
     client.summary(group).await.name.expect("named")
@@ -78,23 +78,7 @@ async fn what_was_read_before_there_were_marks_for_each_group_stays_read() {
     alice.send(&group, "not read").await.unwrap();
     bob.sync().await.unwrap();
     bob.stop().await;
-    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
-    database
-        .execute_batch(
-            "DROP TRIGGER attachments_go_with_their_message;
-             DROP TABLE attachments;
-             DROP TABLE uploads;
-             DROP TABLE verified_keys;
-             DROP INDEX messages_of_group;
-             DROP INDEX messages_unsent;
-             ALTER TABLE groups DROP COLUMN read_up_to;
-             ALTER TABLE groups DROP COLUMN muted;
-             ALTER TABLE groups DROP COLUMN name_id;
-             ALTER TABLE groups DROP COLUMN request;
-             DELETE FROM larder_client_migrations WHERE version >= 6;",
-        )
-        .unwrap();
-    drop(database);
+    take_back_to_before(6, bob.directory.path());
     bob.restart().await;
     assert_eq!(texts(&bob.unread().await.unwrap()), ["not read"]);
     assert_eq!(bob.summary(&group).await.read_up_to, read_up_to);

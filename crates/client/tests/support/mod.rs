@@ -29,6 +29,64 @@ pub(crate) fn now() -> UnixSeconds {
 
 const DATABASE: &str = "server.db";
 
+/// What takes each migration of a client's profile away again, the newest first.
+const TAKEN_BACK: [(u32, &str); 6] = [
+    (
+        8,
+        "DROP TRIGGER attachments_go_with_their_message;
+         DROP TABLE attachments;
+         DROP TABLE uploads;",
+    ),
+    (7, "DROP TABLE verified_keys;"),
+    (
+        6,
+        "DROP INDEX messages_of_group;
+         DROP INDEX messages_unsent;
+         ALTER TABLE groups DROP COLUMN read_up_to;
+         ALTER TABLE groups DROP COLUMN muted;
+         ALTER TABLE groups DROP COLUMN name_id;
+         ALTER TABLE groups DROP COLUMN request;",
+    ),
+    (
+        5,
+        "DROP TABLE device_checks;
+         ALTER TABLE peers DROP COLUMN standing;
+         ALTER TABLE peers DROP COLUMN root;
+         ALTER TABLE groups DROP COLUMN following;",
+    ),
+    (
+        4,
+        "DROP TABLE audit_head;
+         DROP TABLE lost_removals;
+         ALTER TABLE profile DROP COLUMN server_incarnation;
+         ALTER TABLE profile DROP COLUMN server_was_restored;
+         ALTER TABLE profile DROP COLUMN server_restored_at;",
+    ),
+    (
+        3,
+        "DROP TABLE suites;
+         ALTER TABLE profile DROP COLUMN suites_checked_at;",
+    ),
+];
+
+/// Makes of a profile what it was before this migration and those after it, if there had been what there is now.
+pub(crate) fn take_back_to_before(migration: u32, profile: &Path) {
+    let database = rusqlite::Connection::open(profile.join("larder.db")).unwrap();
+    let taken_back = TAKEN_BACK.iter().filter(|(version, _)| *version >= migration);
+    for (_, statements) in taken_back.clone() {
+        database.execute_batch(statements).unwrap();
+    }
+    let forgotten = database.execute(
+        "DELETE FROM larder_client_migrations WHERE version >= ?1",
+        [migration],
+    );
+    assert_eq!(
+        forgotten.unwrap(),
+        taken_back.count(),
+        "a migration is missing here"
+    );
+}
+
 /// Limits that nobody meets. What they do is tested with the server; many tests here take all that a pool has, from one
 /// account and again and again.
 fn generous() -> DrainLimits {
