@@ -154,22 +154,14 @@ pub(crate) fn read(text: &str) -> Entered {
 fn parse(spec: &Spec, rest: &str) -> Result<Slash, String> {
     let wrong = || Err(format!("usage: {}", usage(spec)));
     let is_empty = rest.is_empty();
-    match spec.takes {
-        Takes::Nothing if !is_empty => return wrong(),
-        Takes::Text(_) | Takes::User | Takes::UserAndAnswer | Takes::Users | Takes::Group | Takes::File
-            if is_empty =>
-        {
-            return wrong();
-        }
-        Takes::User if rest.contains(char::is_whitespace) => return wrong(),
-        Takes::Nothing
-        | Takes::Text(_)
-        | Takes::User
-        | Takes::UserAndAnswer
-        | Takes::Users
-        | Takes::Group
-        | Takes::File
-        | Takes::FileIfAny => (),
+    let fits = match spec.takes {
+        Takes::Nothing => is_empty,
+        Takes::FileIfAny => true,
+        Takes::User => !is_empty && !rest.contains(char::is_whitespace),
+        Takes::Text(_) | Takes::UserAndAnswer | Takes::Users | Takes::Group | Takes::File => !is_empty,
+    };
+    if !fits {
+        return wrong();
     }
     let text = rest.to_owned();
     Ok(match spec.name {
@@ -245,15 +237,10 @@ pub(crate) fn suggest(text: &str, names: Names<'_>) -> Vec<Suggestion> {
             .iter()
             .filter(|spec| spec.name.starts_with(line))
             .map(|spec| Suggestion {
-                text: match spec.takes {
-                    Takes::Nothing => format!("/{}", spec.name),
-                    Takes::Text(_)
-                    | Takes::User
-                    | Takes::UserAndAnswer
-                    | Takes::Users
-                    | Takes::Group
-                    | Takes::File
-                    | Takes::FileIfAny => format!("/{} ", spec.name),
+                // Where something can follow, it can be typed at once.
+                text: match spec.takes == Takes::Nothing {
+                    true => format!("/{}", spec.name),
+                    false => format!("/{} ", spec.name),
                 },
                 help: format!("{:<8} {}", spec.takes.usage(), spec.help),
             })
@@ -297,15 +284,9 @@ mod tests {
     #[test]
     fn every_command_of_the_list_is_understood() {
         for spec in SPECS {
-            let text = match spec.takes {
-                Takes::Nothing => String::new(),
-                Takes::Text(_)
-                | Takes::User
-                | Takes::UserAndAnswer
-                | Takes::Users
-                | Takes::Group
-                | Takes::File
-                | Takes::FileIfAny => "word".to_owned(),
+            let text = match spec.takes == Takes::Nothing {
+                true => "",
+                false => "word",
             };
             slash(&format!("/{} {text}", spec.name));
         }

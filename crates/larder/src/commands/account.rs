@@ -1,12 +1,12 @@
 //! `register`, `block`, `unblock`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use larder_client::{Error, InviteCode, MlsConnection, ProblemType, UserName};
 
-use super::{Context, guide};
+use super::{Context, answer, guide};
 use crate::cli::{DEFAULT_SERVER, InviteText};
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
@@ -115,12 +115,7 @@ fn can_ask() -> bool {
 
 /// Asks a person. What they type is shown: it is long, and good once.
 fn asked() -> Result<InviteCode> {
-    let mut asked = io::stderr();
-    write!(asked, "invitation code: ")?;
-    asked.flush()?;
-    let mut text = String::new();
-    io::stdin().read_line(&mut text)?;
-    parsed(&text)
+    parsed(&answer("invitation code: ")?)
 }
 
 pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {

@@ -1,11 +1,11 @@
 //! What a person is told and asked who makes a device: on a terminal, and nowhere else.
 
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::Result;
 use larder_client::{Error, MlsConnection, UserName};
 
-use super::Context;
+use super::{Context, answer};
 use crate::failure::{Exit, Failure};
 
 /// Fails, before anything is asked, where no server answers that could be used.
@@ -46,11 +46,8 @@ pub(super) fn another_name(context: &Context<'_>, taken: &UserName) -> Result<Op
 fn ask_name(question: &str) -> Result<Option<UserName>> {
     let mut question = question.to_owned();
     loop {
-        let mut asked = io::stderr();
-        write!(asked, "{question}")?;
-        asked.flush()?;
-        let mut answer = String::new();
-        if io::stdin().read_line(&mut answer)? == 0 || answer.trim().is_empty() {
+        let answer = answer(&question)?;
+        if answer.trim().is_empty() {
             return Ok(None);
         }
         match answer.trim().parse() {

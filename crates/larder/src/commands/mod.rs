@@ -208,13 +208,19 @@ impl Context<'_> {
     }
 }
 
-/// Asks a person. Nobody there says no.
-fn confirmed(question: &str) -> io::Result<bool> {
+/// Asks a person, who sees what they type. Nobody there says nothing.
+fn answer(question: &str) -> io::Result<String> {
     let mut asked = io::stderr();
-    write!(asked, "{question} [y/N] ")?;
+    write!(asked, "{question}")?;
     asked.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
+    Ok(answer)
+}
+
+/// Asks a person. Nobody there says no.
+fn confirmed(question: &str) -> io::Result<bool> {
+    let answer = answer(&format!("{question} [y/N] "))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
