@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification};
+use larder_client::{
+    DeviceId, Error, GroupKey, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification,
+};
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
@@ -111,19 +113,9 @@ impl Engine {
         news.pending = self.client.pending().await?.into_iter().collect();
         drop(news);
         self.tell(Update::Groups(groups));
-        // What concerns no group has no place but this one.
-        let notices: Vec<Message> = self
-            .client
-            .unread()
-            .await?
-            .into_iter()
-            .filter(|message| message.group.is_none())
-            .collect();
-        if let Some(last) = notices.last() {
-            let row = last.row;
-            self.tell(Update::Messages(notices));
-            self.client.mark_notices_read(row).await?;
-        }
+        let mut notices = self.client.unread().await?;
+        notices.retain(|message| message.group.is_none());
+        self.tell_messages(notices).await?;
         self.levels().await
     }
 
@@ -171,6 +163,15 @@ impl Engine {
     }
 
     async fn try_news(&self) -> Result<()> {
+        let fresh = self.fresh().await?;
+        // The groups first: what arrives in a new one has a place then.
+        self.tell(Update::Groups(self.client.groups().await?));
+        self.tell_messages(fresh).await?;
+        self.levels().await
+    }
+
+    /// The messages that were not told yet, and those that were told as not sent and are something else now.
+    async fn fresh(&self) -> Result<Vec<Message>> {
         let mut news = self.news.lock().await;
         let mut fresh = Vec::new();
         loop {
@@ -189,20 +190,23 @@ impl Engine {
         }
         news.pending = pending;
         news.told(&fresh);
-        drop(news);
-        // The groups first: what arrives in a new one has a place then.
-        self.tell(Update::Groups(self.client.groups().await?));
-        if !fresh.is_empty() {
-            let notice = fresh
-                .iter()
-                .rfind(|message| message.group.is_none())
-                .map(|message| message.row);
-            self.tell(Update::Messages(fresh));
-            if let Some(row) = notice {
-                self.client.mark_notices_read(row).await?;
-            }
+        Ok(fresh)
+    }
+
+    async fn tell_messages(&self, messages: Vec<Message>) -> Result<()> {
+        if messages.is_empty() {
+            return Ok(());
         }
-        self.levels().await
+        // What concerns no group has no place but this one.
+        let notice = messages
+            .iter()
+            .rfind(|message| message.group.is_none())
+            .map(|message| message.row);
+        self.tell(Update::Messages(messages));
+        if let Some(row) = notice {
+            self.client.mark_notices_read(row).await?;
+        }
+        Ok(())
     }
 
     /// Tells how many KeyPackages there are, and whose keys have changed.
@@ -240,7 +244,12 @@ impl Engine {
                         why: sentence(error),
                     }));
                 }
-                self.news().await;
+                let fresh = self.fresh().await?;
+                // What was written waits for no look at all groups, unless something came that may have brought one.
+                if fresh.iter().any(|message| message.group.as_ref() != Some(&group)) {
+                    self.tell(Update::Groups(self.client.groups().await?));
+                }
+                self.tell_messages(fresh).await?;
                 self.nudge.notify_one();
                 Ok(None)
             }
@@ -395,18 +404,14 @@ impl Engine {
                 lines.push(PanelLine::new(member.user.to_string(), Look::Strong));
                 user = Some(member.user.clone());
             }
-            let me = match (member.is_me, member.verification) {
+            let mark = match (member.is_me, member.verification) {
                 (true, _) => "  (this device)",
                 (false, Verification::Unverified) => "",
                 (false, Verification::Verified) => "  verified",
                 (false, Verification::Changed) => "  CHANGED",
             };
-            let print = &member.signature_key_fingerprint;
-            let beginning: String = print.chars().take(16).collect();
-            lines.push(PanelLine::new(
-                format!("  {}  {beginning}…{me}", member.device_id),
-                Look::Plain,
-            ));
+            let device = device_line(&member.device_id, &member.signature_key_fingerprint);
+            lines.push(PanelLine::new(format!("  {device}{mark}"), Look::Plain));
         }
         Ok(Panel::new("members", lines))
     }
@@ -433,13 +438,11 @@ impl Engine {
             Look::Plain,
         ));
         for device in &shown.devices {
-            let new = if device.is_new { "  new" } else { "" };
-            let beginning: String = device.signature_key_fingerprint.chars().take(16).collect();
-            let look = if device.is_new { Look::Alarm } else { Look::Plain };
-            lines.push(PanelLine::new(
-                format!("{}  {beginning}…{new}", device.device_id),
-                look,
-            ));
+            let line = device_line(&device.device_id, &device.signature_key_fingerprint);
+            lines.push(match device.is_new {
+                true => PanelLine::new(format!("{line}  new"), Look::Alarm),
+                false => PanelLine::new(line, Look::Plain),
+            });
         }
         Ok(Panel::new(format!("you and {user}"), lines))
     }
@@ -483,6 +486,11 @@ impl Engine {
         };
         Ok(Panel::of_hits(title, hits))
     }
+}
+
+/// A device, and as much of its key's fingerprint as there is room for.
+fn device_line(device: &DeviceId, fingerprint: &str) -> String {
+    format!("{device}  {}…", fingerprint.chars().take(16).collect::<String>())
 }
 
 fn list(users: &[UserName]) -> String {
