@@ -129,13 +129,17 @@ codes! {
         Sender = "sender",
         /// The group's public state does not accept the message (RFC 9420 §12).
         PublicState = "public-state",
-        /// A proposal is not an Add, Remove or Update.
+        /// A proposal is not an Add, Remove or Update, or it is proposed by one member to be committed by another and neither
+        /// leaves nor renews the leaf of the former.
         ProposalType = "proposal-type",
-        /// A leaf does not name a registered device with its registered signature key.
+        /// A leaf does not name a registered device with its registered signature key, would be another device's than before, or
+        /// is in the group already.
         Credential = "credential",
+        /// It has authenticated data (RFC 9420 §6.1) that has no place in it.
+        AuthenticatedData = "authenticated-data",
         /// The Adds and the Welcome do not name the same KeyPackages, each once.
         WelcomeRefs = "welcome-refs",
-        /// The external Commit is neither a resync nor a first join of a member user's device.
+        /// The external Commit is neither a resync nor a first join of a device that one in the group is shown to have let in.
         ExternalCommit = "external-commit",
         /// The GroupInfo is not the sender's for exactly the new epoch, or has no usable external_pub.
         GroupInfo = "group-info",

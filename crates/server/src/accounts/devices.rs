@@ -1,13 +1,10 @@
 //! The devices of a user: one links another, and any of them removes one.
 
+use larder_judge::{Link, link_verifies};
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{
-    DeviceId, DeviceInfo, InboxKind, LABEL_DEVICE_LINK, LinkRequest, ProblemType, UserName, link_content,
-    sign_with_label_content,
-};
+use larder_wire::{DeviceId, DeviceInfo, InboxKind, LinkRequest, ProblemType, UserName};
 use openmls_rust_crypto::RustCrypto;
 
-use super::verifies;
 use crate::directory;
 use crate::error::ServiceError;
 use crate::store::{DeviceKey, DeviceRow, NewInboxRow, Tx};
@@ -40,15 +37,13 @@ pub(crate) fn link(
     let Some(by) = present.iter().find(|known| known.device_id == authorization.by) else {
         return Err(ProblemType::Forbidden.into());
     };
-    let content = link_content(
-        server_name,
-        &device.user,
-        &device.device_id,
-        &device.auth_key.0,
-        &device.mls_signature_key.0,
-    );
-    let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
-    if !verifies(crypto, &labelled, &by.signature_key, &authorization.signature.0) {
+    let link = Link {
+        device: device.device_id.clone(),
+        auth_key: device.auth_key.0.clone(),
+        mls_signature_key: device.mls_signature_key.0.clone(),
+        signature: authorization.signature.0.clone(),
+    };
+    if !link_verifies(crypto, (server_name, &device.user), &link, &by.signature_key) {
         return Err(ProblemType::Forbidden.into());
     }
     if present.iter().any(|known| {

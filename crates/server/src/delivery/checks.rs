@@ -1,9 +1,10 @@
-//! What OpenMLS leaves to the application: who a leaf is, and what a GroupInfo is worth.
+//! What only the server can tell of a leaf: whether its device is registered; and what a GroupInfo is worth.
 
-use larder_wire::{CommitCheck, DeviceId, Problem, UserName, parse_credential_identity};
+use larder_judge::{Leaf, NotTaken, Rule, Unreadable, who};
+use larder_wire::{CommitCheck, Problem, ProblemType};
 use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::{
-    BasicCredential, Ciphersuite, ConfirmationTag, Credential, GroupContext, LeafNode, LeafNodeIndex,
+    Ciphersuite, ConfirmationTag, Credential, GroupContext, LeafNode, LeafNodeIndex,
     OpenMlsSignaturePublicKey, PublicGroup, Verifiable,
 };
 use openmls_rust_crypto::RustCrypto;
@@ -12,10 +13,30 @@ use openmls_traits::crypto::OpenMlsCrypto;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Tx};
 
-/// Who a credential says it is.
-fn who(credential: &Credential) -> Option<(UserName, DeviceId)> {
-    let basic = BasicCredential::try_from(credential.clone()).ok()?;
-    parse_credential_identity(basic.identity()).ok()
+/// How a refusal of the judge is answered.
+pub(super) fn not_taken(reason: NotTaken) -> ServiceError {
+    let check = match reason {
+        NotTaken::Unreadable(reason) => return unreadable(reason),
+        NotTaken::Invalid | NotTaken::Against(Rule::ProposalTwice) => CommitCheck::PublicState,
+        NotTaken::Against(Rule::Sender) => CommitCheck::Sender,
+        NotTaken::Against(Rule::ProposalKind | Rule::ProposedByAnother) => CommitCheck::ProposalType,
+        NotTaken::Against(Rule::LeafChanged | Rule::LeafUnreadable | Rule::LeafTwice) => {
+            CommitCheck::Credential
+        }
+        NotTaken::Against(Rule::AuthenticatedData) => CommitCheck::AuthenticatedData,
+        NotTaken::Against(Rule::Intrusion | Rule::Unproven) => CommitCheck::ExternalCommit,
+    };
+    Problem::commit(check).into()
+}
+
+/// How bytes that are no such handshake message are answered.
+pub(super) fn unreadable(reason: Unreadable) -> ServiceError {
+    match reason {
+        Unreadable::NotAMessage => Problem::new(ProblemType::Malformed)
+            .with_detail("the handshake message is not one MLSMessage")
+            .into(),
+        Unreadable::Kind => Problem::commit(CommitCheck::MessageKind).into(),
+    }
 }
 
 /// The registered device that a credential names, whatever its key.
@@ -46,6 +67,13 @@ pub(super) fn is_leaf_of(public_group: &PublicGroup, index: LeafNodeIndex, calle
     public_group
         .leaf(index)
         .is_some_and(|leaf| leaf.signature_key().as_slice() == caller.signature_key)
+}
+
+/// Whether a leaf is exactly that of a registered device.
+pub(super) fn is_leaf(leaf: &Leaf, device: &DeviceRow) -> bool {
+    leaf.user == device.user
+        && leaf.device == device.device_id
+        && leaf.signature_key == device.signature_key
 }
 
 /// A GroupInfo for exactly this epoch, signed by `signer`, from which an external Commit can start.

@@ -2,10 +2,9 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{
     Accepted, CommitCheck, CommitRequest, GroupId, InboxKind, KeyPackageRef, Problem, ProblemType,
 };
+use larder_judge::{Entrance, Judge, JudgedCommit};
 use openmls::messages::Welcome;
-use openmls::prelude::{
-    ContentType, LeafNodeIndex, ProcessedMessageContent, Proposal, PublicGroup, Sender, StagedCommit,
-};
+use openmls::prelude::{PublicGroup, Sender, StagedCommit};
 use openmls_rust_crypto::RustCrypto;
 use sha2::{Digest, Sha256};
 
@@ -17,13 +16,13 @@ use crate::store::{AcceptedKind, DeviceKey, DeviceRow, NewAccepted, NewInboxRow,
 
 /// The Commit transaction: everything that a Commit does happens here, together, or not at all.
 ///
-/// The Commit must be for the group's epoch, from the caller's leaf, acceptable to the group's public state, made of
-/// Adds, Removes and Updates of registered devices; the KeyPackages that it adds must be those of the Welcome and be
-/// reserved by the caller for this group; the GroupInfo must be the caller's for exactly the new epoch. Then the
-/// KeyPackages are spent, the group moves on, and the members' inboxes get the Commit, the joiners' the Welcome.
+/// The Commit must be for the group's epoch, from the caller's leaf, and one that members take over, whom [`Judge`] speaks
+/// for; whom it adds must be registered devices; their KeyPackages must be those of the Welcome and be reserved by the caller
+/// for this group; the GroupInfo must be the caller's for exactly the new epoch. Then the KeyPackages are spent, the group moves
+/// on, and the members' inboxes get the Commit, the joiners' the Welcome.
 pub(crate) fn commit(
     tx: &Tx<'_>,
-    crypto: &RustCrypto,
+    (crypto, server_name): (&RustCrypto, &str),
     caller: &DeviceRow,
     group: &GroupId,
     request: &CommitRequest,
@@ -48,51 +47,36 @@ pub(crate) fn commit(
         return Err(ProblemType::NotFound.into());
     }
 
-    let message = parse::handshake(bytes, ContentType::Commit, group)?;
+    let message = parse::commit(bytes, group)?;
     let group_info = parse::group_info(&request.group_info.0)?;
     let welcome = request
         .welcome
         .as_ref()
         .map(|welcome| parse::welcome(&welcome.0))
         .transpose()?;
-    if message.epoch().as_u64() != row.epoch {
+    if message.epoch() != row.epoch {
         return Err(Problem::wrong_epoch(row.epoch).into());
     }
     let (state, mut public_group) = load(group, &row.public_state)?;
-    let sender = message.sender().clone();
-    let tag = message
-        .confirmation_tag()
-        .cloned()
-        .ok_or_else(|| refused(CommitCheck::PublicState))?;
-    match &sender {
+    match message.sender() {
         Sender::Member(index) if checks::is_leaf_of(&public_group, *index, caller) => {}
         Sender::NewMemberCommit => {}
         Sender::Member(_) | Sender::External(_) | Sender::NewMemberProposal => {
             return Err(refused(CommitCheck::Sender));
         }
     }
-    let processed = public_group
-        .process_message(crypto, message)
-        .map_err(|_| refused(CommitCheck::PublicState))?;
-    let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
-        return Err(refused(CommitCheck::MessageKind));
-    };
-    if staged.queued_proposals().count() != parse::proposals_count(bytes)? {
-        return Err(refused(CommitCheck::PublicState));
-    }
-
-    let changes = judge_proposals(tx, crypto, &public_group, &staged, caller, &sender)?;
-    let committer_index = match &sender {
-        Sender::Member(index) => *index,
-        Sender::NewMemberCommit | Sender::External(_) | Sender::NewMemberProposal => {
-            judge_external(tx, &public_group, &staged, caller, group)?
-        }
-    };
-    if let Some(leaf) = staged.update_path_leaf_node()
-        && checks::device_of_leaf(tx, leaf)?.key != caller.key
-    {
+    let judged = Judge::new(crypto, server_name).commit(&public_group, bytes);
+    let JudgedCommit {
+        staged,
+        committer,
+        entrance,
+        confirmation_tag,
+    } = judged.map_err(checks::not_taken)?;
+    let entrance = entrance.as_ref().map(Entrance::leaf);
+    if entrance.is_some_and(|comes| !checks::is_leaf(comes, caller)) {
         return Err(refused(CommitCheck::Credential));
     }
+    let changes = changes(tx, crypto, &public_group, &staged)?;
     let added_refs: Vec<KeyPackageRef> = changes.added.iter().map(|(_, added)| added.clone()).collect();
     if !welcomes_exactly(welcome.as_ref(), &added_refs) {
         return Err(refused(CommitCheck::WelcomeRefs));
@@ -101,8 +85,8 @@ pub(crate) fn commit(
         crypto,
         &group_info,
         staged.group_context(),
-        &tag,
-        (committer_index, caller),
+        &confirmation_tag,
+        (committer, caller),
     )?;
     let members_before = tx.members(group)?;
     let touched = members_before
@@ -130,7 +114,7 @@ pub(crate) fn commit(
         tx,
         group,
         &changes,
-        matches!(sender, Sender::NewMemberCommit).then_some(caller.key),
+        entrance.map(|_| caller.key),
         new_epoch,
     )?;
 
@@ -173,85 +157,37 @@ struct Changes {
     removed: Vec<DeviceKey>,
 }
 
-/// Allows Add, Remove and Update, and looks up whom they concern. OpenMLS accepts more than that, and any name.
-fn judge_proposals(
+/// Looks up whom a Commit adds and removes. Those who come must be registered.
+fn changes(
     tx: &Tx<'_>,
     crypto: &RustCrypto,
     public_group: &PublicGroup,
     staged: &StagedCommit,
-    caller: &DeviceRow,
-    sender: &Sender,
 ) -> Result<Changes, ServiceError> {
     let mut changes = Changes {
         added: Vec::new(),
         removed: Vec::new(),
     };
-    for queued in staged.queued_proposals() {
-        match queued.proposal() {
-            Proposal::Add(add) => {
-                let device = checks::device_of_leaf(tx, add.key_package().leaf_node())?;
-                let hash_ref = add
-                    .key_package()
-                    .hash_ref(crypto)
-                    .map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
-                let key_package_ref = KeyPackageRef::from_bytes(hash_ref.as_slice())
-                    .map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
-                changes.added.push((device.key, key_package_ref));
-            }
-            Proposal::Remove(remove) => {
-                let leaf = public_group
-                    .leaf(remove.removed())
-                    .ok_or_else(|| refused(CommitCheck::PublicState))?;
-                // A device that is gone from the accounts has left the roster already.
-                if let Some(device) = checks::device_named_by(tx, leaf.credential())? {
-                    changes.removed.push(device.key);
-                }
-            }
-            Proposal::Update(update) => {
-                let proposer = match queued.sender() {
-                    Sender::Member(index) => public_group.leaf(*index),
-                    Sender::External(_) | Sender::NewMemberProposal | Sender::NewMemberCommit => None,
-                };
-                let proposer = proposer.ok_or_else(|| refused(CommitCheck::Sender))?;
-                // Its device was looked up when it was proposed, and may be gone since.
-                let updated = update.leaf_node();
-                if updated.credential() != proposer.credential()
-                    || updated.signature_key() != proposer.signature_key()
-                {
-                    return Err(refused(CommitCheck::Credential));
-                }
-            }
-            Proposal::ExternalInit(_) if matches!(sender, Sender::NewMemberCommit) => {}
-            _ => return Err(refused(CommitCheck::ProposalType)),
-        }
+    for add in staged.add_proposals() {
+        let key_package = add.add_proposal().key_package();
+        let device = checks::device_of_leaf(tx, key_package.leaf_node())?;
+        let hash_ref = key_package
+            .hash_ref(crypto)
+            .map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
+        let key_package_ref = KeyPackageRef::from_bytes(hash_ref.as_slice())
+            .map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
+        changes.added.push((device.key, key_package_ref));
     }
-    if matches!(sender, Sender::NewMemberCommit) {
-        let only_itself =
-            changes.removed.iter().all(|device| *device == caller.key) && changes.removed.len() <= 1;
-        if !changes.added.is_empty() || !only_itself {
-            return Err(refused(CommitCheck::ExternalCommit));
+    for remove in staged.remove_proposals() {
+        let leaf = public_group
+            .leaf(remove.remove_proposal().removed())
+            .ok_or_else(|| refused(CommitCheck::PublicState))?;
+        // A device that is gone from the accounts has left the roster already.
+        if let Some(device) = checks::device_named_by(tx, leaf.credential())? {
+            changes.removed.push(device.key);
         }
     }
     Ok(changes)
-}
-
-/// An external Commit is a resync (it removes the device's own old leaf) or a first join of a member user's device
-/// (it removes nothing). Returns the leaf that it takes.
-fn judge_external(
-    tx: &Tx<'_>,
-    public_group: &PublicGroup,
-    staged: &StagedCommit,
-    caller: &DeviceRow,
-    group: &GroupId,
-) -> Result<LeafNodeIndex, ServiceError> {
-    let removes = staged.remove_proposals().count();
-    let is_member = tx.is_member(group, caller.key)?;
-    if staged.update_path_leaf_node().is_none() || removes != usize::from(is_member) {
-        return Err(refused(CommitCheck::ExternalCommit));
-    }
-    public_group
-        .ext_commit_sender_index(staged)
-        .map_err(|_| refused(CommitCheck::ExternalCommit))
 }
 
 /// Whether the Welcome names the added KeyPackages, each once, and nothing else (RFC 9420 §12.4.3.1).

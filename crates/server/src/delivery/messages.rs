@@ -1,6 +1,7 @@
+use larder_judge::Judge;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{CommitCheck, GroupId, InboxKind, MESSAGE_BYTES_MAX, Problem, ProblemType, Sent};
-use openmls::prelude::{ContentType, ProcessedMessageContent, Proposal, Sender};
+use openmls::prelude::Sender;
 use openmls_rust_crypto::RustCrypto;
 use sha2::{Digest, Sha256};
 
@@ -64,11 +65,11 @@ pub(crate) fn send_message(
 
 /// Queues a standalone proposal for the next Commit and delivers it to the other members.
 ///
-/// Adds are refused here: whoever commits must hold the reservation, so an Add by reference could only be committed
-/// by its proposer, and would block everybody else.
+/// Adds are refused by the [`Judge`]: whoever commits must hold the reservation, so an Add by reference could only be
+/// committed by its proposer, and would block everybody else.
 pub(crate) fn propose(
     tx: &Tx<'_>,
-    crypto: &RustCrypto,
+    (crypto, server_name): (&RustCrypto, &str),
     caller: &DeviceRow,
     group: &GroupId,
     proposal: &[u8],
@@ -83,11 +84,11 @@ pub(crate) fn propose(
     if let Some(sent) = accepted_before(tx, caller, group, &sha256)? {
         return Ok(sent);
     }
-    let message = parse::handshake(proposal, ContentType::Proposal, group)?;
+    let message = parse::proposal(proposal, group)?;
     let row = tx
         .group(group)?
         .ok_or(Fault::Corrupt("members without a group"))?;
-    let epoch = message.epoch().as_u64();
+    let epoch = message.epoch();
     if epoch != row.epoch {
         return Err(Problem::wrong_epoch(row.epoch).into());
     }
@@ -98,25 +99,15 @@ pub(crate) fn propose(
             return Err(Problem::commit(CommitCheck::Sender).into());
         }
     }
-    let processed = public_group
-        .process_message(crypto, message)
-        .map_err(|_| ServiceError::from(Problem::commit(CommitCheck::PublicState)))?;
-    let ProcessedMessageContent::ProposalMessage(queued) = processed.into_content() else {
-        return Err(Problem::commit(CommitCheck::MessageKind).into());
-    };
-    match queued.proposal() {
-        Proposal::Remove(_) => {}
-        Proposal::Update(update) => {
-            if checks::device_of_leaf(tx, update.leaf_node())?.key != caller.key {
-                return Err(Problem::commit(CommitCheck::Credential).into());
-            }
-        }
-        _ => return Err(Problem::commit(CommitCheck::ProposalType).into()),
-    }
+    let judged = Judge::new(crypto, server_name)
+        .proposal(&public_group, proposal)
+        .map_err(checks::not_taken)?;
     if state.queued_proposals_count() >= QUEUED_PROPOSALS_MAX {
         return Err(ProblemType::TooLarge.into());
     }
-    public_group.add_proposal(&state, *queued).map_err(Fault::from)?;
+    public_group
+        .add_proposal(&state, *judged.queued)
+        .map_err(Fault::from)?;
     tx.set_public_state(group, &state.encode()?)?;
     let accepted = NewAccepted {
         kind: AcceptedKind::Proposal,

@@ -1,13 +1,14 @@
 //! Hostile bytes become MLS objects here, or a refusal. Trailing bytes are refused everywhere.
 
+use larder_judge::{Handshake, Unreadable};
 use larder_wire::{CommitCheck, GroupId, Problem, ProblemType};
-use openmls::framing::{PrivateMessageIn, PublicMessageIn};
+use openmls::framing::PrivateMessageIn;
 use openmls::messages::Welcome;
 use openmls::messages::group_info::VerifiableGroupInfo;
-use openmls::messages::proposals_in::ProposalOrRefIn;
-use openmls::prelude::tls_codec::{self, Deserialize as _, VLBytes};
-use openmls::prelude::{ContentType, MlsMessageBodyIn, MlsMessageIn, RatchetTreeIn, Sender};
+use openmls::prelude::tls_codec::Deserialize as _;
+use openmls::prelude::{ContentType, MlsMessageBodyIn, MlsMessageIn, RatchetTreeIn};
 
+use crate::delivery::checks;
 use crate::error::ServiceError;
 
 fn message(bytes: &[u8], what: &str) -> Result<MlsMessageBodyIn, ServiceError> {
@@ -20,38 +21,22 @@ fn malformed(detail: impl Into<String>) -> ServiceError {
     Problem::new(ProblemType::Malformed).with_detail(detail).into()
 }
 
-/// A handshake message in public form, for this group.
-pub(super) fn handshake(
-    bytes: &[u8],
-    content_type: ContentType,
-    group: &GroupId,
-) -> Result<PublicMessageIn, ServiceError> {
-    let MlsMessageBodyIn::PublicMessage(public) = message(bytes, "the handshake message")? else {
-        return Err(Problem::commit(CommitCheck::MessageKind).into());
-    };
-    if public.content_type() != content_type {
-        return Err(Problem::commit(CommitCheck::MessageKind).into());
-    }
-    if public.group_id().as_slice() != group.as_bytes() {
-        return Err(Problem::commit(CommitCheck::Group).into());
-    }
-    Ok(public)
+/// A Commit for this group.
+pub(super) fn commit(bytes: &[u8], group: &GroupId) -> Result<Handshake, ServiceError> {
+    of_group(Handshake::commit(bytes), group)
 }
 
-/// How many proposals a Commit lists (RFC 9420 §12.4), by value or by reference. OpenMLS keeps identical ones once, so
-/// that a KeyPackage added twice looks like one Add; other libraries refuse such a Commit.
-pub(super) fn proposals_count(commit: &[u8]) -> Result<usize, ServiceError> {
-    let count = |bytes: &mut &[u8]| {
-        // MLSMessage: version and wire format; FramedContent: group, epoch, sender, authenticated data, content type.
-        <[u8; 4]>::tls_deserialize(bytes)?;
-        openmls::group::GroupId::tls_deserialize(bytes)?;
-        u64::tls_deserialize(bytes)?;
-        Sender::tls_deserialize(bytes)?;
-        VLBytes::tls_deserialize(bytes)?;
-        u8::tls_deserialize(bytes)?;
-        Vec::<ProposalOrRefIn>::tls_deserialize(bytes).map(|proposals| proposals.len())
-    };
-    count(&mut &*commit).map_err(|_: tls_codec::Error| malformed("the Commit cannot be read"))
+/// A proposal for this group.
+pub(super) fn proposal(bytes: &[u8], group: &GroupId) -> Result<Handshake, ServiceError> {
+    of_group(Handshake::proposal(bytes), group)
+}
+
+fn of_group(read: Result<Handshake, Unreadable>, group: &GroupId) -> Result<Handshake, ServiceError> {
+    let handshake = read.map_err(checks::unreadable)?;
+    if handshake.group_id().as_slice() != group.as_bytes() {
+        return Err(Problem::commit(CommitCheck::Group).into());
+    }
+    Ok(handshake)
 }
 
 /// An application message in private form, for this group. A PrivateMessage can hide a handshake message; its clear

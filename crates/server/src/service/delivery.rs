@@ -50,7 +50,8 @@ impl Service {
     ) -> Result<Accepted, ServiceError> {
         let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
         self.change(caller, move |tx| {
-            delivery::commit(tx, &inner.crypto, &device, &group, &request, now)
+            let judged_by = (&inner.crypto, inner.config.server_name.as_str());
+            delivery::commit(tx, judged_by, &device, &group, &request, now)
         })
         .await
     }
@@ -64,7 +65,8 @@ impl Service {
     ) -> Result<Sent, ServiceError> {
         let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
         self.change(caller, move |tx| {
-            delivery::propose(tx, &inner.crypto, &device, &group, &proposal, now)
+            let judged_by = (&inner.crypto, inner.config.server_name.as_str());
+            delivery::propose(tx, judged_by, &device, &group, &proposal, now)
         })
         .await
     }

@@ -179,13 +179,6 @@ impl Tx<'_> {
         )
     }
 
-    pub(crate) fn is_member(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
-        self.exists(
-            "SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2",
-            params![group, device],
-        )
-    }
-
     /// Whether any device of the user who owns `device` is a member.
     pub(crate) fn is_member_user(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
         self.exists(

@@ -221,7 +221,25 @@ async fn a_linked_device_finds_the_groups_of_its_user_and_joins_them_by_external
     bad.refused(ProblemType::Malformed);
 
     let answer: GroupInfoAnswer = second.get_group_info(&gid).await.ok();
-    let (mut seconds, request) = second.external_commit(&answer);
+    // Not without the proof that it was let in, and with nothing that only looks like one.
+    let listed = second.devices_of("alice").await;
+    let leaf = |device: &Device| Leaf {
+        user: device.user.clone(),
+        device: device.id.clone(),
+        signature_key: device.mls.to_public_vec(),
+    };
+    let evidence = Evidence::gather(&[leaf(&alice)], &leaf(&second), &listed).unwrap().to_bytes();
+    let mut flipped = evidence.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for unproven in [vec![], flipped] {
+        let (_, request) = second.external_commit_with(&answer, unproven);
+        let problem = second
+            .post_commit(&gid, &request)
+            .await
+            .refused(ProblemType::InvalidCommit);
+        assert_eq!(problem.check.as_deref(), Some("external-commit"));
+    }
+    let (mut seconds, request) = second.external_commit_with(&answer, evidence);
     second
         .post_commit(&gid, &request)
         .await

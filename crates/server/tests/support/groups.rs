@@ -275,6 +275,15 @@ impl Device {
 
     /// An external Commit with what the server tells, and the group that it leads to.
     pub(crate) fn external_commit(&self, answer: &GroupInfoAnswer) -> (MlsGroup, CommitRequest) {
+        self.external_commit_with(answer, Vec::new())
+    }
+
+    /// The same, with authenticated data.
+    pub(crate) fn external_commit_with(
+        &self,
+        answer: &GroupInfoAnswer,
+        authenticated_data: Vec<u8>,
+    ) -> (MlsGroup, CommitRequest) {
         let message = MlsMessageIn::tls_deserialize_exact(&answer.group_info.0[..]).expect("an MLS message");
         let MlsMessageBodyIn::GroupInfo(info) = message.extract() else {
             panic!("not a GroupInfo");
@@ -283,6 +292,7 @@ impl Device {
         let (group, bundle) = MlsGroup::external_commit_builder()
             .with_ratchet_tree(tree)
             .with_config(join_config())
+            .with_aad(authenticated_data)
             .build_group(&self.provider, info, self.credential())
             .expect("the GroupInfo is valid")
             .load_psks(self.provider.storage())

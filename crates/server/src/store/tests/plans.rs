@@ -137,7 +137,6 @@ async fn exercise(opened: &Opened) {
             tx.memberships(bob)?;
             tx.memberships_of_user(bob)?;
             tx.acquainted_devices(bob)?;
-            tx.is_member(&group(), bob)?;
             tx.is_member_user(&group(), bob)?;
             tx.remove_member(&group(), bob)?;
             tx.insert_ratchet_tree(&group(), 1, b"tree")?;

@@ -1,0 +1,110 @@
+use openmls::framing::PublicMessageIn;
+use openmls::group::GroupId;
+use openmls::messages::proposals_in::{ProposalIn, ProposalOrRefIn};
+use openmls::prelude::{ConfirmationTag, ContentType, MlsMessageBodyIn, MlsMessageIn, ProposalType, Sender};
+use tls_codec::{Deserialize as _, VLBytes};
+
+/// A Commit or a proposal as it travels: a PublicMessage, so that whoever has the group's public state can check it.
+pub struct Handshake {
+    message: PublicMessageIn,
+    proposals: Vec<ProposalOrRefIn>,
+}
+
+/// Bytes that are not the handshake message that they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// They are not one `MLSMessage`, or more than one.
+    #[error("not one MLSMessage")]
+    NotAMessage,
+    /// They are another kind of message.
+    #[error("not the kind of MLSMessage that belongs here")]
+    Kind,
+}
+
+impl Handshake {
+    /// Reads a Commit.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn commit(bytes: &[u8]) -> Result<Self, Unreadable> {
+        Ok(Self {
+            message: public_message(bytes, ContentType::Commit)?,
+            proposals: proposals(&mut &*bytes).map_err(|_| Unreadable::NotAMessage)?,
+        })
+    }
+
+    /// Reads a proposal that is to wait for a Commit.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn proposal(bytes: &[u8]) -> Result<Self, Unreadable> {
+        Ok(Self {
+            message: public_message(bytes, ContentType::Proposal)?,
+            proposals: Vec::new(),
+        })
+    }
+
+    /// The epoch that it is for.
+    pub fn epoch(&self) -> u64 {
+        self.message.epoch().as_u64()
+    }
+
+    /// The group that it is for.
+    pub fn group_id(&self) -> &GroupId {
+        self.message.group_id()
+    }
+
+    /// Who says that they have made it. The signature is still to be verified.
+    pub fn sender(&self) -> &Sender {
+        self.message.sender()
+    }
+
+    /// Whether a Commit removes somebody by a proposal that it holds by value.
+    pub fn removes_somebody(&self) -> bool {
+        self.proposals_by_value()
+            .any(|proposal| proposal.proposal_type() == ProposalType::Remove)
+    }
+
+    /// The tag that only members can check.
+    pub(crate) fn confirmation_tag(&self) -> Option<&ConfirmationTag> {
+        self.message.confirmation_tag()
+    }
+
+    /// How many proposals a Commit lists, by value or by reference. OpenMLS keeps identical ones once, so that a KeyPackage
+    /// added twice looks like one Add; other libraries refuse such a Commit.
+    pub(crate) fn proposals_count(&self) -> usize {
+        self.proposals.len()
+    }
+
+    /// The proposals that a Commit holds by value.
+    pub(crate) fn proposals_by_value(&self) -> impl Iterator<Item = &ProposalIn> {
+        self.proposals.iter().filter_map(|proposal| match proposal {
+            ProposalOrRefIn::Proposal(proposal) => Some(&**proposal),
+            ProposalOrRefIn::Reference(_) => None,
+        })
+    }
+
+    pub(crate) fn into_message(self) -> PublicMessageIn {
+        self.message
+    }
+}
+
+fn public_message(bytes: &[u8], content_type: ContentType) -> Result<PublicMessageIn, Unreadable> {
+    let message = MlsMessageIn::tls_deserialize_exact(bytes).map_err(|_| Unreadable::NotAMessage)?;
+    match message.extract() {
+        MlsMessageBodyIn::PublicMessage(message) if message.content_type() == content_type => Ok(message),
+        _ => Err(Unreadable::Kind),
+    }
+}
+
+/// What a Commit lists (RFC 9420 §12.4); OpenMLS tells it only once it has accepted all of it.
+fn proposals(bytes: &mut &[u8]) -> Result<Vec<ProposalOrRefIn>, tls_codec::Error> {
+    // MLSMessage: version and wire format; FramedContent: group, epoch, sender, authenticated data, content type.
+    <[u8; 4]>::tls_deserialize(bytes)?;
+    GroupId::tls_deserialize(bytes)?;
+    u64::tls_deserialize(bytes)?;
+    Sender::tls_deserialize(bytes)?;
+    VLBytes::tls_deserialize(bytes)?;
+    u8::tls_deserialize(bytes)?;
+    Vec::tls_deserialize(bytes)
+}
