@@ -30,6 +30,15 @@ impl Seen {
         header(&self.headers, name)
     }
 
+    /// Whether it asks for the same as another one: the method, path, `Idempotency-Key` and body are the same.
+    pub fn repeats(&self, earlier: &Self) -> bool {
+        let key = "idempotency-key";
+        self.method == earlier.method
+            && self.path == earlier.path
+            && self.header(key) == earlier.header(key)
+            && self.body == earlier.body
+    }
+
     pub(crate) fn of(head: &Head, body: Vec<u8>) -> Self {
         let mut words = head.start.split(' ');
         Self {
