@@ -70,12 +70,12 @@ async fn a_bad_key_package_of_one_keeps_the_others_out_and_the_reservation_is_gi
         if !seen.is("POST", "/reserve") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(|body| {
+        Action::rewrite_body(|body| {
             let mut reserved: Reserved = serde_json::from_slice(&body).unwrap();
             let bytes = reserved.users[0].devices[0].key_package.as_mut().unwrap();
             *bytes.0.last_mut().unwrap() ^= 1;
             serde_json::to_vec(&reserved).unwrap()
-        }))
+        })
     });
     let users = [user("bob"), user("carol")];
     let invited = alice.invite_all(&group, &users).await.unwrap();

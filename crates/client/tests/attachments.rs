@@ -13,8 +13,8 @@ mod support;
 use std::path::Path;
 
 use larder_client::{ATTACHMENT_BYTES_MAX, Error, GroupKey, Message, MessageKind, SendStatus};
-use larder_wire::{Problem, ProblemType};
-use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, user};
+use larder_wire::ProblemType;
+use support::{Action, Answer, Client, Proxy, TestServer, catch_up, count_rows, user};
 
 const BLOBS: &str = "/v1/blobs";
 const ANY: &str = "application/octet-stream";
@@ -162,9 +162,7 @@ async fn an_upload_that_was_cut_is_resumed_by_the_next_sync_with_the_same_bytes_
         let requests = &proxy.seen("POST", BLOBS)[before..];
         assert!(requests.len() > 2);
         for request in requests {
-            assert!(
-                request.body == requests[0].body && request.idempotency_key == requests[0].idempotency_key
-            );
+            assert!(request.repeats(&requests[0]));
         }
         let directory = tempfile::tempdir().unwrap();
         let saved = bob
@@ -249,10 +247,10 @@ async fn what_is_not_what_was_sent_is_not_saved() {
     ];
     for spoil in spoils {
         to_blobs(&proxy, "GET", move || {
-            Action::Rewrite(Box::new(move |mut body| {
+            Action::rewrite_body(move |mut body| {
                 spoil(&mut body);
                 body
-            }))
+            })
         });
         let refused = bob.save_attachment(rows[0], directory.path(), None).await;
         assert!(matches!(refused, Err(Error::AttachmentDamaged)), "{refused:?}");
@@ -321,10 +319,7 @@ async fn a_file_that_the_server_refuses_has_failed_and_can_be_sent_again() {
     let bob = server.client("bob").await;
     let group = alice.group_with(&[&bob]).await;
     to_blobs(&proxy, "POST", || {
-        let body = serde_json::to_string(&Problem::new(ProblemType::TooLarge)).unwrap();
-        let length = body.len();
-        let head = "HTTP/1.1 413 Too Large\r\ncontent-type: application/problem+json";
-        Action::Answer(format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes())
+        Action::Answer(Answer::problem(ProblemType::TooLarge))
     });
     let refused = alice.attach(&group, "a.txt", ANY, content(9)).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");

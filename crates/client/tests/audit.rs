@@ -21,7 +21,7 @@ fn tamper(proxy: &Proxy, change: impl Fn(&mut Vec<AuditRow>) + Send + Clone + 's
             return Action::Forward;
         }
         let change = change.clone();
-        Action::Rewrite(Box::new(move |body| {
+        Action::rewrite_body(move |body| {
             let mut page: AuditPage = serde_json::from_slice(&body).unwrap();
             change(&mut page.rows);
             if let Some(last) = page.rows.last() {
@@ -31,7 +31,7 @@ fn tamper(proxy: &Proxy, change: impl Fn(&mut Vec<AuditRow>) + Send + Clone + 's
                 };
             }
             serde_json::to_vec(&page).unwrap()
-        }))
+        })
     });
 }
 
@@ -108,11 +108,11 @@ async fn a_changed_or_dropped_row_breaks_the_chain() {
     proxy.rule(|seen| match seen.is("GET", "/audit") {
         false => Action::Forward,
         // The head is right, and the last row is withheld.
-        true => Action::Rewrite(Box::new(|body| {
+        true => Action::rewrite_body(|body| {
             let mut page: AuditPage = serde_json::from_slice(&body).unwrap();
             page.rows.pop();
             serde_json::to_vec(&page).unwrap()
-        })),
+        }),
     });
     let broken = flaw(&bob).await;
     assert!(matches!(broken, Some(AuditFlaw::Broken { .. })), "{broken:?}");

@@ -59,14 +59,14 @@ fn tamper(proxy: &Proxy, change: impl Fn(&mut KeyPackageRef, &mut Vec<u8>) + Sen
             return Action::Forward;
         }
         let change = change.clone();
-        Action::Rewrite(Box::new(move |body| {
+        Action::rewrite_body(move |body| {
             let mut reserved: Reserved = serde_json::from_slice(&body).unwrap();
             let device = &mut reserved.users[0].devices[0];
             let mut bytes = device.key_package.take().unwrap().0;
             change(device.key_package_ref.as_mut().unwrap(), &mut bytes);
             device.key_package = Some(Base64Url(bytes));
             serde_json::to_vec(&reserved).unwrap()
-        }))
+        })
     });
 }
 
@@ -234,7 +234,7 @@ async fn a_message_truncated_anywhere_is_noticed_each_time() {
         if !seen.is("GET", "/v1/inbox") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(|body| {
+        Action::rewrite_body(|body| {
             let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
             if let Some(whole) = inbox.rows.pop() {
                 inbox.rows.extend((0..whole.body.0.len()).map(|length| {
@@ -245,7 +245,7 @@ async fn a_message_truncated_anywhere_is_noticed_each_time() {
                 }));
             }
             serde_json::to_vec(&inbox).unwrap()
-        }))
+        })
     });
     let rows = bob.sync().await.unwrap().rows;
     assert!(rows > 100, "{rows}");
@@ -271,13 +271,13 @@ async fn a_member_who_cannot_process_a_commit_rejoins() {
         if !seen.is("GET", "/v1/inbox") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(|body| {
+        Action::rewrite_body(|body| {
             let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
             for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
                 flip_last(&mut row.body.0);
             }
             serde_json::to_vec(&inbox).unwrap()
-        }))
+        })
     });
     support::assert_unreachable(bob.sync().await);
     assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::NeedsRejoin);
@@ -314,11 +314,11 @@ async fn a_member_who_never_got_a_commit_finds_out_when_it_writes_and_rejoins() 
         if !seen.is("GET", "/v1/inbox") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(|body| {
+        Action::rewrite_body(|body| {
             let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
             inbox.rows.retain(|row| row.kind != InboxKind::Commit);
             serde_json::to_vec(&inbox).unwrap()
-        }))
+        })
     });
     let epoch = bob.epoch(&group).await;
     assert_eq!(
@@ -342,22 +342,22 @@ async fn a_group_info_that_does_not_verify_rejoins_nothing() {
     alice.invite(&group, &[user("carol")]).await.unwrap();
     proxy.rule(|seen| {
         if seen.path.ends_with("/info") {
-            return Action::Rewrite(Box::new(|body| {
+            return Action::rewrite_body(|body| {
                 let mut answer: GroupInfoAnswer = serde_json::from_slice(&body).unwrap();
                 flip_last(&mut answer.group_info.0);
                 serde_json::to_vec(&answer).unwrap()
-            }));
+            });
         }
         if !seen.is("GET", "/v1/inbox") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(|body| {
+        Action::rewrite_body(|body| {
             let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
             for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
                 flip_last(&mut row.body.0);
             }
             serde_json::to_vec(&inbox).unwrap()
-        }))
+        })
     });
     bob.sync().await.unwrap();
     assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::NeedsRejoin);

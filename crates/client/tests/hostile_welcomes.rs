@@ -89,7 +89,7 @@ fn repeat_welcomes(proxy: &Proxy, times: u64, change: fn(&mut [u8])) {
         if !seen.is("GET", "/v1/inbox") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(move |body| {
+        Action::rewrite_body(move |body| {
             let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
             inbox.rows.truncate(1);
             if let Some(first) = inbox.rows.first().cloned()
@@ -105,7 +105,7 @@ fn repeat_welcomes(proxy: &Proxy, times: u64, change: fn(&mut [u8])) {
                     .collect();
             }
             serde_json::to_vec(&inbox).unwrap()
-        }))
+        })
     });
 }
 

@@ -9,8 +9,8 @@
 
 mod support;
 
-use larder_wire::{InboxKind, Problem, ProblemType, UploadRequest};
-use support::{Action, Client, Proxy, TestServer, assert_unreachable, count_rows, user};
+use larder_wire::{InboxKind, ProblemType, UploadRequest};
+use support::{Action, Answer, Client, Proxy, TestServer, assert_unreachable, count_rows, user};
 
 /// Questions for the inventory, and everything else about KeyPackages.
 fn requests(proxy: &Proxy) -> (usize, usize) {
@@ -88,7 +88,7 @@ async fn a_welcome_is_a_reason_for_a_refresh_even_if_it_fails() {
             if !spoilt || !seen.is("GET", "/v1/inbox") {
                 return Action::Forward;
             }
-            Action::Rewrite(Box::new(|body| {
+            Action::rewrite_body(|body| {
                 let mut inbox: larder_wire::Inbox = serde_json::from_slice(&body).unwrap();
                 for row in &mut inbox.rows {
                     if row.kind == InboxKind::Welcome {
@@ -96,7 +96,7 @@ async fn a_welcome_is_a_reason_for_a_refresh_even_if_it_fails() {
                     }
                 }
                 serde_json::to_vec(&inbox).unwrap()
-            }))
+            })
         });
         assert_eq!(bob.sync().await.unwrap().joined, u64::from(!spoilt));
         assert_eq!(requests(&proxy).0, before + 1);
@@ -110,15 +110,8 @@ async fn a_server_that_asks_for_patience_gets_it() {
     let server = TestServer::start().await;
     let (mut bob, proxy) = server.proxied("bob").await;
     bob.restart().await;
-    proxy.rule(|seen| {
-        if !seen.is("GET", "/v1/key-packages") {
-            return Action::Forward;
-        }
-        let problem = serde_json::to_string(&Problem::new(ProblemType::RateLimited)).unwrap();
-        let head =
-            "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/problem+json\r\nretry-after: 600";
-        let length = problem.len();
-        Action::Answer(format!("{head}\r\ncontent-length: {length}\r\n\r\n{problem}").into_bytes())
+    proxy.rule_for("GET", "/v1/key-packages", |_| {
+        Action::Answer(Answer::problem(ProblemType::RateLimited).with_header("retry-after", "600"))
     });
     let (before, _) = requests(&proxy);
     bob.sync().await.unwrap();

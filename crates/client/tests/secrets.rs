@@ -72,11 +72,11 @@ async fn logs_and_debug_output_hold_no_token_text_or_group_name() {
             return Action::Forward;
         }
         let seen = Arc::clone(&seen);
-        Action::Rewrite(Box::new(move |body| {
+        Action::rewrite_body(move |body| {
             let session: larder_wire::Session = serde_json::from_slice(&body).unwrap();
             *seen.lock().unwrap() = session.token;
             body
-        }))
+        })
     });
     alice.restart().await;
     let group = alice.create_group("canary-name").await.unwrap().id;

@@ -181,11 +181,11 @@ fn says(proxy: &Proxy, change: fn(&mut Value)) {
         if !seen.is("GET", "/.well-known/larder") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(move |body| {
+        Action::rewrite_body(move |body| {
             let mut info = serde_json::from_slice(&body).unwrap();
             change(&mut info);
             serde_json::to_vec(&info).unwrap()
-        }))
+        })
     });
 }
 

@@ -1,8 +1,6 @@
 //! A real server on a loopback port, clients with their profiles, and a proxy between them that can lose answers.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
-mod proxy;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use proxy::{Action, Proxy, flip_last, tamper_inbox};
+pub(crate) use larder_testkit::{Action, Answer, FakeServer, Proxy, Reply, Seen, flip_last, tamper_inbox};
 
 pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())

@@ -1,5 +1,6 @@
 //! What follows from the definition of the program: completions, the manual, the schema of the output.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -173,4 +174,47 @@ fn the_committed_schema_is_the_sources() {
         serde_json::from_str(schema_text()).unwrap(),
     );
     assert!(printed == committed, "run the test with LARDER_UPDATE_SCHEMA=1");
+}
+
+/// Every function below a directory of sources.
+fn functions_below(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            functions_below(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = fs::read_to_string(&path).unwrap();
+            let names = source
+                .split("fn ")
+                .skip(1)
+                .filter_map(|rest| rest.split(['(', '<']).next());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+}
+
+/// Each row of the tables of attackers ends with the tests that try the attack.
+#[test]
+fn every_answer_to_an_attacker_names_tests_that_exist() {
+    let crates = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let mut functions = BTreeSet::new();
+    functions_below(crates, &mut functions);
+    let document = fs::read_to_string(crates.join("../docs/security.md")).unwrap();
+    let (_, attackers) = document.split_once("## Attackers").unwrap();
+    let (tables, _) = attackers.split_once("\n## ").unwrap();
+    let rows = tables
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| tried"));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 3, "{row}");
+        let tests: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            assert!(functions.contains(test), "there is no test {test}");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
 }

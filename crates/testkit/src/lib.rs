@@ -1,0 +1,35 @@
+//! What the tests of several crates play the attacker with.
+//!
+//! * [`Proxy`] stands between a client and a real server. It sees every request, and its rule loses, holds, answers or
+//!   rewrites any of them: the server as its operator could have changed it.
+//! * [`FakeServer`] has no server behind it. It answers what a closure says, or falls silent, drips and floods.
+//!
+//! An attack is a rule of a few lines:
+//!
+//! ```no_run
+//! # let url = "http://127.0.0.1:4000";
+//! # fn answer() {}
+//! use larder_testkit::Proxy;
+//! use larder_wire::Inbox;
+//!
+//! let proxy = Proxy::start(url);
+//! proxy.lie("GET", "/v1/inbox", |inbox: &mut Inbox| {
+//!     for row in &mut inbox.rows {
+//!         row.seq = u64::MAX >> 1;
+//!     }
+//! });
+//! // … a client whose server is `proxy.url` …
+//! proxy.forward();
+//! ```
+//!
+//! **Architecture invariant.** Only tests depend on this crate. It speaks HTTP/1.1 over plain sockets and knows of Larder
+//! no more than the types of `larder-wire`, so that it can lie about all of it.
+#![allow(clippy::unwrap_used, reason = "where the kit cannot go on, the test fails")]
+
+mod fake_server;
+mod http;
+mod proxy;
+
+pub use fake_server::{FakeServer, Reply};
+pub use http::{Answer, Seen};
+pub use proxy::{Action, Proxy, flip_last, tamper_inbox};

@@ -1,0 +1,197 @@
+use std::io::{self, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+
+use larder_wire::{Inbox, InboxKind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::http::{Answer, Seen, read_message, request_bytes};
+
+/// What happens to one request.
+pub enum Action {
+    /// The server answers it.
+    Forward,
+    /// The server never sees it, and the connection ends.
+    CutBefore,
+    /// The server answers, and the client never sees that.
+    CutAfter,
+    /// The server never sees it, and this is the answer.
+    Answer(Answer),
+    /// The server's answer is changed on its way.
+    Rewrite(Box<dyn FnOnce(Answer) -> Answer + Send>),
+    /// Waits until the sender is dropped or used, and goes on.
+    Hold(mpsc::Receiver<()>),
+}
+
+impl Action {
+    /// Changes the body of the server's answer.
+    pub fn rewrite_body(change: impl FnOnce(Vec<u8>) -> Vec<u8> + Send + 'static) -> Self {
+        Self::Rewrite(Box::new(|answer| Answer {
+            body: change(answer.body),
+            ..answer
+        }))
+    }
+
+    /// Changes the server's answer where it is a success: its JSON is read as `T`, changed, and written again.
+    pub fn rewrite_json<T: Serialize + DeserializeOwned>(
+        change: impl FnOnce(&mut T) + Send + 'static,
+    ) -> Self {
+        Self::Rewrite(Box::new(|mut answer| {
+            if (200..300).contains(&answer.status) {
+                let mut value: T = serde_json::from_slice(&answer.body).unwrap();
+                change(&mut value);
+                answer.body = serde_json::to_vec(&value).unwrap();
+            }
+            answer
+        }))
+    }
+}
+
+type Rule = Box<dyn FnMut(&Seen) -> Action + Send>;
+
+/// An HTTP/1.1 proxy in front of one server: forwards every request, unless its rule says otherwise.
+pub struct Proxy {
+    /// Where clients find it.
+    pub url: String,
+    rule: Arc<Mutex<Rule>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Proxy {
+    /// In front of the server at this `http://` address, on a free port of the loopback interface.
+    pub fn start(server: &str) -> Self {
+        let upstream = server.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| Action::Forward)));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (rules, sightings) = (Arc::clone(&rule), Arc::clone(&seen));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (upstream, rule, seen) = (upstream.clone(), Arc::clone(&rules), Arc::clone(&sightings));
+                std::thread::spawn(move || {
+                    let _ = converse(client, &upstream, &rule, &seen);
+                });
+            }
+        });
+        Self { url, rule, seen }
+    }
+
+    /// Decides about every request from now on.
+    pub fn rule(&self, rule: impl FnMut(&Seen) -> Action + Send + 'static) {
+        *self.rule.lock().unwrap() = Box::new(rule);
+    }
+
+    /// Decides about such requests from now on; all others are forwarded.
+    pub fn rule_for(
+        &self,
+        method: &'static str,
+        path_end: &'static str,
+        mut rule: impl FnMut(&Seen) -> Action + Send + 'static,
+    ) {
+        self.rule(move |seen| {
+            if seen.is(method, path_end) {
+                rule(seen)
+            } else {
+                Action::Forward
+            }
+        });
+    }
+
+    /// Forwards everything from now on: an honest server again.
+    pub fn forward(&self) {
+        self.rule(|_| Action::Forward);
+    }
+
+    /// Changes what the server answers to such requests, from now on. Answers that are no success pass as they are.
+    pub fn lie<T: Serialize + DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path_end: &'static str,
+        lie: impl FnMut(&mut T) + Send + 'static,
+    ) {
+        let lie = Arc::new(Mutex::new(lie));
+        self.rule_for(method, path_end, move |_| {
+            let lie = Arc::clone(&lie);
+            Action::rewrite_json(move |value: &mut T| (lie.lock().unwrap())(value))
+        });
+    }
+
+    /// Loses the answers to such requests.
+    pub fn cut_after(&self, method: &'static str, path_end: &'static str) {
+        self.rule_for(method, path_end, |_| Action::CutAfter);
+    }
+
+    /// Loses such requests.
+    pub fn cut_before(&self, method: &'static str, path_end: &'static str) {
+        self.rule_for(method, path_end, |_| Action::CutBefore);
+    }
+
+    /// Such requests so far.
+    pub fn seen(&self, method: &str, path_end: &str) -> Vec<Seen> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter()
+            .filter(|seen| seen.is(method, path_end))
+            .cloned()
+            .collect()
+    }
+}
+
+fn converse(
+    client: TcpStream,
+    upstream: &str,
+    rule: &Mutex<Rule>,
+    seen: &Mutex<Vec<Seen>>,
+) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let mut from_client = BufReader::new(client.try_clone()?);
+    let mut to_client = client;
+    let server = TcpStream::connect(upstream)?;
+    server.set_nodelay(true)?;
+    let mut from_server = BufReader::new(server.try_clone()?);
+    let mut to_server = server;
+    loop {
+        let (head, body) = read_message(&mut from_client)?;
+        let bytes = request_bytes(&head, &body);
+        let request = Seen::of(&head, body);
+        seen.lock().unwrap().push(request.clone());
+        let action = (rule.lock().unwrap())(&request);
+        match &action {
+            Action::CutBefore => return Ok(()),
+            Action::Answer(answer) => {
+                to_client.write_all(&answer.to_bytes())?;
+                continue;
+            }
+            Action::Hold(gate) => {
+                let _ = gate.recv();
+            }
+            Action::Forward | Action::CutAfter | Action::Rewrite(_) => {}
+        }
+        to_server.write_all(&bytes)?;
+        let (head, body) = read_message(&mut from_server)?;
+        let answer = Answer::of(&head, body);
+        let answer = match action {
+            Action::CutAfter => return Ok(()),
+            Action::Rewrite(rewrite) => rewrite(answer),
+            Action::Forward | Action::Hold(_) | Action::CutBefore | Action::Answer(_) => answer,
+        };
+        to_client.write_all(&answer.to_bytes())?;
+    }
+}
+
+/// Changes the bodies of inbox rows of one kind.
+pub fn tamper_inbox(proxy: &Proxy, kind: InboxKind, change: fn(&mut [u8])) {
+    proxy.lie("GET", "/v1/inbox", move |inbox: &mut Inbox| {
+        for row in inbox.rows.iter_mut().filter(|row| row.kind == kind) {
+            change(&mut row.body.0);
+        }
+    });
+}
+
+/// Flips a bit of the last byte.
+pub fn flip_last(bytes: &mut [u8]) {
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+}
