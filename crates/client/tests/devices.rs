@@ -10,7 +10,7 @@
 mod support;
 
 use larder_client::{Error, GroupState, NotAdded, ProblemType, UserName, Verification};
-use larder_wire::LinkCode;
+use larder_wire::{LinkCode, Reserved};
 use support::{Client, TestServer, catch_up, user};
 
 /// The beginning of a device's id, as people are told.
@@ -46,6 +46,17 @@ async fn plant_ghost(server: &TestServer, victim: &Client) -> Client {
         ),
     );
     ghost.finish_link(linking).await
+}
+
+/// A device that was let in and is in its user's groups, and of which the server then says that nobody has let it in.
+async fn disowned(server: &TestServer, owner: &Client) -> Client {
+    let device = owner.link().await;
+    device.sync().await.unwrap();
+    server.tamper(
+        "UPDATE devices SET authorized_by = NULL, link_signature = NULL WHERE name = ?1",
+        [device.me().device_id.as_str()],
+    );
+    device
 }
 
 #[tokio::test]
@@ -234,14 +245,57 @@ async fn r_c8_a_device_that_nobody_of_its_user_let_in_is_not_invited() {
 }
 
 #[tokio::test]
-async fn r_c8_a_device_that_nobody_of_its_user_let_in_is_shown_loudly_in_a_group() {
+async fn r_c8_a_device_that_nobody_of_its_user_let_in_does_not_come_in() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let bob = server.client("bob").await;
     let group = alice.group_with(&[&bob]).await;
     let ghost = plant_ghost(&server, &alice).await;
-    // The server lets it into alice's groups, as if it were hers.
     ghost.sync().await.unwrap();
+    assert_eq!(ghost.summary(&group).await.state, GroupState::NeedsRejoin);
+    catch_up(&[&alice, &bob, &ghost]).await;
+    for member in [&alice, &bob] {
+        assert_eq!(member.users(&group).await, ["alice", "bob"]);
+    }
+    bob.send(&group, "among us").await.unwrap();
+    assert_eq!(alice.receive().await, ["among us"]);
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_show_who_let_it_in_is_added_by_one_that_is_in() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let second = bob.link().await;
+    let third = second.link().await;
+    // Of bob's first device, which let the second one in, alice gets no KeyPackage.
+    proxy.lie("POST", "/reserve", |reserved: &mut Reserved| {
+        reserved.users[0].devices.remove(0);
+        reserved.users[0].devices.truncate(1);
+    });
+    let group = alice.create_group("lunch").await.unwrap().id;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    proxy.forward();
+    assert_eq!(alice.users(&group).await, ["alice", "bob"]);
+    // The first one has nothing to show; the third one was let in by the second one.
+    bob.sync().await.unwrap();
+    catch_up(&[&second, &third, &bob, &second, &alice]).await;
+    for member in [&alice, &bob, &second, &third] {
+        assert_eq!(member.users(&group).await, ["alice", "bob", "bob", "bob"]);
+    }
+    bob.send(&group, "from the first").await.unwrap();
+    for member in [&alice, &second, &third] {
+        assert_eq!(member.receive().await, ["from the first"]);
+    }
+}
+
+#[tokio::test]
+async fn r_c8_a_device_that_nobody_of_its_user_let_in_is_shown_loudly_in_a_group() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    let ghost = disowned(&server, &alice).await;
     for member in [&bob, &alice] {
         let told = member.told().await;
         assert!(
@@ -275,8 +329,7 @@ async fn r_c8_nothing_is_said_to_a_device_that_nobody_of_a_verified_user_let_in_
     let group = alice.group_with(&[&bob]).await;
     bob.safety_number(&user("alice")).await.unwrap();
     bob.set_verified(&user("alice"), true).await.unwrap();
-    let ghost = plant_ghost(&server, &alice).await;
-    ghost.sync().await.unwrap();
+    let ghost = disowned(&server, &alice).await;
     bob.sync().await.unwrap();
     for _ in 0..2 {
         assert_eq!(

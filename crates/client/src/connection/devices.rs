@@ -1,14 +1,15 @@
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use larder_wire::{DeviceId, DeviceInfo, ProblemType, UserName};
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
-use crate::core::{self, Core, Handle, Registering, Suites};
+use crate::core::{self, Core, Extent, Handle, Registering, Suites};
 use crate::error::Error;
 use crate::transport::Anonymous;
-use crate::types::{Device, DeviceToLink, Options};
+use crate::types::{Device, DeviceToLink, GroupKey, Options};
 
 /// Lists of devices fetched in one sync: who joins a large group looks its members up a part at a time.
 const LISTS_PER_SYNC_MAX: u32 = 64;
@@ -187,6 +188,66 @@ impl MlsConnection {
         }
         due.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The list of this user's devices as the server gives it, for the signatures in it; none where it gives none.
+    pub(super) async fn own_device_list(&self) -> Result<Arc<Vec<DeviceInfo>>, Error> {
+        match self.0.transport.user_devices(&self.0.me.user).await {
+            Ok(listed) => Ok(Arc::new(listed.devices)),
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                Ok(Arc::default())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Adds those devices of its user to this device's groups that do not come by themselves. What the server refuses is tried
+    /// again when there is a reason to. Whether anything was put into the outbox.
+    pub(super) async fn add_own_devices(&self) -> Result<bool, Error> {
+        let (core, due) = (&self.0.core, &self.0.own_devices_due);
+        if !due.load(Ordering::Relaxed) || !core.write(core::has_other_devices).await? {
+            return Ok(false);
+        }
+        let groups = core.write(core::groups_without_own_devices).await?;
+        let mut any = false;
+        if !groups.is_empty() {
+            let listed = Arc::new(self.learn_devices(&self.0.me.user).await?);
+            for group in groups {
+                match self.add_own_devices_to(group, Arc::clone(&listed)).await {
+                    Ok(queued) => any |= queued,
+                    Err(Error::Refused(problem)) => {
+                        let code = problem.problem_type.code();
+                        tracing::warn!(code, "the devices of this user were not added to a group");
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        due.store(false, Ordering::Relaxed);
+        Ok(any)
+    }
+
+    async fn add_own_devices_to(&self, group: GroupKey, listed: Arc<Vec<DeviceInfo>>) -> Result<bool, Error> {
+        let core = &self.0.core;
+        let key = group.clone();
+        let wanted = core
+            .write(move |tx, context| core::own_devices_to_add(tx, context, &key, &listed))
+            .await?;
+        if wanted.is_empty() {
+            return Ok(false);
+        }
+        let us = [self.0.me.user.clone()];
+        let reserved = self.reserve(&group, &us, Extent::WhoeverCan).await?;
+        core.write(move |tx, context| {
+            core::reserve_finished(tx, &group, &us, Extent::WhoeverCan)?;
+            let checked = core::check_own_devices(tx, context, &group, &reserved, &wanted)?;
+            if checked.users().is_empty() {
+                return Ok(false);
+            }
+            core::stage_invite(tx, context, &group, &checked, reserved.reservation_id)?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Opens a profile for a device that the server does not know yet.

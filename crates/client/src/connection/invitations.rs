@@ -202,7 +202,12 @@ impl MlsConnection {
     }
 
     /// Reserves a KeyPackage of each device.
-    async fn reserve(&self, group: &GroupKey, users: &[UserName], extent: Extent) -> Result<Reserved, Error> {
+    pub(super) async fn reserve(
+        &self,
+        group: &GroupKey,
+        users: &[UserName],
+        extent: Extent,
+    ) -> Result<Reserved, Error> {
         let core = &self.0.core;
         let (key, asked) = (group.clone(), users.to_vec());
         let (idempotency_key, suite) = core

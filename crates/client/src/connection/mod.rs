@@ -56,6 +56,8 @@ struct Inner {
     refresh_due: AtomicBool,
     /// There may be groups of the user's other devices that this one does not know.
     groups_due: AtomicBool,
+    /// There may be groups of this device that other devices of its user are to be added to.
+    own_devices_due: AtomicBool,
     /// The keys of users as this device has shown them to be compared.
     shown: std::sync::Mutex<BTreeMap<UserName, Keys>>,
     /// The server asked for no refresh before this, in Unix seconds.
@@ -139,6 +141,7 @@ impl MlsConnection {
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
+            own_devices_due: AtomicBool::new(true),
             shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),
             clock,

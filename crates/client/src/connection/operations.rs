@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
@@ -7,7 +9,7 @@ use crate::error::Error;
 use crate::types::{GroupKey, GroupState, GroupSummary, SendStatus, SentMessage};
 
 impl MlsConnection {
-    /// Creates a group with this device as its only member, of the first of the deployment's ciphersuites that this program
+    /// Creates a group with this device as its only member, and the other devices of its user, of the first of the deployment's ciphersuites that this program
     /// supports. The name stays on this device until someone is invited; then it travels inside an encrypted message.
     ///
     /// # Errors
@@ -23,6 +25,11 @@ impl MlsConnection {
             .write(move |tx, context| core::create(tx, context, &name))
             .await?;
         finish(self.settle(id).await?)?;
+        if core.write(core::has_other_devices).await? {
+            self.0.own_devices_due.store(true, Ordering::Relaxed);
+            let added = self.pump(&mut Progress::default()).await;
+            unless_later(added, "the user's other devices are added to a new group later")?;
+        }
         core.write(move |tx, _| core::summary(tx, &group)).await
     }
 

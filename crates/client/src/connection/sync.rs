@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -125,8 +126,9 @@ impl MlsConnection {
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
             let rejoining = self.rejoin(progress).await?;
+            let adding = self.add_own_devices().await?;
             let queued = core.write(core::housekeeping).await?;
-            if ready == 0 && !rejoining && !queued {
+            if ready == 0 && !rejoining && !adding && !queued {
                 // What the last steps finished may have freed a request that waited behind it.
                 if core.write(|tx, _| core::next_ready(tx)).await?.is_none() {
                     return Ok(());
@@ -228,6 +230,9 @@ impl MlsConnection {
             if applied.own_devices {
                 self.0.groups_due.store(true, Ordering::Relaxed);
             }
+            if applied.own_devices || applied.joined {
+                self.0.own_devices_due.store(true, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -259,6 +264,7 @@ impl MlsConnection {
     async fn rejoin(&self, progress: &mut Progress) -> Result<bool, Error> {
         let core = &self.0.core;
         let mut any = false;
+        let mut own_devices = None;
         for group in core.write(|tx, _| core::groups_to_rejoin(tx)).await? {
             let attempts = progress.rejoins.entry(group.clone()).or_default();
             if *attempts == REJOINS_MAX {
@@ -280,11 +286,18 @@ impl MlsConnection {
                 }
                 Err(other) => return Err(other),
             };
+            let devices = match &own_devices {
+                Some(devices) => Arc::clone(devices),
+                None => Arc::clone(own_devices.insert(self.own_device_list().await?)),
+            };
             let staged = core
-                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &answer))
+                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &answer, &devices))
                 .await;
             match staged {
-                Ok(()) => any = true,
+                Ok(true) => any = true,
+                Ok(false) => {
+                    tracing::debug!("a group is joined once a device that is in it has added this one")
+                }
                 // One group that cannot be rejoined does not keep the others from going on.
                 Err(error @ (Error::Mls { .. } | Error::Corrupt(_) | Error::KeyChanged { .. })) => {
                     tracing::warn!(code = error.code(), "a group could not be rejoined");

@@ -1,9 +1,9 @@
 //! Which devices are a user's: the first one, and those that one of them has authorized.
 
-use larder_wire::{DeviceId, DeviceInfo, LABEL_DEVICE_LINK, UserName, link_content, sign_with_label_content};
+use larder_judge::{Link, link_verifies};
+use larder_wire::{DeviceId, DeviceInfo, UserName};
 use openmls::prelude::OpenMlsCrypto;
 
-use crate::core::identity::SCHEME;
 use crate::core::peers::{Peer, Standing};
 
 /// Why a list of devices is not believed at all.
@@ -56,14 +56,12 @@ pub(super) fn verify(
         let let_in = match &device.authorization {
             None => index == 0,
             Some(authorization) => {
-                let content = link_content(
-                    server_name,
-                    user,
-                    &device.device_id,
-                    &device.auth_key.0,
-                    &device.mls_signature_key.0,
-                );
-                let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
+                let link = Link {
+                    device: device.device_id.clone(),
+                    auth_key: device.auth_key.0.clone(),
+                    mls_signature_key: device.mls_signature_key.0.clone(),
+                    signature: authorization.signature.0.clone(),
+                };
                 devices[..index]
                     .iter()
                     .zip(&accepted)
@@ -71,13 +69,8 @@ pub(super) fn verify(
                     .any(|(by, _)| {
                         let was_removed =
                             known_as(&by.device_id).is_some_and(|peer| peer.standing == Standing::Removed);
-                        let signed = crypto.verify_signature(
-                            SCHEME,
-                            &labelled,
-                            &by.mls_signature_key.0,
-                            &authorization.signature.0,
-                        );
-                        signed.is_ok() && !(is_new && was_removed)
+                        let by_key = &by.mls_signature_key.0;
+                        link_verifies(crypto, (server_name, user), &link, by_key) && !(is_new && was_removed)
                     })
             }
         };
@@ -88,11 +81,12 @@ pub(super) fn verify(
 
 #[cfg(test)]
 mod tests {
-    use larder_wire::{Authorization, Base64Url};
+    use larder_wire::{Authorization, Base64Url, LABEL_DEVICE_LINK, link_content, sign_with_label_content};
     use openmls_basic_credential::SignatureKeyPair;
     use openmls_traits::signatures::Signer as _;
 
     use super::*;
+    use crate::core::identity::SCHEME;
 
     const SERVER: &str = "chat.example";
 

@@ -9,7 +9,7 @@ use openmls::treesync::LeafNodeSource;
 use crate::core::messages::{self, NewMessage};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{devices, groups, mls, naming, peers, requests, restored_server};
+use crate::core::{devices, groups, mls, naming, peers, requests, restored_server, verdicts};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
@@ -53,7 +53,9 @@ pub(super) fn stage(
         .stage_commit(&provider)
         .map_err(Error::mls("staging a Commit"))?
         .into_messages();
-    commit_request(&commit, welcome.as_ref(), group_info.as_ref(), reservation_id)
+    let request = commit_request(&commit, welcome.as_ref(), group_info.as_ref(), reservation_id)?;
+    verdicts::require_sound(tx, context, group, &request)?;
+    Ok(request)
 }
 
 pub(super) fn commit_request(
@@ -369,22 +371,6 @@ pub(super) fn events(
     let owned = by.map(|(user, device)| (user.clone(), device.clone()));
     let actor = by.map_or_else(|| "someone".to_owned(), |(user, _)| user.to_string());
     let mut events: Vec<Event> = Vec::new();
-    for add in staged.add_proposals() {
-        let leaf = add.add_proposal().key_package().leaf_node();
-        let Some((user, device)) = mls::who(leaf.credential()) else {
-            continue;
-        };
-        let key = leaf.signature_key().as_slice().to_vec();
-        let text = format!("{actor} added {user}");
-        match events.iter_mut().find(|event| event.text == text) {
-            Some(event) => event.came.push((user, device, key)),
-            None => {
-                let mut event = Event::new(MessageKind::Added, owned.clone(), text);
-                event.came.push((user, device, key));
-                events.push(event);
-            }
-        }
-    }
     let removed: Vec<LeafNodeIndex> = staged
         .remove_proposals()
         .map(|remove| remove.remove_proposal().removed())
@@ -395,6 +381,26 @@ pub(super) fn events(
                 && mls::who(&member.credential).is_some_and(|(name, _)| name == *user)
         })
     };
+    for add in staged.add_proposals() {
+        let leaf = add.add_proposal().key_package().leaf_node();
+        let Some((user, device)) = mls::who(leaf.credential()) else {
+            continue;
+        };
+        let key = leaf.signature_key().as_slice().to_vec();
+        if stays(&user) {
+            events.push(further_device(user, device, key));
+            continue;
+        }
+        let text = format!("{actor} added {user}");
+        match events.iter_mut().find(|event| event.text == text) {
+            Some(event) => event.came.push((user, device, key)),
+            None => {
+                let mut event = Event::new(MessageKind::Added, owned.clone(), text);
+                event.came.push((user, device, key));
+                events.push(event);
+            }
+        }
+    }
     for remove in staged.remove_proposals() {
         let leaf = remove.remove_proposal().removed();
         let Some((user, device)) = group.member(leaf).and_then(mls::who) else {
@@ -426,22 +432,23 @@ pub(super) fn events(
 
 /// A further device of a member user came by an external Commit (RFC 9420 §12.4.3.2): it replaced no leaf.
 pub(super) fn came(by: Option<&(UserName, DeviceId)>, staged: &StagedCommit) -> Vec<Event> {
-    by.map(|(user, device)| {
-        let text = devices::new_device(user, device);
-        let key = staged
-            .update_path_leaf_node()
-            .map(|leaf| leaf.signature_key().as_slice().to_vec());
-        Event {
-            id: Some(devices::NOTICE_NEW),
-            came: key
-                .map(|key| (user.clone(), device.clone(), key))
-                .into_iter()
-                .collect(),
-            ..Event::new(MessageKind::Notice, Some((user.clone(), device.clone())), text)
-        }
-    })
-    .into_iter()
-    .collect()
+    let key = staged
+        .update_path_leaf_node()
+        .map(|leaf| leaf.signature_key().as_slice().to_vec());
+    by.zip(key)
+        .map(|((user, device), key)| further_device(user.clone(), device.clone(), key))
+        .into_iter()
+        .collect()
+}
+
+/// A user who is in the group is in it with one more device.
+fn further_device(user: UserName, device: DeviceId, key: Vec<u8>) -> Event {
+    let text = devices::new_device(&user, &device);
+    Event {
+        id: Some(devices::NOTICE_NEW),
+        came: vec![(user.clone(), device.clone(), key)],
+        ..Event::new(MessageKind::Notice, Some((user, device)), text)
+    }
 }
 
 /// Whether a device of this user leaves of its own accord.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use larder_judge::{Evidence, Leaf};
 use larder_pool::Tx;
 use larder_wire::{DeviceId, DeviceInfo, Membership, UserName};
 use openmls::prelude::{LeafNodeIndex, MlsGroup, OpenMlsProvider};
@@ -11,7 +12,7 @@ use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{groups, mls, verification};
+use crate::core::{groups, mls, outbox, requests, verdicts, verification};
 use crate::error::Error;
 use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -275,6 +276,74 @@ pub(crate) fn has_other_devices(tx: &Tx<'_>, context: &Context) -> Result<bool, 
     Ok(known
         .iter()
         .any(|peer| peer.device_id != me.device_id && peer.standing == Standing::Authorized))
+}
+
+/// Whose leaf ours is.
+pub(super) fn own_leaf(context: &Context) -> Leaf {
+    let me = &context.identity.me;
+    Leaf {
+        user: me.user.clone(),
+        device: me.device_id.clone(),
+        signature_key: context.identity.mls.public().to_vec(),
+    }
+}
+
+/// The groups of this device that a device of its user is not in, and to which one could be added now.
+pub(crate) fn groups_without_own_devices(tx: &Tx<'_>, context: &Context) -> Result<Vec<GroupKey>, Error> {
+    let me = &context.identity.me;
+    let mut own = peers::of_user(tx.connection(), &me.user)?;
+    own.retain(|peer| peer.standing == Standing::Authorized && peer.device_id != me.device_id);
+    let mut found = Vec::new();
+    let active = groups::in_states(tx.connection(), &[GroupState::Active])?;
+    for group in requests::only_accepted(tx.connection(), active)? {
+        if outbox::handshake_waits(tx.connection(), &group)? || verdicts::holds(tx, &group)? {
+            continue;
+        }
+        let leaves = leaves(&mls::load(tx, &group)?);
+        let is_in = |peer: &Peer| leaves.iter().any(|leaf| leaf.device == peer.device_id);
+        if !own.iter().all(is_in) {
+            found.push(group);
+        }
+    }
+    Ok(found)
+}
+
+/// Those of its user's devices that this device is to add to a group: all of them to one that it has just created; later those
+/// that no device in the group has let in, because the others come by themselves.
+pub(crate) fn own_devices_to_add(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    listed: &[DeviceInfo],
+) -> Result<Vec<DeviceId>, Error> {
+    let me = &context.identity.me;
+    let state = mls::load(tx, group)?;
+    let leaves = leaves(&state);
+    let mut wanted = Vec::new();
+    for device in listed {
+        let is_in = leaves.iter().any(|leaf| leaf.device == device.device_id);
+        if is_in
+            || peers::standing(tx.connection(), &me.user, &device.device_id)? != Some(Standing::Authorized)
+        {
+            continue;
+        }
+        let joiner = Leaf {
+            user: me.user.clone(),
+            device: device.device_id.clone(),
+            signature_key: device.mls_signature_key.0.clone(),
+        };
+        if state.epoch().as_u64() == 0 || Evidence::gather(&leaves, &joiner, listed).is_none() {
+            wanted.push(device.device_id.clone());
+        }
+    }
+    Ok(wanted)
+}
+
+fn leaves(group: &MlsGroup) -> Vec<Leaf> {
+    group
+        .members()
+        .filter_map(|member| Leaf::of_member(&member))
+        .collect()
 }
 
 /// Those groups that this device has never known. One that was left is not among them.

@@ -1,3 +1,4 @@
+use larder_judge::Rule;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{JoinError, Tx};
 use larder_wire::{DeviceId, InboxKind, InboxRow, UserName};
@@ -9,7 +10,7 @@ use tls_codec::Deserialize as _;
 
 use crate::core::messages::{self, Content, NewMessage};
 use crate::core::profile::Context;
-use crate::core::{attachments, commits, groups, mls, naming, peers, requests, welcome};
+use crate::core::{attachments, commits, groups, mls, naming, peers, requests, verdicts, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -30,6 +31,8 @@ pub(super) enum Failed {
     Row(String),
     /// The row is a Welcome, and it is at fault.
     Welcome(JoinError),
+    /// The row is a Commit that the group cannot have made.
+    Refused(Rule),
     /// A Commit that the group has accepted cannot be processed here.
     Lost,
     /// Something here is at fault; the row stays and is tried again.
@@ -95,6 +98,7 @@ pub(crate) fn apply(
             )?;
         }
         Err(Failed::Welcome(error)) => welcome::quarantine(tx, context, row, &error)?,
+        Err(Failed::Refused(rule)) => verdicts::refuse(tx, context, row, rule)?,
         Err(Failed::Lost) => lose(tx, context, row)?,
     }
     connection.execute("UPDATE profile SET inbox_cursor = ?1", [row.seq.cast_signed()])?;
@@ -111,11 +115,10 @@ fn lose(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Error> {
     let Some(group) = &row.group_id else {
         return Ok(());
     };
-    tracing::warn!(
-        seq = row.seq,
-        "a Commit cannot be processed; the group has to be rejoined"
-    );
-    groups::set_state(tx.connection(), group, GroupState::NeedsRejoin)?;
+    tracing::warn!(seq = row.seq, "a Commit cannot be processed");
+    if !verdicts::lose_track(tx, group)? {
+        return Ok(());
+    }
     let text = match requests::find(tx.connection(), group)? {
         None => "this device lost track of the group and rejoins it",
         Some(_) => "this device lost track of the group; it rejoins it if you accept",
@@ -171,10 +174,27 @@ fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), F
     match row.kind {
         InboxKind::Message if epoch < joined_epoch => return Ok(()),
         InboxKind::Commit | InboxKind::Proposal if epoch < current => return Ok(()),
+        _ if epoch > current && verdicts::holds(tx, group)? => return Ok(()),
         InboxKind::Commit if epoch > current => return Err(Failed::Lost),
         _ => {}
     }
     let provider = tx.provider();
+    // Before anything else of it is looked at: whether we are removed by it, for example.
+    let judge = verdicts::judge(context, provider.crypto());
+    let judged = match row.kind {
+        InboxKind::Commit => judge.commit(mls.public_group(), &row.body.0).map(|_| ()),
+        InboxKind::Proposal => judge.proposal(mls.public_group(), &row.body.0).map(|_| ()),
+        _ => Ok(()),
+    };
+    if let Err(reason) = judged {
+        tracing::debug!(seq = row.seq, "not taken over: {reason}");
+        return Err(match (row.kind, verdicts::rule_of(reason)) {
+            (InboxKind::Commit, Some(rule)) => Failed::Refused(rule),
+            (InboxKind::Commit, None) => Failed::Lost,
+            (_, Some(rule)) => Failed::Row(verdicts::explain("a proposal", rule)),
+            (_, None) => Failed::row("a message of this group could not be read"),
+        });
+    }
     let processed = mls
         .process_message(&provider, message)
         .map_err(|error| match error {

@@ -177,6 +177,34 @@ pub(crate) fn check_reservation(
     Ok(checked)
 }
 
+/// Checks what the directory handed out of these devices of this device's user. What fails is left out.
+pub(crate) fn check_own_devices(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    reserved: &Reserved,
+    wanted: &[DeviceId],
+) -> Result<Checked, Error> {
+    let suite = mls::ciphersuite(tx, group)?;
+    let me = &context.identity.me;
+    let mut checked = Checked::default();
+    let answers = reserved.users.iter().filter(|answer| answer.user == me.user);
+    for answer in answers.flat_map(|answer| &answer.devices) {
+        let known = checked
+            .packages
+            .iter()
+            .any(|known| known.device_id == answer.device_id);
+        if answer.key_package.is_none() || known || !wanted.contains(&answer.device_id) {
+            continue;
+        }
+        match check_device(tx, context, suite, &me.user, answer)? {
+            Ok(package) => checked.packages.push(package),
+            Err(reason) => tracing::warn!(?reason, "a device of this user cannot be added"),
+        }
+    }
+    Ok(checked)
+}
+
 fn check_user(
     tx: &Tx<'_>,
     context: &Context,

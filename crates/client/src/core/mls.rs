@@ -1,11 +1,11 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{DeviceId, UserName, parse_credential_identity};
 use openmls::prelude::{
-    BasicCredential, Ciphersuite, Credential, GroupContext, Lifetime, MlsGroup, MlsGroupCreateConfig,
-    MlsGroupJoinConfig, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
+    Ciphersuite, GroupContext, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, OpenMlsProvider,
+    PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
 };
 use openmls_traits::storage::StorageProvider as _;
 
+pub(super) use larder_judge::who;
 use larder_pool::Tx;
 
 use crate::error::Error;
@@ -84,12 +84,6 @@ pub(super) fn delete(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
             .map_err(Error::mls("deleting a group"))?;
     }
     Ok(())
-}
-
-/// Who a leaf's credential says it is; `None` unless it is a `basic` credential of `user/device_id`.
-pub(super) fn who(credential: &Credential) -> Option<(UserName, DeviceId)> {
-    let basic = BasicCredential::try_from(credential.clone()).ok()?;
-    parse_credential_identity(basic.identity()).ok()
 }
 
 #[cfg(test)]

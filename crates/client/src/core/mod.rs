@@ -35,6 +35,7 @@ mod state;
 mod suites;
 mod sweep;
 mod timeline;
+mod verdicts;
 mod verification;
 mod welcome;
 
@@ -47,8 +48,8 @@ pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audi
 pub(crate) use backup::import;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
-    device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,
-    users_to_look_up,
+    device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices, own_devices,
+    own_devices_to_add, unknown_groups, users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};
@@ -58,7 +59,8 @@ pub(crate) use groups::{
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
-    Extent, already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
+    Extent, already_members, check_own_devices, check_reservation, reserve_finished, reserve_key,
+    stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;

@@ -2,7 +2,7 @@ use larder_pool::Tx;
 
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, invitation, messages, mls, verification};
+use crate::core::{commits, devices, groups, invitation, messages, mls, verdicts, verification};
 use crate::error::Error;
 use crate::types::{GroupState, SendStatus};
 
@@ -60,11 +60,11 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
     // A Commit reaches the inboxes in the transaction that moves the epoch. The inbox is empty, and yet the server is
     // ahead: what leads there will not come any more.
     if server_epoch.is_some_and(|epoch| epoch > mls.epoch().as_u64()) {
-        groups::set_state(connection, &group, GroupState::NeedsRejoin)?;
-        return Ok(if is_message {
-            Remade::Later
-        } else {
-            Remade::Ended(Outcome::NotActive(GroupState::NeedsRejoin))
+        let lost = verdicts::lose_track(tx, &group)?;
+        return Ok(match (is_message, lost) {
+            (true, _) => Remade::Later,
+            (false, true) => Remade::Ended(Outcome::NotActive(GroupState::NeedsRejoin)),
+            (false, false) => Remade::Ended(Outcome::Raced),
         });
     }
     match &intent {

@@ -5,7 +5,7 @@ use larder_wire::Membership;
 
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::state::{Standing, set_standing};
-use crate::core::{groups, messages, mls, outbox, peers};
+use crate::core::{groups, messages, mls, outbox, peers, verdicts};
 use crate::error::Error;
 use crate::types::{GroupState, MessageKind};
 
@@ -45,7 +45,7 @@ pub(crate) fn skip_dropped(
     leave_others(tx, memberships)?;
     for membership in memberships {
         let epoch = mls::find(tx, &membership.group_id)?.map(|group| group.epoch().as_u64());
-        if epoch.is_none_or(|epoch| epoch < membership.epoch) {
+        if epoch.is_none_or(|epoch| epoch < membership.epoch) && !verdicts::holds(tx, &membership.group_id)? {
             give_up_state(tx, membership)?;
         }
     }

@@ -28,7 +28,8 @@ pub(crate) fn now() -> UnixSeconds {
 const DATABASE: &str = "server.db";
 
 /// What takes each migration of a client's profile away again, the newest first.
-const TAKEN_BACK: [(u32, &str); 6] = [
+const TAKEN_BACK: [(u32, &str); 7] = [
+    (9, "ALTER TABLE groups DROP COLUMN refused_epoch;"),
     (
         8,
         "DROP TRIGGER attachments_go_with_their_message;

@@ -71,9 +71,7 @@ pub(super) fn is_leaf_of(public_group: &PublicGroup, index: LeafNodeIndex, calle
 
 /// Whether a leaf is exactly that of a registered device.
 pub(super) fn is_leaf(leaf: &Leaf, device: &DeviceRow) -> bool {
-    leaf.user == device.user
-        && leaf.device == device.device_id
-        && leaf.signature_key == device.signature_key
+    leaf.user == device.user && leaf.device == device.device_id && leaf.signature_key == device.signature_key
 }
 
 /// A GroupInfo for exactly this epoch, signed by `signer`, from which an external Commit can start.

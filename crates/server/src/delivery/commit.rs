@@ -1,8 +1,8 @@
+use larder_judge::{Entrance, Judge, JudgedCommit};
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
     Accepted, CommitCheck, CommitRequest, GroupId, InboxKind, KeyPackageRef, Problem, ProblemType,
 };
-use larder_judge::{Entrance, Judge, JudgedCommit};
 use openmls::messages::Welcome;
 use openmls::prelude::{PublicGroup, Sender, StagedCommit};
 use openmls_rust_crypto::RustCrypto;
@@ -110,13 +110,7 @@ pub(crate) fn commit(
         sha256: &sha256,
     };
     let seq = tx.append_accepted(group, &accepted, now)?;
-    update_roster(
-        tx,
-        group,
-        &changes,
-        entrance.map(|_| caller.key),
-        new_epoch,
-    )?;
+    update_roster(tx, group, &changes, entrance.map(|_| caller.key), new_epoch)?;
 
     let receivers: Vec<DeviceKey> = members_before
         .into_iter()
@@ -174,8 +168,8 @@ fn changes(
         let hash_ref = key_package
             .hash_ref(crypto)
             .map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
-        let key_package_ref = KeyPackageRef::from_bytes(hash_ref.as_slice())
-            .map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
+        let key_package_ref =
+            KeyPackageRef::from_bytes(hash_ref.as_slice()).map_err(|_| Fault::Crypto("a KeyPackageRef"))?;
         changes.added.push((device.key, key_package_ref));
     }
     for remove in staged.remove_proposals() {

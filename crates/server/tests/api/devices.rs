@@ -1,5 +1,6 @@
 //! Several devices of one user: linked one by another, listed with the proof of it, and removed.
 
+use larder_judge::{Evidence, Leaf};
 use larder_wire::{
     DeviceInfo, GroupInfoAnswer, InboxKind, KeyPackageState, LABEL_DEVICE_LINK, LABEL_REGISTER, LinkRequest,
     Membership, Memberships, ProblemType, Registered, Reserved, UserName, link_content,
@@ -228,7 +229,9 @@ async fn a_linked_device_finds_the_groups_of_its_user_and_joins_them_by_external
         device: device.id.clone(),
         signature_key: device.mls.to_public_vec(),
     };
-    let evidence = Evidence::gather(&[leaf(&alice)], &leaf(&second), &listed).unwrap().to_bytes();
+    let evidence = Evidence::gather(&[leaf(&alice)], &leaf(&second), &listed)
+        .unwrap()
+        .to_bytes();
     let mut flipped = evidence.clone();
     *flipped.last_mut().unwrap() ^= 1;
     for unproven in [vec![], flipped] {
