@@ -1,6 +1,6 @@
 use larder_wire::{DeviceId, DeviceInfo};
 use openmls::prelude::OpenMlsCrypto;
-use tls_codec::{DeserializeBytes as _, Serialize as _, VLByteSlice, VLBytes};
+use tls_codec::{Serialize as _, VLByteSlice};
 
 use crate::leaf::Leaf;
 use crate::link::{Link, link_verifies};
@@ -156,9 +156,22 @@ fn push(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend(VLByteSlice(part).tls_serialize_detached().unwrap_or_default());
 }
 
+/// A part and what follows it. tls_codec panics in debug builds where less follows than a length promises.
 fn take(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), MalformedEvidence> {
-    let (part, rest) = VLBytes::tls_deserialize_bytes(bytes).map_err(|_| MalformedEvidence)?;
-    Ok((part.into(), rest))
+    let width = match bytes.first().ok_or(MalformedEvidence)? >> 6 {
+        0 => 1,
+        1 => 2,
+        2 => 4,
+        _ => return Err(MalformedEvidence),
+    };
+    let (length, rest) = bytes.split_at_checked(width).ok_or(MalformedEvidence)?;
+    let length = length
+        .iter()
+        .fold(0, |length, byte| (length << 8) | usize::from(*byte));
+    // The first two bits told the width.
+    let length = length & ((1 << (8 * width - 2)) - 1);
+    let (part, rest) = rest.split_at_checked(length).ok_or(MalformedEvidence)?;
+    Ok((part.to_vec(), rest))
 }
 
 fn device_id(bytes: Vec<u8>) -> Result<DeviceId, MalformedEvidence> {

@@ -37,7 +37,7 @@ fn evidence_is_the_documented_byte_string() {
     let mut expected = vec![1, 3];
     expected.extend(b"d-0");
     // 4 + 33 + 33 + 66 bytes: a length of 64 and more takes two.
-    expected.extend([0x40, 137, 3]);
+    expected.extend([0x40, 136, 3]);
     expected.extend(b"d-1");
     expected.push(32);
     expected.extend([2; 32]);

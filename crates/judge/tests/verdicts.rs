@@ -108,7 +108,7 @@ impl Scene {
             .build();
         let mut group = MlsGroup::new(&alice.provider, &alice.keys, &config, alice.credential()).unwrap();
         group
-            .add_members(&alice.provider, &alice.keys, &[bob.key_package()])
+            .add_members_without_update(&alice.provider, &alice.keys, &[bob.key_package()])
             .unwrap();
         group.merge_pending_commit(&alice.provider).unwrap();
         Self { alice, bob, group }
