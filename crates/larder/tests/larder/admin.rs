@@ -136,18 +136,9 @@ fn limits(process: &str) -> (u64, u64) {
 /// The soft limit of a server when it listens, which a shell has started with other limits.
 #[cfg(target_os = "linux")]
 fn limit_of_server(world: &World, ulimit: &str) -> u64 {
-    let script = format!("{ulimit} && exec \"$0\" serve --listen 127.0.0.1:0");
-    let larder = world.command("server", &[]);
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", &script]).arg(larder.get_program());
-    let log = std::fs::File::create(world.path("server.log")).unwrap();
-    for (key, value) in larder.get_envs() {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
-    command.stdout(std::process::Stdio::piped()).stderr(log);
+    let script = format!("{ulimit} && exec \"$LARDER\" serve --listen 127.0.0.1:0");
+    let mut command = world.shell("server", &script);
+    command.stderr(std::fs::File::create(world.path("server.log")).unwrap());
     let mut server = Running::start(command);
     assert!(server.line().starts_with("listening on "));
     limits(&server.id().to_string()).0

@@ -25,11 +25,14 @@ mod history;
 mod invitations;
 mod legacy;
 mod pool;
+mod process;
 #[cfg(feature = "sqlcipher")]
 mod readme;
 mod requests;
 #[cfg(unix)]
 mod screen;
+#[cfg(unix)]
+mod screens;
 mod scripting;
 mod secrets;
 mod suites;
