@@ -20,6 +20,7 @@ mod audited;
 mod connection;
 mod core;
 mod error;
+pub mod text;
 mod transport;
 mod types;
 mod verification;

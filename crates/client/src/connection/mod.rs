@@ -240,8 +240,8 @@ impl MlsConnection {
             .await
     }
 
-    /// The group that a person means: by its exact name, or by its id or a beginning of it of 4 characters and more that
-    /// fits no other. Groups that this device is a member of go first.
+    /// The group that a person means: by its name, in whatever case and however its accents are stored
+    /// ([`text::folded`](crate::text::folded)), or by its id or a beginning of it of 4 characters and more that fits no other. Groups that this device is a member of go first.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Ambiguous`].

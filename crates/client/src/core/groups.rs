@@ -10,6 +10,7 @@ use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{messages, mls, naming, requests, timeline};
 use crate::error::Error;
+use crate::text::folded;
 use crate::types::{GroupKey, GroupState, GroupSummary};
 
 /// The length of the group ids that we choose, in bytes.
@@ -288,7 +289,7 @@ struct Fitting {
     request: bool,
 }
 
-/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A request is found only if no
+/// The group that a person means: by its name as people compare it ([`folded`]), or by its id or the unique beginning of it. A request is found only if no
 /// other one fits, so that no stranger can take a name; and a group that this device has left, after those.
 pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
     pick(
@@ -312,9 +313,9 @@ pub(crate) fn resolve_request(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error
 }
 
 fn fitting(tx: &Tx<'_>, text: &str) -> Result<Vec<Fitting>, Error> {
-    let mut fitting = Vec::new();
+    let (mut fitting, wanted) = (Vec::new(), folded(text));
     for (key, state) in all(tx.connection())? {
-        let by_name = naming::name(tx.connection(), &key)?.as_deref() == Some(text);
+        let by_name = naming::name(tx.connection(), &key)?.is_some_and(|name| folded(&name) == wanted);
         let by_id = text.len() >= ID_PREFIX_CHARS_MIN && key.to_string().starts_with(text);
         if by_name || by_id {
             fitting.push(Fitting {

@@ -14,6 +14,7 @@ use crate::core::messages::{self, Payload};
 use crate::core::profile::Context;
 use crate::core::{groups, messages::check_name, requests, verification};
 use crate::error::Error;
+use crate::text::escaped_name;
 use crate::types::{GroupKey, MessageKind};
 
 pub(super) fn set(connection: &Connection, group: &GroupKey, name: &str, id: &str) -> Result<(), Error> {
@@ -125,7 +126,7 @@ fn note(
 ) -> Result<(), Error> {
     // A name cannot end its quotes.
     let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
-    let text = format!("{} renamed the group to \"{quoted}\"", by.0);
+    let text = format!("{} renamed the group to \"{}\"", by.0, escaped_name(&quoted));
     messages::note(
         connection,
         Some(group),

@@ -7,6 +7,7 @@ use crate::core::messages::{SELECT, select};
 use crate::core::schema::corrupt;
 use crate::core::{groups, requests};
 use crate::error::Error;
+use crate::text::folded;
 use crate::types::{GroupKey, Message, MessageKind, SendStatus};
 
 /// Rows that one step of a search looks at: some milliseconds, after which others have their turn.
@@ -149,14 +150,14 @@ pub(crate) struct Searched {
     pub(crate) before: Option<i64>,
 }
 
-/// Looks for a text in lower case among the next rows before this one, and stops at `limit`. What strangers write who were not
+/// Looks for a [`folded`] text among the next rows before this one, and stops at `limit`. What strangers write who were not
 /// answered is not in the way, unless it is asked for.
 ///
-/// SQLite folds the case of ASCII letters only, and its index for substrings would keep a second copy of every text, so
+/// SQLite folds the case of ASCII letters only and knows no accents, and its index for substrings would keep a second copy of every text, so
 /// the texts are read.
 pub(crate) fn search(
     tx: &Tx<'_>,
-    lowercase: &str,
+    wanted: &str,
     group: Option<&GroupKey>,
     before: i64,
     limit: u32,
@@ -188,7 +189,7 @@ pub(crate) fn search(
             .get_ref(1)?
             .as_str()
             .map_err(|_| Error::Corrupt("text of a message"))?;
-        if text.to_lowercase().contains(lowercase) {
+        if folded(text).contains(wanted) {
             let message = message(tx, last)?;
             found.push(corrupt(message, "a message that was there is not")?);
             if found.len() >= limit as usize {

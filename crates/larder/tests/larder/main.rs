@@ -24,6 +24,7 @@ mod files;
 mod history;
 mod invitations;
 mod legacy;
+mod names;
 mod pool;
 mod process;
 #[cfg(feature = "sqlcipher")]
