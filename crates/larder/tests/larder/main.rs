@@ -29,6 +29,7 @@ mod pool;
 mod process;
 #[cfg(feature = "sqlcipher")]
 mod readme;
+mod refused_input;
 mod requests;
 #[cfg(unix)]
 mod screen;
