@@ -345,8 +345,10 @@ impl Engine {
                 "accepted: what you write is sent".to_owned()
             }
             Slash::Decline => {
-                client.decline(open()?).await?;
-                "declined".to_owned()
+                match client.decline(open()?).await?.kept {
+                    true => "declined; what you had of the group before is kept".to_owned(),
+                    false => "declined".to_owned(),
+                }
             }
             Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
             Slash::Verify(user, Some(verified)) => {
