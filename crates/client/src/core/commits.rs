@@ -55,7 +55,10 @@ pub(super) fn stage_proposed(
 /// Stages a Commit with these Adds and Removes, and with what members have proposed: that they leave, and, if it may
 /// contain them, fresh leaves of theirs. It is pending until the server has answered. It brings a fresh leaf of ours if
 /// ours is still the one of a KeyPackage.
-#[expect(clippy::disallowed_methods, reason = "the one place that stages, by leave of the gate")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that stages, by leave of the gate"
+)]
 fn build(
     tx: &Tx<'_>,
     context: &Context,
@@ -274,7 +277,10 @@ pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> R
     propose_leave(tx, context, group).map(Some)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that asks to leave, by leave of the gate")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that asks to leave, by leave of the gate"
+)]
 fn propose_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<i64, Error> {
     let provider = tx.provider();
     let proposal = gate::clear_leave(tx, group)??

@@ -195,10 +195,7 @@ pub(super) struct Rejoining<'tx> {
 }
 
 /// Whether anything may leave for a group.
-pub(super) fn clear<'tx>(
-    tx: &'tx Tx<'_>,
-    group: &GroupKey,
-) -> Result<Result<Cleared<'tx>, Closed>, Error> {
+pub(super) fn clear<'tx>(tx: &'tx Tx<'_>, group: &GroupKey) -> Result<Result<Cleared<'tx>, Closed>, Error> {
     let cleared = enter(tx, group, Purpose::Anything)?.map(|mls| Cleared {
         group: group.clone(),
         mls,

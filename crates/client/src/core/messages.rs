@@ -231,7 +231,14 @@ pub(super) fn push(
         payload: Base64Url(payload),
         row,
     };
-    outbox::push(tx.connection(), &group, &messages_path(&group), None, &request, &intent)
+    outbox::push(
+        tx.connection(),
+        &group,
+        &messages_path(&group),
+        None,
+        &request,
+        &intent,
+    )
 }
 
 /// Puts a payload into the outbox that is encrypted once that is possible, and allowed then.
@@ -260,7 +267,10 @@ pub(super) fn has_to_wait(tx: &Tx<'_>, group: &GroupKey, mls: &MlsGroup) -> Resu
 }
 
 /// A payload as a PrivateMessage of the group's present epoch.
-#[expect(clippy::disallowed_methods, reason = "the one place that encrypts, by leave of the gate")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that encrypts, by leave of the gate"
+)]
 pub(super) fn encrypt(
     tx: &Tx<'_>,
     context: &Context,

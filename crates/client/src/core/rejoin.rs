@@ -28,7 +28,10 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
 
 /// Builds the external Commit that brings this device back (RFC 9420 §12.4.3.2): it removes our old leaf and adds a new
 /// one. The group's old state is replaced; until the server has accepted, the group stays `needs-rejoin`.
-#[expect(clippy::disallowed_methods, reason = "the one place that comes back, by leave of the gate")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that comes back, by leave of the gate"
+)]
 pub(crate) fn stage_rejoin(
     tx: &Tx<'_>,
     context: &Context,

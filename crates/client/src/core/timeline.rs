@@ -3,10 +3,10 @@
 use larder_pool::Tx;
 use rusqlite::Connection;
 
+use crate::core::groups;
 use crate::core::history::{self, Unanswered};
 use crate::core::messages::{SELECT, select};
 use crate::core::schema::corrupt;
-use crate::core::groups;
 use crate::error::Error;
 use crate::types::{GroupKey, Message, MessageKind, SendStatus};
 

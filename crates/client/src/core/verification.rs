@@ -9,11 +9,11 @@ use rusqlite::{Connection, named_params};
 
 use crate::core::devices::{self, groups_with, tell};
 use crate::core::members::fingerprint;
+use crate::core::mls;
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
 use crate::core::safety_number::{Fingerprint, code, number};
 use crate::core::schema::corrupt;
-use crate::core::mls;
 use crate::error::Error;
 use crate::types::GroupKey;
 use crate::verification::{SafetyDevice, SafetyNumber, Verification};
