@@ -249,6 +249,13 @@ impl DeviceToLink {
     }
 }
 
+/// What became of an invitation that was declined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Declined {
+    /// Whether there is a history of the group from before the invitation. It is kept.
+    pub kept: bool,
+}
+
 /// The outcome of an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Invited {

@@ -172,7 +172,7 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
-    /// Decline an invitation: leave the group and forget what came from it
+    /// Decline an invitation: leave the group and forget what came with it
     Decline {
         /// The group
         group: String,

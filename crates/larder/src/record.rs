@@ -84,7 +84,12 @@ pub(crate) enum Record {
     /// An invitation was accepted.
     Accepted { group: String, group_name: String },
     /// An invitation was declined.
-    Declined { group: String, group_name: String },
+    Declined {
+        group: String,
+        group_name: String,
+        /// Whether there is a history of the group from before the invitation, which is kept.
+        kept: bool,
+    },
     /// A group has another name.
     Renamed { group: String, group_name: String },
     /// A group should not disturb.

@@ -18,7 +18,7 @@ impl MlsConnection {
     ///
     /// # Errors
     /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`],
-    /// [`Error::VerificationChanged`] or else
+    /// [`Error::VerificationChanged`] (also when it is a member who has other keys) or else
     /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
     /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
     /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
@@ -89,7 +89,7 @@ impl MlsConnection {
     ) -> Result<(Vec<UserName>, Invited), Error> {
         let core = &self.0.core;
         let key = group.clone();
-        core.write(move |tx, _| core::require_active(tx, &key)).await?;
+        core.write(move |tx, _| core::require_open(tx, &key)).await?;
         self.pump(&mut Progress::default()).await?;
 
         // Each once, in a fixed order, so that a repeated request is the same request.

@@ -14,7 +14,7 @@ use tls_codec::Deserialize as _;
 
 use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
-use crate::core::{commits, mls, peers, verification};
+use crate::core::{commits, gate, mls, peers, verification};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, NotAdded};
 use crate::verification::Verification;
@@ -321,9 +321,10 @@ pub(crate) fn stage_invite(
     reservation_id: Option<String>,
 ) -> Result<i64, Error> {
     commits::require_quiet(tx, group)?;
-    let mut state = mls::load(tx, group)?;
-    let (packages, adds) = still_to_add(tx, &state, &checked.packages)?;
-    let request = commits::stage(tx, context, &mut state, adds, &[], reservation_id.clone())?;
+    let cleared = gate::clear(tx, group)??;
+    let (packages, adds) = still_to_add(tx, cleared.state(), &checked.packages)?;
+    let admitted = cleared.admit(tx, adds)??;
+    let request = commits::stage(tx, context, admitted, reservation_id.clone())?;
     commits::push(
         tx,
         group,

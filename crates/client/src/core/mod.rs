@@ -9,7 +9,9 @@ mod commits;
 mod devices;
 mod encryption;
 mod file_names;
+mod gate;
 mod groups;
+mod history;
 mod identity;
 mod incoming;
 mod invitation;
@@ -40,8 +42,8 @@ mod welcome;
 
 pub(crate) use actor::Handle;
 pub(crate) use attachments::{
-    Ciphertext, attach, attachment, ciphertext, due_uploads, opened, stored_bytes, upload, upload_failed,
-    uploaded,
+    Ciphertext, attach, attachment, ciphertext, due_uploads, opened, stored_bytes, upload, upload_closed,
+    upload_failed, uploaded,
 };
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use backup::import;
@@ -52,9 +54,11 @@ pub(crate) use devices::{
 };
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};
+pub(crate) use gate::{Closed, require_open};
 pub(crate) use groups::{
     create, group_state, require_active, resolve, resolve_request, set_muted, summaries, summary,
 };
+pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{

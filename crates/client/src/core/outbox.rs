@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use serde::{Deserialize, Serialize};
 
 use crate::core::commits::{self, merged};
+use crate::core::gate::Closed;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{attachments, groups, messages, mls, rejoin, restored_server};
@@ -132,8 +133,8 @@ pub(crate) enum Outcome {
     Raced,
     /// This device is not a member any more, or has to rejoin first.
     NotActive(GroupState),
-    /// It is a message, and this member, who was verified, has other keys now.
-    VerificationChanged(UserName),
+    /// The gate was closed when it was to be made again at another epoch.
+    Closed(Closed),
 }
 
 /// Puts a message into the outbox that can be encrypted only once a Commit before it is settled.

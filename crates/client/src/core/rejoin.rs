@@ -8,7 +8,7 @@ use tls_codec::Deserialize as _;
 
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, messages, mls, peers, requests, restored_server};
+use crate::core::{commits, gate, groups, messages, mls, peers, requests, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -28,12 +28,17 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
 
 /// Builds the external Commit that brings this device back (RFC 9420 §12.4.3.2): it removes our old leaf and adds a new
 /// one. The group's old state is replaced; until the server has accepted, the group stays `needs-rejoin`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that comes back, by leave of the gate"
+)]
 pub(crate) fn stage_rejoin(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
     answer: &GroupInfoAnswer,
 ) -> Result<(), Error> {
+    let _may_rejoin = gate::clear_rejoin(tx, group)??;
     let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
     let message = MlsMessageIn::tls_deserialize_exact(&answer.group_info.0).map_err(|_| bad())?;
     let MlsMessageBodyIn::GroupInfo(group_info) = message.extract() else {
@@ -95,7 +100,7 @@ pub(crate) fn give_up_rejoining(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Err
     if groups::is_following(tx.connection(), group)? {
         groups::forget(tx, group)
     } else {
-        groups::depart(tx, group)
+        groups::depart_as_told(tx, group)
     }
 }
 

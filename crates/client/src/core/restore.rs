@@ -90,7 +90,9 @@ fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
             GroupState::Creating => {}
             // Not a member yet.
             GroupState::NeedsRejoin if groups::is_following(tx.connection(), &group)? => {}
-            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => groups::depart(tx, &group)?,
+            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => {
+                groups::depart_as_told(tx, &group)?
+            }
             GroupState::Left => {}
         }
     }

@@ -43,6 +43,7 @@ pub(super) fn join(
         GroupState::Active,
         joined.group.epoch().as_u64(),
     )?;
+    groups::set_following(connection, group, false)?;
     requests::set(connection, group, inviter.as_ref())?;
     let text = match inviter {
         None => format!("you joined a group of {members}"),

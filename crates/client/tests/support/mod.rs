@@ -28,7 +28,15 @@ pub(crate) fn now() -> UnixSeconds {
 const DATABASE: &str = "server.db";
 
 /// What takes each migration of a client's profile away again, the newest first.
-const TAKEN_BACK: [(u32, &str); 6] = [
+const TAKEN_BACK: [(u32, &str); 7] = [
+    (
+        9,
+        "DROP TRIGGER history_belongs_to_the_person;
+         DROP TRIGGER a_group_with_a_history_stays;
+         ALTER TABLE groups DROP COLUMN request_after;
+         ALTER TABLE groups DROP COLUMN name_before;
+         ALTER TABLE groups DROP COLUMN name_id_before;",
+    ),
     (
         8,
         "DROP TRIGGER attachments_go_with_their_message;

@@ -221,8 +221,13 @@ impl Record {
                 )
             }
             Self::Accepted { group_name, .. } => format!("you are in #{}", label(group_name)),
-            Self::Declined { group_name, .. } => {
-                format!("the invitation to #{} is declined", label(group_name))
+            Self::Declined { group_name, kept, .. } => {
+                let kept = if *kept {
+                    "; what you had of it before is kept"
+                } else {
+                    ""
+                };
+                format!("the invitation to #{} is declined{kept}", label(group_name))
             }
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),

@@ -318,10 +318,10 @@ impl Engine {
                 self.nudge.notify_one();
                 "accepted: what you write is sent".to_owned()
             }
-            Slash::Decline => {
-                client.decline(open()?).await?;
-                "declined".to_owned()
-            }
+            Slash::Decline => match client.decline(open()?).await?.kept {
+                true => "declined; what you had of the group before is kept".to_owned(),
+                false => "declined".to_owned(),
+            },
             Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
             Slash::Verify(user, Some(verified)) => {
                 client.set_verified(&user, verified).await?;
