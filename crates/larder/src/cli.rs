@@ -503,6 +503,12 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         store: StoreOptions,
     },
+    /// Take what the clock of this computer says for the time, after it was set to another while servers ran. They may go on
+    /// meanwhile
+    AcceptClock {
+        #[command(flatten)]
+        store: StoreOptions,
+    },
 }
 
 /// `larder device`.

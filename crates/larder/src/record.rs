@@ -263,6 +263,8 @@ pub(crate) enum Record {
         devices: u64,
         revoked: u64,
     },
+    /// The clock of an operator is the time of the servers on a store.
+    ClockAccepted { time: u64, last_sweep: Option<u64> },
     /// How long frames of the chat took, in microseconds.
     Frames {
         at: &'static str,

@@ -11,6 +11,7 @@
 //! Absent here: I/O, clocks, randomness, OpenMLS, HTTP, SQL, and any dependency. Time is an argument. The transition
 //! functions are total and have no `_` arm: a new state or event does not compile until every pair is decided.
 
+mod clock;
 mod directory;
 mod last_resort;
 mod limits;
@@ -20,6 +21,10 @@ mod pool;
 mod reconcile;
 mod time;
 
+pub use clock::{
+    CLOCK_AWAY_SECONDS, CLOCK_STEADY_SECONDS, CLOCK_STEP_ACCEPTED_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX,
+    ClockDoubt, ClockError, ClockGuard, ClockReading, ClockSuspension,
+};
 pub use directory::{DirectoryEvent, DirectoryState, DirectoryStatus, Refusal};
 pub use last_resort::{
     LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_LIFETIME_SECONDS, LAST_RESORT_RETIRING_SECONDS, LastResortEvent,

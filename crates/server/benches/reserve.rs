@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{ClockReading, UnixSeconds};
 use larder_server::{Caller, Config, Service, StoreLocation};
 use larder_wire::{DeviceOutcome, GroupId, ReserveRequest};
 use sha2::{Digest, Sha256};
@@ -73,7 +73,9 @@ fn open(runtime: &Runtime, location: StoreLocation) -> Service {
     config.drain.lapsed_counts_seconds = 0;
     config.drain.pair.burst = u32::MAX;
     config.drain.target.burst = u32::MAX;
-    runtime.block_on(Service::open(config, Arc::new(|| NOW))).unwrap()
+    runtime
+        .block_on(Service::open(config, Arc::new(|| ClockReading::steady(NOW))))
+        .unwrap()
 }
 
 fn measure(c: &mut Criterion, runtime: &Runtime, service: &Service, engine: &str, stored: u64) {

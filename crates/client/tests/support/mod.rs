@@ -10,7 +10,7 @@ use larder_client::{
     Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind, MlsConnection,
     Options, PoolPolicy, UnixSeconds, UserName,
 };
-use larder_lifecycle::{DrainLimits, Rate};
+use larder_lifecycle::{ClockReading, DrainLimits, Rate};
 use larder_pool::LocalStore;
 use larder_server::{Admin, Config, Service, backup_sqlite, serve};
 use larder_wire::Registration;
@@ -182,7 +182,7 @@ impl TestServer {
         config.drain = generous();
         configure(&mut config);
         let ahead = Arc::clone(&self.ahead);
-        let clock = Arc::new(move || now().plus(ahead.load(Ordering::Relaxed)));
+        let clock = Arc::new(move || ClockReading::steady(now().plus(ahead.load(Ordering::Relaxed))));
         let service = Service::open(config, clock).await.unwrap();
         let address = self.url.trim_start_matches("http://");
         let listener = TcpListener::bind(address).await.unwrap();
@@ -215,9 +215,16 @@ impl TestServer {
 
     /// Sweeps as if this many seconds had passed.
     pub(crate) async fn sweep_after(&self, seconds: u64) {
+        let service = self.service.as_ref().unwrap();
         self.ahead.store(seconds, Ordering::Relaxed);
-        self.service.as_ref().unwrap().sweep().await.unwrap();
+        service.sweep().await.unwrap();
         self.ahead.store(0, Ordering::Relaxed);
+        // The way back is a step of the clock, which somebody has to accept.
+        let database = self.directory.path().join(DATABASE);
+        let admin = Admin::open_in_use(&database.into()).await.unwrap();
+        admin.accept_clock(now()).await.unwrap();
+        service.sweep().await.unwrap();
+        assert_eq!(service.clock_suspension(), None);
     }
 
     /// A registered client with a full pool.

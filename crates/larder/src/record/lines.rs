@@ -394,6 +394,15 @@ impl Record {
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
             }
+            Self::ClockAccepted { time, last_sweep } => {
+                let before = last_sweep.map_or_else(String::new, |time| {
+                    format!(" (the store was last swept at {})", date(UnixSeconds(time)))
+                });
+                format!(
+                    "the time is {}{before}; servers whose clocks agree delete and expire by it again within a minute",
+                    date(UnixSeconds(*time))
+                )
+            }
             Self::Frames {
                 at,
                 frames,

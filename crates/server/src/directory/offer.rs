@@ -6,6 +6,9 @@ use crate::directory::last_resort;
 use crate::error::Fault;
 use crate::store::{DeviceKey, DeviceRow, Tx, UserKey};
 
+/// No reservation is made for so long, in seconds: one day.
+const RESERVATION_SECONDS_EVER: u64 = 24 * 60 * 60;
+
 /// Who asks, and what they have had.
 pub(super) struct Requester {
     /// Nobody in particular, for a look at what a stranger would get.
@@ -43,9 +46,11 @@ impl Requester {
         now: UnixSeconds,
     ) -> Result<Self, Fault> {
         tx.lock_user(caller.user_key)?;
+        let since = now.minus(limits.lapsed_counts_seconds);
+        let until = now.plus(RESERVATION_SECONDS_EVER);
         Ok(Self {
             user: Some(caller.user_key),
-            held: tx.held_by_user(caller.user_key, now.minus(limits.lapsed_counts_seconds), now)?,
+            held: tx.held_by_user(caller.user_key, (since, until), now)?,
         })
     }
 

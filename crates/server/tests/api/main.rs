@@ -18,6 +18,7 @@ mod bad_input;
 mod blobs;
 mod blocks;
 mod check;
+mod clock;
 mod commit_model;
 mod commits;
 mod commits_invalid;

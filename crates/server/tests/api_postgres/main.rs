@@ -24,6 +24,8 @@ mod blobs;
 mod blocks;
 #[path = "../api/check.rs"]
 mod check;
+#[path = "../api/clock.rs"]
+mod clock;
 #[path = "../api/commit_model/mod.rs"]
 mod commit_model;
 #[path = "../api/commits.rs"]

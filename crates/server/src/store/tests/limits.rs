@@ -88,7 +88,7 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
                 };
                 assert!(tx.take_available(target, &[1], NOW, &reservation)?.is_some());
             }
-            Ok(tx.held_by_user(user, NOW, NOW)?)
+            Ok(tx.held_by_user(user, (NOW, NOW.plus(99_999)), NOW)?)
         })
         .await
         .unwrap();
