@@ -1,10 +1,11 @@
 use larder_pool::Tx;
 
+use crate::core::adding::{LeavingOut, stage_adds};
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, invitation, messages, mls, verification};
+use crate::core::{commits, devices, groups, messages, mls, verification};
 use crate::error::Error;
-use crate::types::{GroupState, SendStatus};
+use crate::types::{GroupState, NotAdded, SendStatus};
 
 /// A Commit that lost this many races is given up.
 const ATTEMPTS_MAX: u32 = 8;
@@ -85,15 +86,28 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
         Intent::Invite {
             reservation_id,
             packages,
+            all_or_nobody,
         } => {
-            let (packages, adds) = invitation::still_to_add(tx, &mls, packages)?;
-            if adds.is_empty() {
-                return Ok(Remade::Ended(Outcome::Moot));
+            let leaving_out = match all_or_nobody {
+                true => LeavingOut::Forbidden,
+                false => LeavingOut::Allowed,
+            };
+            let terms = (reservation_id.as_deref(), leaving_out);
+            let adding = stage_adds(tx, context, &group, packages, terms)?;
+            for (user, flaw) in &adding.left_out {
+                let why = NotAdded::InvalidKeyPackage(*flaw);
+                messages::note_not_added(tx, &group, user, &why, context.now())?;
             }
-            let request = commits::stage(tx, context, &mut mls, adds, &[], reservation_id.clone())?;
+            let Some(request) = adding.request else {
+                return Ok(Remade::Ended(match adding.left_out.is_empty() {
+                    true => Outcome::Moot,
+                    false => Outcome::Raced,
+                }));
+            };
             let intent = Intent::Invite {
                 reservation_id: reservation_id.clone(),
-                packages,
+                packages: adding.packages,
+                all_or_nobody: *all_or_nobody,
             };
             outbox::replace(connection, id, &request, &intent)?;
         }
