@@ -47,7 +47,8 @@ pub struct Lifetime {
 pub struct DirectoryPolicy {
     /// The longest total lifetime, in seconds.
     pub lifetime_seconds_max: u64,
-    /// Tolerated clock skew, in seconds.
+    /// Tolerated clock skew, in seconds: `not_before` may be this far ahead at upload, and is as far behind once the KeyPackage
+    /// is served.
     pub skew_seconds: u64,
     /// A KeyPackage is served while at least this much of its life is left, in seconds. It is the inbox retention:
     /// a member who was offline that long must still be able to process the Add.
@@ -117,6 +118,12 @@ impl DirectoryPolicy {
             low_watermark: part(self.low_watermark, suites).max(1),
             ..self
         }
+    }
+
+    /// A KeyPackage is handed out from this time on: once it is valid for an adder whose clock is slow by the tolerated skew,
+    /// too.
+    pub fn served_from(&self, not_before: UnixSeconds) -> UnixSeconds {
+        not_before.plus(self.skew_seconds)
     }
 
     /// A KeyPackage is handed out before this time only.

@@ -13,7 +13,8 @@ use crate::core::restored_server;
 use crate::core::schema::corrupt;
 use crate::error::Error;
 use crate::types::{
-    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
+    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage,
+    TEXT_BYTES_MAX,
 };
 
 /// The version of [`Payload`] that we write.
@@ -321,6 +322,26 @@ pub(super) fn insert(connection: &Connection, message: &NewMessage<'_>) -> Resul
             ":status": message.status.column(),
         })?;
     Ok((inserted == 1).then(|| connection.last_insert_rowid()))
+}
+
+/// Notes that a user was left out of an invitation that goes on without them.
+pub(super) fn note_not_added(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    user: &UserName,
+    why: &NotAdded,
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    let text = format!("{user} was not added: {why}");
+    note(
+        tx.connection(),
+        Some(group),
+        None,
+        MessageKind::Notice,
+        &text,
+        now,
+        false,
+    )
 }
 
 /// Writes a row that says what happened to a group.

@@ -1,6 +1,7 @@
 //! The synchronous core: everything that touches the database, in functions that take a transaction.
 
 mod actor;
+mod adding;
 mod attachments;
 mod audit;
 mod backup;
@@ -62,7 +63,7 @@ pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
-    Extent, already_members, check_reservation, reserve_finished, reserve_key, stage_invite,
+    Extent, already_members, check_reservation, not_members, reserve_finished, reserve_key, stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;

@@ -8,7 +8,7 @@ use crate::core::commits::{self, merged};
 use crate::core::gate::Closed;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{attachments, groups, messages, mls, rejoin, restored_server};
+use crate::core::{adding, attachments, groups, messages, mls, rejoin, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
@@ -25,6 +25,8 @@ pub(super) enum Intent {
     Invite {
         reservation_id: Option<String>,
         packages: Vec<InvitePackage>,
+        /// Whether one who cannot be added keeps the others out.
+        all_or_nobody: bool,
     },
     /// Removes all devices of a user.
     Remove { user: UserName },
@@ -304,6 +306,12 @@ pub(super) fn start_over(connection: &Connection, group: &GroupKey) -> Result<()
     Ok(())
 }
 
+/// Has a row made again for another purpose than before.
+pub(super) fn remake_as(connection: &Connection, id: i64, intent: &Intent) -> Result<(), Error> {
+    connection.execute("UPDATE outbox SET intent = ?2 WHERE id = ?1", (id, json(intent)?))?;
+    remake_later(connection, id, None)
+}
+
 fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
     connection.execute(
         "UPDATE outbox SET state = ?2, server_epoch = ?3 WHERE id = ?1",
@@ -352,6 +360,9 @@ pub(crate) fn settle(
             Outcome::Done
         }
         Verdict::Refused(problem) => {
+            if adding::without_refused(tx, (&group, id), &intent, &problem, now)? {
+                return Ok(None);
+            }
             refused(tx, &group, &intent, &problem)?;
             Outcome::Refused(problem)
         }

@@ -2,12 +2,13 @@ use larder_pool::Tx;
 use larder_wire::CommitRequest;
 use openmls::prelude::MlsGroup;
 
+use crate::core::adding::{LeavingOut, stage_adds};
 use crate::core::gate::{self, Closed};
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, invitation, messages, mls, naming};
+use crate::core::{commits, devices, groups, messages, mls, naming};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, SendStatus};
+use crate::types::{GroupKey, GroupState, NotAdded, SendStatus};
 
 /// A Commit that lost this many races is given up.
 const ATTEMPTS_MAX: u32 = 8;
@@ -136,29 +137,7 @@ fn restage(
     intent: Intent,
 ) -> Result<Restaged, Error> {
     let (removal, removes, intent) = match intent {
-        Intent::Invite {
-            reservation_id,
-            packages,
-        } => {
-            let (packages, adds) = invitation::still_to_add(tx, mls, &packages)?;
-            if adds.is_empty() {
-                return Ok(Restaged::Ended(Outcome::Moot));
-            }
-            let cleared = match gate::clear(tx, group)? {
-                Ok(cleared) => cleared,
-                Err(closed) => return Ok(closed.into()),
-            };
-            let admitted = match cleared.admit(tx, adds)? {
-                Ok(admitted) => admitted,
-                Err(closed) => return Ok(closed.into()),
-            };
-            let request = commits::stage(tx, context, admitted, reservation_id.clone())?;
-            let intent = Intent::Invite {
-                reservation_id,
-                packages,
-            };
-            return Ok(Restaged::Again(request, intent));
-        }
+        intent @ Intent::Invite { .. } => return restage_invite(tx, context, group, intent),
         Intent::Remove { user } => {
             let leaves = commits::leaves_of(mls, &user);
             (gate::clear_expulsion(tx, group)?, leaves, Intent::Remove { user })
@@ -188,4 +167,46 @@ fn restage(
         }
         Err(closed) => Ok(closed.into()),
     }
+}
+
+/// Stages the Commit again that adds those of an invitation who are no members yet.
+fn restage_invite(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    intent: Intent,
+) -> Result<Restaged, Error> {
+    let Intent::Invite {
+        reservation_id,
+        packages,
+        all_or_nobody,
+    } = intent
+    else {
+        return Ok(Restaged::Ended(Outcome::Moot));
+    };
+    let leaving_out = match all_or_nobody {
+        true => LeavingOut::Forbidden,
+        false => LeavingOut::Allowed,
+    };
+    let terms = (reservation_id.as_deref(), leaving_out);
+    let adding = match stage_adds(tx, context, group, &packages, terms)? {
+        Ok(adding) => adding,
+        Err(closed) => return Ok(closed.into()),
+    };
+    for (user, flaw) in &adding.left_out {
+        let why = NotAdded::InvalidKeyPackage(*flaw);
+        messages::note_not_added(tx, group, user, &why, context.now())?;
+    }
+    let Some(request) = adding.request else {
+        return Ok(Restaged::Ended(match adding.left_out.is_empty() {
+            true => Outcome::Moot,
+            false => Outcome::Raced,
+        }));
+    };
+    let intent = Intent::Invite {
+        reservation_id,
+        packages: adding.packages,
+        all_or_nobody,
+    };
+    Ok(Restaged::Again(request, intent))
 }

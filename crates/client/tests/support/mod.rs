@@ -206,6 +206,11 @@ impl TestServer {
         invited[0].code.clone()
     }
 
+    /// Where the server's database is.
+    pub(crate) fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join(DATABASE)
+    }
+
     /// A change that only somebody with the server's database can make.
     pub(crate) fn tamper(&self, sql: &str, params: impl rusqlite::Params) {
         let database = rusqlite::Connection::open(self.directory.path().join("server.db")).unwrap();

@@ -38,7 +38,7 @@ pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
 pub(crate) use clock::{ClockRow, Durations};
 pub(crate) use groups::{AcceptedKind, NewAccepted};
 pub(crate) use inbox::NewInboxRow;
-pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
+pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub use postgres::PostgresError;

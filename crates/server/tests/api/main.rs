@@ -13,6 +13,7 @@ mod database;
 mod support;
 
 mod accounts;
+mod addable;
 mod audit;
 mod bad_input;
 mod blobs;

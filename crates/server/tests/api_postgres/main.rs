@@ -14,6 +14,8 @@ mod support;
 
 #[path = "../api/accounts.rs"]
 mod accounts;
+#[path = "../api/addable.rs"]
+mod addable;
 #[path = "../api/audit.rs"]
 mod audit;
 #[path = "../api/bad_input.rs"]
