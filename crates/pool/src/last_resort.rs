@@ -1,5 +1,5 @@
 use larder_lifecycle::{
-    KEY_PACKAGE_LIFETIME_SECONDS, LAST_RESORT_RETIRING_SECONDS, NewestLastResort, OwnLastResort,
+    LAST_RESORT_RETIRING_SECONDS, NewestLastResort, OwnLastResort,
     OwnLastResortEvent, PoolPolicy, UnixSeconds, last_resort_is_due,
 };
 use openmls::prelude::{
@@ -38,11 +38,7 @@ impl KeyPackagePool {
             let generation = self.begin_generation(tx)?;
             losses::settle(tx.connection(), generation, now)?;
             let provider = tx.provider();
-            let policy = PoolPolicy {
-                lifetime_seconds: KEY_PACKAGE_LIFETIME_SECONDS,
-                ..self.policy
-            };
-            let lifetime = policy.lifetime(now);
+            let lifetime = PoolPolicy::default().lifetime(now);
             let bundle = KeyPackage::builder()
                 .key_package_lifetime(Lifetime::init(lifetime.not_before.0, lifetime.not_after.0))
                 .leaf_node_capabilities(with_last_resort(&self.capabilities))

@@ -147,7 +147,7 @@ impl Service {
         self.inner.config.limits
     }
 
-    fn now(&self) -> UnixSeconds {
+    pub(crate) fn now(&self) -> UnixSeconds {
         (self.inner.clock)()
     }
 
