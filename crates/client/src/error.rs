@@ -6,6 +6,7 @@ use larder_pool::legacy::LegacyError;
 use larder_pool::{PoolError, StoreError};
 use larder_wire::{DeviceId, Problem, UserName, suite_name};
 
+use crate::clocks::Clocks;
 use crate::types::{GroupKey, GroupState, NotAdded};
 
 /// Why an operation failed. [`Error::code`] is stable; nothing in here holds a key, a token or the text of a message.
@@ -54,6 +55,10 @@ pub enum Error {
     /// Not the address of a server: `http://` or `https://`, host, optional port.
     #[error("not the address of a server")]
     InvalidServer,
+    /// This computer's clock and the server's are more than a day apart: nothing is minted, nobody is added, and nothing is
+    /// erased for its age.
+    #[error("{0}, by the server's: set the clock that is wrong, and try again")]
+    ClocksApart(Clocks),
     /// None of the ciphersuites that the deployment is run with is one that this program supports and the device's
     /// Ed25519 key signs for.
     #[error("this program supports no ciphersuite of the server's: {}", names(.0))]
@@ -358,6 +363,7 @@ impl Error {
             Self::Refused(problem) => problem.problem_type.code(),
             Self::Unreachable(_) => "unreachable",
             Self::InvalidServer => "invalid-server",
+            Self::ClocksApart(_) => "clocks-apart",
             Self::UnsupportedSuites(_) => "unsupported-suites",
             Self::UnknownGroup => "unknown-group",
             Self::Ambiguous { .. } => "ambiguous",

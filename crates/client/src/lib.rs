@@ -17,6 +17,7 @@
 //! files are as secret as the messages that tell them, and lie beside these), and keys, tokens, plaintext or names of groups in logs and errors.
 
 mod audited;
+mod clocks;
 mod connection;
 mod core;
 mod error;
@@ -26,6 +27,7 @@ mod types;
 mod verification;
 
 pub use audited::{AuditFlaw, Audited};
+pub use clocks::Clocks;
 pub use connection::{Linking, MlsConnection};
 pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};

@@ -273,6 +273,14 @@ pub(crate) enum Record {
         p99_us: u128,
         longest_us: u128,
     },
+    /// This computer's clock and the server's disagree.
+    ClockOff {
+        /// Negative when it is slow.
+        seconds_fast: i64,
+        here: u64,
+        there: u64,
+        explanation: String,
+    },
     /// A Welcome that could not be joined.
     Quarantined {
         reason: &'static str,

@@ -1,8 +1,10 @@
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use larder_wire::{DeviceId, DeviceInfo, ProblemType, UserName};
 
+use crate::clocks::ServerClock;
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
 use crate::core::{self, Core, Handle, Registering, Suites};
@@ -196,7 +198,10 @@ impl MlsConnection {
         user: UserName,
     ) -> Result<(Self, Anonymous), Error> {
         let (anonymous, server) = Anonymous::new(server)?;
+        let clock = Arc::new(ServerClock::new(options.clock.clone(), None));
+        let anonymous = anonymous.heeded_by(&clock);
         let info = anonymous.info().await?;
+        clock.require_close()?;
         let suites = Suites::of_server(&info);
         suites.require_one()?;
         let registering = Registering {
@@ -207,6 +212,6 @@ impl MlsConnection {
         };
         let opening = options.clone();
         let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
-        Ok((Self::start(options, core).await?, anonymous))
+        Ok((Self::start(core).await?, anonymous))
     }
 }

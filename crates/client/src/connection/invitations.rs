@@ -21,7 +21,7 @@ impl MlsConnection {
     /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`],
     /// [`Error::VerificationChanged`] (also when it is a member who has other keys) or else
     /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
-    /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
+    /// [`Error::ClocksApart`]: nobody is asked for. [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
     /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
     /// [`Error::UnknownGroup`], [`Error::GroupNotActive`].
     pub async fn invite(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
@@ -109,6 +109,7 @@ impl MlsConnection {
         let key = group.clone();
         core.write(move |tx, _| core::require_open(tx, &key)).await?;
         self.pump(&mut Progress::default()).await?;
+        self.0.server_clock.require_close()?;
 
         // Each once, in a fixed order, so that a repeated request is the same request.
         let users: Vec<UserName> = users

@@ -239,7 +239,8 @@ impl Stored {
 
 /// The file of a message, if it has one.
 pub(crate) fn attachment(tx: &Tx<'_>, context: &Context, row: i64) -> Result<Option<Attachment>, Error> {
-    let now = context.now();
+    // The end is by the server's clock.
+    let now = context.server_now();
     Ok(Stored::find(tx.connection(), row)?.map(|stored| {
         let expires_at = stored.at.map(|(_, expires_at)| expires_at);
         Attachment {

@@ -70,7 +70,7 @@ pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(Grou
     let group = MlsGroup::new_with_group_id(
         &provider,
         &identity.mls,
-        &mls::create_config(context.group_suite(tx)?, context.now()),
+        &mls::create_config(context.group_suite(tx)?, context.server_now()),
         mls::mls_id(&key),
         identity.credential.clone(),
     )

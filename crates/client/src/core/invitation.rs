@@ -111,8 +111,8 @@ pub(crate) fn reserve_key(
     let now = context.now();
     let connection = tx.connection();
     connection.execute(
-        "DELETE FROM reserve_attempts WHERE created_at < ?1",
-        [now.minus(RESERVE_ATTEMPT_SECONDS).0.cast_signed()],
+        "DELETE FROM reserve_attempts WHERE created_at < ?1 OR created_at > ?2",
+        [now.minus(RESERVE_ATTEMPT_SECONDS), now].map(|at| at.0.cast_signed()),
     )?;
     let users = joined(users, extent);
     let known = connection
@@ -250,7 +250,7 @@ fn check_device(
         key_package_ref,
         suite,
         (user, device),
-        context.now(),
+        context.server_now(),
     ) {
         Ok(key_package) => key_package,
         Err(flaw) => return Ok(Err(NotAdded::InvalidKeyPackage(flaw))),

@@ -6,6 +6,7 @@ mod attachments;
 mod audit;
 mod backup;
 mod chain;
+mod clock;
 mod commits;
 mod devices;
 mod encryption;
@@ -48,6 +49,7 @@ pub(crate) use attachments::{
 };
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use backup::import;
+pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
     device_checks, follow_groups, has_other_devices, learn_devices, own_devices, unknown_groups,

@@ -113,6 +113,6 @@ pub(crate) fn finish_restoring(
     context: &Context,
     directory: &[DirectoryRow],
 ) -> Result<(), Error> {
-    context.pool.give_up_spent(tx, directory, context.now())?;
+    context.pool.give_up_spent(tx, directory, context.server_now())?;
     set_standing(tx, Standing::Current)
 }

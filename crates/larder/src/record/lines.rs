@@ -279,6 +279,7 @@ impl Record {
                 }
             }
             Self::Pool(pool) => pool.line(),
+            Self::ClockOff { explanation, .. } => explanation.clone(),
             Self::Refreshed {
                 minted,
                 uploaded,

@@ -39,6 +39,9 @@ use crate::Service;
 /// A request other than a long poll, a WebSocket or the transfer of a blob is answered within this time, its body included, or given up.
 const REQUEST_SECONDS_MAX: u64 = 30;
 
+/// The beginning of the year 9999, in Unix seconds: an HTTP date has four digits for the year.
+const HTTP_DATE_SECONDS_MAX: u64 = 253_370_764_800;
+
 /// A request body of those endpoints that need no session, in bytes.
 const ANONYMOUS_BODY_BYTES_MAX: usize = 16 * 1024;
 
@@ -164,9 +167,7 @@ async fn never_stored(mut response: Response) -> Response {
 
 /// Says what time the server goes by, which is not always what its machine says: clients hold their own against it.
 async fn dated(State(app): State<App>, mut response: Response) -> Response {
-    // Beyond the year 9999 there is no such header.
-    const SECONDS_MAX: u64 = 253_402_300_799;
-    let now = Duration::from_secs(app.service.now().0.min(SECONDS_MAX));
+    let now = Duration::from_secs(app.service.now().0.min(HTTP_DATE_SECONDS_MAX));
     let date = httpdate::fmt_http_date(UNIX_EPOCH + now);
     if let Ok(date) = HeaderValue::from_str(&date) {
         response.headers_mut().insert(header::DATE, date);
