@@ -17,14 +17,17 @@
 //! files are as secret as the messages that tell them, and lie beside these), and keys, tokens, plaintext or names of groups in logs and errors.
 
 mod audited;
+mod clocks;
 mod connection;
 mod core;
 mod error;
+pub mod text;
 mod transport;
 mod types;
 mod verification;
 
 pub use audited::{AuditFlaw, Audited};
+pub use clocks::Clocks;
 pub use connection::{Linking, MlsConnection};
 pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
@@ -35,7 +38,7 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
-    ATTACHMENT_BYTES_MAX, Attachment, Clock, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey,
+    ATTACHMENT_BYTES_MAX, Attachment, Clock, Declined, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey,
     GroupState, GroupSummary, Invitations, Invited, Me, Member, Message, MessageKind, NotAdded, Options,
     Probe, ProfileForm, Refreshed, SendStatus, SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
 };

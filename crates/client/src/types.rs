@@ -249,6 +249,13 @@ impl DeviceToLink {
     }
 }
 
+/// What became of an invitation that was declined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Declined {
+    /// Whether there is a history of the group from before the invitation. It is kept.
+    pub kept: bool,
+}
+
 /// The outcome of an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Invited {
@@ -282,8 +289,11 @@ pub enum NotAdded {
         /// How long to wait at least, in seconds, if the server says so.
         retry_after_seconds: Option<u64>,
     },
-    /// The directory handed out something that is not an acceptable KeyPackage of that user.
+    /// The directory handed out something that is not an acceptable KeyPackage of that user, or not one that can be added to
+    /// the group.
     InvalidKeyPackage(KeyPackageFlaw),
+    /// Their KeyPackage could not be used any more by the time that the Commit was due: it was withdrawn, say.
+    Overtaken,
     /// The directory handed out a KeyPackage with another signature key than the one known for this device.
     KeyChanged {
         /// The device.
@@ -310,6 +320,7 @@ impl NotAdded {
             | Self::Withheld
             | Self::Incompatible { .. }
             | Self::InvalidKeyPackage(_)
+            | Self::Overtaken
             | Self::KeyChanged { .. }
             | Self::VerificationChanged
             | Self::Unauthorized { .. } => None,
@@ -326,6 +337,7 @@ impl NotAdded {
             Self::Incompatible { .. } => "incompatible",
             Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
+            Self::Overtaken => "overtaken",
             Self::KeyChanged { .. } => "key-changed",
             Self::VerificationChanged => "verification-changed",
             Self::Unauthorized { .. } => "unauthorized-device",
@@ -352,8 +364,15 @@ impl fmt::Display for NotAdded {
             Self::RateLimited {
                 retry_after_seconds: None,
             } => f.write_str("was asked for too often; try again later"),
+            Self::Overtaken => f.write_str(
+                "has withdrawn the KeyPackage meanwhile, or it cannot be used any more; try again",
+            ),
+            // It may be the owner's fault, the directory's or this clock's.
             Self::InvalidKeyPackage(flaw) => {
-                write!(f, "the directory answered with a bad KeyPackage: {flaw}")
+                write!(
+                    f,
+                    "cannot be added with the KeyPackage that the directory gave: {flaw}"
+                )
             }
             Self::KeyChanged { device } => {
                 write!(

@@ -115,8 +115,12 @@ async fn r_c5_r_c6_a_forged_key_package_is_reported_and_never_added() {
             KeyPackageFlaw::Lifetime,
         ),
         (
-            forge_with(identity.as_bytes(), Lifetime::init(0, now().minus(1).0), false),
-            KeyPackageFlaw::Invalid,
+            forge_with(
+                identity.as_bytes(),
+                Lifetime::init(now().minus(DAY).0, now().minus(1).0),
+                false,
+            ),
+            KeyPackageFlaw::Expired,
         ),
         (
             forge_with(
@@ -124,7 +128,7 @@ async fn r_c5_r_c6_a_forged_key_package_is_reported_and_never_added() {
                 Lifetime::init(now().plus(HOUR).0, now().plus(DAY).0),
                 false,
             ),
-            KeyPackageFlaw::Invalid,
+            KeyPackageFlaw::NotYetValid,
         ),
         // Passed off as single-use.
         (

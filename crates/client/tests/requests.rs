@@ -8,7 +8,7 @@
 
 mod support;
 
-use larder_client::{Error, GroupKey, GroupState};
+use larder_client::{Error, GroupKey, GroupState, MessageKind};
 use larder_wire::InboxKind;
 use support::{
     Action, Client, Proxy, TestServer, catch_up, count_rows, flip_last, tamper_inbox, they_talk, user,
@@ -288,4 +288,155 @@ async fn a_stranger_cannot_take_the_name_of_a_group() {
         Err(Error::Ambiguous { groups }) if groups.len() == 2
     ));
     assert_eq!(bob.resolve_request(&third.to_string()[..8]).await.unwrap(), third);
+}
+
+/// The texts in the history of a group.
+async fn texts(client: &Client, group: &GroupKey) -> Vec<String> {
+    let history = client.history(group, 100).await.unwrap();
+    let texts = history.into_iter().filter(|row| row.kind == MessageKind::Text);
+    texts.map(|row| row.text).collect()
+}
+
+/// A group that bob was in, said something in, and did not read to the end before he was removed.
+async fn removed_from(alice: &Client, bob: &Client) -> GroupKey {
+    let group = invited(alice, bob).await;
+    bob.accept(&group).await.unwrap();
+    bob.take_unread().await;
+    bob.send(&group, "mine").await.unwrap();
+    alice.sync().await.unwrap();
+    alice.send(&group, "not read").await.unwrap();
+    alice.remove(&group, &user("bob")).await.unwrap();
+    bob.sync().await.unwrap();
+    group
+}
+
+const BEFORE: [&str; 3] = ["hello", "mine", "not read"];
+
+#[tokio::test]
+async fn declining_forgets_what_came_with_the_invitation_and_nothing_before() {
+    let server = TestServer::start().await;
+    let (alice, carol) = (server.client("alice").await, server.client("carol").await);
+    let mut bob = server.client("bob").await.asked().await;
+    let group = removed_from(&alice, &bob).await;
+    bob.set_muted(&group, true).await.unwrap();
+    let unread = bob.summary(&group).await.unread;
+    assert!(unread > 0);
+    alice.invite(&group, &[user("bob"), user("carol")]).await.unwrap();
+    alice.rename_group(&group, "free money").await.unwrap();
+    alice.send(&group, "come back").await.unwrap();
+    catch_up(&[&carol, &bob]).await;
+    assert!(is_request(&bob, &group).await);
+    assert_eq!(bob.summary(&group).await.unread, unread);
+    assert_eq!(bob.search("not read", None, 9).await.unwrap().len(), 1);
+    assert!(bob.search("come back", None, 9).await.unwrap().is_empty());
+    // What there was before is told of as ever, and of the invitation that it is there.
+    let told: Vec<String> = bob
+        .unread()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| row.text)
+        .collect();
+    assert!(
+        told.contains(&"not read".to_owned()) && !told.contains(&"come back".to_owned()),
+        "{told:?}"
+    );
+    assert_eq!(told.last().unwrap(), "alice invites you to a group of 3");
+
+    assert!(bob.decline(&group).await.unwrap().kept);
+    carol.send(&group, "who is there?").await.unwrap();
+    bob.restart().await;
+    catch_up(&[&alice, &carol, &bob]).await;
+    assert_eq!(alice.users(&group).await, ["alice", "carol"]);
+    assert_eq!(texts(&bob, &group).await, BEFORE);
+    let left = bob.summary(&group).await;
+    assert_eq!(
+        (left.state, left.name.as_deref(), left.unread, left.muted),
+        (GroupState::Left, Some("lunch"), unread, true)
+    );
+    assert!(
+        bob.unread()
+            .await
+            .unwrap()
+            .iter()
+            .any(|row| row.text == "not read")
+    );
+    assert_eq!(bob.resolve_group("lunch").await.unwrap(), group);
+
+    // Who is invited, and removed before the answer, loses nothing either.
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    alice.send(&group, "come back").await.unwrap();
+    bob.sync().await.unwrap();
+    alice.remove(&group, &user("bob")).await.unwrap();
+    bob.sync().await.unwrap();
+    assert_eq!(texts(&bob, &group).await, BEFORE);
+    // Nor who blocks, and whoever leaves the group instead of answering.
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    bob.sync().await.unwrap();
+    bob.leave(&group).await.unwrap();
+    catch_up(&[&alice, &bob]).await;
+    assert_eq!(texts(&bob, &group).await, BEFORE);
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    bob.sync().await.unwrap();
+    assert_eq!(bob.block(&user("alice")).await.unwrap(), [group.clone()]);
+    catch_up(&[&alice, &bob]).await;
+    assert_eq!(texts(&bob, &group).await, BEFORE);
+    bob.stop_and_audit().await;
+}
+
+#[tokio::test]
+async fn what_was_declined_once_and_is_accepted_then_goes_on_where_it_was() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client("bob").await.asked().await;
+    let group = removed_from(&alice, &bob).await;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    alice.send(&group, "come back").await.unwrap();
+    bob.sync().await.unwrap();
+    bob.accept(&group).await.unwrap();
+    let all = [&BEFORE[..], &["come back"]].concat();
+    assert_eq!(texts(&bob, &group).await, all);
+    alice.remove(&group, &user("bob")).await.unwrap();
+    bob.sync().await.unwrap();
+    assert_eq!(texts(&bob, &group).await, all, "an answer is for good");
+}
+
+#[tokio::test]
+async fn the_servers_word_deletes_nothing_of_an_open_invitation() {
+    let mut server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client("bob").await.asked().await;
+    let group = removed_from(&alice, &bob).await;
+    let backup = server.backup();
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    alice.send(&group, "come back").await.unwrap();
+    bob.sync().await.unwrap();
+    server.restore(&backup).await;
+    bob.sync().await.unwrap();
+    assert_eq!(bob.summary(&group).await.state, GroupState::Left);
+    let all = [&BEFORE[..], &["come back"]].concat();
+    assert_eq!(texts(&bob, &group).await, all);
+    let unread = bob.unread().await.unwrap();
+    assert!(
+        unread.iter().all(|row| row.text != "come back"),
+        "it was not answered"
+    );
+    // It can be answered still.
+    assert!(bob.decline(&group).await.unwrap().kept);
+    assert_eq!(texts(&bob, &group).await, BEFORE);
+}
+
+#[tokio::test]
+async fn the_database_refuses_to_forget_what_is_no_open_invitation() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let mut bob = server.client("bob").await.asked().await;
+    let group = removed_from(&alice, &bob).await;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    bob.sync().await.unwrap();
+    bob.stop().await;
+    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    for sql in ["DELETE FROM messages", "DELETE FROM groups"] {
+        assert!(database.execute(sql, []).is_err(), "{sql}");
+    }
 }

@@ -9,7 +9,7 @@
 mod support;
 
 use larder_client::{Error, GroupKey, MessageKind, NotAdded, SendStatus, Verification};
-use support::{Action, Client, TestServer, catch_up, they_talk, user};
+use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, they_talk, user};
 
 async fn verification(client: &Client, name: &str) -> Verification {
     client.verification(&user(name)).await.unwrap()
@@ -223,6 +223,162 @@ async fn what_was_written_before_a_new_device_came_does_not_reach_it() {
     assert_eq!(alice.retry(&group).await.unwrap(), 1);
     assert_eq!(second.receive().await, ["secret"]);
     assert_eq!(bob.receive().await, ["secret"]);
+}
+
+/// What was sent to groups, or stored for them.
+fn left(proxy: &Proxy) -> usize {
+    ["/messages", "/commits", "/proposals", "/v1/blobs"]
+        .iter()
+        .map(|path| proxy.seen("POST", path).len())
+        .sum()
+}
+
+async fn status_of(client: &Client, group: &GroupKey, text: &str) -> SendStatus {
+    let history = client.history(group, 100).await.unwrap();
+    history.iter().find(|row| row.text == text).unwrap().status
+}
+
+#[tokio::test]
+async fn r_c8_the_gate_is_the_same_for_all_that_leaves_and_lets_removals_through() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let (bob, carol) = (server.client("bob").await, server.client("carol").await);
+    server.client("dave").await;
+    let group = alice.group_with(&[&bob, &carol]).await;
+    verify(&alice, "bob").await;
+    let second = bob.link().await;
+    catch_up(&[&second, &bob, &alice, &carol]).await;
+    let before = left(&proxy);
+    assert_changed(alice.send(&group, "secret").await);
+    assert_changed(alice.post(&group, "secret").await);
+    assert_changed(alice.attach(&group, "secret", "text/plain", vec![1]).await);
+    assert_changed(alice.rename_group(&group, "secret").await);
+    assert_changed(alice.retry(&group).await);
+    assert_changed(alice.invite(&group, &[user("dave")]).await);
+    assert_changed(alice.invite_all(&group, &[user("dave")]).await);
+    alice.sync().await.unwrap();
+    assert_eq!(left(&proxy), before);
+    assert_eq!(alice.summary(&group).await.name.as_deref(), Some("lunch"));
+    assert!(second.receive().await.is_empty());
+    assert_eq!(
+        count_rows(alice.directory.path(), "SELECT count(*) FROM uploads"),
+        0
+    );
+
+    // Who wants to leave is let go, a device that was removed goes, and whom one does not trust any more can be removed.
+    carol.leave(&group).await.unwrap();
+    catch_up(&[&alice, &carol]).await;
+    assert_eq!(alice.users(&group).await, ["alice", "bob", "bob"]);
+    let third = bob.link().await;
+    catch_up(&[&third, &bob, &alice]).await;
+    bob.remove_device(&third.me().device_id).await.unwrap();
+    alice.sync().await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice", "bob", "bob"]);
+    assert_changed(alice.send(&group, "secret").await);
+    alice.remove(&group, &user("bob")).await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice"]);
+    alice.send(&group, "to myself").await.unwrap();
+    alice.leave(&group).await.unwrap();
+}
+
+#[tokio::test]
+async fn r_c8_a_file_that_waited_does_not_reach_a_new_device() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    verify(&alice, "bob").await;
+    // One waits to be stored, of the other only the message waits.
+    proxy.cut_before("POST", "/v1/blobs");
+    alice.attach(&group, "one", "text/plain", vec![1]).await.unwrap();
+    proxy.cut_before("POST", "/messages");
+    alice
+        .attach(&group, "other", "text/plain", vec![1])
+        .await
+        .unwrap();
+    let second = bob.link().await;
+    catch_up(&[&second, &bob]).await;
+    server.client("carol").await;
+    bob.invite(&group, &[user("carol")]).await.unwrap();
+    let before = left(&proxy);
+    proxy.forward();
+    catch_up(&[&alice, &bob, &second]).await;
+    for text in ["one, 1 byte", "other, 1 byte"] {
+        assert_eq!(status_of(&alice, &group, text).await, SendStatus::Failed);
+    }
+    assert!(
+        left(&proxy) <= before + 1,
+        "what was made before is refused by the server"
+    );
+    for device in [&bob, &second] {
+        let history = device.history(&group, 100).await.unwrap();
+        assert!(history.iter().all(|row| row.kind != MessageKind::Attachment));
+    }
+    assert_changed(alice.retry(&group).await);
+
+    verify(&alice, "bob").await;
+    assert_eq!(alice.retry(&group).await.unwrap(), 2);
+    second.sync().await.unwrap();
+    let files = second.take_unread().await;
+    let files = files.iter().filter(|row| row.kind == MessageKind::Attachment);
+    assert_eq!(files.count(), 2);
+}
+
+#[tokio::test]
+async fn r_c8_an_invitation_that_lost_a_race_to_a_new_device_is_not_made_again() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let (bob, carol) = (server.client("bob").await, server.client("carol").await);
+    let group = alice.group_with(&[&bob]).await;
+    verify(&alice, "bob").await;
+    proxy.cut_before("POST", "/commits");
+    support::assert_unreachable(alice.invite(&group, &[user("carol")]).await);
+    let second = bob.link().await;
+    catch_up(&[&second, &bob]).await;
+    let before = proxy.seen("POST", "/commits").len();
+    proxy.forward();
+    catch_up(&[&alice, &bob, &second]).await;
+    assert_eq!(
+        proxy.seen("POST", "/commits").len(),
+        before + 1,
+        "the first, refused"
+    );
+    assert_eq!(alice.users(&group).await, ["alice", "bob", "bob"]);
+    assert_eq!(carol.sync().await.unwrap().joined, 0);
+    // Nothing is stuck.
+    verify(&alice, "bob").await;
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    assert_eq!(carol.sync().await.unwrap().joined, 1);
+}
+
+#[tokio::test]
+async fn r_c8_a_groups_name_waits_for_the_person_to_look_and_goes_out_by_itself() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let (bob, carol) = (server.client("bob").await, server.client("carol").await);
+    let group = alice.group_with(&[&bob]).await;
+    verify(&alice, "bob").await;
+    proxy.cut_before("POST", "/messages");
+    alice.rename_group(&group, "secret plans").await.unwrap();
+    let second = bob.link().await;
+    catch_up(&[&second, &bob]).await;
+    bob.invite(&group, &[user("carol")]).await.unwrap();
+    let before = proxy.seen("POST", "/messages").len();
+    proxy.forward();
+    catch_up(&[&alice, &bob, &second, &carol]).await;
+    assert_eq!(
+        proxy.seen("POST", "/messages").len(),
+        before + 1,
+        "the first, refused"
+    );
+    for client in [&bob, &second, &carol] {
+        assert_eq!(client.summary(&group).await.name.as_deref(), Some("lunch"));
+    }
+    verify(&alice, "bob").await;
+    catch_up(&[&alice, &bob, &second, &carol]).await;
+    for client in [&bob, &second, &carol] {
+        assert_eq!(client.summary(&group).await.name.as_deref(), Some("secret plans"));
+    }
 }
 
 #[tokio::test]

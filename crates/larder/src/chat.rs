@@ -1,17 +1,21 @@
 //! `chat`: on a whole screen, or line by line: what is typed is sent, what arrives is printed.
 
-use std::io::{self, BufRead};
+use std::io;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use larder_client::{GroupKey, MlsConnection, SendStatus};
 use rustyline::error::ReadlineError;
 use tokio::sync::{Notify, mpsc};
 
-use crate::commands::{Context, Reading, group_name, invite, members, pool_records, sent_record};
+use crate::commands::{
+    Context, Reading, group_name, invite, members, pending_row, pool_records, sent_record,
+};
 use crate::failure::{Exit, Failure};
 use crate::follow::{Connection, follow};
+use crate::input::{self, For, LINES_WAITING_MAX, Line, Lines, is_quit};
 use crate::output::Output;
 use crate::record::Record;
 use crate::shutdown::Shutdown;
@@ -19,8 +23,8 @@ use crate::slash::{self, Entered, Slash};
 use crate::text::label;
 use crate::{terminal, tui};
 
-/// Lines that were typed and are not handled yet. More wait in the terminal.
-const LINES_WAITING_MAX: usize = 16;
+/// How long a line may take that was typed before the chat had to end.
+const REST: Duration = Duration::from_millis(500);
 
 const HELP: &str = "\
 /invite USER…  add users to the group
@@ -33,9 +37,6 @@ const HELP: &str = "\
 /leave         leave the group
 /quit          end; messages that arrive meanwhile are shown next time
 //text         send a line that begins with a slash";
-
-/// Where typed lines come from.
-type Lines = mpsc::Receiver<String>;
 
 pub(crate) async fn chat(context: &Context<'_>, group: Option<&str>, plain: bool) -> Result<ExitCode> {
     let output = context.output;
@@ -52,7 +53,7 @@ pub(crate) async fn chat(context: &Context<'_>, group: Option<&str>, plain: bool
         // However this ends, the terminal is left as it was found.
         let _restored = terminal::Saved::save();
         let lines = match terminal::is_dumb() {
-            true => plain_lines(),
+            true => input::lines(For::Chat),
             false => edited_lines(output)?,
         };
         output.note(format!(
@@ -61,18 +62,41 @@ pub(crate) async fn chat(context: &Context<'_>, group: Option<&str>, plain: bool
         ))?;
         let ended = converse(&client, &key, output, lines, &mut shutdown).await;
         output.print_through(None);
-        ended?;
+        // What failed before its end was told to a person, who has gone on.
+        return Ok(match ended?.cut_short {
+            Some(exit) => exit.into(),
+            None => ExitCode::SUCCESS,
+        });
+    }
+    let ended = converse(&client, &key, output, input::lines(For::Chat), &mut shutdown).await?;
+    match ended.cut_short.or(ended.failed) {
+        Some(exit) => Ok(exit.into()),
+        None => settled(&client, &ended.pending).await,
+    }
+}
+
+/// What became of the messages in these rows, which had to wait for the server.
+async fn settled(client: &MlsConnection, pending: &[i64]) -> Result<ExitCode> {
+    if pending.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = converse(&client, &key, output, plain_lines(), &mut shutdown).await?;
-    match ended {
-        Ended {
-            failed: Some(exit), ..
-        } => Ok(exit.into()),
-        // What was pending may have been sent since.
-        Ended { pending: true, .. } if client.sync().await.is_err() => Ok(Exit::Unreachable.into()),
-        Ended { .. } => Ok(ExitCode::SUCCESS),
+    // They may have been sent since.
+    let mut waits = client.sync().await.is_err();
+    for row in pending {
+        let message = client.message(*row).await?;
+        match message.map_or(SendStatus::Failed, |message| message.status) {
+            SendStatus::Sent => (),
+            SendStatus::Pending => waits = true,
+            SendStatus::Failed => {
+                let message = "a message that waited for the server was refused: larder retry sends it again";
+                return Err(Failure::new(Exit::Refused, "not-sent", message).into());
+            }
+        }
     }
+    Ok(match waits {
+        true => Exit::Unreachable.into(),
+        false => ExitCode::SUCCESS,
+    })
 }
 
 async fn on_screen(context: &Context<'_>, group: Option<&str>) -> Result<ExitCode> {
@@ -92,11 +116,23 @@ async fn on_screen(context: &Context<'_>, group: Option<&str>) -> Result<ExitCod
 struct Ended {
     /// Why the last one failed that did.
     failed: Option<Exit>,
-    /// Whether one had to wait for the server.
-    pending: bool,
+    /// Why some were not read, or not acted upon.
+    cut_short: Option<Exit>,
+    /// The rows of those that had to wait for the server.
+    pending: Vec<i64>,
 }
 
-/// Until the lines end, `/quit`, or a signal.
+/// Why no more lines are taken.
+enum Last {
+    /// There are none.
+    Line,
+    Quit,
+    Signal,
+    /// What arrives cannot be told, or what was done.
+    Outage,
+}
+
+/// Until the lines end, `/quit`, or a signal. What was typed and is not acted upon is told.
 async fn converse(
     client: &MlsConnection,
     key: &GroupKey,
@@ -104,7 +140,7 @@ async fn converse(
     mut lines: Lines,
     shutdown: &mut Shutdown,
 ) -> Result<Ended> {
-    let (nudge, quit) = (Notify::new(), Notify::new());
+    let (nudge, quit, outage) = (Notify::new(), Notify::new(), Notify::new());
     let tell = |connection| {
         match connection {
             Connection::Lost => output.note("-- the server cannot be reached; trying again")?,
@@ -112,44 +148,64 @@ async fn converse(
         }
         Ok(())
     };
-    let incoming = follow(client, output, Reading::default(), &nudge, quit.notified(), tell);
+    let incoming = async {
+        let followed = follow(client, output, Reading::default(), &nudge, quit.notified(), tell).await;
+        // The line that is being handled is not left half done.
+        outage.notify_one();
+        followed
+    };
+    let session = Session {
+        client,
+        key,
+        output,
+        nudge: &nudge,
+    };
     let typed = async {
         let mut ended = Ended::default();
+        let (mut result, mut last) = (Ok(()), Last::Line);
         loop {
             let line = tokio::select! {
+                biased;
+                () = shutdown.requested() => { last = Last::Signal; break }
+                () = outage.notified() => { last = Last::Outage; break }
                 line = lines.recv() => line,
-                () = shutdown.requested() => break,
             };
             let Some(line) = line else { break };
-            let session = Session {
-                client,
-                key,
-                output,
-                nudge: &nudge,
-            };
-            match session.handle(&line).await {
-                Ok(Next::Quit) => break,
-                Ok(Next::Go) => (),
-                Ok(Next::Pending) => ended.pending = true,
-                Ok(Next::Failed(exit)) => ended.failed = Some(exit),
-                Err(error) if error.is::<io::Error>() => return Err(error),
+            match session.take(line, &mut ended).await {
+                Ok(true) => (),
+                Ok(false) => {
+                    last = Last::Quit;
+                    break;
+                }
                 Err(error) => {
-                    let failure = Failure::of(&error);
-                    output.failure(&failure)?;
-                    ended.failed = Some(failure.exit);
+                    (result, last) = (Err(error), Last::Outage);
+                    break;
                 }
             }
         }
         quit.notify_one();
-        Ok(ended)
+        session.tell_rest(&last, &mut lines, &mut ended).await;
+        (ended, result)
     };
-    let (ended, ()) = tokio::try_join!(typed, incoming)?;
-    Ok(ended)
+    let (followed, (ended, handled)) = tokio::join!(incoming, typed);
+    match followed.and(handled) {
+        // What was not taken has been told; that nobody reads on is no more to tell.
+        Err(error) if ended.cut_short.is_some() && is_closed(&error) => Ok(ended),
+        Err(error) => Err(error),
+        Ok(()) => Ok(ended),
+    }
+}
+
+/// Whether this is that nobody takes what is printed.
+fn is_closed(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 enum Next {
     Go,
-    Pending,
+    /// In this row, unless it was sent meanwhile.
+    Pending(Option<i64>),
     Failed(Exit),
     Quit,
 }
@@ -162,6 +218,61 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// Does what a line says, and notes what came of it. Returns whether there may be more.
+    async fn take(&self, Line { number, text }: Line, ended: &mut Ended) -> Result<bool> {
+        let handled = match text {
+            Ok(text) => self.handle(&text).await,
+            Err(flaw) => {
+                if flaw.code == input::UNREADABLE {
+                    ended.cut_short = Some(flaw.exit);
+                }
+                Err(flaw.into())
+            }
+        };
+        match handled {
+            Ok(Next::Quit) => return Ok(false),
+            Ok(Next::Go) => (),
+            Ok(Next::Pending(row)) => ended.pending.extend(row),
+            Ok(Next::Failed(exit)) => ended.failed = Some(exit),
+            Err(error) if error.is::<io::Error>() => return Err(error),
+            Err(error) => {
+                let failure = Failure::of(&error);
+                ended.failed = Some(failure.exit);
+                // People see which line it was.
+                match self.output.is_interactive() {
+                    true => self.output.failure(&failure)?,
+                    false => self.output.failure_of_line(number, &failure)?,
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells of what was typed and is not taken any more.
+    async fn tell_rest(&self, last: &Last, lines: &mut Lines, ended: &mut Ended) {
+        let rest = match last {
+            Last::Line => None,
+            // Whoever reads the lines knows, and says, whether this was the last one.
+            Last::Quit => lines.recv().await,
+            // What is there to be read is read at once; what is not there is not lost.
+            Last::Signal | Last::Outage => tokio::time::timeout(REST, lines.recv()).await.ok().flatten(),
+        };
+        let Some(Line { number, text }) = rest else { return };
+        let why = match last {
+            Last::Signal => "a signal ended the chat: this and what follows was not taken",
+            Last::Line | Last::Quit | Last::Outage => {
+                "the chat has ended: this and what follows was not taken"
+            }
+        };
+        let failure = match text {
+            Err(flaw) => flaw,
+            Ok(_) => Failure::new(Exit::Failed, "not-taken", why),
+        };
+        ended.cut_short = Some(failure.exit);
+        // Where nobody reads it, the exit code tells.
+        let _ = self.output.failure_of_line(number, &failure);
+    }
+
     async fn handle(&self, line: &str) -> Result<Next> {
         match slash::read(line) {
             Entered::Text(text) if text.is_empty() => Ok(Next::Go),
@@ -176,6 +287,10 @@ impl Session<'_> {
         let group = key.to_string();
         let record = match slash {
             Slash::Quit => return Ok(Next::Quit),
+            Slash::Help if output.is_json() => {
+                let message = "/help is for people: see larder chat --help";
+                return Err(Failure::new(Exit::Usage, "usage", message).into());
+            }
             Slash::Help => {
                 output.note(HELP)?;
                 return Ok(Next::Go);
@@ -255,7 +370,7 @@ impl Session<'_> {
             SendStatus::Sent => Next::Go,
             SendStatus::Pending => {
                 self.nudge.notify_one();
-                Next::Pending
+                Next::Pending(pending_row(self.client, &sent.id).await?)
             }
             SendStatus::Failed => Next::Failed(Exit::Refused),
         };
@@ -268,41 +383,33 @@ impl Session<'_> {
     }
 }
 
-/// The lines of stdin.
-fn plain_lines() -> Lines {
-    let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
-    thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
-}
-
 /// Lines from a line editor, above which everything else is printed from now on.
 fn edited_lines(output: &Output) -> Result<Lines> {
     let mut editor = rustyline::DefaultEditor::new()?;
     output.print_through(Some(Box::new(editor.create_external_printer()?)));
     let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
     thread::spawn(move || {
-        loop {
-            match editor.readline("> ") {
+        for number in 1.. {
+            let text = match editor.readline("> ") {
                 Ok(line) => {
-                    let last = line.trim() == "/quit";
                     // History is a convenience.
                     let _ = editor.add_history_entry(&line);
-                    if sender.blocking_send(line).is_err() || last {
-                        return;
-                    }
+                    Ok(line)
                 }
                 Err(ReadlineError::Interrupted | ReadlineError::Eof) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the terminal cannot be read");
-                    return;
+                Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    let message =
+                        "what was typed is not UTF-8; it was not sent, up to the end of what came with it";
+                    Err(Failure::new(Exit::Usage, "not-text", message))
                 }
+                Err(error) => Err(input::unreadable(&error)),
+            };
+            let ends = match &text {
+                Ok(line) => is_quit(line),
+                Err(flaw) => flaw.code == input::UNREADABLE,
+            };
+            if sender.blocking_send(Line { number, text }).is_err() || ends {
+                return;
             }
         }
     });

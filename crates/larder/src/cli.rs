@@ -172,7 +172,7 @@ pub(crate) enum Command {
         /// The group
         group: String,
     },
-    /// Decline an invitation: leave the group and forget what came from it
+    /// Decline an invitation: leave the group and forget what came with it
     Decline {
         /// The group
         group: String,
@@ -500,6 +500,12 @@ pub(crate) enum AdminCommand {
     /// After a backup was restored, and before it is served: withdraw what may have been handed out since. No server may use
     /// it meanwhile
     Restored {
+        #[command(flatten)]
+        store: StoreOptions,
+    },
+    /// Take what the clock of this computer says for the time, after it was set to another while servers ran. They may go on
+    /// meanwhile
+    AcceptClock {
         #[command(flatten)]
         store: StoreOptions,
     },

@@ -18,7 +18,7 @@ use crate::passphrase::random_passphrase;
 use crate::shutdown::Shutdown;
 
 /// Far more than it takes.
-const TIME_MAX: Duration = Duration::from_secs(60);
+const TIME_MAX: Duration = Duration::from_secs(300);
 const GROUP: &str = "kitchen";
 const PEOPLE: [&str; 3] = ["alice", "bob", "carol"];
 

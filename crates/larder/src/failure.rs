@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::clock::date;
 use crate::record::group_label;
 
 /// The documented exit codes (`larder --help`).
@@ -94,6 +95,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::Oneself
         | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
+        | E::ClocksApart(_)
         | E::AlreadyRegistered { .. }
         | E::UnsupportedSuites(_)
         | E::ProfileNotEncrypted
@@ -137,6 +139,10 @@ fn message_of(error: &larder_client::Error) -> String {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))
         }
+        E::ClocksApart(clocks) => format!(
+            "{}; set the clock that is wrong, and try again",
+            clock_sentence(clocks)
+        ),
         E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
         E::NotAccepted { group } => {
             format!("{error}: larder accept {}", group_label(None, &group.to_string()))
@@ -162,4 +168,13 @@ fn message_of(error: &larder_client::Error) -> String {
             message
         }
     }
+}
+
+/// How far this computer's clock is off, and what both say.
+pub(crate) fn clock_sentence(clocks: &larder_client::Clocks) -> String {
+    format!(
+        "{clocks}: it says {}, and the server's says {}",
+        date(clocks.here),
+        date(clocks.there)
+    )
 }

@@ -3,6 +3,7 @@
 //! * `cli` says what can be typed, `commands` does it, `chat` and `demo` are the two longer ones.
 //! * `tui` is the chat on a whole terminal, `slash` what can be typed in a chat, `files` what is sent and saved there.
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless; `schema` and `manual` describe it.
+//! * `input` reads lines that are sent or obeyed, `follow` keeps up with the server.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
 //!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them.
 //! * `backup` reads and writes encrypted copies of a profile.
@@ -24,6 +25,7 @@ mod descriptors;
 mod failure;
 mod files;
 mod follow;
+mod input;
 mod logging;
 mod manual;
 mod migration;

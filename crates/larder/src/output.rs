@@ -96,6 +96,14 @@ impl Output {
         self.print(&[Record::Note { text: text.into() }])
     }
 
+    /// Tells what is wrong with a line of the standard input.
+    pub(crate) fn failure_of_line(&self, number: u64, failure: &Failure) -> io::Result<()> {
+        self.failure(&Failure {
+            message: format!("line {number}: {}", failure.message),
+            ..failure.clone()
+        })
+    }
+
     /// Tells of a failure: on stdout as JSON, else on stderr.
     pub(crate) fn failure(&self, failure: &Failure) -> io::Result<()> {
         if self.json {
@@ -106,8 +114,9 @@ impl Output {
         if self.lock().is_some() {
             return self.write(line);
         }
-        let mut stderr = io::stderr().lock();
-        stderr.write_all(line.as_bytes())
+        // Where nobody reads it, the exit code tells.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+        Ok(())
     }
 
     fn write(&self, text: String) -> io::Result<()> {

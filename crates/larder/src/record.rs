@@ -84,7 +84,12 @@ pub(crate) enum Record {
     /// An invitation was accepted.
     Accepted { group: String, group_name: String },
     /// An invitation was declined.
-    Declined { group: String, group_name: String },
+    Declined {
+        group: String,
+        group_name: String,
+        /// Whether there is a history of the group from before the invitation, which is kept.
+        kept: bool,
+    },
     /// A group has another name.
     Renamed { group: String, group_name: String },
     /// A group should not disturb.
@@ -258,6 +263,8 @@ pub(crate) enum Record {
         devices: u64,
         revoked: u64,
     },
+    /// The clock of an operator is the time of the servers on a store.
+    ClockAccepted { time: u64, last_sweep: Option<u64> },
     /// How long frames of the chat took, in microseconds.
     Frames {
         at: &'static str,
@@ -265,6 +272,14 @@ pub(crate) enum Record {
         median_us: u128,
         p99_us: u128,
         longest_us: u128,
+    },
+    /// This computer's clock and the server's disagree.
+    ClockOff {
+        /// Negative when it is slow.
+        seconds_fast: i64,
+        here: u64,
+        there: u64,
+        explanation: String,
     },
     /// A Welcome that could not be joined.
     Quarantined {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use larder_client::UserName;
+use larder_client::text::folded;
 
 /// A command that was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,10 +255,10 @@ pub(crate) fn suggest(text: &str, names: Names<'_>) -> Vec<Suggestion> {
         Takes::User | Takes::UserAndAnswer => names.members,
         Takes::Nothing | Takes::Text(_) | Takes::Users | Takes::File | Takes::FileIfAny => return Vec::new(),
     };
-    let typed = rest.to_lowercase();
+    let typed = folded(rest);
     known
         .iter()
-        .filter(|known| known.to_lowercase().starts_with(&typed) && **known != rest)
+        .filter(|known| folded(known).starts_with(&typed) && **known != rest)
         .map(|known| Suggestion {
             text: format!("/{name} {known}"),
             help: String::new(),
@@ -342,10 +343,11 @@ mod tests {
         assert_eq!(texts("/re", NAMES), ["/remove ", "/rename ", "/retry"]);
         assert!(texts("hello", NAMES).is_empty() && texts("//re", NAMES).is_empty());
         let names = Names {
-            groups: &["Kitchen".to_owned(), "garden".to_owned()],
+            groups: &["Kitchen".to_owned(), "garden".to_owned(), "Straße".to_owned()],
             members: &["bob".to_owned(), "carol".to_owned()],
         };
         assert_eq!(texts("/group k", names), ["/group Kitchen"]);
+        assert_eq!(texts("/group STRASS", names), ["/group Straße"]);
         assert_eq!(texts("/verify ", names), ["/verify bob", "/verify carol"]);
         assert!(texts("/verify bob", names).is_empty());
     }

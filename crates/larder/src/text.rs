@@ -1,8 +1,8 @@
 //! Text written by others, made harmless for a terminal.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
+use larder_client::text::{Unseen, escape, escaped_name, unseen};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// What a person writes as one character has fewer code points than this, families of emoji included. More are marks heaped
@@ -15,9 +15,10 @@ const MARKS_MAX: usize = 5;
 ///
 /// A terminal obeys what it is sent: escape sequences move the cursor, rewrite titles and, on some, run commands;
 /// a line feed starts a line that looks like another person's; bidirectional controls show words in another order
-/// than they are stored; other format characters hide text. Each such character is replaced by its Rust escape
-/// (`\n`, `\u{1b}`, `\u{202e}`). A tab becomes a space. The joiners that emoji and many scripts need stay. Of marks that are
-/// heaped on one letter, as many stay as any language needs, and `\u{fffd}` stands for the rest.
+/// than they are stored; other format characters hide text. Each such character ([`Unseen::Moves`], [`Unseen::Hides`]) is
+/// replaced by its Rust escape (`\n`, `\u{1b}`, `\u{202e}`). A tab becomes a space. The joiners and selectors that emoji and
+/// many scripts need stay. Of marks that are heaped on one letter, as many stay as any language needs, and `\u{fffd}` stands
+/// for the rest.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hostile) {
         return levelled(Cow::Borrowed(text));
@@ -26,16 +27,20 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     for c in text.chars() {
         match c {
             '\t' => shown.push(' '),
-            '\n' => shown.push_str("\\n"),
-            '\r' => shown.push_str("\\r"),
-            c if is_hostile(c) => {
-                // Writing to a String cannot fail.
-                let _ = write!(shown, "{}", c.escape_unicode());
-            }
+            c if is_hostile(c) => escape(&mut shown, c),
             c => shown.push(c),
         }
     }
     levelled(Cow::Owned(shown))
+}
+
+/// Shows a group's name, which its members chose: every character that is not what one sees is escaped, also those that
+/// messages need ([`unseen`]), so that names that differ look different.
+pub(crate) fn name(name: &str) -> Cow<'_, str> {
+    match escaped_name(name) {
+        Cow::Borrowed(name) => levelled(Cow::Borrowed(name)),
+        Cow::Owned(escaped) => Cow::Owned(levelled(Cow::Owned(escaped)).into_owned()),
+    }
 }
 
 /// Shows text of several lines, each as [`plain`] shows it. What is left of a line feed is nothing but that a new line begins,
@@ -84,29 +89,16 @@ fn fitting(cluster: &str) -> usize {
 /// Shows a group's name, which its creator chose, where `#name <user> text` is read: a name of anything but letters,
 /// digits and `-_.` is put in quotes, so that no name can look like the rest of a line.
 pub(crate) fn label(name: &str) -> Cow<'_, str> {
-    let simple = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let simple = |c: char| (c.is_alphanumeric() || matches!(c, '-' | '_' | '.')) && unseen(c).is_none();
     if !name.is_empty() && name.chars().all(simple) {
         return Cow::Borrowed(name);
     }
     let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
-    Cow::Owned(format!("\"{}\"", plain(&quoted)))
+    Cow::Owned(format!("\"{}\"", self::name(&quoted)))
 }
 
 fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{061c}'                      // Arabic letter mark
-                | '\u{180e}'                // Mongolian vowel separator
-                | '\u{200b}'                // zero width space
-                | '\u{200e}' | '\u{200f}'   // left-to-right and right-to-left marks
-                | '\u{2028}' | '\u{2029}'   // line and paragraph separators
-                | '\u{202a}'..='\u{202e}'   // bidirectional embeddings and overrides
-                | '\u{2060}'..='\u{206f}'   // invisible operators, bidirectional isolates, deprecated controls
-                | '\u{feff}'                // zero width no-break space
-                | '\u{fff9}'..='\u{fffb}'   // interlinear annotations
-                | '\u{e0000}'..='\u{e007f}' // tags
-        )
+    matches!(unseen(c), Some(Unseen::Moves | Unseen::Hides))
 }
 
 #[cfg(test)]
@@ -124,6 +116,10 @@ mod tests {
             "नमस्ते",
             "👩‍🍳 cooks",
             "می‌خواهم",
+            "❤\u{fe0f} and ✂\u{fe0e}",
+            "葛\u{e0100}城",
+            "100\u{a0}%",
+            "Donau\u{ad}dampf",
         ] {
             assert!(
                 matches!(plain(text), Cow::Borrowed(same) if same == text),
@@ -158,6 +154,11 @@ mod tests {
             '\u{200b}',
             '\u{feff}',
             '\u{e0041}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{1d173}',
+            '\u{fff0}',
+            '\u{e0fff}',
         ] {
             let shown = plain(&format!("a{c}b")).into_owned();
             assert!(!shown.contains(c) && shown.is_ascii(), "{shown}");
@@ -203,5 +204,35 @@ mod tests {
         assert_eq!(label("room <alice> hi"), r#""room <alice> hi""#);
         assert_eq!(label("a\" <bob> \u{1b}"), r#""a\" <bob> \u{1b}""#);
         assert_eq!(label(""), r#""""#);
+    }
+
+    #[test]
+    fn nothing_hides_in_a_group_name() {
+        for c in [
+            '\u{3164}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{ffa0}',
+            '\u{2800}',
+            '\u{34f}',
+            '\u{ad}',
+            '\u{fe0f}',
+            '\u{e0100}',
+            '\u{200c}',
+            '\u{200d}',
+            '\u{a0}',
+            '\u{3000}',
+            '\u{e0041}',
+            '\u{202e}',
+            '\t',
+            '\u{17b4}',
+            '\u{180b}',
+        ] {
+            let hiding = format!("room{c}");
+            let escaped = format!("room{}", c.escape_unicode());
+            assert_eq!(name(&hiding), escaped);
+            assert_eq!(label(&hiding), format!("\"{escaped}\""));
+        }
+        assert_eq!(name("a room, with 🍳"), "a room, with 🍳");
     }
 }

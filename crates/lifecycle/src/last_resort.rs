@@ -6,17 +6,13 @@
 //! owner:     mint ──▶ created ──confirmed──▶ active ──the newer one is confirmed──▶ retiring ──24 h──▶ erased
 //! ```
 
-use crate::policy::{DAY, GRACE_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX};
+use crate::policy::{DAY, GRACE_SECONDS, Lifetime, PoolPolicy, Worth};
 use crate::time::UnixSeconds;
 
-/// The lifetime of a last resort that we mint: 84 days, of which it is served during the first 54.
-pub const LAST_RESORT_LIFETIME_SECONDS: u64 = 84 * DAY;
 /// A last resort is replaced at this age even if it was never used: 30 days.
 pub const LAST_RESORT_AGE_SECONDS_MAX: u64 = 30 * DAY;
 /// A replaced last resort still opens invitations that were under way, for 24 hours.
 pub const LAST_RESORT_RETIRING_SECONDS: u64 = GRACE_SECONDS;
-
-const _: () = assert!(LAST_RESORT_LIFETIME_SECONDS < KEY_PACKAGE_LIFETIME_SECONDS_MAX);
 
 /// The state of a last resort in the directory. Reservations on it are not exclusive, so they are not part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,6 +104,9 @@ pub enum OwnLastResort {
         /// When the private keys are erased.
         until: UnixSeconds,
     },
+    /// The directory held it, and its inventory does not name it any more. Invitations under way may still name it, so the
+    /// private keys are kept to its end. It never counts again.
+    Lost,
     /// The private keys are gone. Terminal.
     Erased,
 }
@@ -117,6 +116,8 @@ pub enum OwnLastResort {
 pub enum OwnLastResortEvent {
     /// The directory holds it.
     Confirmed,
+    /// The directory's inventory does not name it.
+    Missing,
     /// The directory refused it, and never held it.
     Rejected,
     /// The directory says that it is gone: no Commit can add it any more.
@@ -143,14 +144,21 @@ impl OwnLastResort {
         use OwnLastResortEvent as E;
         match (self, event) {
             (Self::Created | Self::Active, E::Confirmed) => Some(Self::Active),
-            (state @ Self::Retiring { .. }, E::Confirmed) => Some(state),
+            (state @ (Self::Retiring { .. } | Self::Lost), E::Confirmed) => Some(state),
+            // An upload may not have arrived; a retiring one is served no more and soon erased.
+            (state @ (Self::Created | Self::Retiring { .. }), E::Missing) => Some(state),
+            (Self::Active | Self::Lost, E::Missing) => Some(Self::Lost),
             (Self::Created, E::Rejected) => Some(Self::Erased),
-            (Self::Active | Self::Retiring { .. }, E::Rejected) => None,
-            (Self::Created | Self::Active | Self::Retiring { .. }, E::GoneThere) => Some(Self::Erased),
-            (state @ (Self::Created | Self::Active | Self::Retiring { .. }), E::Joined) => Some(state),
+            (Self::Active | Self::Retiring { .. } | Self::Lost, E::Rejected) => None,
+            (Self::Created | Self::Active | Self::Retiring { .. } | Self::Lost, E::GoneThere) => {
+                Some(Self::Erased)
+            }
+            (state @ (Self::Created | Self::Active | Self::Retiring { .. } | Self::Lost), E::Joined) => {
+                Some(state)
+            }
             (Self::Created | Self::Active, E::Replace { until }) => Some(Self::Retiring { until }),
-            (state @ Self::Retiring { .. }, E::Replace { .. }) => Some(state),
-            (Self::Created | Self::Active, E::Sweep { now, erase_at }) => {
+            (state @ (Self::Retiring { .. } | Self::Lost), E::Replace { .. }) => Some(state),
+            (Self::Created | Self::Active | Self::Lost, E::Sweep { now, erase_at }) => {
                 (now >= erase_at).then_some(Self::Erased)
             }
             (Self::Retiring { until }, E::Sweep { now, erase_at }) => {
@@ -158,7 +166,13 @@ impl OwnLastResort {
             }
             (
                 Self::Erased,
-                E::Confirmed | E::Rejected | E::GoneThere | E::Joined | E::Replace { .. } | E::Sweep { .. },
+                E::Confirmed
+                | E::Missing
+                | E::Rejected
+                | E::GoneThere
+                | E::Joined
+                | E::Replace { .. }
+                | E::Sweep { .. },
             ) => None,
         }
     }
@@ -166,17 +180,39 @@ impl OwnLastResort {
     /// Whether the private keys are kept in this state.
     pub fn is_live(self) -> bool {
         match self {
-            Self::Created | Self::Active | Self::Retiring { .. } => true,
+            Self::Created | Self::Active | Self::Retiring { .. } | Self::Lost => true,
             Self::Erased => false,
+        }
+    }
+
+    /// Whether it counts against the hard cap: the live ones do, but those that the directory lost.
+    pub fn is_in_stock(self) -> bool {
+        match self {
+            Self::Created | Self::Active | Self::Retiring { .. } => true,
+            Self::Lost | Self::Erased => false,
         }
     }
 }
 
-/// Whether a refresh should replace a last resort: there is none, it was used, or it is old.
-///
-/// `newest` is the age in seconds of the newest one that is created or active, and whether it was used.
-pub fn last_resort_is_due(newest: Option<(u64, bool)>) -> bool {
-    newest.is_none_or(|(age_seconds, used)| used || age_seconds >= LAST_RESORT_AGE_SECONDS_MAX)
+/// The newest last resort that is created or active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewestLastResort {
+    /// Its lifetime.
+    pub lifetime: Lifetime,
+    /// When it was minted.
+    pub created_at: UnixSeconds,
+    /// Whether it was handed out.
+    pub used: bool,
+}
+
+/// Whether a refresh should replace a last resort: there is none, it was used, it is old, or it cannot be served and added
+/// now.
+pub fn last_resort_is_due(policy: &PoolPolicy, newest: Option<NewestLastResort>, now: UnixSeconds) -> bool {
+    newest.is_none_or(|newest| {
+        newest.used
+            || now.since(newest.created_at) >= LAST_RESORT_AGE_SECONDS_MAX
+            || policy.worth(newest.lifetime, now) != Worth::Good
+    })
 }
 
 #[cfg(test)]
@@ -257,10 +293,46 @@ mod tests {
     }
 
     #[test]
-    fn a_last_resort_is_replaced_when_used_or_old() {
-        assert!(last_resort_is_due(None));
-        assert!(!last_resort_is_due(Some((0, false))));
-        assert!(last_resort_is_due(Some((0, true))));
-        assert!(last_resort_is_due(Some((LAST_RESORT_AGE_SECONDS_MAX, false))));
+    fn a_last_resort_is_replaced_when_used_old_or_of_no_use() {
+        const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+        let policy = PoolPolicy::default();
+        let minted = |created_at| NewestLastResort {
+            lifetime: policy.lifetime(created_at),
+            created_at,
+            used: false,
+        };
+        let due = |newest| last_resort_is_due(&policy, newest, NOW);
+        assert!(due(None));
+        assert!(!due(Some(minted(NOW))));
+        assert!(due(Some(NewestLastResort {
+            used: true,
+            ..minted(NOW)
+        })));
+        assert!(!due(Some(minted(NOW.minus(LAST_RESORT_AGE_SECONDS_MAX - 1)))));
+        assert!(due(Some(minted(NOW.minus(LAST_RESORT_AGE_SECONDS_MAX)))));
+        assert!(due(Some(minted(NOW.plus(35 * DAY)))), "valid only later");
+    }
+
+    #[test]
+    fn a_last_resort_that_was_lost_keeps_its_keys_to_its_end() {
+        use OwnLastResortEvent as E;
+        let lost = OwnLastResort::Active.apply(E::Missing).unwrap();
+        assert_eq!(lost, OwnLastResort::Lost);
+        assert!(lost.is_live() && !lost.is_in_stock());
+        for event in [E::Confirmed, E::Missing, E::Joined, E::Replace { until: UNTIL }] {
+            assert_eq!(lost.apply(event), Some(lost));
+        }
+        let sweep = |now| E::Sweep {
+            now: UnixSeconds(now),
+            erase_at: UnixSeconds(1000),
+        };
+        assert_eq!(lost.apply(sweep(999)), None);
+        assert_eq!(lost.apply(sweep(1000)), Some(OwnLastResort::Erased));
+        let created = OwnLastResort::Created;
+        assert_eq!(
+            created.apply(E::Missing),
+            Some(created),
+            "an upload may be under way"
+        );
     }
 }

@@ -11,6 +11,7 @@
 //! Absent here: I/O, clocks, randomness, OpenMLS, HTTP, SQL, and any dependency. Time is an argument. The transition
 //! functions are total and have no `_` arm: a new state or event does not compile until every pair is decided.
 
+mod clock;
 mod directory;
 mod last_resort;
 mod limits;
@@ -20,18 +21,24 @@ mod pool;
 mod reconcile;
 mod time;
 
+pub use clock::{
+    CLOCK_AWAY_SECONDS, CLOCK_STEADY_SECONDS, CLOCK_STEP_ACCEPTED_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX,
+    ClockDoubt, ClockError, ClockGuard, ClockReading, ClockSuspension,
+};
 pub use directory::{DirectoryEvent, DirectoryState, DirectoryStatus, Refusal};
 pub use last_resort::{
-    LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_LIFETIME_SECONDS, LAST_RESORT_RETIRING_SECONDS, LastResortEvent,
-    LastResortRefusal, LastResortState, OwnLastResort, OwnLastResortEvent, last_resort_is_due,
+    LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_RETIRING_SECONDS, LastResortEvent, LastResortRefusal,
+    LastResortState, NewestLastResort, OwnLastResort, OwnLastResortEvent, last_resort_is_due,
 };
 pub use limits::{Demand, DrainLimits, Grant, Rate};
 pub use plan::{Census, Level, Plan, plan};
 pub use policy::{
-    BLOB_RETENTION_SECONDS, DirectoryPolicy, EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS,
-    InvalidPolicy, KEY_PACKAGE_LIFETIME_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, Lifetime, LifetimeRefusal,
-    POOL_HARD_CAP, POOL_LOW_WATERMARK, POOL_TARGET, PoolPolicy, RESERVATION_SECONDS, SKEW_SECONDS,
-    TOMBSTONE_SECONDS,
+    BLOB_RETENTION_SECONDS, CLOCK_APART_SECONDS_MAX, CLOCK_APART_SECONDS_TOLD, DirectoryPolicy,
+    EXPIRING_SOON_SECONDS, GRACE_SECONDS, INBOX_RETENTION_SECONDS, InvalidPolicy,
+    KEY_PACKAGE_BACKDATED_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX,
+    LOST_REPLACED_SECONDS, Lifetime, LifetimeRefusal, POOL_HARD_CAP, POOL_LOST_MAX, POOL_LOW_WATERMARK,
+    POOL_TARGET, PoolPolicy, RESERVATION_SECONDS, SERVING_MARGIN_SECONDS, SKEW_SECONDS, TOMBSTONE_SECONDS,
+    Worth,
 };
 pub use pool::{PoolEvent, PoolRefusal, PoolState};
 pub use reconcile::{Correction, reconcile};

@@ -1,3 +1,4 @@
+use crate::clock::CLOCK_STEP_SECONDS_MAX;
 use crate::policy::{DAY, POOL_TARGET, part};
 use crate::time::UnixSeconds;
 
@@ -34,8 +35,10 @@ impl Rate {
     /// # Errors
     /// How long to wait, in seconds; at least 1.
     pub fn take(self, memory: Option<UnixSeconds>, now: UnixSeconds) -> Result<UnixSeconds, u64> {
-        let after = self.charge(memory, now);
         let most = now.plus(self.interval_seconds.saturating_mul(self.burst.into()));
+        // Of a clock that was set back since. Small corrections of a clock forgive nothing.
+        let memory = memory.filter(|memory| memory.since(most) <= CLOCK_STEP_SECONDS_MAX);
+        let after = self.charge(memory, now);
         match after.since(most) {
             0 => Ok(after),
             wait => Err(wait),
@@ -193,6 +196,23 @@ mod tests {
             rate.take(None, NOW.plus(1000)),
             "a memory that has come is worth nothing"
         );
+    }
+
+    #[test]
+    fn a_memory_of_a_clock_that_was_far_ahead_is_worth_nothing() {
+        let rate = Rate {
+            burst: 3,
+            interval_seconds: 10,
+        };
+        let memory_of = |now| {
+            let first = rate.take(None, now).ok();
+            let second = rate.take(first, now).ok();
+            rate.take(second, now).ok()
+        };
+        let far = memory_of(NOW.plus(700 * DAY));
+        assert_eq!(rate.take(far, NOW), rate.take(None, NOW));
+        let corrected = memory_of(NOW.plus(60));
+        assert_eq!(rate.take(corrected, NOW), Err(70));
     }
 
     proptest! {

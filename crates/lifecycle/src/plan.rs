@@ -3,12 +3,14 @@ use crate::policy::PoolPolicy;
 /// A count of a pool, from confirmed facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Census {
-    /// Confirmed by the directory as available, and worth counting on ([`PoolPolicy::counts_on`]).
+    /// Named by the directory as available, and [good](crate::Worth::Good).
     pub usable: u32,
     /// Minted and not confirmed: the next upload brings them into the directory.
     pub unconfirmed: u32,
-    /// Every KeyPackage whose private keys we hold, those two included.
+    /// Every KeyPackage whose private keys we hold, those two included, but not those that the directory lost.
     pub live: u32,
+    /// Lost by the directory, and not to be replaced yet ([`PoolPolicy::may_replace_lost`]).
+    pub withheld: u32,
 }
 
 /// How full a pool is.
@@ -33,12 +35,14 @@ pub struct Plan {
 ///
 /// Every refresh fills to the target. The low watermark raises the alarm (the directory tells the owner, the pool
 /// calls itself low); it does not hold refills back: minting one KeyPackage costs a tenth of a millisecond, and a full
-/// pool is what protects against a burst.
+/// pool is what protects against a burst. Only what the directory lost is replaced no more often than once a day: a
+/// directory that says so again and again would have us mint without end.
 pub fn plan(policy: &PoolPolicy, census: Census) -> Plan {
     let missing = policy
         .target()
         .saturating_sub(census.usable)
-        .saturating_sub(census.unconfirmed);
+        .saturating_sub(census.unconfirmed)
+        .saturating_sub(census.withheld);
     let room = policy.hard_cap().saturating_sub(census.live);
     Plan {
         mint: missing.min(room),
@@ -65,14 +69,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_plan_reaches_the_target_or_the_cap_and_never_exceeds_either(
-            usable in 0..200u32, unconfirmed in 0..200u32, others in 0..200u32,
+            usable in 0..200u32, unconfirmed in 0..200u32, others in 0..200u32, withheld in 0..200u32,
         ) {
             let policy = PoolPolicy::default();
             let live = usable + unconfirmed + others;
-            let mint = plan(&policy, Census { usable, unconfirmed, live }).mint;
+            let mint = plan(&policy, Census { usable, unconfirmed, live, withheld }).mint;
             prop_assert!(mint == 0 || live + mint <= policy.hard_cap());
-            prop_assert!(mint == 0 || usable + unconfirmed + mint <= policy.target());
-            prop_assert!(live + mint >= policy.hard_cap() || usable + unconfirmed + mint >= policy.target());
+            let filled = usable + unconfirmed + withheld + mint;
+            prop_assert!(mint == 0 || filled <= policy.target());
+            prop_assert!(live + mint >= policy.hard_cap() || filled >= policy.target());
         }
     }
 
@@ -82,6 +87,7 @@ mod tests {
             usable: 31,
             unconfirmed: 0,
             live: 31,
+            withheld: 0,
         };
         assert_eq!(plan(&PoolPolicy::default(), census), Plan { mint: 1 });
     }

@@ -14,14 +14,24 @@ const POOL_TARGET_MIN: u32 = 2;
 pub const POOL_LOW_WATERMARK: u32 = 8;
 /// Live KeyPackages of one device that neither side exceeds.
 pub const POOL_HARD_CAP: u32 = 64;
-/// The lifetime of a KeyPackage that we mint: 60 days, of which it is served during the first 30.
-pub const KEY_PACKAGE_LIFETIME_SECONDS: u64 = 60 * DAY;
+/// A KeyPackage that we mint lives until this long after the server's time: 83 days.
+pub const KEY_PACKAGE_LIFETIME_SECONDS: u64 = 83 * DAY;
+/// A KeyPackage that we mint is valid from this long before the server's time: 25 hours. OpenMLS judges by the clock of
+/// the machine that it runs on, so a clock that is a day behind finds it valid, and has an hour to spare.
+pub const KEY_PACKAGE_BACKDATED_SECONDS: u64 = 25 * HOUR;
 /// The longest total lifetime that anyone accepts (RFC 9420 §7.2): 84 days and one hour for skewed clocks.
 pub const KEY_PACKAGE_LIFETIME_SECONDS_MAX: u64 = 84 * DAY + HOUR;
+/// Clocks that are further apart than this break what depends on lifetimes: one day.
+pub const CLOCK_APART_SECONDS_MAX: u64 = DAY;
+/// A clock that is off by less than this is not worth a word: 5 minutes.
+pub const CLOCK_APART_SECONDS_TOLD: u64 = 5 * MINUTE;
 /// Clock skew tolerated in `not_before` at upload: 5 minutes.
 pub const SKEW_SECONDS: u64 = 5 * MINUTE;
 /// How long the delivery service keeps an unacknowledged inbox row: 30 days.
 pub const INBOX_RETENTION_SECONDS: u64 = 30 * DAY;
+/// A KeyPackage is served while at least this much of its life is left: 31 days and 2 hours. A member who comes back after
+/// the inbox retention must still find it valid, by a clock that is a day ahead.
+pub const SERVING_MARGIN_SECONDS: u64 = INBOX_RETENTION_SECONDS + CLOCK_APART_SECONDS_MAX + 2 * HOUR;
 /// How long the delivery service keeps a blob: as long as the message that tells of it, 30 days.
 pub const BLOB_RETENTION_SECONDS: u64 = INBOX_RETENTION_SECONDS;
 /// A reservation, before the sweeper may lapse it: one hour.
@@ -32,6 +42,14 @@ pub const GRACE_SECONDS: u64 = DAY;
 pub const TOMBSTONE_SECONDS: u64 = 30 * DAY;
 /// A KeyPackage with less serving life left than this is replaced: 2 days.
 pub const EXPIRING_SOON_SECONDS: u64 = 2 * DAY;
+/// KeyPackages that the directory lost, whose private keys are kept all the same: 256, besides the hard cap.
+pub const POOL_LOST_MAX: u32 = 256;
+/// What the directory lost is replaced once in this time: a day.
+pub const LOST_REPLACED_SECONDS: u64 = DAY;
+
+const _: () =
+    assert!(KEY_PACKAGE_BACKDATED_SECONDS + KEY_PACKAGE_LIFETIME_SECONDS == KEY_PACKAGE_LIFETIME_SECONDS_MAX);
+const _: () = assert!(KEY_PACKAGE_BACKDATED_SECONDS > CLOCK_APART_SECONDS_MAX);
 
 /// The lifetime of a KeyPackage (RFC 9420 §7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +65,11 @@ pub struct Lifetime {
 pub struct DirectoryPolicy {
     /// The longest total lifetime, in seconds.
     pub lifetime_seconds_max: u64,
-    /// Tolerated clock skew, in seconds.
+    /// Tolerated clock skew, in seconds: `not_before` may be this far ahead at upload, and is as far behind once the KeyPackage
+    /// is served.
     pub skew_seconds: u64,
-    /// A KeyPackage is served while at least this much of its life is left, in seconds. It is the inbox retention:
-    /// a member who was offline that long must still be able to process the Add.
+    /// A KeyPackage is served while at least this much of its life is left, in seconds. It is more than the inbox
+    /// retention: a member who was offline that long must still be able to process the Add.
     pub serving_margin_seconds: u64,
     /// A reservation, in seconds.
     pub reservation_seconds: u64,
@@ -67,7 +86,7 @@ impl Default for DirectoryPolicy {
         Self {
             lifetime_seconds_max: KEY_PACKAGE_LIFETIME_SECONDS_MAX,
             skew_seconds: SKEW_SECONDS,
-            serving_margin_seconds: INBOX_RETENTION_SECONDS,
+            serving_margin_seconds: SERVING_MARGIN_SECONDS,
             reservation_seconds: RESERVATION_SECONDS,
             tombstone_seconds: TOMBSTONE_SECONDS,
             hard_cap: POOL_HARD_CAP,
@@ -119,6 +138,12 @@ impl DirectoryPolicy {
         }
     }
 
+    /// A KeyPackage is handed out from this time on: once it is valid for an adder whose clock is slow by the tolerated skew,
+    /// too.
+    pub fn served_from(&self, not_before: UnixSeconds) -> UnixSeconds {
+        not_before.plus(self.skew_seconds)
+    }
+
     /// A KeyPackage is handed out before this time only.
     pub fn served_before(&self, not_after: UnixSeconds) -> UnixSeconds {
         not_after.minus(self.serving_margin_seconds)
@@ -131,8 +156,7 @@ pub struct PoolPolicy {
     target: u32,
     low_watermark: u32,
     hard_cap: u32,
-    /// The lifetime of a minted KeyPackage, in seconds. `not_after` is jittered downwards by up to a tenth of it, so
-    /// that a pool never expires at once.
+    /// A minted KeyPackage lives until this long after it was minted, in seconds.
     pub lifetime_seconds: u64,
     /// The serving margin of the directory, in seconds.
     pub serving_margin_seconds: u64,
@@ -142,6 +166,29 @@ pub struct PoolPolicy {
     pub grace_seconds: u64,
     /// Metadata of terminal KeyPackages is kept this long, in seconds.
     pub tombstone_seconds: u64,
+}
+
+/// What a KeyPackage is worth at some time, by its lifetime alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Worth {
+    /// It is valid only later: whoever minted it had a clock that was ahead.
+    NotYet,
+    /// It can be served and added.
+    Good,
+    /// It can be served and added, but not for much longer.
+    ExpiringSoon,
+    /// It is too old to be served.
+    Over,
+}
+
+impl Worth {
+    /// Whether it can be served and added now.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Good | Self::ExpiringSoon => true,
+            Self::NotYet | Self::Over => false,
+        }
+    }
 }
 
 /// Numbers that do not make a pool.
@@ -204,11 +251,37 @@ impl PoolPolicy {
         self.hard_cap
     }
 
-    /// Whether a KeyPackage with this `not_after` is worth counting on `now`: the directory will serve it for a while.
-    pub fn counts_on(&self, not_after: UnixSeconds, now: UnixSeconds) -> bool {
-        now < not_after
-            .minus(self.serving_margin_seconds)
-            .minus(self.expiring_soon_seconds)
+    /// What a KeyPackage with this lifetime is worth `now`. Whatever counts a pool asks this.
+    pub fn worth(&self, lifetime: Lifetime, now: UnixSeconds) -> Worth {
+        let served_before = lifetime.not_after.minus(self.serving_margin_seconds);
+        if now < lifetime.not_before {
+            Worth::NotYet
+        } else if now >= served_before {
+            Worth::Over
+        } else if now >= served_before.minus(self.expiring_soon_seconds) {
+            Worth::ExpiringSoon
+        } else {
+            Worth::Good
+        }
+    }
+
+    /// The lifetime of what is minted `now`, by the server's clock. It is as long as anyone accepts.
+    pub fn lifetime(&self, now: UnixSeconds) -> Lifetime {
+        Lifetime {
+            not_before: now.minus(KEY_PACKAGE_BACKDATED_SECONDS),
+            not_after: now.plus(self.lifetime_seconds),
+        }
+    }
+
+    /// Whether what the directory lost may be replaced `now`, when it was replaced the last time at `last`.
+    ///
+    /// A `last` that is further ahead than two clocks within a day of ours can be was noted by a clock that was wrong, and
+    /// keeps nothing back. One that is nearer does: a server that sets its clock forth and back would have us mint without
+    /// end.
+    pub fn may_replace_lost(last: Option<UnixSeconds>, now: UnixSeconds) -> bool {
+        last.is_none_or(|last| {
+            now.since(last) >= LOST_REPLACED_SECONDS || last.since(now) > 2 * CLOCK_APART_SECONDS_MAX
+        })
     }
 
     /// When the private keys of a KeyPackage are erased, if nothing else happens to it.
@@ -229,7 +302,7 @@ impl Default for PoolPolicy {
             low_watermark: POOL_LOW_WATERMARK,
             hard_cap: POOL_HARD_CAP,
             lifetime_seconds: KEY_PACKAGE_LIFETIME_SECONDS,
-            serving_margin_seconds: INBOX_RETENTION_SECONDS,
+            serving_margin_seconds: SERVING_MARGIN_SECONDS,
             expiring_soon_seconds: EXPIRING_SOON_SECONDS,
             grace_seconds: GRACE_SECONDS,
             tombstone_seconds: TOMBSTONE_SECONDS,
@@ -272,9 +345,9 @@ mod tests {
             check(NOW.plus(SKEW_SECONDS + 1), NOW.plus(60 * DAY)),
             Err(LifetimeRefusal::NotYetValid)
         );
-        assert_eq!(check(NOW, NOW.plus(INBOX_RETENTION_SECONDS + 1)), Ok(()));
+        assert_eq!(check(NOW, NOW.plus(SERVING_MARGIN_SECONDS + 1)), Ok(()));
         assert_eq!(
-            check(NOW, NOW.plus(INBOX_RETENTION_SECONDS)),
+            check(NOW, NOW.plus(SERVING_MARGIN_SECONDS)),
             Err(LifetimeRefusal::TooShort)
         );
     }
@@ -328,8 +401,63 @@ mod tests {
     #[test]
     fn a_key_package_is_replaced_two_days_before_it_is_no_longer_served() {
         let policy = PoolPolicy::default();
-        let not_after = NOW.plus(policy.lifetime_seconds);
-        assert!(policy.counts_on(not_after, NOW.plus(28 * DAY - 1)));
-        assert!(!policy.counts_on(not_after, NOW.plus(28 * DAY)));
+        let served = 51 * DAY + 22 * HOUR;
+        let worth = |age| policy.worth(policy.lifetime(NOW), NOW.plus(age));
+        assert_eq!(worth(0), Worth::Good);
+        assert_eq!(worth(served - EXPIRING_SOON_SECONDS - 1), Worth::Good);
+        assert_eq!(worth(served - EXPIRING_SOON_SECONDS), Worth::ExpiringSoon);
+        assert_eq!(worth(served - 1), Worth::ExpiringSoon);
+        assert_eq!(worth(served), Worth::Over);
+    }
+
+    #[test]
+    fn a_key_package_minted_by_a_clock_ahead_is_worth_nothing_yet() {
+        let policy = PoolPolicy::default();
+        let ahead = policy.lifetime(NOW.plus(35 * DAY));
+        assert_eq!(policy.worth(ahead, NOW), Worth::NotYet);
+        assert!(!Worth::NotYet.is_available() && !Worth::Over.is_available());
+        let a_day = policy.lifetime(NOW.plus(DAY));
+        assert_eq!(policy.worth(a_day, NOW), Worth::Good);
+    }
+
+    #[test]
+    fn what_is_minted_is_as_long_as_the_directory_takes() {
+        let lifetime = PoolPolicy::default().lifetime(NOW);
+        assert_eq!(check(lifetime.not_before, lifetime.not_after), Ok(()));
+        assert_eq!(
+            check(lifetime.not_before, lifetime.not_after.plus(1)),
+            Err(LifetimeRefusal::TooLong)
+        );
+    }
+
+    proptest! {
+        /// The server is off by up to a day, and so is whoever adds, or comes back to the Add after the inbox retention.
+        #[test]
+        fn a_day_of_error_on_either_side_breaks_nothing(
+            server in 0..=2 * DAY, other in 0..=2 * DAY, served_after in 0..80 * DAY, away in 0..=INBOX_RETENTION_SECONDS,
+        ) {
+            let clock = |at: UnixSeconds, error: u64| at.plus(error).minus(DAY);
+            let lifetime = PoolPolicy::default().lifetime(clock(NOW, server));
+            let at = NOW.plus(served_after);
+            let served = PoolPolicy::default().worth(lifetime, clock(at, server)).is_available();
+            // Nobody acts on a clock that is more than a day off the server's.
+            prop_assume!(served && clock(at, server).0.abs_diff(clock(at, other).0) <= DAY);
+            let seen = clock(at.plus(away), other);
+            prop_assert!(lifetime.not_before <= seen && seen < lifetime.not_after);
+        }
+    }
+
+    #[test]
+    fn what_the_directory_lost_is_replaced_once_a_day() {
+        let may = PoolPolicy::may_replace_lost;
+        assert!(may(None, NOW));
+        assert!(!may(Some(NOW), NOW));
+        assert!(!may(Some(NOW), NOW.plus(DAY - 1)));
+        assert!(may(Some(NOW), NOW.plus(DAY)));
+        assert!(may(Some(NOW.plus(35 * DAY)), NOW), "a clock was ahead then");
+        assert!(
+            !may(Some(NOW.plus(DAY)), NOW.minus(DAY)),
+            "the server's clock goes forth and back"
+        );
     }
 }

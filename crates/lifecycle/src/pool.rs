@@ -8,8 +8,9 @@ use crate::time::UnixSeconds;
 ///
 /// ```text
 /// mint ──▶ created ──confirmed──▶ available ──▶ reserved ──Welcome joined──▶ spent
-///             │                       │             │
-///             └───────────────────────┴─────────────┴──▶ lapsed · expired · revoked
+///             │                       │             │                         ▲
+///             │                       └──missing────┴──▶ lost ────────────────┤
+///             └───────────────────────┴─────────────┴─────┴──▶ lapsed · expired · revoked
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PoolState {
@@ -19,6 +20,9 @@ pub enum PoolState {
     Available,
     /// The directory handed it out, or spent it: a Welcome may be on its way.
     Reserved,
+    /// The directory held it, and its inventory does not name it any more: nobody is given it, and it is replaced. A Welcome
+    /// may be on its way. It never counts again, whatever the directory says later.
+    Lost,
     /// A Welcome was joined with it. Terminal.
     Spent,
     /// The directory handed it out and no Commit came: none can come any more. Terminal.
@@ -34,6 +38,8 @@ pub enum PoolState {
 pub enum PoolEvent {
     /// The directory tells its state: in an upload's answer or in the inventory.
     Confirmed(DirectoryStatus),
+    /// The directory's inventory does not name it.
+    Missing,
     /// The directory refused the upload: it never held this KeyPackage, so no invitation can name it.
     Rejected,
     /// A Welcome was joined with it.
@@ -62,10 +68,11 @@ pub enum PoolRefusal {
 
 impl PoolState {
     /// Every state.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Created,
         Self::Available,
         Self::Reserved,
+        Self::Lost,
         Self::Spent,
         Self::Lapsed,
         Self::Expired,
@@ -75,8 +82,17 @@ impl PoolState {
     /// Whether the private keys are kept in this state.
     pub fn is_live(self) -> bool {
         match self {
-            Self::Created | Self::Available | Self::Reserved => true,
+            Self::Created | Self::Available | Self::Reserved | Self::Lost => true,
             Self::Spent | Self::Lapsed | Self::Expired | Self::Revoked => false,
+        }
+    }
+
+    /// Whether it counts against the hard cap: the live ones do, but those that the directory lost, which have a cap of
+    /// their own.
+    pub fn is_in_stock(self) -> bool {
+        match self {
+            Self::Created | Self::Available | Self::Reserved => true,
+            Self::Lost | Self::Spent | Self::Lapsed | Self::Expired | Self::Revoked => false,
         }
     }
 
@@ -97,24 +113,36 @@ impl PoolState {
             (Self::Created | Self::Available | Self::Reserved, E::Confirmed(D::Reserved | D::Spent)) => {
                 Ok(Self::Reserved)
             }
+            // It was replaced; counted again, it could be lost and replaced again.
+            (Self::Lost, E::Confirmed(D::Available | D::Reserved | D::Spent)) => Ok(Self::Lost),
             // Terminal there and not spent: no Commit can ever add it, so nothing can need the keys.
-            (Self::Created | Self::Available | Self::Reserved, E::Confirmed(D::Lapsed)) => Ok(Self::Lapsed),
-            (Self::Created | Self::Available | Self::Reserved, E::Confirmed(D::Expired)) => Ok(Self::Expired),
-            (Self::Created | Self::Available | Self::Reserved, E::Confirmed(D::Revoked)) => Ok(Self::Revoked),
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Confirmed(D::Lapsed)) => {
+                Ok(Self::Lapsed)
+            }
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Confirmed(D::Expired)) => {
+                Ok(Self::Expired)
+            }
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Confirmed(D::Revoked)) => {
+                Ok(Self::Revoked)
+            }
+            // Its upload may not have arrived.
+            (Self::Created, E::Missing) => Ok(Self::Created),
+            (Self::Available | Self::Reserved | Self::Lost, E::Missing) => Ok(Self::Lost),
             (Self::Created, E::Rejected) => Ok(Self::Revoked),
-            (Self::Available | Self::Reserved, E::Rejected) => Err(PoolRefusal::NotRefusable),
-            (Self::Created | Self::Available | Self::Reserved, E::Joined) => Ok(Self::Spent),
-            (Self::Created | Self::Available | Self::Reserved, E::Sweep { now, erase_at }) => {
+            (Self::Available | Self::Reserved | Self::Lost, E::Rejected) => Err(PoolRefusal::NotRefusable),
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Joined) => Ok(Self::Spent),
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Sweep { now, erase_at }) => {
                 if now >= erase_at {
                     Ok(Self::Expired)
                 } else {
                     Err(PoolRefusal::NotDue)
                 }
             }
-            (Self::Created | Self::Available | Self::Reserved, E::Revoke) => Ok(Self::Revoked),
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Revoke) => Ok(Self::Revoked),
             (
                 Self::Spent | Self::Lapsed | Self::Expired | Self::Revoked,
                 E::Confirmed(D::Available | D::Reserved | D::Spent | D::Lapsed | D::Expired | D::Revoked)
+                | E::Missing
                 | E::Rejected
                 | E::Joined
                 | E::Sweep { .. }
@@ -133,6 +161,7 @@ mod tests {
     fn events() -> impl Strategy<Value = PoolEvent> {
         prop_oneof![
             prop::sample::select(&DirectoryStatus::ALL[..]).prop_map(PoolEvent::Confirmed),
+            Just(PoolEvent::Missing),
             Just(PoolEvent::Rejected),
             Just(PoolEvent::Joined),
             (0..9u64, 0..9u64).prop_map(|(now, at)| PoolEvent::Sweep {
@@ -153,6 +182,9 @@ mod tests {
                 if state == PoolState::Reserved {
                     prop_assert_ne!(next, PoolState::Available, "disclosure is one way");
                 }
+                if state == PoolState::Lost {
+                    prop_assert!(!next.is_in_stock(), "what was lost never counts again");
+                }
                 state = next;
             }
         }
@@ -166,7 +198,16 @@ mod tests {
             DirectoryStatus::Reserved,
             DirectoryStatus::Spent,
         ] {
-            for state in [PoolState::Created, PoolState::Available, PoolState::Reserved] {
+            for state in [
+                PoolState::Created,
+                PoolState::Available,
+                PoolState::Reserved,
+                PoolState::Lost,
+            ] {
+                assert!(
+                    state.apply(PoolEvent::Missing).unwrap().is_live(),
+                    "{state:?} missing"
+                );
                 assert!(
                     state.apply(Confirmed(told)).unwrap().is_live(),
                     "{state:?} told {told:?}"

@@ -18,8 +18,9 @@ pub enum Correction<R> {
 ///
 /// * In the **directory only**, and live there: nobody could open an invitation with it, so it is revoked there.
 /// * In **both**: the directory's state is taken over.
-/// * **Here only**: an upload was lost, so it is sent again; or the directory forgot it (it was consumed and its
-///   tombstone is gone, or a backup was restored), and it is kept. Absence proves nothing, so it erases nothing.
+/// * **Here only**: an upload was lost, so it is sent again; or the directory had it and lost it, and it counts for
+///   nothing any more. Absence proves nothing, so it erases nothing.
+/// * **Lost** here, and handed out by the directory again: it was replaced, so it is revoked there.
 ///
 /// `local` holds every row of the pool, terminal ones included; each reference once on either side. Corrections come
 /// in the order of the references, and there are none when both sides agree.
@@ -59,10 +60,12 @@ fn correct<R>(
             ),
         ) => None,
         (Some(PoolState::Created), None) => Some(Correction::UploadAgain(key_package_ref)),
+        (Some(PoolState::Available | PoolState::Reserved), None) => {
+            Some(Correction::Apply(key_package_ref, PoolEvent::Missing))
+        }
         (
             Some(
-                PoolState::Available
-                | PoolState::Reserved
+                PoolState::Lost
                 | PoolState::Spent
                 | PoolState::Lapsed
                 | PoolState::Expired
@@ -70,6 +73,9 @@ fn correct<R>(
             ),
             None,
         ) => None,
+        (Some(PoolState::Lost), Some(DirectoryStatus::Available)) => {
+            Some(Correction::RevokeThere(key_package_ref))
+        }
         (Some(state), Some(status)) if state.is_live() => {
             let event = PoolEvent::Confirmed(status);
             match state.apply(event) {
@@ -115,23 +121,31 @@ mod tests {
             let mut there: BTreeMap<u8, DirectoryStatus> =
                 pairs.iter().filter_map(|(r, p)| Some((*r, p.1?))).collect();
             let before = local.clone();
-            for correction in reconcile(local.clone(), there.clone()) {
-                match correction {
-                    Correction::RevokeThere(r) => {
-                        prop_assert!(!local.get(&r).is_some_and(|state| state.is_live()), "X2: revoked one that we can serve");
-                        there.insert(r, DirectoryStatus::Revoked);
-                    }
-                    Correction::UploadAgain(r) => {
-                        there.insert(r, DirectoryStatus::Available);
-                        local.insert(r, PoolState::Available);
-                    }
-                    Correction::Apply(r, event) => {
-                        let next = local[&r].apply(event).unwrap();
-                        local.insert(r, next);
+            // What is revoked there is erased here by the second pass.
+            for _ in 0..2 {
+                for correction in reconcile(local.clone(), there.clone()) {
+                    match correction {
+                        Correction::RevokeThere(r) => {
+                            let counted = local.get(&r).is_some_and(|state| state.is_in_stock());
+                            prop_assert!(!counted, "X2: revoked one that we count on");
+                            there.insert(r, DirectoryStatus::Revoked);
+                        }
+                        Correction::UploadAgain(r) => {
+                            there.insert(r, DirectoryStatus::Available);
+                            local.insert(r, PoolState::Available);
+                        }
+                        Correction::Apply(r, event) => {
+                            let next = local[&r].apply(event).unwrap();
+                            local.insert(r, next);
+                        }
                     }
                 }
             }
-            prop_assert_eq!(reconcile(local.clone(), there.clone()), vec![], "a second pass finds nothing");
+            prop_assert_eq!(reconcile(local.clone(), there.clone()), vec![], "a third pass finds nothing");
+            for (r, state) in &local {
+                let named = there.get(r) == Some(&DirectoryStatus::Available);
+                prop_assert!(*state != PoolState::Available || named, "T9: {r} counts and is not there");
+            }
             for (r, status) in &there {
                 if !status.is_terminal() {
                     prop_assert!(local.get(r).is_some_and(|state| state.is_live()), "X2: {r} can be handed out");
@@ -151,7 +165,27 @@ mod tests {
             (1, PoolState::Available),
             (2, PoolState::Reserved),
             (3, PoolState::Created),
+            (4, PoolState::Lost),
         ];
-        assert_eq!(reconcile(local, []), vec![Correction::UploadAgain(3)]);
+        assert_eq!(
+            reconcile(local, []),
+            vec![
+                Correction::Apply(1, PoolEvent::Missing),
+                Correction::Apply(2, PoolEvent::Missing),
+                Correction::UploadAgain(3)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_lost_and_turns_up_again_is_withdrawn() {
+        let turned_up = |status| reconcile([(1, PoolState::Lost)], [(1, status)]);
+        assert_eq!(
+            turned_up(DirectoryStatus::Available),
+            vec![Correction::RevokeThere(1)]
+        );
+        for under_way in [DirectoryStatus::Reserved, DirectoryStatus::Spent] {
+            assert_eq!(turned_up(under_way), vec![], "a Welcome may be on its way");
+        }
     }
 }

@@ -1,17 +1,17 @@
 use std::collections::BTreeSet;
 
 use larder_lifecycle::{
-    Correction, DirectoryStatus, OwnLastResort, OwnLastResortEvent, PoolEvent, UnixSeconds, reconcile,
+    Correction, DirectoryStatus, OwnLastResort, OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds,
+    reconcile,
 };
 use openmls::prelude::KeyPackageRef;
 
-use crate::column::count;
 use crate::error::PoolError;
 use crate::last_resort::hear;
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
 use crate::transition::{Tally, apply, apply_to_last_resort};
-use crate::{last_resort_rows, metadata};
+use crate::{last_resort_rows, losses, metadata};
 
 /// What the directory holds under a KeyPackageRef.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,15 @@ pub enum LastResortHeld {
     Retiring,
     /// No Commit can add it any more.
     Gone,
+}
+
+impl LastResortHeld {
+    fn is_active(self) -> bool {
+        match self {
+            Self::Active { .. } => true,
+            Self::Retiring | Self::Gone => false,
+        }
+    }
 }
 
 /// The directory's answer about one uploaded KeyPackage.
@@ -76,6 +85,9 @@ pub struct Reconciled {
     pub upload_again: u32,
     /// KeyPackages that took over the directory's state and kept their private keys.
     pub moved: u32,
+    /// KeyPackages, last resorts included, that the directory held and does not name any more. They do not count from now
+    /// on, and are replaced by the next plans.
+    pub lost: u32,
     /// KeyPackages that became terminal; their private keys are gone.
     pub erased: u32,
 }
@@ -124,7 +136,8 @@ impl KeyPackagePool {
     /// Compares the pool with the directory's inventory and takes over what the directory knows better.
     ///
     /// `directory` is the whole inventory of the device, of every ciphersuite. A KeyPackage that it does not name is
-    /// never erased: absence proves nothing.
+    /// not erased: absence proves nothing. One that the directory held before does not count any more, and its private keys
+    /// are kept to its end, beside at most 255 others of that kind, for an invitation that may be under way.
     ///
     /// # Errors
     /// [`PoolError`] when the store cannot be used, or private keys survive their deletion.
@@ -139,10 +152,12 @@ impl KeyPackagePool {
             self.reconcile_key_packages(tx, directory, now, &mut found)?;
             self.reconcile_last_resorts(tx, directory, now, &mut found)?;
             take_over_reservations(tx, directory)?;
+            losses::hold_to_cap(tx, now, &mut found.tally)?;
             Ok(Reconciled {
                 revoke_there: found.revoke_there,
                 upload_again: found.upload_again,
                 moved: found.tally.moved,
+                lost: found.lost,
                 erased: found.tally.erased,
             })
         })
@@ -208,9 +223,16 @@ impl KeyPackagePool {
                     found.upload_again += u32::from(row.map(|row| row.generation) == current);
                 }
                 Correction::Apply(key_package_ref, event) => {
-                    if let Some(row) = metadata::find(tx.connection(), &key_package_ref)? {
-                        found.tally.note(apply(tx, &row, event, now)?);
+                    let Some(row) = metadata::find(tx.connection(), &key_package_ref)? else {
+                        continue;
+                    };
+                    if event == PoolEvent::Missing {
+                        found.lost += 1;
+                        // What was handed out was replaced by then.
+                        let owed = u32::from(row.state == PoolState::Available);
+                        losses::owe(tx.connection(), row.generation, owed, 0)?;
                     }
+                    found.tally.note(apply(tx, &row, event, now)?);
                 }
             }
         }
@@ -232,6 +254,9 @@ impl KeyPackagePool {
             };
             named.insert(key_package_ref);
             match last_resort_rows::find(connection, key_package_ref)? {
+                Some(row) if row.state == OwnLastResort::Lost && held.is_active() => {
+                    found.revoke_there.push(key_package_ref.clone());
+                }
                 Some(row) if row.state.is_live() => hear(tx, &row, held, now, &mut found.tally)?,
                 None if metadata::find(connection, key_package_ref)?.is_some() => {}
                 Some(_) | None => match held {
@@ -243,12 +268,19 @@ impl KeyPackagePool {
             }
         }
         let current = self.generation(tx)?;
-        let lost = last_resort_rows::all(connection)?.into_iter().filter(|row| {
-            row.state == OwnLastResort::Created
-                && Some(row.generation) == current
-                && !named.contains(&row.key_package_ref)
-        });
-        found.upload_again += count(lost.count());
+        for row in last_resort_rows::all(connection)? {
+            if named.contains(&row.key_package_ref) {
+                continue;
+            }
+            let again = row.state == OwnLastResort::Created && Some(row.generation) == current;
+            found.upload_again += u32::from(again);
+            if row.state == OwnLastResort::Active {
+                found.lost += 1;
+                losses::owe(connection, row.generation, 0, 1)?;
+                let change = apply_to_last_resort(tx, &row, OwnLastResortEvent::Missing, now)?;
+                found.tally.note(change);
+            }
+        }
         Ok(())
     }
 }
@@ -257,6 +289,7 @@ impl KeyPackagePool {
 struct Findings {
     revoke_there: Vec<KeyPackageRef>,
     upload_again: u32,
+    lost: u32,
     tally: Tally,
 }
 

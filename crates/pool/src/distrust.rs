@@ -40,13 +40,15 @@ impl KeyPackagePool {
                 let event = match row.state {
                     // It never left this device.
                     PoolState::Created if row.uploaded_at.is_none() => continue,
-                    PoolState::Reserved if long_gone => PoolEvent::Revoke,
+                    PoolState::Reserved | PoolState::Lost if long_gone => PoolEvent::Revoke,
                     PoolState::Created | PoolState::Available | PoolState::Reserved => {
                         PoolEvent::Confirmed(DirectoryStatus::Reserved)
                     }
-                    PoolState::Spent | PoolState::Lapsed | PoolState::Expired | PoolState::Revoked => {
-                        continue;
-                    }
+                    PoolState::Lost
+                    | PoolState::Spent
+                    | PoolState::Lapsed
+                    | PoolState::Expired
+                    | PoolState::Revoked => continue,
                 };
                 tally.note(apply(tx, &row, event, now)?);
             }
@@ -54,7 +56,7 @@ impl KeyPackagePool {
                 let sent = match row.state {
                     OwnLastResort::Created => row.uploaded_at.is_some(),
                     OwnLastResort::Active => true,
-                    OwnLastResort::Retiring { .. } | OwnLastResort::Erased => false,
+                    OwnLastResort::Retiring { .. } | OwnLastResort::Lost | OwnLastResort::Erased => false,
                 };
                 if sent && !named.contains(&row.key_package_ref) {
                     tally.note(retire(tx, &row, now)?);

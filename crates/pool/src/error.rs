@@ -97,7 +97,7 @@ pub enum PoolError {
         hard_cap: u32,
     },
     /// The policy asks for a lifetime that nobody would accept (RFC 9420 §7.2).
-    #[error("a lifetime of {seconds} seconds exceeds 84 days")]
+    #[error("a lifetime of {seconds} seconds exceeds 83 days")]
     LifetimeTooLong {
         /// [`PoolPolicy::lifetime_seconds`](larder_lifecycle::PoolPolicy::lifetime_seconds).
         seconds: u64,

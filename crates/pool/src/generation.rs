@@ -215,7 +215,7 @@ pub(crate) fn adopt(tx: &Tx<'_>, suite: Ciphersuite, current: &Fingerprint) -> R
                 continue;
             }
             let bundle = match row.state {
-                PoolState::Created | PoolState::Available | PoolState::Reserved => {
+                PoolState::Created | PoolState::Available | PoolState::Reserved | PoolState::Lost => {
                     bundle(tx, &row.key_package_ref)?
                 }
                 PoolState::Spent | PoolState::Lapsed | PoolState::Expired | PoolState::Revoked => None,

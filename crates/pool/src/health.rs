@@ -1,8 +1,9 @@
-use larder_lifecycle::{Census, Level, OwnLastResort, Plan, PoolState, UnixSeconds, plan};
+use larder_lifecycle::{Census, Level, OwnLastResort, Plan, PoolState, UnixSeconds, Worth, plan};
 
 use crate::column::count;
 use crate::error::PoolError;
 use crate::generation::{self, Generation};
+use crate::losses::Losses;
 use crate::metadata::{self, Metadata};
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
@@ -12,7 +13,7 @@ use crate::{last_resort_rows, quarantine};
 /// says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolHealth {
-    /// Confirmed by the directory, which can still hand them out.
+    /// Named by the directory as available, as far as it was heard last, and such that it can be handed out and added now.
     pub available: u32,
     /// Handed out: an invitation may be on its way.
     pub reserved: u32,
@@ -20,6 +21,12 @@ pub struct PoolHealth {
     pub spent: u32,
     /// Handed out for nothing, tombstones only.
     pub lapsed: u32,
+    /// Held by the directory once, and not named in its last inventory: nobody is given them. A refresh replaces them, once
+    /// a day. Their private keys are kept for invitations that may be under way.
+    pub lost: u32,
+    /// Named by the directory as available, but valid only later: they were minted by a clock that was ahead. A refresh
+    /// replaces and withdraws them.
+    pub not_yet_valid: u32,
     /// Too old: those that are no longer handed out but whose private keys are kept, and tombstones.
     pub expired: u32,
     /// Withdrawn or refused, tombstones only.
@@ -31,7 +38,8 @@ pub struct PoolHealth {
     /// KeyPackages of older generations of this ciphersuite whose private keys are still kept, for invitations that may
     /// be under way.
     pub outdated: u32,
-    /// The last resort that the directory has confirmed; it is never among the available.
+    /// The last resort that the directory has confirmed and that can be handed out and added now; it is never among the
+    /// available.
     pub last_resort: Option<LastResortHealth>,
     /// Welcomes that failed, for whatever KeyPackage.
     pub quarantined: u32,
@@ -50,8 +58,8 @@ pub enum NextAction {
     None,
     /// A refresh: something is to be minted, uploaded or replaced.
     Refresh,
-    /// Nothing can be done now: it is not full, and the hard cap leaves no room. What was handed out has to be joined with,
-    /// or to lapse, first.
+    /// Nothing can be done now: it is not full, and the hard cap leaves no room, so that what was handed out has to be joined
+    /// with, or to lapse, first; or the directory lost some a second time within a day.
     Wait,
 }
 
@@ -83,8 +91,7 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn plan(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Plan, PoolError> {
-        let census = self.census(&metadata::all(tx.connection())?, self.generation(tx)?, now);
-        Ok(plan(&self.policy, census))
+        Ok(plan(&self.policy, self.census_of(tx, now)?))
     }
 
     /// KeyPackages that the directory has confirmed and can still hand out.
@@ -100,8 +107,7 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn needs_replenishing(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<bool, PoolError> {
-        let census = self.census(&metadata::all(tx.connection())?, self.generation(tx)?, now);
-        Ok(census.usable < self.policy.low_watermark())
+        Ok(self.census_of(tx, now)?.usable < self.policy.low_watermark())
     }
 
     /// How many to mint: up to the target, never beyond the hard cap.
@@ -120,10 +126,11 @@ impl KeyPackagePool {
         let current = self.generation(tx)?;
         let others = generation::of_suite(tx.connection(), self.ciphersuite)?;
         let rows = metadata::all(tx.connection())?;
-        let census = self.census(&rows, current, now);
+        let census = self.census(&rows, current, Losses::of(tx.connection(), current)?, now);
         let usable = census.usable;
         let next_action = if plan(&self.policy, census).mint > 0
             || census.unconfirmed > 0
+            || !self.outdated(tx, now)?.is_empty()
             || self.last_resort_due(tx, now)?
         {
             NextAction::Refresh
@@ -137,6 +144,8 @@ impl KeyPackagePool {
             reserved: 0,
             spent: 0,
             lapsed: 0,
+            lost: 0,
+            not_yet_valid: 0,
             expired: 0,
             revoked: 0,
             expiring_soon: 0,
@@ -150,17 +159,22 @@ impl KeyPackagePool {
         };
         for row in rows {
             if Some(row.generation) != current {
-                health.outdated += u32::from(row.state.is_live() && others.contains(&row.generation));
+                health.outdated += u32::from(row.state.is_in_stock() && others.contains(&row.generation));
                 continue;
             }
             health.last_upload = health.last_upload.max(row.uploaded_at);
             let count = match row.state {
                 PoolState::Created => &mut health.unconfirmed,
-                PoolState::Available if now < self.served_before(&row) => &mut health.available,
+                PoolState::Available => match self.policy.worth(row.lifetime, now) {
+                    Worth::Good | Worth::ExpiringSoon => &mut health.available,
+                    Worth::NotYet => &mut health.not_yet_valid,
+                    Worth::Over => &mut health.expired,
+                },
                 PoolState::Reserved => &mut health.reserved,
+                PoolState::Lost => &mut health.lost,
                 PoolState::Spent => &mut health.spent,
                 PoolState::Lapsed => &mut health.lapsed,
-                PoolState::Available | PoolState::Expired => &mut health.expired,
+                PoolState::Expired => &mut health.expired,
                 PoolState::Revoked => &mut health.revoked,
             };
             *count += 1;
@@ -172,35 +186,45 @@ impl KeyPackagePool {
                 continue;
             }
             health.last_upload = health.last_upload.max(row.uploaded_at);
-            if row.state == OwnLastResort::Active {
+            let worth = self.policy.worth(row.lifetime, now);
+            if row.state == OwnLastResort::Active && worth.is_available() {
                 health.last_resort = Some(LastResortHealth {
                     used: row.used_at.is_some(),
                     created_at: row.created_at,
-                    not_after: row.not_after,
+                    not_after: row.lifetime.not_after,
                 });
             }
         }
         Ok(health)
     }
 
+    fn census_of(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Census, PoolError> {
+        let (connection, current) = (tx.connection(), self.generation(tx)?);
+        let losses = Losses::of(connection, current)?;
+        Ok(self.census(&metadata::all(connection)?, current, losses, now))
+    }
+
     /// Counts this generation; live are those of every generation and suite, as the hard cap counts them.
-    pub(crate) fn census(&self, rows: &[Metadata], current: Option<Generation>, now: UnixSeconds) -> Census {
+    pub(crate) fn census(
+        &self,
+        rows: &[Metadata],
+        current: Option<Generation>,
+        losses: Losses,
+        now: UnixSeconds,
+    ) -> Census {
         let counted = |state| {
             let rows = rows.iter().filter(|row| {
                 row.state == state
                     && Some(row.generation) == current
-                    && self.policy.counts_on(row.not_after, now)
+                    && self.policy.worth(row.lifetime, now) == Worth::Good
             });
             count(rows.count())
         };
         Census {
             usable: counted(PoolState::Available),
             unconfirmed: counted(PoolState::Created),
-            live: count(rows.iter().filter(|row| row.state.is_live()).count()),
+            live: count(rows.iter().filter(|row| row.state.is_in_stock()).count()),
+            withheld: losses.withheld(now),
         }
-    }
-
-    fn served_before(&self, row: &Metadata) -> UnixSeconds {
-        row.not_after.minus(self.policy.serving_margin_seconds)
     }
 }

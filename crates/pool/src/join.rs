@@ -48,8 +48,8 @@ impl KnownRow {
 
     fn not_after(&self) -> UnixSeconds {
         match self {
-            Self::KeyPackage(row) => row.not_after,
-            Self::LastResort(row) => row.not_after,
+            Self::KeyPackage(row) => row.lifetime.not_after,
+            Self::LastResort(row) => row.lifetime.not_after,
         }
     }
 }
@@ -203,9 +203,10 @@ fn explain(tx: &Tx<'_>, welcome: &Welcome) -> Result<JoinError, JoinError> {
                     key_package_ref,
                     cause: match row.state {
                         OwnLastResort::Erased => Erasure::LastResort,
-                        OwnLastResort::Created | OwnLastResort::Active | OwnLastResort::Retiring { .. } => {
-                            return Err(Corrupt::Bundle.into());
-                        }
+                        OwnLastResort::Created
+                        | OwnLastResort::Active
+                        | OwnLastResort::Retiring { .. }
+                        | OwnLastResort::Lost => return Err(Corrupt::Bundle.into()),
                     },
                     at: row.ended_at.ok_or(Corrupt::Bundle)?,
                 });
@@ -229,7 +230,7 @@ fn explain_key_package(row: Metadata) -> Result<JoinError, JoinError> {
         PoolState::Lapsed => Erasure::Lapsed,
         PoolState::Expired => Erasure::Expired,
         PoolState::Revoked => Erasure::Revoked,
-        PoolState::Created | PoolState::Available | PoolState::Reserved => {
+        PoolState::Created | PoolState::Available | PoolState::Reserved | PoolState::Lost => {
             return Err(Corrupt::Bundle.into());
         }
     };

@@ -1,5 +1,5 @@
 use larder_lifecycle::{
-    LAST_RESORT_LIFETIME_SECONDS, LAST_RESORT_RETIRING_SECONDS, OwnLastResort, OwnLastResortEvent,
+    LAST_RESORT_RETIRING_SECONDS, NewestLastResort, OwnLastResort, OwnLastResortEvent, PoolPolicy,
     UnixSeconds, last_resort_is_due,
 };
 use openmls::prelude::{
@@ -12,7 +12,8 @@ use crate::directory::LastResortHeld;
 use crate::error::{PoolError, StoreError};
 use crate::generation::{self, Generation};
 use crate::last_resort_rows::{self, LastResort};
-use crate::pool::{KeyPackagePool, NOT_BEFORE_MARGIN_SECONDS};
+use crate::losses::{self, Losses};
+use crate::pool::KeyPackagePool;
 use crate::store::Tx;
 use crate::transition::{Change, Tally, apply_to_last_resort};
 
@@ -20,7 +21,7 @@ impl KeyPackagePool {
     /// Mints a last resort (RFC 9420 §16.8): a KeyPackage that the directory hands out when nothing else is left, to
     /// several if need be, and that opens all of their invitations.
     ///
-    /// It lives for 84 days and an hour, the hour before `now`. Once the directory has confirmed it, the older ones of
+    /// It lives from 25 hours before `now` until 83 days after, whatever the policy says of the others. Once the directory has confirmed it, the older ones of
     /// this ciphersuite retire; a day later [`sweep`](Self::sweep) erases their private keys.
     ///
     /// # Errors
@@ -35,22 +36,22 @@ impl KeyPackagePool {
         tx.atomically(|| {
             self.check_hard_cap(live(&self.last_resorts(tx)?), 1)?;
             let generation = self.begin_generation(tx)?;
+            losses::settle(tx.connection(), generation, now)?;
             let provider = tx.provider();
-            let not_before = now.minus(NOT_BEFORE_MARGIN_SECONDS);
-            let not_after = now.plus(LAST_RESORT_LIFETIME_SECONDS);
+            let lifetime = PoolPolicy::default().lifetime(now);
             let bundle = KeyPackage::builder()
-                .key_package_lifetime(Lifetime::init(not_before.0, not_after.0))
+                .key_package_lifetime(Lifetime::init(lifetime.not_before.0, lifetime.not_after.0))
                 .leaf_node_capabilities(with_last_resort(&self.capabilities))
                 .mark_as_last_resort()
                 .build(self.ciphersuite, &provider, signer, self.credential.clone())?;
             let key_package_ref = bundle.key_package().hash_ref(provider.crypto())?;
-            last_resort_rows::insert(tx.connection(), &key_package_ref, generation, now, not_after)?;
+            last_resort_rows::insert(tx.connection(), &key_package_ref, generation, now, lifetime)?;
             Ok(key_package_ref)
         })
     }
 
-    /// Whether a refresh should mint a last resort: there is none of this generation, the newest one was used, or it is
-    /// 30 days old.
+    /// Whether a refresh should mint a last resort: there is none of this generation, the newest one was used, it is
+    /// 30 days old, or it cannot be served and added now. One that the directory lost is replaced once a day.
     ///
     /// # Errors
     /// [`PoolError::Store`].
@@ -61,8 +62,14 @@ impl KeyPackagePool {
             .iter()
             .filter(|row| matches!(row.state, OwnLastResort::Created | OwnLastResort::Active))
             .rfind(|row| Some(row.generation) == current)
-            .map(|row| (now.since(row.created_at), row.used_at.is_some()));
-        Ok(last_resort_is_due(newest) && live(&rows) < self.policy.hard_cap())
+            .map(|row| NewestLastResort {
+                lifetime: row.lifetime,
+                created_at: row.created_at,
+                used: row.used_at.is_some(),
+            });
+        let withheld = newest.is_none() && Losses::of(tx.connection(), current)?.withholds_last_resort(now);
+        let due = last_resort_is_due(&self.policy, newest, now) && !withheld;
+        Ok(due && live(&rows) < self.policy.hard_cap())
     }
 
     /// Those of this ciphersuite, of every generation, oldest first.
@@ -131,7 +138,7 @@ fn of(tx: &Tx<'_>, generations: &[Generation]) -> Result<Vec<LastResort>, StoreE
 }
 
 fn live(rows: &[LastResort]) -> u32 {
-    count(rows.iter().filter(|row| row.state.is_live()).count())
+    count(rows.iter().filter(|row| row.state.is_in_stock()).count())
 }
 
 /// The extension types that a KeyPackage uses are to be listed in its leaf (RFC 9420 §7.2, §10); OpenMLS marks a last

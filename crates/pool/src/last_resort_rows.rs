@@ -1,6 +1,6 @@
 //! The table `keypackage_pool_last_resorts`. Whatever a row holds that was never written is an error, not a default.
 
-use larder_lifecycle::{OwnLastResort, UnixSeconds};
+use larder_lifecycle::{Lifetime, OwnLastResort, UnixSeconds};
 use openmls::prelude::{GroupId, KeyPackageRef};
 use rusqlite::{Connection, Row, params};
 
@@ -10,7 +10,7 @@ use crate::generation::Generation;
 use crate::key_package_ref::{from_column, to_column};
 
 const COLUMNS: &str = "sequence, key_package_ref, status, generation, created_at, not_after, uploaded_at, used_at, \
-                       retires_at, ended_at";
+                       retires_at, ended_at, not_before, lost";
 
 /// One last resort of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) struct LastResort {
     pub(crate) state: OwnLastResort,
     pub(crate) generation: Generation,
     pub(crate) created_at: UnixSeconds,
-    pub(crate) not_after: UnixSeconds,
+    pub(crate) lifetime: Lifetime,
     /// The last attempt to upload it.
     pub(crate) uploaded_at: Option<UnixSeconds>,
     /// The first use that is known here: a Welcome joined with it, or the directory's word.
@@ -31,24 +31,25 @@ pub(crate) struct LastResort {
 }
 
 /// The integer of a state in the column `status`. Never reused for another state, nor for one of
-/// `keypackage_pool_metadata`.
+/// `keypackage_pool_metadata`. A lost one has that of one that retires at its end, and is marked in the column `lost`.
 fn status_of(state: OwnLastResort) -> i64 {
     match state {
         OwnLastResort::Created => 8,
         OwnLastResort::Active => 9,
-        OwnLastResort::Retiring { .. } => 10,
+        OwnLastResort::Retiring { .. } | OwnLastResort::Lost => 10,
         OwnLastResort::Erased => 11,
     }
 }
 
-fn state_of(status: i64, retires_at: Option<UnixSeconds>) -> Result<OwnLastResort, Corrupt> {
-    match (status, retires_at) {
-        (8, None) => Ok(OwnLastResort::Created),
-        (9, None) => Ok(OwnLastResort::Active),
-        (10, Some(until)) => Ok(OwnLastResort::Retiring { until }),
-        (11, None) => Ok(OwnLastResort::Erased),
-        (8..=11, _) => Err(Corrupt::End),
-        (unknown, _) => Err(Corrupt::UnknownStatus(unknown)),
+fn state_of(status: i64, retires_at: Option<UnixSeconds>, lost: bool) -> Result<OwnLastResort, Corrupt> {
+    match (status, retires_at, lost) {
+        (8, None, false) => Ok(OwnLastResort::Created),
+        (9, None, false) => Ok(OwnLastResort::Active),
+        (10, Some(until), false) => Ok(OwnLastResort::Retiring { until }),
+        (10, Some(_), true) => Ok(OwnLastResort::Lost),
+        (11, None, false) => Ok(OwnLastResort::Erased),
+        (8..=11, _, _) => Err(Corrupt::End),
+        (unknown, _, _) => Err(Corrupt::UnknownStatus(unknown)),
     }
 }
 
@@ -73,19 +74,21 @@ pub(crate) fn insert(
     key_package_ref: &KeyPackageRef,
     generation: Generation,
     created_at: UnixSeconds,
-    not_after: UnixSeconds,
+    lifetime: Lifetime,
 ) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO keypackage_pool_last_resorts (key_package_ref, status, generation, created_at, not_after)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO keypackage_pool_last_resorts
+                 (key_package_ref, status, generation, created_at, not_before, not_after)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(params![
             to_column(key_package_ref)?,
             status_of(OwnLastResort::Created),
             generation.0,
             of_time(created_at),
-            of_time(not_after),
+            of_time(lifetime.not_before),
+            of_time(lifetime.not_after),
         ])?;
     Ok(())
 }
@@ -160,12 +163,13 @@ pub(crate) fn set_state(
 ) -> Result<(), StoreError> {
     let retires_at = match next {
         OwnLastResort::Retiring { until } => Some(of_time(until)),
+        OwnLastResort::Lost => Some(of_time(row.lifetime.not_after)),
         OwnLastResort::Created | OwnLastResort::Active | OwnLastResort::Erased => None,
     };
     let ended_at = (!next.is_live()).then(|| of_time(now));
     let mut statement = connection.prepare_cached(
-        "UPDATE keypackage_pool_last_resorts SET status = ?3, retires_at = ?4, ended_at = ?5
-         WHERE sequence = ?1 AND status = ?2",
+        "UPDATE keypackage_pool_last_resorts SET status = ?3, retires_at = ?4, ended_at = ?5, lost = ?7
+         WHERE sequence = ?1 AND status = ?2 AND lost = ?6",
     )?;
     one(statement.execute(params![
         row.sequence,
@@ -173,6 +177,8 @@ pub(crate) fn set_state(
         status_of(next),
         retires_at,
         ended_at,
+        row.state == OwnLastResort::Lost,
+        next == OwnLastResort::Lost,
     ])?)
 }
 
@@ -189,10 +195,13 @@ fn read(row: &Row<'_>) -> Result<LastResort, StoreError> {
     let last_resort = LastResort {
         sequence: row.get(0)?,
         key_package_ref: from_column(&key_package_ref)?,
-        state: state_of(row.get(2)?, retires_at)?,
+        state: state_of(row.get(2)?, retires_at, row.get(11)?)?,
         generation: Generation(row.get(3)?),
         created_at: time(row, 4, "created_at")?,
-        not_after: time(row, 5, "not_after")?,
+        lifetime: Lifetime {
+            not_before: time(row, 10, "not_before")?,
+            not_after: time(row, 5, "not_after")?,
+        },
         uploaded_at: optional_time(row, 6, "uploaded_at")?,
         used_at: optional_time(row, 7, "used_at")?,
         ended_at: optional_time(row, 9, "ended_at")?,
@@ -219,17 +228,20 @@ mod tests {
             (OwnLastResort::Erased, None),
         ] {
             let status = status_of(state);
-            assert_eq!(state_of(status, retires_at), Ok(state));
+            assert_eq!(state_of(status, retires_at, false), Ok(state));
             let other = retires_at.xor(Some(until));
-            assert_eq!(state_of(status, other), Err(Corrupt::End));
+            assert_eq!(state_of(status, other, false), Err(Corrupt::End));
+            assert_ne!(state_of(status, retires_at, true), Ok(state));
             assert!(
                 PoolState::ALL
                     .iter()
                     .all(|&state| crate::metadata::status_of(state) != status)
             );
         }
+        assert_eq!(state_of(10, Some(until), true), Ok(OwnLastResort::Lost));
+        assert_eq!(status_of(OwnLastResort::Lost), 10);
         for status in [i64::MIN, -1, 0, 1, 7, 12, i64::MAX] {
-            assert_eq!(state_of(status, None), Err(Corrupt::UnknownStatus(status)));
+            assert_eq!(state_of(status, None, false), Err(Corrupt::UnknownStatus(status)));
         }
     }
 }

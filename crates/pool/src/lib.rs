@@ -21,6 +21,7 @@ mod known;
 mod last_resort;
 mod last_resort_rows;
 pub mod legacy;
+mod losses;
 mod metadata;
 mod open;
 mod pool;

@@ -1,6 +1,6 @@
 //! The table `keypackage_pool_metadata`. Whatever a row holds that was never written is an error, not a default.
 
-use larder_lifecycle::{PoolState, UnixSeconds};
+use larder_lifecycle::{Lifetime, PoolState, UnixSeconds};
 use openmls::prelude::{GroupId, KeyPackageRef};
 use rusqlite::{Connection, Row, params};
 
@@ -10,7 +10,7 @@ use crate::generation::Generation;
 use crate::key_package_ref::{from_column, to_column};
 
 const COLUMNS: &str = "key_package_ref, status, generation, created_at, not_after, uploaded_at, \
-                       reservation_expires_at, ended_at, spent_group_id";
+                       reservation_expires_at, ended_at, spent_group_id, not_before, lost";
 
 /// One KeyPackage of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) struct Metadata {
     pub(crate) state: PoolState,
     pub(crate) generation: Generation,
     pub(crate) created_at: UnixSeconds,
-    pub(crate) not_after: UnixSeconds,
+    pub(crate) lifetime: Lifetime,
     /// The last attempt to upload it.
     pub(crate) uploaded_at: Option<UnixSeconds>,
     pub(crate) reservation_expires_at: Option<UnixSeconds>,
@@ -28,12 +28,13 @@ pub(crate) struct Metadata {
     pub(crate) spent_group_id: Option<GroupId>,
 }
 
-/// The integer of a state in the column `status`. Never reused for another state.
+/// The integer of a state in the column `status`. Never reused for another state. A lost one has that of a reserved one, and
+/// is marked in the column `lost`.
 pub(crate) fn status_of(state: PoolState) -> i64 {
     match state {
         PoolState::Created => 1,
         PoolState::Available => 2,
-        PoolState::Reserved => 3,
+        PoolState::Reserved | PoolState::Lost => 3,
         PoolState::Spent => 4,
         PoolState::Lapsed => 5,
         PoolState::Expired => 6,
@@ -41,11 +42,19 @@ pub(crate) fn status_of(state: PoolState) -> i64 {
     }
 }
 
-fn state_of(status: i64) -> Result<PoolState, Corrupt> {
-    PoolState::ALL
-        .into_iter()
-        .find(|&state| status_of(state) == status)
-        .ok_or(Corrupt::UnknownStatus(status))
+fn state_of(status: i64, lost: bool) -> Result<PoolState, Corrupt> {
+    match (status, lost) {
+        (1, false) => Ok(PoolState::Created),
+        (2, false) => Ok(PoolState::Available),
+        (3, false) => Ok(PoolState::Reserved),
+        (3, true) => Ok(PoolState::Lost),
+        (4, false) => Ok(PoolState::Spent),
+        (5, false) => Ok(PoolState::Lapsed),
+        (6, false) => Ok(PoolState::Expired),
+        (7, false) => Ok(PoolState::Revoked),
+        (1..=7, true) => Err(Corrupt::End),
+        (unknown, _) => Err(Corrupt::UnknownStatus(unknown)),
+    }
 }
 
 /// Every row, oldest first.
@@ -69,19 +78,21 @@ pub(crate) fn insert(
     key_package_ref: &KeyPackageRef,
     generation: Generation,
     created_at: UnixSeconds,
-    not_after: UnixSeconds,
+    lifetime: Lifetime,
 ) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO keypackage_pool_metadata (key_package_ref, status, generation, created_at, not_after)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO keypackage_pool_metadata
+                 (key_package_ref, status, generation, created_at, not_before, not_after)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(params![
             to_column(key_package_ref)?,
             status_of(PoolState::Created),
             generation.0,
             of_time(created_at),
-            of_time(not_after),
+            of_time(lifetime.not_before),
+            of_time(lifetime.not_after),
         ])?;
     Ok(())
 }
@@ -130,8 +141,8 @@ pub(crate) fn set_state(
 ) -> Result<(), StoreError> {
     let ended_at = (!next.is_live()).then(|| of_time(now));
     let mut statement = connection.prepare_cached(
-        "UPDATE keypackage_pool_metadata SET status = ?3, ended_at = ?4, spent_group_id = ?5
-         WHERE key_package_ref = ?1 AND status = ?2",
+        "UPDATE keypackage_pool_metadata SET status = ?3, ended_at = ?4, spent_group_id = ?5, lost = ?7
+         WHERE key_package_ref = ?1 AND status = ?2 AND lost = ?6",
     )?;
     one(statement.execute(params![
         to_column(&row.key_package_ref)?,
@@ -139,6 +150,8 @@ pub(crate) fn set_state(
         status_of(next),
         ended_at,
         spent_group_id.map(GroupId::as_slice),
+        row.state == PoolState::Lost,
+        next == PoolState::Lost,
     ])?)
 }
 
@@ -153,10 +166,13 @@ fn read(row: &Row<'_>) -> Result<Metadata, StoreError> {
     let key_package_ref: Vec<u8> = row.get(0)?;
     let metadata = Metadata {
         key_package_ref: from_column(&key_package_ref)?,
-        state: state_of(row.get(1)?)?,
+        state: state_of(row.get(1)?, row.get(10)?)?,
         generation: Generation(row.get(2)?),
         created_at: time(row, 3, "created_at")?,
-        not_after: time(row, 4, "not_after")?,
+        lifetime: Lifetime {
+            not_before: time(row, 9, "not_before")?,
+            not_after: time(row, 4, "not_after")?,
+        },
         uploaded_at: optional_time(row, 5, "uploaded_at")?,
         reservation_expires_at: optional_time(row, 6, "reservation_expires_at")?,
         ended_at: optional_time(row, 7, "ended_at")?,
@@ -178,10 +194,13 @@ mod tests {
     #[test]
     fn every_state_has_its_own_integer_and_no_other_integer_is_a_state() {
         for state in PoolState::ALL {
-            assert_eq!(state_of(status_of(state)), Ok(state));
+            let lost = state == PoolState::Lost;
+            assert_eq!(state_of(status_of(state), lost), Ok(state));
+            let other = state_of(status_of(state), !lost);
+            assert!(other != Ok(state), "{state:?} is read from two rows");
         }
         for status in [i64::MIN, -1, 0, 8, i64::MAX] {
-            assert_eq!(state_of(status), Err(Corrupt::UnknownStatus(status)));
+            assert_eq!(state_of(status, false), Err(Corrupt::UnknownStatus(status)));
         }
     }
 }

@@ -1,9 +1,12 @@
 use std::collections::BTreeSet;
 
-use larder_lifecycle::{KEY_PACKAGE_LIFETIME_SECONDS_MAX, OwnLastResort, PoolPolicy, PoolState, UnixSeconds};
+use larder_lifecycle::{
+    KEY_PACKAGE_BACKDATED_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, OwnLastResort, PoolPolicy, PoolState,
+    UnixSeconds,
+};
 use openmls::prelude::{
     Capabilities, Ciphersuite, CredentialWithKey, KeyPackage, KeyPackageBundle, KeyPackageRef, Lifetime,
-    MlsMessageOut, OpenMlsProvider as _, OpenMlsRand as _,
+    MlsMessageOut, OpenMlsProvider as _,
 };
 use openmls_traits::signatures::Signer;
 use openmls_traits::storage::StorageProvider as _;
@@ -11,12 +14,7 @@ use openmls_traits::storage::StorageProvider as _;
 use crate::error::{Corrupt, PoolError};
 use crate::generation::{self, Fingerprint, Generation};
 use crate::store::Tx;
-use crate::{last_resort_rows, metadata};
-
-/// Minted KeyPackages are valid from an hour ago, for clocks that are behind ours.
-pub(crate) const NOT_BEFORE_MARGIN_SECONDS: u64 = 60 * 60;
-/// `not_after` is up to this part of the lifetime earlier, so that a pool never expires at once.
-const JITTER_PART: u64 = 10;
+use crate::{last_resort_rows, losses, metadata};
 
 /// The KeyPackages of one device for one ciphersuite: single-use ones, and a last resort.
 ///
@@ -113,12 +111,13 @@ impl KeyPackagePool {
 
     /// Mints `count` KeyPackages: OpenMLS stores each bundle, and each gets a row in the state `created`.
     ///
-    /// They are valid from an hour before `now` until `now` plus the policy's lifetime, less a random part of up to a
-    /// tenth of it. `signer` holds the private key of the pool's credential.
+    /// They are valid from 25 hours before `now` until `now` plus the policy's lifetime
+    /// ([`PoolPolicy::lifetime`]). `now` is best the directory's time: it and every adder judge the lifetime, each by its own
+    /// clock. `signer` holds the private key of the pool's credential.
     ///
     /// # Errors
     /// [`PoolError::HardCap`] when the live KeyPackages would exceed the policy's hard cap;
-    /// [`PoolError::LifetimeTooLong`] when the policy's lifetime exceeds 84 days; [`PoolError::Mls`] when `signer` does
+    /// [`PoolError::LifetimeTooLong`] when the policy's lifetime exceeds 83 days; [`PoolError::Mls`] when `signer` does
     /// not fit the ciphersuite. Nothing is minted then.
     pub fn mint(
         &self,
@@ -128,14 +127,15 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<Vec<KeyPackageRef>, PoolError> {
         let seconds = self.policy.lifetime_seconds;
-        if seconds > KEY_PACKAGE_LIFETIME_SECONDS_MAX - NOT_BEFORE_MARGIN_SECONDS {
+        if seconds > KEY_PACKAGE_LIFETIME_SECONDS_MAX - KEY_PACKAGE_BACKDATED_SECONDS {
             return Err(PoolError::LifetimeTooLong { seconds });
         }
         tx.atomically(|| {
             let rows = metadata::all(tx.connection())?;
-            let live = rows.iter().filter(|row| row.state.is_live()).count();
+            let live = rows.iter().filter(|row| row.state.is_in_stock()).count();
             self.check_hard_cap(crate::column::count(live), count)?;
             let generation = self.begin_generation(tx)?;
+            losses::settle(tx.connection(), generation, now)?;
             (0..count)
                 .map(|_| self.mint_one(tx, signer, generation, now))
                 .collect()
@@ -150,19 +150,13 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<KeyPackageRef, PoolError> {
         let provider = tx.provider();
-        let random = provider
-            .rand()
-            .random_array()
-            .map_err(|_| PoolError::Randomness)?;
-        let jitter = u64::from_be_bytes(random) % (self.policy.lifetime_seconds / JITTER_PART + 1);
-        let not_before = now.minus(NOT_BEFORE_MARGIN_SECONDS);
-        let not_after = now.plus(self.policy.lifetime_seconds).minus(jitter);
+        let lifetime = self.policy.lifetime(now);
         let bundle = KeyPackage::builder()
-            .key_package_lifetime(Lifetime::init(not_before.0, not_after.0))
+            .key_package_lifetime(Lifetime::init(lifetime.not_before.0, lifetime.not_after.0))
             .leaf_node_capabilities(self.capabilities.clone())
             .build(self.ciphersuite, &provider, signer, self.credential.clone())?;
         let key_package_ref = bundle.key_package().hash_ref(provider.crypto())?;
-        metadata::insert(tx.connection(), &key_package_ref, generation, now, not_after)?;
+        metadata::insert(tx.connection(), &key_package_ref, generation, now, lifetime)?;
         Ok(key_package_ref)
     }
 

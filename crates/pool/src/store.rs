@@ -204,10 +204,7 @@ impl Tx<'_> {
     /// Runs `work`; when it fails, undoes what it did and keeps what the transaction did before.
     ///
     /// So the caller of a failed operation may still commit, for instance a note that it failed.
-    pub(crate) fn atomically<T, E: From<StoreError>>(
-        &self,
-        work: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub fn atomically<T, E: From<StoreError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         self.batch("SAVEPOINT larder_pool")?;
         let erased = self.erased.get();
         match work() {

@@ -91,6 +91,15 @@ pub(crate) fn apply_to_last_resort(
     }
 }
 
+/// Erases a last resort that no invitation is expected for any more.
+pub(crate) fn give_up_last_resort(
+    tx: &Tx<'_>,
+    row: &LastResort,
+    now: UnixSeconds,
+) -> Result<Change, PoolError> {
+    apply_to_last_resort(tx, row, OwnLastResortEvent::GoneThere, now)
+}
+
 /// OpenMLS answers `Ok` to the deletion of a key that it does not find, so this reads back.
 fn erase(tx: &Tx<'_>, key_package_ref: &KeyPackageRef) -> Result<(), PoolError> {
     tx.note_erasure();

@@ -1,8 +1,9 @@
-use larder_lifecycle::{OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
+use larder_lifecycle::{OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds, Worth};
 use openmls::prelude::KeyPackageRef;
 
 use crate::error::PoolError;
 use crate::generation::{self, Generation};
+use crate::losses::Losses;
 use crate::metadata::Metadata;
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
@@ -61,7 +62,7 @@ impl KeyPackagePool {
             }
             return Ok(());
         }
-        let erase_at = self.policy.erase_at(row.not_after);
+        let erase_at = self.policy.erase_at(row.lifetime.not_after);
         if apply(tx, row, PoolEvent::Sweep { now, erase_at }, now)? == Change::Erased {
             swept.expired += 1;
         } else if row.state == PoolState::Created
@@ -83,7 +84,7 @@ impl KeyPackagePool {
                 }
                 continue;
             }
-            let erase_at = self.policy.erase_at(row.not_after);
+            let erase_at = self.policy.erase_at(row.lifetime.not_after);
             let event = OwnLastResortEvent::Sweep { now, erase_at };
             if apply_to_last_resort(tx, &row, event, now)? == Change::Erased {
                 match now >= erase_at {
@@ -95,8 +96,9 @@ impl KeyPackagePool {
         Ok(())
     }
 
-    /// What the directory may still hand out of older generations of this ciphersuite: revoke it there, so that nobody
-    /// adds this device under an identity that it has given up.
+    /// What the directory may still hand out of this ciphersuite and nobody should be given: what is of older generations,
+    /// so that nobody adds this device under an identity that it has given up; and what is valid only later, because it was
+    /// minted by a clock that was ahead, so that nobody is given what cannot be added. Revoke it there.
     ///
     /// Nothing, as long as this generation has KeyPackages to mint or to be confirmed: the new ones are published before
     /// the old ones are withdrawn, unless the hard cap leaves no room for them. What is reserved is never named; it still
@@ -111,18 +113,23 @@ impl KeyPackagePool {
     /// [`PoolError::Store`].
     pub fn outdated(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Vec<KeyPackageRef>, PoolError> {
         let rows = metadata::all(tx.connection())?;
-        let census = self.census(&rows, self.generation(tx)?, now);
+        let current = self.generation(tx)?;
+        let census = self.census(&rows, current, Losses::of(tx.connection(), current)?, now);
         if census.unconfirmed > 0 || larder_lifecycle::plan(&self.policy, census).mint > 0 {
             return Ok(Vec::new());
         }
         let superseded = self.superseded(tx)?;
         Ok(rows
             .into_iter()
-            .filter(|row| superseded.contains(&row.generation))
+            .filter(|row| {
+                let not_yet = self.policy.worth(row.lifetime, now) == Worth::NotYet;
+                superseded.contains(&row.generation) || (Some(row.generation) == current && not_yet)
+            })
             .filter(|row| match row.state {
                 PoolState::Created => row.uploaded_at.is_some(),
                 PoolState::Available => true,
                 PoolState::Reserved
+                | PoolState::Lost
                 | PoolState::Spent
                 | PoolState::Lapsed
                 | PoolState::Expired

@@ -97,11 +97,11 @@ fn r_c5_c7_nothing_of_ours_lives_longer_than_84_days_and_an_hour() {
     let upload = device.stock_last_resort();
     let lifetime = *key_package(&upload).life_time();
     assert!(lifetime.has_acceptable_range());
-    assert_eq!(lifetime.not_before(), device.now.0 - 3600);
-    assert_eq!(lifetime.not_after(), device.now.0 + 84 * DAY);
+    assert_eq!(lifetime.not_before(), device.now.0 - 25 * 3600);
+    assert_eq!(lifetime.not_after(), device.now.0 + 83 * DAY);
 
     let mut policy = PoolPolicy::default();
-    policy.lifetime_seconds = 84 * DAY;
+    policy.lifetime_seconds = 83 * DAY;
     device.pool = KeyPackagePool::for_identity(policy, SUITE, &device.credential);
     for upload in device.stock(8) {
         assert!(key_package(&upload).life_time().has_acceptable_range());
@@ -110,7 +110,7 @@ fn r_c5_c7_nothing_of_ours_lives_longer_than_84_days_and_an_hour() {
     device.pool = KeyPackagePool::for_identity(policy, SUITE, &device.credential);
     assert!(matches!(
         device.try_mint(1),
-        Err(PoolError::LifetimeTooLong { seconds }) if seconds == 84 * DAY + 1
+        Err(PoolError::LifetimeTooLong { seconds }) if seconds == 83 * DAY + 1
     ));
     device.assert_consistent(9);
 }

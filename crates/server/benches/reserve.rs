@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{ClockReading, UnixSeconds};
 use larder_server::{Caller, Config, Service, StoreLocation};
 use larder_wire::{DeviceOutcome, GroupId, ReserveRequest};
 use sha2::{Digest, Sha256};
@@ -34,8 +34,9 @@ const SQLITE_FILL: &str = "
     INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at)
         SELECT id, id, name || '-1', x'00', randomblob(32), 1 FROM users WHERE id > 0;
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {stored})
-        INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
-        SELECT randomblob(32), 1 + i % {devices}, 1, 0, randomblob(32), 1805000000 + i % 1000, 1800000000 FROM n;
+        INSERT INTO key_packages
+            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_after, uploaded_at)
+        SELECT randomblob(32), 1 + i % {devices}, 1, 0, randomblob(32), randomblob(32), 1805000000 + i % 1000, 1800000000 FROM n;
     INSERT INTO key_package_bytes SELECT ref, randomblob(300) FROM key_packages;
     COMMIT;
     PRAGMA wal_checkpoint(TRUNCATE);";
@@ -48,8 +49,10 @@ const POSTGRES_FILL: &str = "
     INSERT INTO users (id, name, created_at) SELECT i, 'u' || i, 1 FROM generate_series(1, {devices}) i;
     INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at)
         SELECT id, id, name || '-1', '\\x00', sha256(name::bytea), 1 FROM users WHERE id > 0;
-    INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
-        SELECT sha256(i::text::bytea), 1 + i % {devices}, 1, 0, sha256(('k' || i)::bytea), 1805000000 + i % 1000,
+    INSERT INTO key_packages
+            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_after, uploaded_at)
+        SELECT sha256(i::text::bytea), 1 + i % {devices}, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea),
+            1805000000 + i % 1000,
             1800000000 FROM generate_series(1, {stored}) i;
     INSERT INTO key_package_bytes SELECT ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
     ANALYZE;
@@ -73,7 +76,9 @@ fn open(runtime: &Runtime, location: StoreLocation) -> Service {
     config.drain.lapsed_counts_seconds = 0;
     config.drain.pair.burst = u32::MAX;
     config.drain.target.burst = u32::MAX;
-    runtime.block_on(Service::open(config, Arc::new(|| NOW))).unwrap()
+    runtime
+        .block_on(Service::open(config, Arc::new(|| ClockReading::steady(NOW))))
+        .unwrap()
 }
 
 fn measure(c: &mut Criterion, runtime: &Runtime, service: &Service, engine: &str, stored: u64) {

@@ -27,19 +27,19 @@ pub(crate) enum Begun {
 }
 
 /// Begins to store a blob of `size` bytes. What came of it under the same idempotency key before is given up, unless it is
-/// all there.
+/// all there and has not `ended_by` its time.
 pub(crate) fn begin(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     idempotency_key: &str,
     (name, size): (&BlobId, u64),
     limits: &BlobLimits,
-    now: UnixSeconds,
+    (now, ended_by): (UnixSeconds, UnixSeconds),
 ) -> Result<Begun, ServiceError> {
     tx.lock_user(caller.user_key)?;
     if let Some(earlier) = tx.blob_of_key(caller.key, idempotency_key)? {
         match earlier.sha256 {
-            Some(sha256) if earlier.expires_at > now => {
+            Some(sha256) if earlier.expires_at > ended_by => {
                 if earlier.size != size {
                     return Err(ProblemType::IdempotencyMismatch.into());
                 }
@@ -80,9 +80,9 @@ pub(crate) fn remove(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     name: &BlobId,
-    now: UnixSeconds,
+    ended_by: UnixSeconds,
 ) -> Result<(), ServiceError> {
-    match tx.blob(name, now)? {
+    match tx.blob(name, ended_by)? {
         Some(blob) if blob.owner == caller.user_key => Ok(tx.end_blob(blob.key)?),
         Some(_) | None => Err(ProblemType::NotFound.into()),
     }

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
 use larder_lifecycle::{
-    BLOB_RETENTION_SECONDS, DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, Rate, UnixSeconds,
+    BLOB_RETENTION_SECONDS, ClockReading, DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, Rate,
 };
 use larder_wire::{Registration, SUITE_X25519_AES128GCM};
 
 use crate::store::StoreLocation;
 
 /// Where the time comes from. The server never reads a clock itself; OpenMLS does, to judge lifetimes in Commits.
-pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
+pub type Clock = Arc<dyn Fn() -> ClockReading + Send + Sync>;
 
 /// A session, in seconds: one hour.
 const SESSION_SECONDS: u64 = 60 * 60;

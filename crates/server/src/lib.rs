@@ -15,6 +15,7 @@
 mod accounts;
 mod admin;
 mod blobs;
+mod clock;
 mod config;
 mod delivery;
 mod directory;

@@ -35,6 +35,7 @@ const INBOX_ROWS: &str = "larder_inbox_rows_total";
 const BLOBS: &str = "larder_blobs_total";
 const BLOB_BYTES: &str = "larder_blob_bytes_total";
 const SWEPT: &str = "larder_swept_total";
+const CLOCK_SUSPENDED: &str = "larder_clock_suspended";
 
 /// The counts of this process.
 #[derive(Clone)]
@@ -77,6 +78,10 @@ impl Metrics {
             "Blobs that were stored or fetched whole, by which of the two"
         );
         describe_counter!(BLOB_BYTES, "Their sizes, in bytes");
+        describe_gauge!(
+            CLOCK_SUSPENDED,
+            "1 while the clock is not believed, so that nothing ends with age, else 0"
+        );
         describe_counter!(SWEPT, "What the sweeper moved or removed, by kind");
         Ok(Self {
             handle: Arc::new(handle),
@@ -186,4 +191,9 @@ pub(crate) fn transferred(transfer: Transfer, bytes: u64) {
 pub(crate) fn swept(swept: &Swept) {
     counter!(SWEPT, "kind" => "key_packages").increment(swept.key_packages);
     counter!(SWEPT, "kind" => "other_rows").increment(swept.other_rows);
+}
+
+/// Whether the clock is not believed.
+pub(crate) fn clock_suspended(suspended: bool) {
+    gauge!(CLOCK_SUSPENDED).set(f64::from(u8::from(suspended)));
 }

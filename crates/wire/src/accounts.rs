@@ -165,8 +165,8 @@ pub struct ChallengeRequest {
 pub struct Challenge {
     /// 32 random bytes, good once.
     pub challenge: Base64Url,
-    /// When it ends, in Unix seconds.
-    pub expires_at: u64,
+    /// How long it is good, in seconds.
+    pub expires_in_seconds: u64,
 }
 
 /// `POST /v1/sessions`.
@@ -187,8 +187,8 @@ pub struct SessionRequest {
 pub struct Session {
     /// The bearer token.
     pub token: String,
-    /// When it ends, in Unix seconds.
-    pub expires_at: u64,
+    /// How long it lasts, in seconds. Clocks differ, so no time is told.
+    pub expires_in_seconds: u64,
     /// The mark of the device's last request that was carried out, if it uses marks. A device that does not know it was
     /// restored from an older copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,7 +203,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("token", &"..")
-            .field("expires_at", &self.expires_at)
+            .field("expires_in_seconds", &self.expires_in_seconds)
             .field("state", &self.state)
             .field("incarnation", &self.incarnation)
             .finish()
@@ -246,13 +246,13 @@ mod tests {
     fn a_session_redacts_its_token() {
         let session = Session {
             token: "secret".into(),
-            expires_at: 9,
+            expires_in_seconds: 9,
             state: None,
             incarnation: None,
         };
         assert_eq!(
             format!("{session:?}"),
-            r#"Session { token: "..", expires_at: 9, state: None, incarnation: None }"#
+            r#"Session { token: "..", expires_in_seconds: 9, state: None, incarnation: None }"#
         );
     }
 

@@ -45,7 +45,7 @@ pub struct UploadRequest {
 pub struct Uploaded {
     /// One verdict per KeyPackage, in the order of the request.
     pub results: Vec<UploadResult>,
-    /// The device's available KeyPackages after the upload, without the last resort.
+    /// The device's KeyPackages that may be handed out after the upload, without the last resort.
     pub available: u32,
 }
 
@@ -71,7 +71,7 @@ pub struct UploadResult {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum UploadOutcome {
-    /// Stored; it may be handed out from now on.
+    /// Stored; it may be handed out once it has been valid for 5 minutes.
     Accepted,
     /// The same KeyPackage was uploaded before; nothing changed, not even if it is spent.
     Present,

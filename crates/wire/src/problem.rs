@@ -105,12 +105,24 @@ codes! {
         WrongSignatureKey = "wrong-signature-key",
         /// The ciphersuite is not accepted by this server.
         UnsupportedSuite = "unsupported-suite",
-        /// An extension is not accepted, or not listed in the capabilities.
+        /// An extension is not accepted (GREASE), does not belong there, or is not listed in the capabilities.
         UnsupportedExtension = "unsupported-extension",
+        /// The leaf's capabilities do not list the KeyPackage's own ciphersuite.
+        CiphersuiteNotListed = "ciphersuite-not-listed",
+        /// The leaf's capabilities do not list MLS 1.0.
+        VersionNotListed = "version-not-listed",
+        /// The leaf's capabilities do not list the type of its own credential.
+        CredentialNotListed = "credential-not-listed",
+        /// The init key is the leaf's encryption key, too.
+        SameKeys = "same-keys",
+        /// Nothing can be encrypted to the init key or to the leaf's encryption key.
+        UnusableKey = "unusable-key",
         /// Another KeyPackage with this reference is or was here.
         DuplicateRef = "duplicate-ref",
-        /// Another KeyPackage with this init key is or was here.
+        /// The init key is or was the init key or the encryption key of another KeyPackage here.
         DuplicateInitKey = "duplicate-init-key",
+        /// The leaf's encryption key is or was the init key or the encryption key of another KeyPackage here.
+        DuplicateEncryptionKey = "duplicate-encryption-key",
         /// The device has as many live KeyPackages, or last resorts of this ciphersuite, as it may.
         OverCap = "over-cap",
         /// Bytes follow the KeyPackage.
@@ -143,6 +155,42 @@ codes! {
         ExternalCommit = "external-commit",
         /// The GroupInfo is not the sender's for exactly the new epoch, or has no usable external_pub.
         GroupInfo = "group-info",
+    }
+}
+
+impl KeyPackageCheck {
+    /// What is wrong, for a person.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::Malformed => "it is no MLSMessage with a KeyPackage inside, or too large",
+            Self::Signature => "a signature does not verify",
+            Self::LifetimeTooLong => "its lifetime is longer than 84 days and one hour",
+            Self::LifetimeTooShort => "too little of its life is left for it ever to be served",
+            Self::NotYetValid => {
+                "it is valid from a time on that is more than 5 minutes ahead of the server's clock"
+            }
+            Self::WrongCredential => "its credential is not the uploader's",
+            Self::WrongSignatureKey => "its signature key is not the one that the device registered",
+            Self::UnsupportedSuite => "this server does not accept its ciphersuite",
+            Self::UnsupportedExtension => {
+                "it carries an extension that is not accepted (GREASE), that does not belong there, or that its \
+                 leaf does not list"
+            }
+            Self::CiphersuiteNotListed => {
+                "its leaf does not list its own ciphersuite, so nobody could add it"
+            }
+            Self::VersionNotListed => "its leaf does not list MLS 1.0, so nobody could add it",
+            Self::CredentialNotListed => {
+                "its leaf does not list the type of its own credential, so nobody could add it"
+            }
+            Self::SameKeys => "its init key and its leaf's encryption key are the same",
+            Self::UnusableKey => "nothing can be encrypted to its init key or to its leaf's encryption key",
+            Self::DuplicateRef => "another device's KeyPackage has this reference",
+            Self::DuplicateInitKey => "its init key is or was a key of another KeyPackage",
+            Self::DuplicateEncryptionKey => "its leaf's encryption key is or was a key of another KeyPackage",
+            Self::OverCap => "the device has as many of them as it may",
+            Self::TrailingBytes => "bytes follow it",
+        }
     }
 }
 
@@ -256,6 +304,7 @@ impl Problem {
     pub fn key_package(check: KeyPackageCheck) -> Self {
         Self {
             check: Some(check.code().to_owned()),
+            detail: Some(check.explanation().to_owned()),
             ..Self::new(ProblemType::InvalidKeyPackage)
         }
     }

@@ -5,8 +5,8 @@ use larder_wire::ProblemType;
 
 use crate::connection::MlsConnection;
 use crate::connection::operations::unless_later;
-use crate::connection::sync::is_final;
-use crate::core::{self, Ciphertext};
+use crate::connection::sync::{Progress, is_final};
+use crate::core::{self, Ciphertext, Closed};
 use crate::error::{Error, Unreachable};
 use crate::types::{ATTACHMENT_BYTES_MAX, Attachment, GroupKey, SentMessage};
 
@@ -23,7 +23,8 @@ impl MlsConnection {
     /// [`sync`](Self::sync) goes on. Other messages do not wait for it. Once the server has the file it is erased here.
     ///
     /// # Errors
-    /// [`Error::AttachmentTooLarge`], [`Error::NoAttachments`], [`Error::UnknownGroup`], [`Error::GroupNotActive`];
+    /// [`Error::AttachmentTooLarge`], [`Error::NoAttachments`], [`Error::UnknownGroup`], [`Error::GroupNotActive`],
+    /// [`Error::NotAccepted`]; [`Error::VerificationChanged`], when a verified member has other keys;
     /// [`Error::Refused`], and the message has [failed](crate::SendStatus::Failed): [`retry`](Self::retry) tries again.
     pub async fn attach(
         &self,
@@ -41,7 +42,7 @@ impl MlsConnection {
             .write(move |tx, context| core::attach(tx, context, &group, (&name, &media_type), content))
             .await?;
         match self.upload(row).await? {
-            Some(id) => self.settle_message(sent, id).await,
+            Some(queued) => self.settle_message(sent, queued?).await,
             None => Ok(sent),
         }
     }
@@ -65,8 +66,8 @@ impl MlsConnection {
     }
 
     /// Stores the file of a row at the server, and puts its message into the outbox. Returns its row there; `None` when it has
-    /// to wait, or nothing can be sent there any more.
-    async fn upload(&self, row: i64) -> Result<Option<i64>, Error> {
+    /// to wait.
+    async fn upload(&self, row: i64) -> Result<Option<Result<i64, Closed>>, Error> {
         let core = &self.0.core;
         match self.try_upload(row).await {
             Err(Error::Refused(problem)) if is_final(problem.problem_type) => {
@@ -77,8 +78,12 @@ impl MlsConnection {
         }
     }
 
-    async fn try_upload(&self, row: i64) -> Result<Option<i64>, Error> {
+    async fn try_upload(&self, row: i64) -> Result<Option<Result<i64, Closed>>, Error> {
         let transport = &self.0.transport;
+        let core = &self.0.core;
+        if let Some(closed) = core.write(move |tx, _| core::upload_closed(tx, row)).await? {
+            return Ok(Some(Err(closed)));
+        }
         let claimed = transport.claim(move |tx, _| core::upload(tx, row)).await?;
         let Some((claim, upload)) = claimed else {
             return Ok(None);
@@ -93,17 +98,22 @@ impl MlsConnection {
     }
 
     /// Goes on with files that wait to be uploaded. Whether there is something to be sent now.
-    pub(super) async fn upload_due(&self) -> Result<bool, Error> {
+    pub(super) async fn upload_due(&self, progress: &mut Progress) -> Result<bool, Error> {
         let mut any = false;
         for row in self.0.core.write(|tx, _| core::due_uploads(tx)).await? {
-            match self.upload(row).await {
-                Ok(queued) => any |= queued.is_some(),
-                // The history says so.
-                Err(Error::Refused(problem)) => {
-                    tracing::warn!(code = problem.problem_type.code(), "a file was refused");
+            let failed = match self.upload(row).await {
+                Ok(Some(Ok(_))) => {
+                    any = true;
+                    continue;
                 }
+                Ok(None) => continue,
+                Ok(Some(Err(closed))) => Error::from(closed),
+                Err(error @ Error::Refused(_)) => error,
                 Err(other) => return Err(other),
-            }
+            };
+            // The history says so.
+            tracing::warn!(code = failed.code(), "a file was not sent");
+            progress.files_not_sent.push((row, failed));
         }
         Ok(any)
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use larder_wire::{DeviceId, DeviceInfo, ProblemType, UserName};
 
+use crate::clocks::ServerClock;
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
 use crate::core::{self, Core, Extent, Handle, Registering, Suites};
@@ -215,8 +216,13 @@ impl MlsConnection {
             for group in groups {
                 match self.add_own_devices_to(group, Arc::clone(&listed)).await {
                     Ok(queued) => any |= queued,
-                    Err(Error::Refused(problem)) => {
-                        let code = problem.problem_type.code();
+                    Err(
+                        error @ (Error::Refused(_)
+                        | Error::Mls { .. }
+                        | Error::VerificationChanged { .. }
+                        | Error::TooManyRaces),
+                    ) => {
+                        let code = error.code();
                         tracing::warn!(code, "the devices of this user were not added to a group");
                     }
                     Err(other) => return Err(other),
@@ -240,12 +246,13 @@ impl MlsConnection {
         let reserved = self.reserve(&group, &us, Extent::WhoeverCan).await?;
         core.write(move |tx, context| {
             core::reserve_finished(tx, &group, &us, Extent::WhoeverCan)?;
-            let checked = core::check_own_devices(tx, context, &group, &reserved, &wanted)?;
+            let mut checked = core::check_own_devices(tx, context, &group, &reserved, &wanted)?;
             if checked.users().is_empty() {
                 return Ok(false);
             }
-            core::stage_invite(tx, context, &group, &checked, reserved.reservation_id)?;
-            Ok(true)
+            let terms = (reserved.reservation_id, Extent::WhoeverCan);
+            let staged = core::stage_invite(tx, context, &group, &mut checked, terms)?;
+            Ok(staged.is_some())
         })
         .await
     }
@@ -257,7 +264,10 @@ impl MlsConnection {
         user: UserName,
     ) -> Result<(Self, Anonymous), Error> {
         let (anonymous, server) = Anonymous::new(server)?;
+        let clock = Arc::new(ServerClock::new(options.clock.clone(), None));
+        let anonymous = anonymous.heeded_by(&clock);
         let info = anonymous.info().await?;
+        clock.require_close()?;
         let suites = Suites::of_server(&info);
         suites.require_one()?;
         let registering = Registering {
@@ -268,6 +278,6 @@ impl MlsConnection {
         };
         let opening = options.clone();
         let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
-        Ok((Self::start(options, core).await?, anonymous))
+        Ok((Self::start(core).await?, anonymous))
     }
 }

@@ -1,31 +1,53 @@
 use std::collections::BTreeSet;
 
-use larder_wire::{ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName};
+use larder_wire::{Problem, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName};
 
 use crate::connection::MlsConnection;
 use crate::connection::operations::finish;
 use crate::connection::sync::Progress;
 use crate::core::{self, Extent};
-use crate::error::Error;
+use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, Invited, NotAdded};
 
 impl MlsConnection {
     /// Adds users to a group: all of their devices, by one Commit.
     ///
     /// Reserves a KeyPackage of each device, checks everything that the directory handed out (what fails is reported and
-    /// never added), stages Commit and Welcome, and merges the Commit when the server has accepted it. When another
-    /// Commit was faster, it catches up and tries again with the same KeyPackages.
+    /// never added, and its reservation is given up, so that nobody gets it again), stages Commit and Welcome, and merges the Commit when the server has accepted it. When another
+    /// Commit was faster, it catches up and tries again with the same KeyPackages. Whom the group does not accept, and whose
+    /// KeyPackage was withdrawn meanwhile, is left out; the others are added.
     ///
     /// # Errors
     /// When nobody could be added: [`Error::KeyChanged`], [`Error::UnauthorizedDevice`], [`Error::InvalidKeyPackage`],
-    /// [`Error::VerificationChanged`] or else
+    /// [`Error::VerificationChanged`] (also when it is a member who has other keys) or else
     /// [`Error::NoKeyPackages`] with each user's reason. (Users who are members already are no error.)
-    /// [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
+    /// [`Error::ClocksApart`]: nobody is asked for. [`Error::Unreachable`]: if the Commit was staged by then, the next [`sync`](Self::sync) sends the same bytes and
     /// finishes the invitation. [`Error::Refused`] and [`Error::TooManyRaces`]: nobody was added.
     /// [`Error::UnknownGroup`], [`Error::GroupNotActive`].
     pub async fn invite(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
         let _operation = self.0.operation.lock().await;
         let (users, mut invited) = self.begin_invitation(group, users).await?;
+        let failed = self.invite_chunks(group, &users, &mut invited).await?;
+        // Of two KeyPackages with one key the first was taken, and the fault may be its owner's: the other owner has others.
+        let key_in_use = NotAdded::InvalidKeyPackage(KeyPackageFlaw::KeyInUse);
+        let (again, mut failed): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|(_, why)| *why == key_in_use);
+        let again: Vec<UserName> = again.into_iter().map(|(user, _)| user).collect();
+        failed.extend(self.invite_chunks(group, &again, &mut invited).await?);
+        if invited.added.is_empty() && !failed.is_empty() {
+            return Err(nobody(failed));
+        }
+        invited.not_added.extend(failed);
+        Ok(invited)
+    }
+
+    /// Adds whoever can be added, as many at once as one request may name. Returns the others.
+    async fn invite_chunks(
+        &self,
+        group: &GroupKey,
+        users: &[UserName],
+        invited: &mut Invited,
+    ) -> Result<Vec<(UserName, NotAdded)>, Error> {
         let mut failed = Vec::new();
         for users in users.chunks(RESERVE_USERS_MAX) {
             let some = match self.invite_some(group, users, Extent::WhoeverCan).await {
@@ -38,11 +60,7 @@ impl MlsConnection {
             invited.by_last_resort.extend(some.by_last_resort);
             failed.extend(some.not_added);
         }
-        if invited.added.is_empty() && !failed.is_empty() {
-            return Err(nobody(failed));
-        }
-        invited.not_added.extend(failed);
-        Ok(invited)
+        Ok(failed)
     }
 
     /// Adds users to a group, all of them or nobody: when one cannot be added, the others are not either, and their reason is
@@ -89,8 +107,9 @@ impl MlsConnection {
     ) -> Result<(Vec<UserName>, Invited), Error> {
         let core = &self.0.core;
         let key = group.clone();
-        core.write(move |tx, _| core::require_active(tx, &key)).await?;
+        core.write(move |tx, _| core::require_open(tx, &key)).await?;
         self.pump(&mut Progress::default()).await?;
+        self.0.server_clock.require_close()?;
 
         // Each once, in a fixed order, so that a repeated request is the same request.
         let users: Vec<UserName> = users
@@ -169,36 +188,51 @@ impl MlsConnection {
             self.learn_devices(user).await?;
         }
         let reservation_id = reserved.reservation_id.clone();
+        let of_users = reserved.users.iter().flat_map(|answer| &answer.devices);
+        let handed_out = of_users.filter(|device| device.key_package_ref.is_some()).count();
         // One transaction, so that until the Commit is in the outbox the reservation can be asked for again.
         let (key, asked) = (group.clone(), users.to_vec());
-        let (checked, staged) = core
+        let (mut checked, staged) = core
             .write(move |tx, context| {
                 core::reserve_finished(tx, &key, &asked, extent)?;
-                let checked = core::check_reservation(tx, context, &key, &asked, &reserved, extent)?;
+                let mut checked = core::check_reservation(tx, context, &key, &asked, &reserved, extent)?;
                 let staged = if checked.users().is_empty() {
                     None
                 } else {
-                    let id = reserved.reservation_id;
-                    Some(core::stage_invite(tx, context, &key, &checked, id)?)
+                    let terms = (reserved.reservation_id, extent);
+                    core::stage_invite(tx, context, &key, &mut checked, terms)?
                 };
                 Ok((checked, staged))
             })
             .await?;
-        match (staged, reservation_id) {
-            (Some(id), _) => finish(self.settle(id).await?)?,
-            (None, Some(id)) => {
-                if let Err(error) = self.0.transport.abandon(&id).await {
-                    // It lapses by itself.
-                    tracing::debug!(code = error.code(), "a reservation could not be abandoned");
-                }
+        if let Some(id) = staged {
+            match finish(self.settle(id).await?) {
+                Err(Error::Refused(problem))
+                    if extent == Extent::WhoeverCan && names_key_packages(&problem) => {}
+                finished => finished?,
             }
-            (None, None) => {}
+        }
+        let (key, asked) = (group.clone(), checked.users());
+        let overtaken = core
+            .write(move |tx, _| core::not_members(tx, &key, &asked))
+            .await?;
+        checked.leave_out(overtaken.into_iter().map(|user| (user, NotAdded::Overtaken)));
+        if let Some(id) = reservation_id.filter(|_| checked.count() < handed_out) {
+            self.give_back(&id).await;
         }
         Ok(Invited {
             added: checked.users(),
             by_last_resort: checked.by_last_resort(),
             not_added: checked.not_added,
         })
+    }
+
+    /// Gives up what is left of a reservation: it lapses, and nobody gets it again.
+    async fn give_back(&self, reservation_id: &str) {
+        if let Err(error) = self.0.transport.abandon(reservation_id).await {
+            // It lapses by itself.
+            tracing::debug!(code = error.code(), "a reservation could not be abandoned");
+        }
     }
 
     /// Reserves a KeyPackage of each device.
@@ -227,6 +261,12 @@ impl MlsConnection {
         }
         answer
     }
+}
+
+/// Whether the server refuses KeyPackages, not the Commit: somebody has withdrawn them, say.
+fn names_key_packages(problem: &Problem) -> bool {
+    let of_key_packages = [ProblemType::AlreadySpent, ProblemType::ReservationLapsed];
+    of_key_packages.contains(&problem.problem_type) && !problem.refs.is_empty()
 }
 
 /// Nobody was added: what concerns security comes first.
@@ -258,6 +298,7 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
             | NotAdded::NotFound
             | NotAdded::Exhausted
             | NotAdded::Withheld
+            | NotAdded::Overtaken
             | NotAdded::Incompatible { .. }
             | NotAdded::RateLimited { .. } => {}
         }

@@ -30,10 +30,11 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{AccountRequest, INBOX_WAIT_SECONDS_MAX, InviteCode, ProblemType, UserName};
 use tokio::sync::Mutex;
 
+use crate::clocks::{Clocks, ServerClock};
 use crate::core::{self, Core, Handle, Keys, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
-use crate::types::{Clock, GroupKey, GroupSummary, Me, Member, Options, SuitePool};
+use crate::types::{GroupKey, GroupSummary, Me, Member, Options, SuitePool};
 
 /// One device of one user on one server.
 ///
@@ -62,7 +63,9 @@ struct Inner {
     shown: std::sync::Mutex<BTreeMap<UserName, Keys>>,
     /// The server asked for no refresh before this, in Unix seconds.
     refresh_not_before: AtomicU64,
-    clock: Clock,
+    /// When it said so.
+    refresh_asked_at: AtomicU64,
+    server_clock: Arc<ServerClock>,
     /// The last inbox row that the server knows to be stored here.
     acknowledged: AtomicU64,
 }
@@ -85,7 +88,8 @@ impl MlsConnection {
     /// # Errors
     /// [`Error::Refused`] with `name-taken`, `invitation-required`, `registration-closed` and others;
     /// [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a profile with another account; [`Error::ProfileLocked`];
-    /// [`Error::Profile`]; [`Error::InvalidServer`]; [`Error::UnsupportedSuites`].
+    /// [`Error::Profile`]; [`Error::InvalidServer`]; [`Error::UnsupportedSuites`]; [`Error::ClocksApart`], before anything is
+    /// stored.
     pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
         let (connection, anonymous) = Self::begin(options, server, user).await?;
         connection.finish_registration(&anonymous, None).await?;
@@ -125,14 +129,16 @@ impl MlsConnection {
     pub async fn open(options: Options) -> Result<Self, Error> {
         let opening = options.clone();
         let core = Handle::start(move || Core::open(&opening)).await?;
-        Self::start(options, core).await
+        Self::start(core).await
     }
 
-    async fn start(options: Options, core: Handle) -> Result<Self, Error> {
-        let me = core.write(|_, context| Ok(context.identity.me.clone())).await?;
+    async fn start(core: Handle) -> Result<Self, Error> {
+        let (me, server_clock) = core
+            .write(|_, context| Ok((context.identity.me.clone(), Arc::clone(&context.server_clock))))
+            .await?;
         let core = Arc::new(core);
-        let clock = Arc::clone(&options.clock);
-        let transport = Transport::new(&me.server, me.device_id.clone(), Arc::clone(&core), options.clock)?;
+        let clock = Arc::clone(&server_clock);
+        let transport = Transport::new(&me.server, me.device_id.clone(), Arc::clone(&core), clock)?;
         Ok(Self(Arc::new(Inner {
             me,
             core,
@@ -144,7 +150,8 @@ impl MlsConnection {
             own_devices_due: AtomicBool::new(true),
             shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),
-            clock,
+            refresh_asked_at: AtomicU64::new(0),
+            server_clock,
             acknowledged: AtomicU64::new(0),
         })))
     }
@@ -188,6 +195,13 @@ impl MlsConnection {
         &self.0.me
     }
 
+    /// This computer's clock beside the server's, as the server's last answer told it, or the last session before this
+    /// connection. What depends on lifetimes goes by the server's while they are a day apart at most, and is not done
+    /// otherwise ([`Error::ClocksApart`]).
+    pub fn clocks(&self) -> Clocks {
+        self.0.server_clock.clocks()
+    }
+
     /// The pool of the ciphersuite that new groups have, from what is known here.
     ///
     /// # Errors
@@ -198,7 +212,7 @@ impl MlsConnection {
             .write(|tx, context| {
                 let pools = context.pools(tx)?;
                 let pool = pools.stocked.first().unwrap_or(&context.pool);
-                Ok(pool.health(tx, context.now())?)
+                Ok(pool.health(tx, context.server_now())?)
             })
             .await
     }
@@ -243,8 +257,8 @@ impl MlsConnection {
             .await
     }
 
-    /// The group that a person means: by its exact name, or by its id or a beginning of it of 4 characters and more that
-    /// fits no other. Groups that this device is a member of go first.
+    /// The group that a person means: by its name, in whatever case and however its accents are stored
+    /// ([`text::folded`](crate::text::folded)), or by its id or a beginning of it of 4 characters and more that fits no other. Groups that this device is a member of go first.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Ambiguous`].

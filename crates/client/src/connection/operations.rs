@@ -68,7 +68,8 @@ impl MlsConnection {
     /// at once what was written. What was posted first is sent first.
     ///
     /// # Errors
-    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`].
+    /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`],
+    /// [`Error::VerificationChanged`].
     pub async fn post(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
         let (group, text) = (group.clone(), text.to_owned());
         let posting = self
@@ -103,6 +104,10 @@ impl MlsConnection {
             if let Some(outcome) = progress.take(*id) {
                 finish(Some(outcome))?;
             }
+        }
+        let mut files = progress.files_not_sent.into_iter();
+        if let Some((_, error)) = files.find(|(row, _)| retried.uploads.contains(row)) {
+            return Err(error);
         }
         Ok(retried.messages)
     }
@@ -210,6 +215,6 @@ pub(super) fn finish(outcome: Option<Outcome>) -> Result<(), Error> {
         Some(Outcome::Refused(problem)) => Err(Error::Refused(problem)),
         Some(Outcome::Raced) | None => Err(Error::TooManyRaces),
         Some(Outcome::NotActive(state)) => Err(Error::GroupNotActive(state)),
-        Some(Outcome::VerificationChanged(user)) => Err(Error::VerificationChanged { user }),
+        Some(Outcome::Closed(closed)) => Err(closed.into()),
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
@@ -28,7 +29,8 @@ impl MlsConnection {
     /// or so besides, and not before [`Error::retry_after`] when it was refused.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept; [`Error::Pool`].
+    /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept; [`Error::ClocksApart`], and nothing was
+    /// done; [`Error::Pool`].
     pub async fn refresh_key_packages(&self) -> Result<Refreshed, Error> {
         let _one_at_a_time = self.0.refreshing.lock().await;
         self.0.refresh_due.store(false, Ordering::Relaxed);
@@ -37,7 +39,9 @@ impl MlsConnection {
         if let Err(error) = &refreshed {
             self.0.refresh_due.store(true, Ordering::Relaxed);
             if let Some(asked) = error.retry_after() {
-                not_before = (self.0.clock)().plus(asked.as_secs()).0;
+                let now = self.0.server_clock.here();
+                not_before = now.plus(asked.as_secs()).0;
+                self.0.refresh_asked_at.store(now.0, Ordering::Relaxed);
             }
         }
         self.0.refresh_not_before.store(not_before, Ordering::Relaxed);
@@ -46,8 +50,10 @@ impl MlsConnection {
 
     /// Whether there is a reason for a refresh, and nothing that speaks against it.
     pub(super) fn refresh_is_due(&self) -> bool {
-        self.0.refresh_due.load(Ordering::Relaxed)
-            && (self.0.clock)().0 >= self.0.refresh_not_before.load(Ordering::Relaxed)
+        let now = self.0.server_clock.here().0;
+        let patience = self.0.refresh_asked_at.load(Ordering::Relaxed)
+            ..self.0.refresh_not_before.load(Ordering::Relaxed);
+        self.0.refresh_due.load(Ordering::Relaxed) && !patience.contains(&now)
     }
 
     /// The server was gone: whatever happened meanwhile is a reason for a refresh.
@@ -61,6 +67,8 @@ impl MlsConnection {
     async fn refresh(&self) -> Result<Refreshed, Error> {
         let core = &self.0.core;
         self.catch_up_if_behind().await?;
+        core.write(core::heed_clocks).await?;
+        self.0.server_clock.require_close()?;
         self.check_suites().await?;
         let swept = self.sweep().await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
@@ -143,6 +151,21 @@ impl MlsConnection {
         core.write(core::sweep).await
     }
 
+    /// Takes over the directory's inventory if it changed, and nothing more, while the clocks agree well enough to judge it.
+    pub(super) async fn take_inventory(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.0.refreshing.lock().await;
+        self.catch_up_if_behind().await?;
+        self.0.core.write(core::heed_clocks).await?;
+        if self.0.server_clock.require_close().is_err() {
+            return Ok(());
+        }
+        let digest = self.0.core.write(|tx, _| core::inventory_digest(tx)).await?;
+        if let Some(inventory) = self.0.transport.inventory(digest).await? {
+            self.reconcile(inventory).await?;
+        }
+        Ok(())
+    }
+
     /// Returns how many were revoked.
     async fn reconcile(&self, inventory: Inventory) -> Result<u32, Error> {
         let core = &self.0.core;
@@ -158,7 +181,7 @@ impl MlsConnection {
         let rows = directory_rows(items)?;
         let revoke_there = core
             .write(move |tx, context| {
-                let reconciled = context.pool.reconcile(tx, &rows, context.now())?;
+                let reconciled = context.pool.reconcile(tx, &rows, context.server_now())?;
                 // The digest is remembered only when nothing is left to do: until then the inventory is fetched again.
                 if reconciled.revoke_there.is_empty() {
                     core::set_inventory_digest(tx, &digest)?;
@@ -177,7 +200,7 @@ impl MlsConnection {
             .write(|tx, context| {
                 let mut outdated = Vec::new();
                 for pool in context.pools(tx)?.stocked {
-                    outdated.extend(pool.outdated(tx, context.now())?);
+                    outdated.extend(pool.outdated(tx, context.server_now())?);
                 }
                 Ok(outdated)
             })
@@ -202,7 +225,7 @@ impl MlsConnection {
             .map(|key_package_ref| (key_package_ref, Verdict::Rejected))
             .collect();
         core.write(move |tx, context| {
-            context.pool.confirm(tx, &unknown, context.now())?;
+            context.pool.confirm(tx, &unknown, context.server_now())?;
             Ok(())
         })
         .await?;
@@ -239,7 +262,7 @@ impl MlsConnection {
             let first = last.is_none();
             let claimed = transport
                 .claim(move |tx, context| {
-                    let now = context.now();
+                    let now = context.server_now();
                     let minted = if first { mint(tx, context)? } else { 0 };
                     let mut uploads = Vec::new();
                     for pool in context.pools(tx)?.all() {
@@ -278,7 +301,7 @@ impl MlsConnection {
                 )
             });
             core.write(move |tx, context| {
-                context.pool.confirm(tx, &verdicts, context.now())?;
+                context.pool.confirm(tx, &verdicts, context.server_now())?;
                 Ok(())
             })
             .await?;
@@ -298,7 +321,7 @@ struct Published {
 
 /// Mints what is missing, and the last resorts that are due. Returns how many, without the last resorts.
 fn mint(tx: &Tx<'_>, context: &Context) -> Result<u32, Error> {
-    let (pools, now) = (context.pools(tx)?, context.now());
+    let (pools, now) = (context.pools(tx)?, context.server_now());
     let mut minted = 0;
     for pool in &pools.stocked {
         let missing = pool.plan(tx, now)?.mint;
@@ -320,7 +343,8 @@ fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef,
     if answer.results.len() != uploads.len() {
         return Err(unfit());
     }
-    uploads
+    let mut refused = BTreeSet::new();
+    let verdicts = uploads
         .iter()
         .zip(&answer.results)
         .map(|(upload, result)| {
@@ -339,17 +363,22 @@ fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef,
                 }
                 (UploadOutcome::Present, None) => return Err(unfit()),
                 (UploadOutcome::Rejected, _) => {
-                    let check = result
-                        .problem
-                        .as_ref()
-                        .and_then(|problem| problem.check.as_deref());
-                    tracing::warn!(check, "the directory refused a KeyPackage");
+                    let problem = result.problem.as_ref();
+                    refused.insert(
+                        problem
+                            .and_then(|problem| problem.check.as_deref())
+                            .unwrap_or("none"),
+                    );
                     Verdict::Rejected
                 }
             };
             Ok((sent.clone(), verdict))
         })
-        .collect()
+        .collect();
+    if !refused.is_empty() {
+        tracing::warn!(checks = ?refused, "the directory refused KeyPackages");
+    }
+    verdicts
 }
 
 /// The directory's inventory, for the pool.

@@ -5,12 +5,14 @@ use crate::types::Probe;
 
 impl MlsConnection {
     /// Asks for what somebody who adds this device to a group of this ciphersuite would get now, checks it as they would,
-    /// and looks whether its private key is here. Nothing is reserved.
+    /// and looks whether its private key is here. Nothing is reserved. The pool takes over the directory's inventory first,
+    /// so that it counts what is there.
     ///
     /// # Errors
     /// [`Error::UnsupportedSuites`], [`Error::Unreachable`], [`Error::Refused`].
     pub async fn probe(&self, suite: u16) -> Result<Probe, Error> {
         let known = core::usable(suite).ok_or_else(|| Error::UnsupportedSuites(vec![suite]))?;
+        self.take_inventory().await?;
         let answer = self.0.transport.probe(suite).await?;
         self.0
             .core

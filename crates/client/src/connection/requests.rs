@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
@@ -5,7 +7,7 @@ use crate::connection::operations::unless_later;
 use crate::connection::sync::Progress;
 use crate::core;
 use crate::error::Error;
-use crate::types::GroupKey;
+use crate::types::{Declined, GroupKey};
 
 /// Invitations from strangers: see [`Invitations::Ask`](crate::Invitations::Ask).
 impl MlsConnection {
@@ -20,18 +22,28 @@ impl MlsConnection {
         self.0.core.write(move |tx, _| core::accept(tx, &group)).await
     }
 
-    /// Declines an invitation: forgets what came from the group and leaves it, as [`leave`](Self::leave) does. When the server
-    /// cannot be reached the next [`sync`](Self::sync) leaves it. One that this device has lost track of is forgotten here, and
-    /// its members are not told.
+    /// Declines an invitation: forgets what came with it and leaves the group, as [`leave`](Self::leave) does. What there was of
+    /// the group before that invitation stays, its name and what was read of it included. When the server cannot be reached
+    /// the next [`sync`](Self::sync) leaves it. One that this device has lost track of is forgotten here, and its members are
+    /// not told.
     ///
     /// # Errors
     /// [`Error::NotARequest`], [`Error::UnknownGroup`].
-    pub async fn decline(&self, group: &GroupKey) -> Result<(), Error> {
+    pub async fn decline(&self, group: &GroupKey) -> Result<Declined, Error> {
         let _operation = self.0.operation.lock().await;
         let group = group.clone();
-        self.0.core.write(move |tx, _| core::decline(tx, &group)).await?;
+        let declined = self.0.core.write(move |tx, _| core::decline(tx, &group)).await?;
         unless_later(self.pump(&mut Progress::default()).await, "a group is left later")?;
-        Ok(())
+        Ok(declined)
+    }
+
+    /// The groups with an invitation that was not answered, each with the last row of the history before it. What is after that
+    /// row came with the invitation.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn unanswered(&self) -> Result<BTreeMap<GroupKey, i64>, Error> {
+        self.0.core.write(|tx, _| core::unanswered(tx)).await
     }
 
     /// The invitation that a person means, like [`resolve_group`](Self::resolve_group) among those that are not answered.

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     rejoins: BTreeMap<GroupKey, u32>,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
+    /// The rows of files that have failed.
+    pub(super) files_not_sent: Vec<(i64, Error)>,
 }
 
 impl Progress {
@@ -81,7 +83,7 @@ impl MlsConnection {
     /// The rounds of a sync, and then what waits for them: files, which may be large.
     pub(super) async fn pump_and_upload(&self, progress: &mut Progress) -> Result<(), Error> {
         self.pump(progress).await?;
-        if self.upload_due().await? {
+        if self.upload_due(progress).await? {
             self.pump(progress).await?;
         }
         Ok(())
@@ -299,7 +301,13 @@ impl MlsConnection {
                     tracing::debug!("a group is joined once a device that is in it has added this one")
                 }
                 // One group that cannot be rejoined does not keep the others from going on.
-                Err(error @ (Error::Mls { .. } | Error::Corrupt(_) | Error::KeyChanged { .. })) => {
+                Err(
+                    error @ (Error::Mls { .. }
+                    | Error::Corrupt(_)
+                    | Error::KeyChanged { .. }
+                    | Error::GroupNotActive(_)
+                    | Error::NotAccepted { .. }),
+                ) => {
                     tracing::warn!(code = error.code(), "a group could not be rejoined");
                 }
                 Err(other) => return Err(other),

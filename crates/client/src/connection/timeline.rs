@@ -1,6 +1,7 @@
 use crate::connection::MlsConnection;
 use crate::core;
 use crate::error::Error;
+use crate::text::folded;
 use crate::types::{GroupKey, Message};
 
 /// Reading the history. Nothing here waits for the server, or marks anything as read that it was not told to.
@@ -106,7 +107,7 @@ impl MlsConnection {
         self.0.core.write(|tx, _| core::pending(tx)).await
     }
 
-    /// Messages of people that contain a text, in whatever case, newest first: of one group, or of all whose invitation
+    /// Messages of people that contain a text, in whatever case and however accents are stored, newest first: of one group, or of all whose invitation
     /// is accepted. Nothing contains an empty text.
     ///
     /// # Errors
@@ -117,7 +118,7 @@ impl MlsConnection {
         group: Option<&GroupKey>,
         limit: u32,
     ) -> Result<Vec<Message>, Error> {
-        let wanted = text.to_lowercase();
+        let wanted = folded(text);
         let core = &self.0.core;
         if let Some(group) = group.cloned() {
             core.write(move |tx, _| core::group_state(tx, &group)).await?;

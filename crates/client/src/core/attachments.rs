@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::core::file_names::file_name;
+use crate::core::gate::{self, Closed};
 use crate::core::messages::{self, NewMessage, Payload};
 use crate::core::padding::padded_bytes;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, timeline};
+use crate::core::timeline;
 use crate::error::Error;
 use crate::types::{
     ATTACHMENT_BYTES_MAX, Attachment, GroupKey, GroupState, MessageKind, SendStatus, SentMessage,
@@ -95,7 +96,7 @@ pub(crate) fn attach(
     (name, claimed_type): (&str, &str),
     mut content: Vec<u8>,
 ) -> Result<(SentMessage, i64), Error> {
-    groups::require_active(tx, group)?;
+    gate::require_open(tx, group)?;
     let (name, size) = (file_name(name), content.len() as u64);
     let sha256: [u8; SHA256_BYTES] = Sha256::digest(&content).into();
     let provider = tx.provider();
@@ -238,7 +239,8 @@ impl Stored {
 
 /// The file of a message, if it has one.
 pub(crate) fn attachment(tx: &Tx<'_>, context: &Context, row: i64) -> Result<Option<Attachment>, Error> {
-    let now = context.now();
+    // The end is by the server's clock.
+    let now = context.server_now();
     Ok(Stored::find(tx.connection(), row)?.map(|stored| {
         let expires_at = stored.at.map(|(_, expires_at)| expires_at);
         Attachment {
@@ -268,10 +270,34 @@ pub(crate) fn due_uploads(tx: &Tx<'_>) -> Result<Vec<i64>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The file of this row, if it is to be uploaded.
+/// Why this row's file is not to be uploaded although it waits: it does not leave for a group that its message could not be
+/// sent to. The message has failed then.
+pub(crate) fn upload_closed(tx: &Tx<'_>, row: i64) -> Result<Option<Closed>, Error> {
+    let connection = tx.connection();
+    let Some(message) = timeline::message(tx, row)? else {
+        return Ok(None);
+    };
+    let group = corrupt(message.group, "a file for no group")?;
+    match gate::clear(tx, &group)? {
+        // It can be stored meanwhile. Nobody is told of it before the group is rejoined, and the gate has been asked again.
+        Ok(_) | Err(Closed::NotActive(GroupState::NeedsRejoin)) => Ok(None),
+        Err(closed) => {
+            messages::set_status(connection, row, SendStatus::Failed)?;
+            Ok(Some(closed))
+        }
+    }
+}
+
+/// The file of this row, if it is to be uploaded now.
 pub(crate) fn upload(tx: &Tx<'_>, row: i64) -> Result<Option<Upload>, Error> {
-    Ok(tx
-        .connection()
+    match upload_closed(tx, row)? {
+        None => waiting(tx.connection(), row),
+        Some(_) => Ok(None),
+    }
+}
+
+fn waiting(connection: &Connection, row: i64) -> Result<Option<Upload>, Error> {
+    Ok(connection
         .prepare_cached("SELECT idempotency_key, ciphertext FROM uploads WHERE row = ?1")?
         .query_row([row], |row| {
             Ok(Upload {
@@ -283,13 +309,13 @@ pub(crate) fn upload(tx: &Tx<'_>, row: i64) -> Result<Option<Upload>, Error> {
 }
 
 /// The server has the file: its copy here is erased, and the message goes into the outbox. Returns its row there; `None` when
-/// nothing can be sent to the group any more.
+/// there is no such message any more. When the gate is closed the message has failed.
 pub(crate) fn uploaded(
     tx: &Tx<'_>,
     context: &Context,
     row: i64,
     stored: &BlobStored,
-) -> Result<Option<i64>, Error> {
+) -> Result<Option<Result<i64, Closed>>, Error> {
     let connection = tx.connection();
     let Some(message) = timeline::message(tx, row)? else {
         return Ok(None);
@@ -301,16 +327,18 @@ pub(crate) fn uploaded(
     tx.note_erasure();
     connection.execute("DELETE FROM uploads WHERE row = ?1", [row])?;
     let group = corrupt(message.group, "a file for no group")?;
-    match groups::group_state(tx, &group)? {
-        GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
-            let payload = corrupt(payload(connection, row, message.id)?, "a file that is not there")?;
-            messages::push(tx, context, &group, &payload, Some(row)).map(Some)
+    let payload = corrupt(payload(connection, row, message.id)?, "a file that is not there")?;
+    let queued = match gate::clear(tx, &group)? {
+        Ok(cleared) => Ok(messages::push(tx, context, cleared, &payload, Some(row))?),
+        Err(Closed::NotActive(GroupState::NeedsRejoin)) => {
+            Ok(messages::push_later(tx, &group, &payload, Some(row))?)
         }
-        GroupState::Leaving | GroupState::Left => {
+        Err(closed) => {
             messages::set_status(connection, row, SendStatus::Failed)?;
-            Ok(None)
+            Err(closed)
         }
-    }
+    };
+    Ok(Some(queued))
 }
 
 /// The server does not take the file. It stays, for another attempt.
@@ -366,7 +394,7 @@ pub(crate) fn ciphertext(tx: &Tx<'_>, row: i64) -> Result<Ciphertext, Error> {
             blob,
             bytes: stored_bytes(stored.size),
         }),
-        None => match upload(tx, row)? {
+        None => match waiting(tx.connection(), row)? {
             Some(upload) => Ok(Ciphertext::Here(upload.ciphertext)),
             None => Err(Error::AttachmentGone),
         },

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{
     AuditChain, AuditHead, AuditRow, AuditTransition, Base64Url, KeyPackageHistory, KeyPackageRef,
@@ -119,8 +118,10 @@ fn contradicts(
     }
     let me = context.identity.me.credential_text();
     // What ended longer ago may be forgotten here.
-    let forgotten =
-        UnixSeconds(context.now().0 + CLOCKS_APART_SECONDS).minus(context.policy.tombstone_seconds);
+    let forgotten = context
+        .server_now()
+        .plus(CLOCKS_APART_SECONDS)
+        .minus(context.policy.tombstone_seconds);
     let was_a_copy: bool =
         tx.connection()
             .query_row("SELECT restored_at IS NOT NULL FROM profile", [], |row| {

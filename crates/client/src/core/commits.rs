@@ -6,6 +6,7 @@ use openmls::prelude::{
 };
 use openmls::treesync::LeafNodeSource;
 
+use crate::core::gate::{self, Admitted, Removal};
 use crate::core::messages::{self, NewMessage};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
@@ -14,28 +15,73 @@ use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
-/// Stages a Commit with these Adds and Removes, and with whatever members have proposed. It is pending until the server
-/// has answered. It brings a fresh leaf of ours if ours is still the one of a KeyPackage.
+/// Stages a Commit that adds these, and with it whatever members have proposed.
 pub(super) fn stage(
     tx: &Tx<'_>,
     context: &Context,
-    group: &mut MlsGroup,
-    adds: Vec<KeyPackage>,
+    admitted: Admitted<'_>,
+    reservation_id: Option<String>,
+) -> Result<CommitRequest, Error> {
+    let (mls, adds) = admitted.into_parts();
+    build(tx, context, mls, true, (adds, &[]), reservation_id)
+}
+
+/// Stages a Commit that removes these leaves, and with it whatever members have proposed that may be committed now.
+pub(super) fn stage_removal(
+    tx: &Tx<'_>,
+    context: &Context,
+    removal: Removal<'_>,
     removes: &[LeafNodeIndex],
+) -> Result<CommitRequest, Error> {
+    let updates_too = removal.keys_are_as_verified();
+    let change = (Vec::new(), removes);
+    build(tx, context, removal.into_state(), updates_too, change, None)
+}
+
+/// Stages a Commit of what members have proposed, if there is anything that may be committed now.
+pub(super) fn stage_proposed(
+    tx: &Tx<'_>,
+    context: &Context,
+    removal: Removal<'_>,
+) -> Result<Option<CommitRequest>, Error> {
+    let proposed = Proposed::of(removal.state());
+    let anything = proposed.any && removal.keys_are_as_verified();
+    match anything || !proposed.leavers.is_empty() {
+        true => stage_removal(tx, context, removal, &[]).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Stages a Commit with these Adds and Removes, and with what members have proposed: that they leave, and, if it may
+/// contain them, fresh leaves of theirs. It is pending until the server has answered. It brings a fresh leaf of ours if
+/// ours is still the one of a KeyPackage.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that stages, by leave of the gate"
+)]
+fn build(
+    tx: &Tx<'_>,
+    context: &Context,
+    mut group: MlsGroup,
+    updates_too: bool,
+    (adds, removes): (Vec<KeyPackage>, &[LeafNodeIndex]),
     reservation_id: Option<String>,
 ) -> Result<CommitRequest, Error> {
     let provider = tx.provider();
-    let proposed = Proposed::of(group);
+    let proposed = Proposed::of(&group);
     // Two proposals for one leaf do not go into one Commit (RFC 9420 §12.2).
     let concerned = |leaves: &[LeafNodeIndex]| leaves.iter().any(|leaf| removes.contains(leaf));
-    let consume = proposed.all_committable && !concerned(&proposed.leavers) && !concerned(&proposed.updaters);
+    let consume = proposed.all_committable
+        && (updates_too || proposed.updaters.is_empty())
+        && !concerned(&proposed.leavers)
+        && !concerned(&proposed.updaters);
     let mut removes = removes.to_vec();
     if !consume {
         removes.extend(&proposed.leavers);
         removes.sort_unstable();
         removes.dedup();
     }
-    let fresh_leaf = leaf_is_stale(group);
+    let fresh_leaf = leaf_is_stale(&group);
     let (commit, welcome, group_info) = group
         .commit_builder()
         .consume_proposal_store(consume)
@@ -54,7 +100,7 @@ pub(super) fn stage(
         .map_err(Error::mls("staging a Commit"))?
         .into_messages();
     let request = commit_request(&commit, welcome.as_ref(), group_info.as_ref(), reservation_id)?;
-    verdicts::require_sound(tx, context, group, &request)?;
+    verdicts::require_sound(tx, context, &group, &request)?;
     Ok(request)
 }
 
@@ -135,14 +181,17 @@ fn leaf_is_stale(group: &MlsGroup) -> bool {
 /// without other members can wait: the Commit that adds the first one does it. Whether anything was put into the outbox.
 pub(crate) fn stage_updates(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
     let mut queued = false;
-    let active = groups::in_states(tx.connection(), &[GroupState::Active])?;
-    for group in requests::only_accepted(tx.connection(), active)? {
+    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
         if outbox::handshake_waits(tx.connection(), &group)? {
             continue;
         }
-        let mut state = mls::load(tx, &group)?;
-        if leaf_is_stale(&state) && state.members().count() > 1 {
-            let request = stage(tx, context, &mut state, Vec::new(), &[], None)?;
+        let state = mls::load(tx, &group)?;
+        if !leaf_is_stale(&state) || state.members().count() == 1 {
+            continue;
+        }
+        // It waits while keys are looked at.
+        if let Ok(cleared) = gate::clear(tx, &group)? {
+            let request = stage(tx, context, cleared.nobody(), None)?;
             push(tx, &group, &request, &Intent::Update)?;
             queued = true;
         }
@@ -188,12 +237,12 @@ pub(crate) fn stage_remove(
     user: &UserName,
 ) -> Result<i64, Error> {
     require_quiet(tx, group)?;
-    let mut state = mls::load(tx, group)?;
-    let leaves = leaves_of(&state, user);
+    let removal = gate::clear_expulsion(tx, group)??;
+    let leaves = leaves_of(removal.state(), user);
     if leaves.is_empty() || *user == context.identity.me.user {
         return Err(Error::NotAMember(user.clone()));
     }
-    let request = stage(tx, context, &mut state, Vec::new(), &leaves, None)?;
+    let request = stage_removal(tx, context, removal, &leaves)?;
     push(tx, group, &request, &Intent::Remove { user: user.clone() })
 }
 
@@ -230,9 +279,14 @@ pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> R
     propose_leave(tx, context, group).map(Some)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that asks to leave, by leave of the gate"
+)]
 fn propose_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<i64, Error> {
     let provider = tx.provider();
-    let proposal = mls::load(tx, group)?
+    let proposal = gate::clear_leave(tx, group)??
+        .into_state()
         .leave_group(&provider, &context.identity.mls)
         .map_err(Error::mls("proposing to leave"))?;
     let request = ProposalRequest {
@@ -264,19 +318,22 @@ pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error
             queued = true;
             continue;
         }
-        let mut state = mls::load(tx, &group)?;
+        let state = mls::load(tx, &group)?;
         let proposed = Proposed::of(&state);
         let of_removed = devices::leaves_of_removed(tx, &state)?;
         match standing {
             GroupState::Active if !of_removed.is_empty() => {
-                let request = stage(tx, context, &mut state, Vec::new(), &of_removed, None)?;
+                let removal = gate::clear_departures(tx, &group)??;
+                let request = stage_removal(tx, context, removal, &of_removed)?;
                 push(tx, &group, &request, &Intent::RemoveDevices)?;
                 queued = true;
             }
             GroupState::Active if proposed.any => {
-                let request = stage(tx, context, &mut state, Vec::new(), &[], None)?;
-                push(tx, &group, &request, &Intent::CommitProposals)?;
-                queued = true;
+                let removal = gate::clear_departures(tx, &group)??;
+                if let Some(request) = stage_proposed(tx, context, removal)? {
+                    push(tx, &group, &request, &Intent::CommitProposals)?;
+                    queued = true;
+                }
             }
             GroupState::Leaving if state.members().count() == 1 => groups::depart(tx, &group)?,
             GroupState::Leaving if !proposed.own_leave => {

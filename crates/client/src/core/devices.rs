@@ -12,7 +12,7 @@ use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{groups, mls, outbox, requests, verdicts, verification};
+use crate::core::{gate, groups, mls, outbox, requests, verdicts, verification};
 use crate::error::Error;
 use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -296,7 +296,10 @@ pub(crate) fn groups_without_own_devices(tx: &Tx<'_>, context: &Context) -> Resu
     let mut found = Vec::new();
     let active = groups::in_states(tx.connection(), &[GroupState::Active])?;
     for group in requests::only_accepted(tx.connection(), active)? {
-        if outbox::handshake_waits(tx.connection(), &group)? || verdicts::holds(tx, &group)? {
+        if outbox::handshake_waits(tx.connection(), &group)?
+            || verdicts::holds(tx, &group)?
+            || gate::clear(tx, &group)?.is_err()
+        {
             continue;
         }
         let leaves = leaves(&mls::load(tx, &group)?);

@@ -1,5 +1,7 @@
 //! Names of files that others chose, made harmless: a name, on every system, of a file in the directory that the person chose.
 
+use crate::text::{Unseen, unseen};
+
 /// The longest name, in bytes. Systems take 255; a number in parentheses is to fit, too.
 const NAME_BYTES_MAX: usize = 200;
 /// What follows the last dot is kept when a name is cut, if it is no longer than this, in bytes.
@@ -14,11 +16,11 @@ pub(crate) fn file_name(claimed: &str) -> String {
     let last = claimed.rsplit(['/', '\\']).next().unwrap_or_default();
     let shown: String = last
         .chars()
-        .filter(|c| !c.is_control() && !is_invisible(*c))
-        .map(|c| match c {
-            '<' | '>' | ':' | '"' | '|' | '?' | '*' => '_',
-            c if c.is_whitespace() => ' ',
-            c => c,
+        .filter_map(|c| match (c, unseen(c)) {
+            ('<' | '>' | ':' | '"' | '|' | '?' | '*', _) => Some('_'),
+            (_, Some(Unseen::Moves | Unseen::Hides | Unseen::Shapes)) => None,
+            (_, Some(Unseen::Blank)) => Some(' '),
+            (c, None) => Some(c),
         })
         .collect();
     let visible = shown
@@ -32,15 +34,6 @@ pub(crate) fn file_name(claimed: &str) -> String {
     } else {
         name
     }
-}
-
-/// Characters that are not seen, and those that change how others are: bidirectional controls above all.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
-        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
-        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 fn cut(name: &str) -> String {
@@ -109,6 +102,7 @@ mod tests {
             ("combat", "combat"),
             ("file:stream", "file_stream"),
             ("a\u{2003}b", "a b"),
+            ("a\u{2800}b\u{3164}c\u{ad}d\u{fe0f}.txt", "a bcd.txt"),
         ] {
             assert_eq!(file_name(claimed), name, "{claimed:?}");
             assert_eq!(file_name(name), name, "once is enough");

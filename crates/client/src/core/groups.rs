@@ -8,8 +8,9 @@ use tls_codec::Serialize as _;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{messages, mls, naming, requests, timeline};
+use crate::core::{history, messages, mls, naming, requests, timeline};
 use crate::error::Error;
+use crate::text::folded;
 use crate::types::{GroupKey, GroupState, GroupSummary};
 
 /// The length of the group ids that we choose, in bytes.
@@ -69,7 +70,7 @@ pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(Grou
     let group = MlsGroup::new_with_group_id(
         &provider,
         &identity.mls,
-        &mls::create_config(context.group_suite(tx)?, context.now()),
+        &mls::create_config(context.group_suite(tx)?, context.server_now()),
         mls::mls_id(&key),
         identity.credential.clone(),
     )
@@ -121,8 +122,11 @@ pub(super) fn enter(
     Ok(())
 }
 
-/// Writes the row of a group that is to be joined because another device of the user is a member.
+/// Writes the row of a group that is to be joined because another device of the user is a member, unless this one knows it.
 pub(super) fn follow(connection: &Connection, group: &GroupKey, epoch: u64) -> Result<(), Error> {
+    if find(connection, group)?.is_some() {
+        return Ok(());
+    }
     enter(connection, group, GroupState::NeedsRejoin, epoch)?;
     set_following(connection, group, true)
 }
@@ -147,19 +151,36 @@ pub(super) fn is_following(connection: &Connection, group: &GroupKey) -> Result<
         .unwrap_or(false))
 }
 
-/// Forgets a group that never came to be.
+/// Forgets a group that never came to be. One that there is a history of stays, and is left.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    if history::any(tx.connection(), group)? {
+        return depart_as_told(tx, group);
+    }
     mls::delete(tx, group)?;
     tx.connection()
         .execute("DELETE FROM groups WHERE group_id = ?1", [group.as_bytes()])?;
     outbox::drop_all_of(tx, group)
 }
 
-/// This device is not a member any more: its MLS state goes, the messages stay, unless the invitation was never accepted.
+/// This device is not a member any more, because its person wants it so or a Commit has removed it: its MLS state goes. The
+/// history stays; an invitation that was not answered is over, and what came with it is forgotten.
 pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    mls::delete(tx, group)?;
     requests::forget(tx, group)?;
     requests::set(tx.connection(), group, None)?;
+    end(tx, group)
+}
+
+/// The server says that this device is not a member any more. Its MLS state goes, and nothing of the history: an invitation that
+/// was not answered waits for the person's answer.
+pub(super) fn depart_as_told(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    match requests::is_declined(tx.connection(), group, group_state(tx, group)?)? {
+        true => depart(tx, group),
+        false => end(tx, group),
+    }
+}
+
+fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    mls::delete(tx, group)?;
     set_state(tx.connection(), group, GroupState::Left)?;
     outbox::drop_all_of(tx, group)
 }
@@ -289,7 +310,7 @@ struct Fitting {
     request: bool,
 }
 
-/// The group that a person means: by its exact name, or by its id or the unique beginning of it. A request is found only if no
+/// The group that a person means: by its name as people compare it ([`folded`]), or by its id or the unique beginning of it. A request is found only if no
 /// other one fits, so that no stranger can take a name; and a group that this device has left, after those.
 pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
     pick(
@@ -313,9 +334,9 @@ pub(crate) fn resolve_request(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error
 }
 
 fn fitting(tx: &Tx<'_>, text: &str) -> Result<Vec<Fitting>, Error> {
-    let mut fitting = Vec::new();
+    let (mut fitting, wanted) = (Vec::new(), folded(text));
     for (key, state) in all(tx.connection())? {
-        let by_name = naming::name(tx.connection(), &key)?.as_deref() == Some(text);
+        let by_name = naming::name(tx.connection(), &key)?.is_some_and(|name| folded(&name) == wanted);
         let by_id = text.len() >= ID_PREFIX_CHARS_MIN && key.to_string().starts_with(text);
         if by_name || by_id {
             fitting.push(Fitting {

@@ -1,17 +1,16 @@
 use std::collections::BTreeSet;
 
-use larder_lifecycle::{SKEW_SECONDS, UnixSeconds};
+use larder_key_package::check_lifetime;
+use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{
     DeviceId, DeviceOutcome, DeviceReservation, KeyPackageRef, Reserved, UserName, UserReservation,
 };
-use openmls::prelude::{
-    Ciphersuite, KeyPackage, Lifetime, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider,
-    ProtocolVersion,
-};
+use openmls::prelude::{Ciphersuite, KeyPackage, MlsGroup, OpenMlsProvider};
+use openmls::treesync::errors::LifetimeError;
 use rusqlite::OptionalExtension;
-use tls_codec::Deserialize as _;
 
+use crate::core::adding::{LeavingOut, stage_adds};
 use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
 use crate::core::{commits, mls, peers, verification};
@@ -60,6 +59,28 @@ impl Checked {
         users.dedup();
         users
     }
+
+    /// How many KeyPackages passed.
+    pub(crate) fn count(&self) -> usize {
+        self.packages.len()
+    }
+
+    /// These users are not added after all, each for this reason.
+    pub(crate) fn leave_out(&mut self, users: impl IntoIterator<Item = (UserName, NotAdded)>) {
+        for (user, reason) in users {
+            self.packages.retain(|package| package.user != user);
+            self.not_added.push((user, reason));
+        }
+    }
+
+    /// When all or nobody was asked for, and somebody cannot be added, nobody is.
+    fn withhold_unless_all(&mut self, extent: Extent) {
+        if extent == Extent::AllOrNobody && !self.not_added.is_empty() {
+            let withheld = self.users().into_iter().map(|user| (user, NotAdded::Withheld));
+            self.not_added.extend(withheld);
+            self.packages.clear();
+        }
+    }
 }
 
 /// Which of these users are members already.
@@ -69,11 +90,7 @@ pub(crate) fn already_members(
     users: &[UserName],
 ) -> Result<Vec<UserName>, Error> {
     commits::require_quiet(tx, group)?;
-    let members: BTreeSet<UserName> = mls::load(tx, group)?
-        .members()
-        .filter_map(|member| mls::who(&member.credential))
-        .map(|(user, _)| user)
-        .collect();
+    let members = users_in(&mls::load(tx, group)?);
     Ok(users
         .iter()
         .filter(|user| members.contains(*user))
@@ -94,8 +111,8 @@ pub(crate) fn reserve_key(
     let now = context.now();
     let connection = tx.connection();
     connection.execute(
-        "DELETE FROM reserve_attempts WHERE created_at < ?1",
-        [now.minus(RESERVE_ATTEMPT_SECONDS).0.cast_signed()],
+        "DELETE FROM reserve_attempts WHERE created_at < ?1 OR created_at > ?2",
+        [now.minus(RESERVE_ATTEMPT_SECONDS), now].map(|at| at.0.cast_signed()),
     )?;
     let users = joined(users, extent);
     let known = connection
@@ -169,11 +186,7 @@ pub(crate) fn check_reservation(
             Err(reason) => checked.not_added.push((user.clone(), reason)),
         }
     }
-    if extent == Extent::AllOrNobody && !checked.not_added.is_empty() {
-        let withheld = checked.users().into_iter().map(|user| (user, NotAdded::Withheld));
-        checked.not_added.extend(withheld);
-        checked.packages.clear();
-    }
+    checked.withhold_unless_all(extent);
     Ok(checked)
 }
 
@@ -265,7 +278,7 @@ fn check_device(
         key_package_ref,
         suite,
         (user, device),
-        context.now(),
+        context.server_now(),
     ) {
         Ok(key_package) => key_package,
         Err(flaw) => return Ok(Err(NotAdded::InvalidKeyPackage(flaw))),
@@ -302,9 +315,13 @@ pub(super) fn check(
     (user, device): (&UserName, &DeviceId),
     now: UnixSeconds,
 ) -> Result<KeyPackage, KeyPackageFlaw> {
-    let key_package = parse(tx, bytes)?;
+    let crypto = tx.provider();
+    let crypto = crypto.crypto();
+    let key_package = larder_key_package::read(bytes)
+        .and_then(|parsed| larder_key_package::check(crypto, parsed))
+        .map_err(KeyPackageFlaw::of)?;
     let computed = key_package
-        .hash_ref(tx.provider().crypto())
+        .hash_ref(crypto)
         .map_err(|_| KeyPackageFlaw::Invalid)?;
     if computed.as_slice() != key_package_ref.as_bytes() {
         return Err(KeyPackageFlaw::WrongReference);
@@ -312,95 +329,62 @@ pub(super) fn check(
     if key_package.ciphersuite() != suite {
         return Err(KeyPackageFlaw::Ciphersuite);
     }
-    if !lifetime_holds(key_package.life_time(), now) {
-        return Err(KeyPackageFlaw::Lifetime);
-    }
+    check_lifetime(key_package.life_time(), now).map_err(KeyPackageFlaw::of)?;
+    // A Commit is built and processed by the system's clock.
+    key_package.life_time().validate().map_err(|error| match error {
+        LifetimeError::Expired { .. } => KeyPackageFlaw::Expired,
+        LifetimeError::NotValidYet { .. } | LifetimeError::SystemTimeBeforeUnixEpoch => {
+            KeyPackageFlaw::NotYetValid
+        }
+    })?;
     match mls::who(key_package.leaf_node().credential()) {
         Some((name, id)) if name == *user && id == *device => Ok(key_package),
         Some(_) | None => Err(KeyPackageFlaw::Credential),
     }
 }
 
-/// OpenMLS checks "now" by the system's clock only, and accepts any length.
-fn lifetime_holds(lifetime: &Lifetime, now: UnixSeconds) -> bool {
-    lifetime.has_acceptable_range()
-        && lifetime.not_before() <= now.plus(SKEW_SECONDS).0
-        && now.0 < lifetime.not_after()
-}
-
-/// One `MLSMessage` with a valid KeyPackage (RFC 9420 §10.1), and nothing after it.
-fn parse(tx: &Tx<'_>, bytes: &[u8]) -> Result<KeyPackage, KeyPackageFlaw> {
-    let message = MlsMessageIn::tls_deserialize_exact(bytes).map_err(|_| KeyPackageFlaw::Malformed)?;
-    let MlsMessageBodyIn::KeyPackage(key_package) = message.extract() else {
-        return Err(KeyPackageFlaw::Malformed);
-    };
-    key_package
-        .validate(tx.provider().crypto(), ProtocolVersion::Mls10)
-        .map_err(|_| KeyPackageFlaw::Invalid)
-}
-
-/// Stages the Commit that adds those who passed, and puts it into the outbox. Returns the outbox row. Their keys are
-/// pinned once the Commit is accepted: the key of a forgery that the server refuses is not one to remember.
+/// Stages the Commit that adds those who passed, and puts it into the outbox. Returns the outbox row, if anybody is left to
+/// add: whom the group does not accept is left out, and told. Their keys are pinned once the Commit is accepted: the key
+/// of a forgery that the server refuses is not one to remember.
 pub(crate) fn stage_invite(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
-    checked: &Checked,
-    reservation_id: Option<String>,
-) -> Result<i64, Error> {
+    checked: &mut Checked,
+    (reservation_id, extent): (Option<String>, Extent),
+) -> Result<Option<i64>, Error> {
     commits::require_quiet(tx, group)?;
-    let mut state = mls::load(tx, group)?;
-    let (packages, adds) = still_to_add(tx, &state, &checked.packages)?;
-    let request = commits::stage(tx, context, &mut state, adds, &[], reservation_id.clone())?;
-    commits::push(
-        tx,
-        group,
-        &request,
-        &Intent::Invite {
-            reservation_id,
-            packages,
-        },
-    )
+    let leaving_out = match extent {
+        Extent::WhoeverCan => LeavingOut::Allowed,
+        Extent::AllOrNobody => LeavingOut::Forbidden,
+    };
+    let terms = (reservation_id.as_deref(), leaving_out);
+    let adding = stage_adds(tx, context, group, &checked.packages, terms)??;
+    let left_out = adding.left_out.into_iter();
+    checked.leave_out(left_out.map(|(user, flaw)| (user, NotAdded::InvalidKeyPackage(flaw))));
+    checked.withhold_unless_all(extent);
+    let Some(request) = adding.request else {
+        return Ok(None);
+    };
+    let intent = Intent::Invite {
+        reservation_id,
+        packages: adding.packages,
+        all_or_nobody: extent == Extent::AllOrNobody,
+    };
+    commits::push(tx, group, &request, &intent).map(Some)
 }
 
-/// Those whose device is not a member yet.
-pub(super) fn still_to_add(
-    tx: &Tx<'_>,
-    group: &MlsGroup,
-    packages: &[InvitePackage],
-) -> Result<(Vec<InvitePackage>, Vec<KeyPackage>), Error> {
-    let members: BTreeSet<(UserName, DeviceId)> = group
-        .members()
-        .filter_map(|member| mls::who(&member.credential))
-        .collect();
-    let mut kept = (Vec::new(), Vec::new());
-    for package in packages {
-        if members.contains(&(package.user.clone(), package.device_id.clone())) {
-            continue;
-        }
-        let key_package = parse(tx, &package.key_package.0)
-            .map_err(|_| Error::Corrupt("a KeyPackage in the outbox is not valid any more"))?;
-        kept.0.push(package.clone());
-        kept.1.push(key_package);
-    }
-    Ok(kept)
+/// Those of these users who are no members, of a group that this device is in.
+pub(crate) fn not_members(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> Result<Vec<UserName>, Error> {
+    let Some(state) = mls::find(tx, group)? else {
+        return Ok(Vec::new());
+    };
+    let members = users_in(&state);
+    let missing = users.iter().filter(|user| !members.contains(*user));
+    Ok(missing.cloned().collect())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn r_c5_r_c6_now_lies_in_an_acceptable_lifetime_give_or_take_five_minutes_at_its_beginning() {
-        const MAX: u64 = larder_lifecycle::KEY_PACKAGE_LIFETIME_SECONDS_MAX;
-        let holds = |from, to, now| lifetime_holds(&Lifetime::init(from, to), UnixSeconds(now));
-        assert!(holds(1000, 2000, 1500));
-        assert!(holds(1000, 2000, 1000 - SKEW_SECONDS));
-        assert!(!holds(1000, 2000, 1000 - SKEW_SECONDS - 1));
-        assert!(holds(1000, 2000, 1999));
-        assert!(!holds(1000, 2000, 2000));
-        assert!(holds(1000, 1000 + MAX, 1500));
-        assert!(!holds(1000, 1000 + MAX + 1, 1500));
-        assert!(!holds(1000, u64::MAX, 1500));
-    }
+fn users_in(group: &MlsGroup) -> BTreeSet<UserName> {
+    let members = group.members().filter_map(|member| mls::who(&member.credential));
+    members.map(|(user, _)| user).collect()
 }

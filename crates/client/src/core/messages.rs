@@ -6,13 +6,14 @@ use rusqlite::{Connection, Row, named_params};
 use serde::{Deserialize, Serialize};
 
 use crate::core::attachments::{self, Announced};
+use crate::core::gate::{self, Cleared};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
+use crate::core::restored_server;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls, restored_server, verification};
 use crate::error::Error;
 use crate::types::{
-    GROUP_NAME_CHARS_MAX, GroupKey, GroupState, Message, MessageKind, SendStatus, SentMessage, TEXT_BYTES_MAX,
+    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX,
 };
 
 /// The version of [`Payload`] that we write.
@@ -131,8 +132,7 @@ pub(crate) fn send(
     if text.is_empty() || text.len() > TEXT_BYTES_MAX {
         return Err(Error::InvalidText);
     }
-    groups::require_active(tx, group)?;
-    verification::require_unchanged(tx, group)?;
+    let cleared = gate::clear(tx, group)??;
     let payload = Payload::text(new_id(), text);
     let now = context.now();
     let me = &context.identity.me;
@@ -150,7 +150,7 @@ pub(crate) fn send(
             status: SendStatus::Pending,
         },
     )?;
-    let id = push(tx, context, group, &payload, row)?;
+    let id = push(tx, context, cleared, &payload, row)?;
     let sent = SentMessage {
         id: payload.id,
         status: SendStatus::Pending,
@@ -162,21 +162,23 @@ pub(crate) fn send(
 pub(crate) struct Retried {
     /// How many messages.
     pub(crate) messages: u64,
-    /// The outbox rows of those that can be sent now. The files of the others have to be uploaded first.
+    /// The outbox rows of those that can be sent now.
     pub(crate) queued: Vec<i64>,
+    /// The rows in the history of those whose files have to be uploaded first.
+    pub(crate) uploads: Vec<i64>,
 }
 
 /// Takes up again what the server refused or what could not be sent when this device was not a member: the group's failed
 /// messages, in their order and under their ids.
 pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Retried, Error> {
-    groups::require_active(tx, group)?;
-    verification::require_unchanged(tx, group)?;
+    gate::require_open(tx, group)?;
     let connection = tx.connection();
     let sql = format!("{SELECT} WHERE m.group_id = ?1 AND m.status = ?2 AND m.status <> 0 ORDER BY m.row");
     let failed = select(connection, &sql, (group.as_bytes(), SendStatus::Failed.column()))?;
     let mut retried = Retried {
         messages: 0,
         queued: Vec::with_capacity(failed.len()),
+        uploads: Vec::new(),
     };
     for message in failed {
         let row = message.row;
@@ -195,10 +197,14 @@ pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<
         }
         set_status(connection, row, SendStatus::Pending)?;
         retried.messages += 1;
-        if let Some(payload) = payload {
-            retried
-                .queued
-                .push(push(tx, context, group, &payload, Some(row))?);
+        match payload {
+            Some(payload) => {
+                let cleared = gate::clear(tx, group)??;
+                retried
+                    .queued
+                    .push(push(tx, context, cleared, &payload, Some(row))?);
+            }
+            None => retried.uploads.push(row),
         }
     }
     Ok(retried)
@@ -211,51 +217,69 @@ pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<
 pub(super) fn push(
     tx: &Tx<'_>,
     context: &Context,
+    cleared: Cleared<'_>,
+    payload: &Payload,
+    row: Option<i64>,
+) -> Result<i64, Error> {
+    let group = cleared.group().clone();
+    if has_to_wait(tx, &group, cleared.state())? {
+        return push_later(tx, &group, payload, row);
+    }
+    let payload = payload.encode()?;
+    let request = encrypt(tx, context, cleared, &payload)?;
+    let intent = Intent::Message {
+        payload: Base64Url(payload),
+        row,
+    };
+    outbox::push(
+        tx.connection(),
+        &group,
+        &messages_path(&group),
+        None,
+        &request,
+        &intent,
+    )
+}
+
+/// Puts a payload into the outbox that is encrypted once that is possible, and allowed then.
+pub(super) fn push_later(
+    tx: &Tx<'_>,
     group: &GroupKey,
     payload: &Payload,
     row: Option<i64>,
 ) -> Result<i64, Error> {
-    let connection = tx.connection();
-    let path = format!("/v1/groups/{group}/messages");
-    let payload = payload.encode()?;
-    let intent = |payload| Intent::Message {
-        payload: Base64Url(payload),
+    let intent = Intent::Message {
+        payload: Base64Url(payload.encode()?),
         row,
     };
-    let ready = match groups::group_state(tx, group)? {
-        // It waits until the group is rejoined.
-        GroupState::NeedsRejoin => None,
-        GroupState::Creating | GroupState::Active | GroupState::Leaving | GroupState::Left => {
-            ready_to_encrypt(tx, group)?
-        }
-    };
-    match ready {
-        Some(mut mls) => {
-            let request = encrypt(tx, context, &mut mls, &payload)?;
-            outbox::push(connection, group, &path, None, &request, &intent(payload))
-        }
-        None => outbox::push_to_make(connection, group, &path, &intent(payload)),
-    }
+    outbox::push_to_make(tx.connection(), group, &messages_path(group), &intent)
 }
 
-/// The group's MLS state, if a message of its present epoch can be made now.
-pub(super) fn ready_to_encrypt(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<MlsGroup>, Error> {
-    if outbox::handshake_waits(tx.connection(), group)? || restored_server::removals_are_lost(tx, group)? {
-        return Ok(None);
-    }
-    let mls = mls::load(tx, group)?;
-    Ok((!mls.has_pending_proposals()).then_some(mls))
+fn messages_path(group: &GroupKey) -> String {
+    format!("/v1/groups/{group}/messages")
+}
+
+/// Whether no message of the group's present epoch can be made now.
+pub(super) fn has_to_wait(tx: &Tx<'_>, group: &GroupKey, mls: &MlsGroup) -> Result<bool, Error> {
+    Ok(outbox::handshake_waits(tx.connection(), group)?
+        || restored_server::removals_are_lost(tx, group)?
+        || mls.has_pending_proposals())
 }
 
 /// A payload as a PrivateMessage of the group's present epoch.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that encrypts, by leave of the gate"
+)]
 pub(super) fn encrypt(
     tx: &Tx<'_>,
     context: &Context,
-    mls: &mut MlsGroup,
+    cleared: Cleared<'_>,
     payload: &[u8],
 ) -> Result<MessageRequest, Error> {
     let provider = tx.provider();
-    let message = mls
+    let message = cleared
+        .into_state()
         .create_message(&provider, &context.identity.mls, payload)
         .map_err(Error::mls("encrypting a message"))?;
     Ok(MessageRequest {
@@ -297,6 +321,26 @@ pub(super) fn insert(connection: &Connection, message: &NewMessage<'_>) -> Resul
             ":status": message.status.column(),
         })?;
     Ok((inserted == 1).then(|| connection.last_insert_rowid()))
+}
+
+/// Notes that a user was left out of an invitation that goes on without them.
+pub(super) fn note_not_added(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    user: &UserName,
+    why: &NotAdded,
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    let text = format!("{user} was not added: {why}");
+    note(
+        tx.connection(),
+        Some(group),
+        None,
+        MessageKind::Notice,
+        &text,
+        now,
+        false,
+    )
 }
 
 /// Writes a row that says what happened to a group.

@@ -1,4 +1,4 @@
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use openmls::prelude::{
     Ciphersuite, GroupContext, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, OpenMlsProvider,
     PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
@@ -19,12 +19,6 @@ const PAST_EPOCHS: usize = 4;
 /// Application messages are padded to a multiple of this, in bytes, so that their length tells less.
 const PADDING_BYTES: usize = 32;
 
-/// The lifetime of the leaf of a group's creator, in seconds; its first Commit replaces that leaf.
-const CREATOR_LEAF_SECONDS: u64 = larder_lifecycle::KEY_PACKAGE_LIFETIME_SECONDS;
-
-/// Backdating for members whose clocks are behind, in seconds.
-const BACKDATED_SECONDS: u64 = 3600;
-
 /// How we take part in groups.
 ///
 /// Handshake messages are PublicMessages, so that the server can check each Commit against the group's public state
@@ -40,18 +34,17 @@ pub(super) fn join_config() -> MlsGroupJoinConfig {
         .build()
 }
 
-/// The same for a group that we create.
+/// The same for a group that we create. Our leaf has the lifetime of a KeyPackage that is minted `now`, by the server's clock;
+/// our first Commit replaces it.
 pub(super) fn create_config(suite: Ciphersuite, now: UnixSeconds) -> MlsGroupCreateConfig {
+    let lifetime = PoolPolicy::default().lifetime(now);
     MlsGroupCreateConfig::builder()
         .ciphersuite(suite)
         .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(false)
         .max_past_epochs(PAST_EPOCHS)
         .padding_size(PADDING_BYTES)
-        .lifetime(Lifetime::init(
-            now.minus(BACKDATED_SECONDS).0,
-            now.plus(CREATOR_LEAF_SECONDS).0,
-        ))
+        .lifetime(Lifetime::init(lifetime.not_before.0, lifetime.not_after.0))
         .build()
 }
 

@@ -1,15 +1,19 @@
 //! The synchronous core: everything that touches the database, in functions that take a transaction.
 
 mod actor;
+mod adding;
 mod attachments;
 mod audit;
 mod backup;
 mod chain;
+mod clock;
 mod commits;
 mod devices;
 mod encryption;
 mod file_names;
+mod gate;
 mod groups;
+mod history;
 mod identity;
 mod incoming;
 mod invitation;
@@ -41,11 +45,12 @@ mod welcome;
 
 pub(crate) use actor::Handle;
 pub(crate) use attachments::{
-    Ciphertext, attach, attachment, ciphertext, due_uploads, opened, stored_bytes, upload, upload_failed,
-    uploaded,
+    Ciphertext, attach, attachment, ciphertext, due_uploads, opened, stored_bytes, upload, upload_closed,
+    upload_failed, uploaded,
 };
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use backup::import;
+pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
     device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices, own_devices,
@@ -53,14 +58,16 @@ pub(crate) use devices::{
 };
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};
+pub(crate) use gate::{Closed, require_open};
 pub(crate) use groups::{
     create, group_state, require_active, resolve, resolve_request, set_muted, summaries, summary,
 };
+pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{apply, cursor};
 pub(crate) use invitation::{
-    Extent, already_members, check_own_devices, check_reservation, reserve_finished, reserve_key,
-    stage_invite,
+    Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
+    reserve_key, stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;

@@ -10,10 +10,11 @@ use larder_wire::{DeviceId, UserName};
 use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
-use crate::core::messages::{self, Payload};
+use crate::core::gate::{self, Closed};
+use crate::core::messages::{self, Payload, check_name};
 use crate::core::profile::Context;
-use crate::core::{groups, messages::check_name, requests, verification};
 use crate::error::Error;
+use crate::text::escaped_name;
 use crate::types::{GroupKey, MessageKind};
 
 pub(super) fn set(connection: &Connection, group: &GroupKey, name: &str, id: &str) -> Result<(), Error> {
@@ -47,8 +48,7 @@ pub(crate) fn rename(
     new: &str,
 ) -> Result<Option<i64>, Error> {
     check_name(new)?;
-    groups::require_active(tx, group)?;
-    verification::require_unchanged(tx, group)?;
+    let cleared = gate::clear(tx, group)??;
     let connection = tx.connection();
     let id = match known(connection, group)? {
         Some((name, _)) if name == new => return Ok(None),
@@ -60,7 +60,7 @@ pub(crate) fn rename(
     let by = (&me.user, &me.device_id);
     note(connection, group, by, new, context.now(), true)?;
     let payload = Payload::group_name(id, new);
-    messages::push(tx, context, group, &payload, None).map(Some)
+    messages::push(tx, context, cleared, &payload, None).map(Some)
 }
 
 /// The id that follows this one: somebody's clock may be ahead of ours.
@@ -71,15 +71,26 @@ fn next(id: &str) -> String {
     )
 }
 
-/// Tells the members the name, for those who have just come.
+/// Tells the members the name, for those who have just come. While keys are not as verified it waits: who has come may be
+/// somebody else than they seem.
 pub(super) fn announce(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
-    let connection = tx.connection();
-    let Some((name, id)) = known(connection, group)? else {
+    let Some(payload) = payload(tx, group)? else {
         return Ok(());
     };
-    if requests::find(connection, group)?.is_some() {
-        return Ok(());
+    match gate::clear(tx, group)? {
+        Ok(cleared) => messages::push(tx, context, cleared, &payload, None).map(drop),
+        Err(Closed::VerificationChanged(_)) => messages::push_later(tx, group, &payload, None).map(drop),
+        // Another member tells them.
+        Err(Closed::NotActive(_) | Closed::NotAccepted(_)) => Ok(()),
     }
+}
+
+/// What tells the name as it is now, under the id of its naming; `None` for a group without a name.
+pub(super) fn payload(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Payload>, Error> {
+    let connection = tx.connection();
+    let Some((name, id)) = known(connection, group)? else {
+        return Ok(None);
+    };
     let id = match id {
         Some(id) => id,
         None => {
@@ -88,8 +99,7 @@ pub(super) fn announce(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resu
             id
         }
     };
-    messages::push(tx, context, group, &Payload::group_name(id, &name), None)?;
-    Ok(())
+    Ok(Some(Payload::group_name(id, &name)))
 }
 
 /// Takes over what a member calls the group, unless a later naming is known. Only a change is worth telling.
@@ -125,7 +135,7 @@ fn note(
 ) -> Result<(), Error> {
     // A name cannot end its quotes.
     let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
-    let text = format!("{} renamed the group to \"{quoted}\"", by.0);
+    let text = format!("{} renamed the group to \"{}\"", by.0, escaped_name(&quoted));
     messages::note(
         connection,
         Some(group),

@@ -5,9 +5,10 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use serde::{Deserialize, Serialize};
 
 use crate::core::commits::{self, merged};
+use crate::core::gate::Closed;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{attachments, groups, messages, mls, rejoin, restored_server};
+use crate::core::{adding, attachments, groups, messages, mls, rejoin, restored_server};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
@@ -24,6 +25,8 @@ pub(super) enum Intent {
     Invite {
         reservation_id: Option<String>,
         packages: Vec<InvitePackage>,
+        /// Whether one who cannot be added keeps the others out.
+        all_or_nobody: bool,
     },
     /// Removes all devices of a user.
     Remove { user: UserName },
@@ -132,8 +135,8 @@ pub(crate) enum Outcome {
     Raced,
     /// This device is not a member any more, or has to rejoin first.
     NotActive(GroupState),
-    /// It is a message, and this member, who was verified, has other keys now.
-    VerificationChanged(UserName),
+    /// The gate was closed when it was to be made again at another epoch.
+    Closed(Closed),
 }
 
 /// Puts a message into the outbox that can be encrypted only once a Commit before it is settled.
@@ -303,6 +306,12 @@ pub(super) fn start_over(connection: &Connection, group: &GroupKey) -> Result<()
     Ok(())
 }
 
+/// Has a row made again for another purpose than before.
+pub(super) fn remake_as(connection: &Connection, id: i64, intent: &Intent) -> Result<(), Error> {
+    connection.execute("UPDATE outbox SET intent = ?2 WHERE id = ?1", (id, json(intent)?))?;
+    remake_later(connection, id, None)
+}
+
 fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
     connection.execute(
         "UPDATE outbox SET state = ?2, server_epoch = ?3 WHERE id = ?1",
@@ -351,6 +360,9 @@ pub(crate) fn settle(
             Outcome::Done
         }
         Verdict::Refused(problem) => {
+            if adding::without_refused(tx, (&group, id), &intent, &problem, now)? {
+                return Ok(None);
+            }
             refused(tx, &group, &intent, &problem)?;
             Outcome::Refused(problem)
         }

@@ -36,7 +36,7 @@ pub(crate) fn judge_probe(
     };
     let me = &context.identity.me;
     let asked = (&me.user, &me.device_id);
-    let key_package = match check(tx, &bytes.0, key_package_ref, suite, asked, context.now()) {
+    let key_package = match check(tx, &bytes.0, key_package_ref, suite, asked, context.server_now()) {
         Ok(key_package) => key_package,
         Err(flaw) => return flawed(flaw),
     };

@@ -1,5 +1,6 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::{KeyPackagePool, LocalStore, Tx};
@@ -7,12 +8,14 @@ use larder_wire::{DeviceId, UserName};
 use openmls::prelude::Ciphersuite;
 use rusqlite::{Connection, OptionalExtension, named_params};
 
+use crate::clocks::ServerClock;
+use crate::core::clock::stored_offset;
 use crate::core::encryption::not_opened;
 use crate::core::identity::Identity;
 use crate::core::schema::migrate;
 use crate::core::suites::{Suites, set_suites};
 use crate::error::Error;
-use crate::types::{Clock, Invitations, Me, Options};
+use crate::types::{Invitations, Me, Options};
 
 pub(super) const DATABASE_FILE: &str = "larder.db";
 const LOCK_FILE: &str = "larder.lock";
@@ -36,12 +39,13 @@ pub(crate) struct Context {
     pub(super) invitations: Invitations,
     /// Writes a point in time for a person.
     pub(super) dates: fn(UnixSeconds) -> String,
-    clock: Clock,
+    /// This computer's clock and the server's.
+    pub(crate) server_clock: Arc<ServerClock>,
 }
 
 impl Context {
     pub(crate) fn now(&self) -> UnixSeconds {
-        (self.clock)()
+        self.server_clock.here()
     }
 }
 
@@ -65,7 +69,7 @@ impl Core {
             Some(account) if account.registered => account.identity(tx),
             Some(_) | None => Err(Error::NotRegistered),
         })?;
-        Ok(Self::new(options, lock, store, identity))
+        Self::new(options, lock, store, identity)
     }
 
     /// Opens the profile of an account that is to be registered, with keys that are stored from here on. A registration
@@ -92,11 +96,13 @@ impl Core {
             set_suites(tx, &registering.suites, now)?;
             Ok::<_, Error>(identity)
         })?;
-        Ok(Self::new(options, lock, store, identity))
+        Self::new(options, lock, store, identity)
     }
 
-    fn new(options: &Options, lock: File, store: LocalStore, identity: Identity) -> Self {
-        Self {
+    fn new(options: &Options, lock: File, mut store: LocalStore, identity: Identity) -> Result<Self, Error> {
+        let offset = store.transaction(|tx| stored_offset(tx.connection()))?;
+        let server_clock = Arc::new(ServerClock::new(options.clock.clone(), offset));
+        Ok(Self {
             store,
             context: Context {
                 pool: KeyPackagePool::for_identity(
@@ -108,10 +114,10 @@ impl Core {
                 identity,
                 invitations: options.invitations,
                 dates: options.dates,
-                clock: options.clock.clone(),
+                server_clock,
             },
             _lock: lock,
-        }
+        })
     }
 
     pub(super) fn write<T>(

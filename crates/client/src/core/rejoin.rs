@@ -8,6 +8,7 @@ use openmls::prelude::{
 };
 use tls_codec::Deserialize as _;
 
+use crate::core::gate::{self, Rejoining};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{commits, devices, groups, messages, mls, peers, requests, restored_server, verdicts};
@@ -40,6 +41,7 @@ pub(crate) fn stage_rejoin(
     answer: &GroupInfoAnswer,
     devices: &[DeviceInfo],
 ) -> Result<bool, Error> {
+    let may_rejoin = gate::clear_rejoin(tx, group)??;
     let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
     // Ahead of the server, because it was restored: it does not know of who was removed since.
     let epoch = group_info(group, answer)?.epoch().as_u64();
@@ -54,7 +56,7 @@ pub(crate) fn stage_rejoin(
     let connection = tx.connection();
     connection.execute_batch("SAVEPOINT larder_rejoin")?;
     mls::delete(tx, group)?;
-    let (mut state, mut request) = external_commit(tx, context, group, answer, Vec::new())?;
+    let (mut state, mut request) = external_commit(tx, context, &may_rejoin, (group, answer), Vec::new())?;
     if !verdicts::comes_back(&request)? {
         // Who is in the group is known only now.
         let evidence = evidence(tx, context, &state, devices);
@@ -64,7 +66,7 @@ pub(crate) fn stage_rejoin(
             return Ok(false);
         };
         mls::delete(tx, group)?;
-        (state, request) = external_commit(tx, context, group, answer, evidence)?;
+        (state, request) = external_commit(tx, context, &may_rejoin, (group, answer), evidence)?;
     }
     connection.execute_batch("RELEASE larder_rejoin")?;
     for member in state.members() {
@@ -93,11 +95,15 @@ fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<VerifiableGr
 }
 
 /// The external Commit, and the group after it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that comes back, by leave of the gate"
+)]
 fn external_commit(
     tx: &Tx<'_>,
     context: &Context,
-    group: &GroupKey,
-    answer: &GroupInfoAnswer,
+    _: &Rejoining<'_>,
+    (group, answer): (&GroupKey, &GroupInfoAnswer),
     authenticated_data: Vec<u8>,
 ) -> Result<(MlsGroup, CommitRequest), Error> {
     let tree = RatchetTreeIn::tls_deserialize_exact(&answer.ratchet_tree.0)
@@ -145,7 +151,7 @@ pub(crate) fn give_up_rejoining(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Err
     if groups::is_following(tx.connection(), group)? {
         groups::forget(tx, group)
     } else {
-        groups::depart(tx, group)
+        groups::depart_as_told(tx, group)
     }
 }
 

@@ -1,10 +1,14 @@
 use larder_pool::Tx;
+use larder_wire::CommitRequest;
+use openmls::prelude::MlsGroup;
 
+use crate::core::adding::{LeavingOut, stage_adds};
+use crate::core::gate::{self, Closed};
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, invitation, messages, mls, verdicts, verification};
+use crate::core::{commits, devices, groups, messages, mls, naming, verdicts};
 use crate::error::Error;
-use crate::types::{GroupState, SendStatus};
+use crate::types::{GroupKey, GroupState, NotAdded, SendStatus};
 
 /// A Commit that lost this many races is given up.
 const ATTEMPTS_MAX: u32 = 8;
@@ -56,7 +60,7 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
     if attempts >= ATTEMPTS_MAX && !is_message {
         return Ok(Remade::Ended(Outcome::Raced));
     }
-    let mut mls = mls::load(tx, &group)?;
+    let mls = mls::load(tx, &group)?;
     // A Commit reaches the inboxes in the transaction that moves the epoch. The inbox is empty, and yet the server is
     // ahead: what leads there will not come any more.
     if server_epoch.is_some_and(|epoch| epoch > mls.epoch().as_u64()) {
@@ -69,60 +73,140 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
     }
     match &intent {
         Intent::Message { payload, row } => {
-            let Some(mut mls) = messages::ready_to_encrypt(tx, &group)? else {
+            if messages::has_to_wait(tx, &group, &mls)? {
                 return Ok(Remade::Later);
+            }
+            let cleared = match gate::clear(tx, &group)? {
+                Ok(cleared) => cleared,
+                Err(closed) => return not_cleared(tx, *row, closed),
             };
-            // Written for those who were members then. A name is nobody's words, and newcomers need it.
-            if let Some(row) = row
-                && let Some(outcome) = verification::outcome(tx, &mls)?
-            {
-                messages::set_status(connection, *row, SendStatus::Failed)?;
-                return Ok(Remade::Ended(outcome));
-            }
-            let request = messages::encrypt(tx, context, &mut mls, &payload.0)?;
-            outbox::replace(connection, id, &request, &intent)?;
-        }
-        Intent::Invite {
-            reservation_id,
-            packages,
-        } => {
-            let (packages, adds) = invitation::still_to_add(tx, &mls, packages)?;
-            if adds.is_empty() {
-                return Ok(Remade::Ended(Outcome::Moot));
-            }
-            let request = commits::stage(tx, context, &mut mls, adds, &[], reservation_id.clone())?;
-            let intent = Intent::Invite {
-                reservation_id: reservation_id.clone(),
-                packages,
+            let payload = match row {
+                Some(_) => payload.0.clone(),
+                // A name, which may be another one by now.
+                None => match naming::payload(tx, &group)? {
+                    Some(name) => name.encode()?,
+                    None => return Ok(Remade::Ended(Outcome::Moot)),
+                },
             };
+            let request = messages::encrypt(tx, context, cleared, &payload)?;
             outbox::replace(connection, id, &request, &intent)?;
-        }
-        Intent::Remove { user } => {
-            let leaves = commits::leaves_of(&mls, user);
-            if leaves.is_empty() {
-                return Ok(Remade::Ended(Outcome::Moot));
-            }
-            let request = commits::stage(tx, context, &mut mls, Vec::new(), &leaves, None)?;
-            outbox::replace(connection, id, &request, &intent)?;
-        }
-        Intent::RemoveDevices => {
-            let leaves = devices::leaves_of_removed(tx, &mls)?;
-            if leaves.is_empty() {
-                return Ok(Remade::Ended(Outcome::Moot));
-            }
-            let request = commits::stage(tx, context, &mut mls, Vec::new(), &leaves, None)?;
-            outbox::replace(connection, id, &request, &intent)?;
-        }
-        Intent::CommitProposals => {
-            if !commits::Proposed::of(&mls).any {
-                return Ok(Remade::Ended(Outcome::Moot));
-            }
-            let request = commits::stage(tx, context, &mut mls, Vec::new(), &[], None)?;
-            outbox::replace(connection, id, &request, &intent)?;
+            return Ok(Remade::Ready);
         }
         Intent::CreateGroup | Intent::Update | Intent::Leave | Intent::Rejoin => {
             return Ok(Remade::Ended(Outcome::Moot));
         }
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveDevices | Intent::CommitProposals => {}
     }
-    Ok(Remade::Ready)
+    match restage(tx, context, &group, &mls, intent)? {
+        Restaged::Again(request, intent) => {
+            outbox::replace(connection, id, &request, &intent)?;
+            Ok(Remade::Ready)
+        }
+        Restaged::Ended(outcome) => Ok(Remade::Ended(outcome)),
+    }
+}
+
+/// A message of the person has failed, and is offered to be sent again. A name waits for the gate to open: who has come needs
+/// it as soon as it may be told.
+fn not_cleared(tx: &Tx<'_>, row: Option<i64>, closed: Closed) -> Result<Remade, Error> {
+    match (row, &closed) {
+        (Some(row), _) => messages::set_status(tx.connection(), row, SendStatus::Failed)?,
+        (None, Closed::VerificationChanged(_)) => return Ok(Remade::Later),
+        (None, Closed::NotActive(_) | Closed::NotAccepted(_)) => {}
+    }
+    Ok(Remade::Ended(Outcome::Closed(closed)))
+}
+
+enum Restaged {
+    Again(CommitRequest, Intent),
+    Ended(Outcome),
+}
+
+impl From<Closed> for Restaged {
+    fn from(closed: Closed) -> Self {
+        Self::Ended(Outcome::Closed(closed))
+    }
+}
+
+/// Stages a Commit again, if there is still something to do and it may leave.
+fn restage(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    mls: &MlsGroup,
+    intent: Intent,
+) -> Result<Restaged, Error> {
+    let (removal, removes, intent) = match intent {
+        intent @ Intent::Invite { .. } => return restage_invite(tx, context, group, intent),
+        Intent::Remove { user } => {
+            let leaves = commits::leaves_of(mls, &user);
+            (gate::clear_expulsion(tx, group)?, leaves, Intent::Remove { user })
+        }
+        intent @ Intent::RemoveDevices => {
+            let leaves = devices::leaves_of_removed(tx, mls)?;
+            (gate::clear_departures(tx, group)?, leaves, intent)
+        }
+        other => {
+            let removal = match gate::clear_departures(tx, group)? {
+                Ok(removal) => removal,
+                Err(closed) => return Ok(closed.into()),
+            };
+            return Ok(match commits::stage_proposed(tx, context, removal)? {
+                Some(request) => Restaged::Again(request, other),
+                None => Restaged::Ended(Outcome::Moot),
+            });
+        }
+    };
+    if removes.is_empty() {
+        return Ok(Restaged::Ended(Outcome::Moot));
+    }
+    match removal {
+        Ok(removal) => {
+            let request = commits::stage_removal(tx, context, removal, &removes)?;
+            Ok(Restaged::Again(request, intent))
+        }
+        Err(closed) => Ok(closed.into()),
+    }
+}
+
+/// Stages the Commit again that adds those of an invitation who are no members yet.
+fn restage_invite(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    intent: Intent,
+) -> Result<Restaged, Error> {
+    let Intent::Invite {
+        reservation_id,
+        packages,
+        all_or_nobody,
+    } = intent
+    else {
+        return Ok(Restaged::Ended(Outcome::Moot));
+    };
+    let leaving_out = match all_or_nobody {
+        true => LeavingOut::Forbidden,
+        false => LeavingOut::Allowed,
+    };
+    let terms = (reservation_id.as_deref(), leaving_out);
+    let adding = match stage_adds(tx, context, group, &packages, terms)? {
+        Ok(adding) => adding,
+        Err(closed) => return Ok(closed.into()),
+    };
+    for (user, flaw) in &adding.left_out {
+        let why = NotAdded::InvalidKeyPackage(*flaw);
+        messages::note_not_added(tx, group, user, &why, context.now())?;
+    }
+    let Some(request) = adding.request else {
+        return Ok(Restaged::Ended(match adding.left_out.is_empty() {
+            true => Outcome::Moot,
+            false => Outcome::Raced,
+        }));
+    };
+    let intent = Intent::Invite {
+        reservation_id,
+        packages: adding.packages,
+        all_or_nobody,
+    };
+    Ok(Restaged::Again(request, intent))
 }

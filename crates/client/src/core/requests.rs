@@ -8,9 +8,9 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, mls, verification};
+use crate::core::{groups, history, mls, verification};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, Invitations};
+use crate::types::{Declined, GroupKey, GroupState, Invitations};
 use crate::verification::Verification;
 
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither this user itself, nor
@@ -52,11 +52,26 @@ fn is_acquainted(tx: &Tx<'_>, user: &UserName) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Makes a request of a group, or none.
+/// Makes a request of a group, or none. What comes from then on belongs to the request; while one is not answered another
+/// invitation belongs to it, too.
 pub(super) fn set(connection: &Connection, group: &GroupKey, by: Option<&UserName>) -> Result<(), Error> {
+    let Some(by) = by else {
+        connection.execute(
+            "UPDATE groups SET request = NULL, request_after = 0, name_before = NULL, name_id_before = NULL
+             WHERE group_id = ?1",
+            [group.as_bytes()],
+        )?;
+        return Ok(());
+    };
+    connection.execute(
+        "UPDATE groups SET request_after = (SELECT coalesce(max(row), 0) FROM messages),
+             name_before = name, name_id_before = name_id
+         WHERE group_id = ?1 AND request IS NULL",
+        [group.as_bytes()],
+    )?;
     connection.execute(
         "UPDATE groups SET request = ?2 WHERE group_id = ?1",
-        (group.as_bytes(), by.map(UserName::as_str)),
+        (group.as_bytes(), by.as_str()),
     )?;
     Ok(())
 }
@@ -100,9 +115,9 @@ pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     }
 }
 
-/// The person declines: what was received is forgotten, and the group is to be left, which the next round of a sync proposes. One
-/// that this device has lost track of is left here only: nothing can be sent there without joining it again.
-pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+/// The person declines: what came with the invitation is forgotten, and the group is to be left, which the next round of a sync
+/// proposes. One that this device has lost track of is left here only: nothing can be sent there without joining it again.
+pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<Declined, Error> {
     let state = groups::group_state(tx, group)?;
     if find(tx.connection(), group)?.is_none() {
         return Err(Error::NotARequest);
@@ -110,17 +125,21 @@ pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match state {
         GroupState::Active => {
             forget(tx, group)?;
-            groups::set_state(tx.connection(), group, GroupState::Leaving)
+            groups::set_state(tx.connection(), group, GroupState::Leaving)?;
         }
-        GroupState::NeedsRejoin => groups::depart(tx, group),
-        GroupState::Creating | GroupState::Leaving | GroupState::Left => Ok(()),
+        GroupState::NeedsRejoin | GroupState::Left => groups::depart(tx, group)?,
+        GroupState::Creating | GroupState::Leaving => {}
     }
+    Ok(Declined {
+        kept: history::any(tx.connection(), group)?,
+    })
 }
 
-/// The open requests of a user.
+/// The requests of a user that were not answered.
 pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Error> {
     let mut found = Vec::new();
-    for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::NeedsRejoin])? {
+    let unanswered = [GroupState::Active, GroupState::NeedsRejoin, GroupState::Left];
+    for group in groups::in_states(tx.connection(), &unanswered)? {
         if find(tx.connection(), &group)?.as_ref() == Some(user) {
             found.push(group);
         }
@@ -137,18 +156,11 @@ pub(super) fn is_declined(
     Ok(state == GroupState::Leaving && find(connection, group)?.is_some())
 }
 
-/// Forgets what came from a group that is a request: its messages and its name. Not that it was there: the user's other devices
-/// may be in it still, and this one must not follow them.
+/// Forgets what came with the invitation, if the group is a request. Not that it was there: the user's other devices may be in
+/// it still, and this one must not follow them.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    let connection = tx.connection();
-    if find(connection, group)?.is_none() {
-        return Ok(());
+    match history::unanswered(tx.connection(), group)? {
+        Some(unanswered) => history::forget(tx, unanswered),
+        None => Ok(()),
     }
-    tx.note_erasure();
-    connection.execute("DELETE FROM messages WHERE group_id = ?1", [group.as_bytes()])?;
-    connection.execute(
-        "UPDATE groups SET name = NULL, name_id = NULL, read_up_to = 0 WHERE group_id = ?1",
-        [group.as_bytes()],
-    )?;
-    Ok(())
 }

@@ -90,7 +90,9 @@ fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
             GroupState::Creating => {}
             // Not a member yet.
             GroupState::NeedsRejoin if groups::is_following(tx.connection(), &group)? => {}
-            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => groups::depart(tx, &group)?,
+            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => {
+                groups::depart_as_told(tx, &group)?
+            }
             GroupState::Left => {}
         }
     }
@@ -111,6 +113,6 @@ pub(crate) fn finish_restoring(
     context: &Context,
     directory: &[DirectoryRow],
 ) -> Result<(), Error> {
-    context.pool.give_up_spent(tx, directory, context.now())?;
+    context.pool.give_up_spent(tx, directory, context.server_now())?;
     set_standing(tx, Standing::Current)
 }

@@ -8,7 +8,7 @@ use openmls::prelude::MlsGroup;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::schema::corrupt;
-use crate::core::{commits, groups, messages, mls};
+use crate::core::{commits, gate, groups, messages, mls};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -52,7 +52,9 @@ pub(crate) fn follow(
     let earlier: Option<i64> =
         connection.query_row("SELECT server_restored_at FROM profile", [], |row| row.get(0))?;
     let earlier = earlier.map(|at| UnixSeconds(at.cast_unsigned()));
-    context.pool.distrust(tx, directory, earlier, now)?;
+    context
+        .pool
+        .distrust(tx, directory, earlier, context.server_now())?;
     forget_inventory_digest(tx)?;
     messages::note(
         connection,
@@ -71,7 +73,7 @@ pub(crate) fn follow(
         }
         let membership = memberships.iter().find(|known| known.group_id == group);
         let Some(Membership { epoch, .. }) = membership else {
-            groups::depart(tx, &group)?;
+            groups::depart_as_told(tx, &group)?;
             messages::note(
                 connection,
                 Some(&group),
@@ -158,15 +160,18 @@ pub(super) fn remove_again(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> 
         return Ok(false);
     };
     let user: UserName = corrupt(next.parse().ok(), "user name")?;
-    let mut state = mls::load(tx, group)?;
-    let leaves = commits::leaves_of(&state, &user);
+    // Nothing else is said there before, so nothing waits for a gate that is closed.
+    let Ok(removal) = gate::clear_departures(tx, group)? else {
+        return Ok(false);
+    };
+    let leaves = commits::leaves_of(removal.state(), &user);
     if leaves.is_empty() {
         connection.execute(
             "DELETE FROM lost_removals WHERE group_id = ?1 AND user = ?2",
             (group.as_bytes(), user.as_str()),
         )?;
     } else {
-        let request = commits::stage(tx, context, &mut state, Vec::new(), &leaves, None)?;
+        let request = commits::stage_removal(tx, context, removal, &leaves)?;
         commits::push(tx, group, &request, &Intent::Remove { user })?;
     }
     Ok(true)

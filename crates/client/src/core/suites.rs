@@ -88,7 +88,7 @@ impl Context {
 
     /// Whether a pool's last resort is to be replaced.
     pub(crate) fn last_resort_due(&self, tx: &Tx<'_>, pool: &KeyPackagePool) -> Result<bool, Error> {
-        let now = self.now();
+        let now = self.server_now();
         if !pool.last_resort_due(tx, now)? {
             return Ok(false);
         }
@@ -147,7 +147,7 @@ pub(crate) fn suite_pools(tx: &Tx<'_>, context: &Context) -> Result<Vec<SuitePoo
             suite: pool.ciphersuite().into(),
             stocked,
             target: if stocked { pool.policy().target() } else { 0 },
-            health: pool.health(tx, context.now())?,
+            health: pool.health(tx, context.server_now())?,
         })
     };
     let stocked = stocked.iter().map(|pool| in_numbers(pool, true));
@@ -160,7 +160,9 @@ pub(crate) fn suites_are_due(tx: &Tx<'_>, context: &Context) -> Result<bool, Err
     let checked_at: i64 = tx
         .connection()
         .query_row("SELECT suites_checked_at FROM profile", [], |row| row.get(0))?;
-    Ok(context.now().since(UnixSeconds(checked_at.cast_unsigned())) >= SUITES_CHECK_SECONDS)
+    let (now, checked_at) = (context.now(), UnixSeconds(checked_at.cast_unsigned()));
+    // One that is still to come was noted by a clock that was ahead.
+    Ok(now < checked_at || now.since(checked_at) >= SUITES_CHECK_SECONDS)
 }
 
 /// Takes over what the server says of its ciphersuites.

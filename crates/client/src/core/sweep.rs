@@ -4,7 +4,11 @@ use crate::core::profile::Context;
 use crate::error::Error;
 
 /// Sweeps every pool.
+///
+/// # Errors
+/// [`Error::ClocksApart`]: nothing is erased for its age then.
 pub(crate) fn sweep(tx: &Tx<'_>, context: &Context) -> Result<Swept, Error> {
+    context.require_clocks_close()?;
     let mut total = Swept::default();
     for pool in context.pools(tx)?.all().chain([&context.pool]) {
         let Swept {
@@ -13,7 +17,7 @@ pub(crate) fn sweep(tx: &Tx<'_>, context: &Context) -> Result<Swept, Error> {
             withdrawn,
             forgotten,
             released,
-        } = pool.sweep(tx, context.now())?;
+        } = pool.sweep(tx, context.server_now())?;
         total.expired += expired;
         total.retired += retired;
         total.withdrawn += withdrawn;

@@ -3,10 +3,12 @@
 use larder_pool::Tx;
 use rusqlite::Connection;
 
+use crate::core::groups;
+use crate::core::history::{self, Unanswered};
 use crate::core::messages::{SELECT, select};
 use crate::core::schema::corrupt;
-use crate::core::{groups, requests};
 use crate::error::Error;
+use crate::text::folded;
 use crate::types::{GroupKey, Message, MessageKind, SendStatus};
 
 /// Rows that one step of a search looks at: some milliseconds, after which others have their turn.
@@ -25,7 +27,7 @@ pub(super) fn marks(connection: &Connection, group: &GroupKey) -> Result<Marks, 
             "SELECT g.read_up_to,
                  (SELECT max(m.row) FROM messages m WHERE m.group_id = g.group_id),
                  (SELECT count(*) FROM messages m WHERE m.group_id = g.group_id AND m.row > g.read_up_to AND m.mine = 0
-                      AND g.request IS NULL)
+                      AND (g.request IS NULL OR m.row <= g.request_after))
              FROM groups g WHERE g.group_id = ?1",
         )?
         .query_row([group.as_bytes()], |row| {
@@ -38,7 +40,7 @@ pub(super) fn marks(connection: &Connection, group: &GroupKey) -> Result<Marks, 
     })
 }
 
-/// What others sent or did and is not marked as read, oldest first; of a request only that it is there.
+/// What others sent or did and is not marked as read, oldest first; of what came with a request only that it is there.
 pub(crate) fn unread(tx: &Tx<'_>) -> Result<Vec<Message>, Error> {
     select(tx.connection(), &unread_sql(), [])
 }
@@ -48,7 +50,7 @@ fn unread_sql() -> String {
     format!(
         "{SELECT} WHERE m.row IN (
              SELECT m.row FROM groups g CROSS JOIN messages m ON m.group_id = g.group_id AND m.row > g.read_up_to
-             WHERE m.mine = 0 AND (g.request IS NULL OR m.kind = {joined})
+             WHERE m.mine = 0 AND (g.request IS NULL OR m.row <= g.request_after OR m.kind = {joined})
              UNION ALL
              SELECT m.row FROM messages m
              WHERE m.row > (SELECT read_up_to FROM profile) AND m.mine = 0
@@ -58,27 +60,35 @@ fn unread_sql() -> String {
     )
 }
 
-/// Rows up to and including this one are read, of all groups and of none; of requests only that they are there, so that the
-/// rest is unread once they are accepted. Going backwards does nothing.
+/// Rows up to and including this one are read, of all groups and of none; of what came with requests only that they are there,
+/// so that the rest is unread once they are accepted. Going backwards does nothing.
 pub(crate) fn mark_read(tx: &Tx<'_>, up_to: i64) -> Result<(), Error> {
     let connection = tx.connection();
     for (group, _) in groups::all(connection)? {
-        let up_to = match requests::find(connection, &group)? {
+        let up_to = match history::unanswered(connection, &group)? {
             None => up_to,
-            Some(_) => last_joined(connection, &group, up_to)?,
+            Some(unanswered) => last_told(connection, &unanswered, up_to)?,
         };
         mark_group_read(tx, &group, up_to)?;
     }
     mark_notices_read(tx, up_to)
 }
 
-/// The last row up to this one that says that the group was joined.
-fn last_joined(connection: &Connection, group: &GroupKey, up_to: i64) -> Result<i64, Error> {
+/// The last row up to this one that the person is told of: from before the invitation, or that it came.
+fn last_told(connection: &Connection, unanswered: &Unanswered<'_>, up_to: i64) -> Result<i64, Error> {
     let row: Option<i64> = connection
-        .prepare_cached("SELECT max(row) FROM messages WHERE group_id = ?1 AND row <= ?2 AND kind = ?3")?
-        .query_row((group.as_bytes(), up_to, MessageKind::Joined.column()), |row| {
-            row.get(0)
-        })?;
+        .prepare_cached(
+            "SELECT max(row) FROM messages WHERE group_id = ?1 AND row <= ?2 AND (row <= ?3 OR kind = ?4)",
+        )?
+        .query_row(
+            (
+                unanswered.group().as_bytes(),
+                up_to,
+                unanswered.after(),
+                MessageKind::Joined.column(),
+            ),
+            |row| row.get(0),
+        )?;
     Ok(row.unwrap_or(0))
 }
 
@@ -149,14 +159,14 @@ pub(crate) struct Searched {
     pub(crate) before: Option<i64>,
 }
 
-/// Looks for a text in lower case among the next rows before this one, and stops at `limit`. What strangers write who were not
+/// Looks for a [`folded`] text among the next rows before this one, and stops at `limit`. What strangers write who were not
 /// answered is not in the way, unless it is asked for.
 ///
-/// SQLite folds the case of ASCII letters only, and its index for substrings would keep a second copy of every text, so
+/// SQLite folds the case of ASCII letters only and knows no accents, and its index for substrings would keep a second copy of every text, so
 /// the texts are read.
 pub(crate) fn search(
     tx: &Tx<'_>,
-    lowercase: &str,
+    wanted: &str,
     group: Option<&GroupKey>,
     before: i64,
     limit: u32,
@@ -169,7 +179,8 @@ pub(crate) fn search(
         }
         None => {
             "SELECT row, text FROM messages WHERE kind = ?1 AND row < ?2 AND ?4 IS NULL
-                 AND group_id NOT IN (SELECT group_id FROM groups WHERE request IS NOT NULL)
+                 AND NOT EXISTS (SELECT 1 FROM groups g WHERE g.group_id = messages.group_id
+                     AND g.request IS NOT NULL AND messages.row > g.request_after)
                  ORDER BY row DESC LIMIT ?3"
         }
     };
@@ -188,7 +199,7 @@ pub(crate) fn search(
             .get_ref(1)?
             .as_str()
             .map_err(|_| Error::Corrupt("text of a message"))?;
-        if text.to_lowercase().contains(lowercase) {
+        if folded(text).contains(wanted) {
             let message = message(tx, last)?;
             found.push(corrupt(message, "a message that was there is not")?);
             if found.len() >= limit as usize {

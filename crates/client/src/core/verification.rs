@@ -9,11 +9,11 @@ use rusqlite::{Connection, named_params};
 
 use crate::core::devices::{self, groups_with, tell};
 use crate::core::members::fingerprint;
+use crate::core::mls;
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
 use crate::core::safety_number::{Fingerprint, code, number};
 use crate::core::schema::corrupt;
-use crate::core::{mls, outbox};
 use crate::error::Error;
 use crate::types::GroupKey;
 use crate::verification::{SafetyDevice, SafetyNumber, Verification};
@@ -118,11 +118,14 @@ fn anybody(connection: &Connection) -> Result<bool, Error> {
         .query_row([], |row| row.get(0))?)
 }
 
-/// A verified member of the group whose keys have changed: nothing that a person says goes there.
-fn changed_member(tx: &Tx<'_>, group: &MlsGroup) -> Result<Option<UserName>, Error> {
+/// A verified member of the group whose keys have changed.
+pub(super) fn changed_member(tx: &Tx<'_>, group: &MlsGroup) -> Result<Option<UserName>, Error> {
+    if !anybody(tx.connection())? {
+        return Ok(None);
+    }
     for member in group.members() {
         if let Some((user, device)) = mls::who(&member.credential)
-            && of_leaf(tx, &user, &device, &member.signature_key)? == Verification::Changed
+            && has_changed(tx, &user, &device, &member.signature_key)?
         {
             return Ok(Some(user));
         }
@@ -130,20 +133,14 @@ fn changed_member(tx: &Tx<'_>, group: &MlsGroup) -> Result<Option<UserName>, Err
     Ok(None)
 }
 
-/// Fails when a verified member's keys have changed.
-pub(super) fn require_unchanged(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    if !anybody(tx.connection())? {
-        return Ok(());
-    }
-    match changed_member(tx, &mls::load(tx, group)?)? {
-        None => Ok(()),
-        Some(user) => Err(Error::VerificationChanged { user }),
-    }
-}
-
-/// How a message ends that was written before a verified member's keys changed, and would be read with them now.
-pub(super) fn outcome(tx: &Tx<'_>, group: &MlsGroup) -> Result<Option<outbox::Outcome>, Error> {
-    Ok(changed_member(tx, group)?.map(outbox::Outcome::VerificationChanged))
+/// Whether a leaf is of a user who was verified and has other keys now.
+pub(super) fn has_changed(
+    tx: &Tx<'_>,
+    user: &UserName,
+    device: &DeviceId,
+    signature_key: &[u8],
+) -> Result<bool, Error> {
+    Ok(of_leaf(tx, user, device, signature_key)? == Verification::Changed)
 }
 
 /// Remembers that the person has compared these keys of a user, or that a user is not verified any more.

@@ -27,7 +27,7 @@ pub(super) fn join(
     }
     let joined = context
         .pool
-        .join(tx, &row.body.0, tree, &mls::join_config(), context.now())
+        .join(tx, &row.body.0, tree, &mls::join_config(), context.cautious_now())
         .map_err(|error| match error {
             JoinError::Pool(error) => Failed::from(Error::Pool(error)),
             error => Failed::Welcome(error),

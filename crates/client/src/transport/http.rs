@@ -1,14 +1,15 @@
 use std::num::NonZeroU32;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use larder_wire::{Problem, ProblemType, STATE_HEADER, StateClaim};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clocks::ServerClock;
 use crate::error::{Error, Unreachable};
 use crate::transport::session::Token;
 
@@ -132,6 +133,8 @@ impl Request {
 pub(super) struct Http {
     client: Client,
     base: Url,
+    /// Told the time of every answer.
+    clock: Option<Arc<ServerClock>>,
 }
 
 /// A success.
@@ -191,7 +194,14 @@ impl Http {
             .build()
             .map_err(|error| Error::Unreachable(Unreachable::Network(error)))?;
         let stored = base.as_str().trim_end_matches('/').to_owned();
-        Ok((Self { client, base }, stored))
+        let clock = None;
+        Ok((Self { client, base, clock }, stored))
+    }
+
+    /// Tells this clock the time of every answer.
+    pub(super) fn heeded_by(mut self, clock: &Arc<ServerClock>) -> Self {
+        self.clock = Some(Arc::clone(clock));
+        self
     }
 
     /// Sends a request and reads the answer.
@@ -237,9 +247,13 @@ impl Http {
             .map_err(|error| plain(network(error)))?;
         let status = response.status();
         let retry_after = retry_after(&response);
+        let date = date(&response);
         let bytes = read(response, request.answer_bytes_max).await.map_err(plain)?;
         tracing::debug!(method = %request.method, status = status.as_u16(), "answer");
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            if let Some(clock) = &self.clock {
+                clock.heed(date.as_deref());
+            }
             return Ok(Answer { status, bytes });
         }
         let error = refusal(&bytes, status, retry_after);
@@ -285,6 +299,11 @@ fn is_loopback(host: &str) -> bool {
 
 fn network(error: reqwest::Error) -> Error {
     Error::Unreachable(Unreachable::Network(error.without_url()))
+}
+
+fn date(response: &Response) -> Option<String> {
+    let date = response.headers().get(DATE)?.to_str().ok()?;
+    Some(date.to_owned())
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

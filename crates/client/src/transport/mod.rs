@@ -16,11 +16,11 @@ use larder_wire::{
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::clocks::ServerClock;
 use crate::core::{self, Context, Handle};
 use crate::error::Error;
 use crate::transport::http::{Answer, Http, Request};
 use crate::transport::session::{Present, Sessions};
-use crate::types::Clock;
 
 /// How long the transfer of a file may take, at least, and how much longer for each of so many bytes.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +64,12 @@ impl Anonymous {
         Ok((Self { http }, server))
     }
 
+    /// The same; its answers tell this clock the server's time.
+    pub(crate) fn heeded_by(mut self, clock: &Arc<ServerClock>) -> Self {
+        self.http = self.http.heeded_by(clock);
+        self
+    }
+
     pub(crate) async fn info(&self) -> Result<ServerInfo, Error> {
         self.http.call_json(&Request::get(INFO_PATH), None).await
     }
@@ -99,12 +105,12 @@ impl Transport {
         server: &str,
         device_id: DeviceId,
         core: Arc<Handle>,
-        clock: Clock,
+        clock: Arc<ServerClock>,
     ) -> Result<Self, Error> {
         let (http, _) = Http::new(server)?;
         Ok(Self {
-            http,
-            sessions: Sessions::new(device_id, Arc::clone(&core), clock),
+            http: http.heeded_by(&clock),
+            sessions: Sessions::new(device_id, Arc::clone(&core)),
             core,
             changing: Mutex::new(None),
         })

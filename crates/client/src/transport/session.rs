@@ -1,18 +1,21 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use larder_wire::{
     Base64Url, Challenge, ChallengeRequest, DeviceId, Problem, ProblemType, Session, SessionRequest,
 };
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::core::{self, Handle, auth_signature};
 use crate::error::Error;
 use crate::transport::http::{Http, Request};
-use crate::types::Clock;
 
-/// A session is renewed this long before its end, in seconds.
-const RENEWED_BEFORE_SECONDS: u64 = 60;
+/// No session is taken to last longer, in seconds: one year.
+const SESSION_SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
+/// A session is renewed this long before its end.
+const RENEWED_BEFORE: Duration = Duration::from_secs(60);
 
 /// A bearer token. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,8 +44,8 @@ pub(super) struct Present {
 pub(super) struct Sessions {
     device_id: DeviceId,
     core: Arc<Handle>,
-    clock: Clock,
-    present: Mutex<Option<(Token, u64)>>,
+    /// With its end, by the clock that nobody sets.
+    present: Mutex<Option<(Token, Instant)>>,
 }
 
 /// Whether the server says that the session is no longer good.
@@ -51,11 +54,10 @@ pub(super) fn has_ended(problem: &Problem) -> bool {
 }
 
 impl Sessions {
-    pub(super) fn new(device_id: DeviceId, core: Arc<Handle>, clock: Clock) -> Self {
+    pub(super) fn new(device_id: DeviceId, core: Arc<Handle>) -> Self {
         Self {
             device_id,
             core,
-            clock,
             present: Mutex::new(None),
         }
     }
@@ -63,18 +65,18 @@ impl Sessions {
     /// The token of the present session. Opens one if need be; several callers share it.
     pub(super) async fn token(&self, http: &Http) -> Result<Present, Error> {
         let mut present = self.present.lock().await;
-        if let Some((token, expires_at)) = &*present {
-            let now = (self.clock)();
-            if now.plus(RENEWED_BEFORE_SECONDS).0 < *expires_at {
-                return Ok(Present {
-                    token: token.clone(),
-                    is_new: false,
-                });
-            }
+        if let Some((token, end)) = &*present
+            && Instant::now() + RENEWED_BEFORE < *end
+        {
+            return Ok(Present {
+                token: token.clone(),
+                is_new: false,
+            });
         }
+        let asked_at = Instant::now();
         let Session {
             token,
-            expires_at,
+            expires_in_seconds,
             state,
             incarnation,
         } = self.open(http).await?;
@@ -86,8 +88,10 @@ impl Sessions {
         if let Some(mark) = state {
             self.core.write(move |tx, _| core::heed_mark(tx, &mark)).await?;
         }
+        self.core.write(core::heed_clocks).await?;
         let token = Token(token);
-        *present = Some((token.clone(), expires_at));
+        let end = asked_at + Duration::from_secs(expires_in_seconds.min(SESSION_SECONDS_MAX));
+        *present = Some((token.clone(), end));
         Ok(Present { token, is_new: true })
     }
 

@@ -3,14 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
     Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind, MlsConnection,
     Options, PoolPolicy, UnixSeconds, UserName,
 };
-use larder_lifecycle::{DrainLimits, Rate};
+use larder_lifecycle::{ClockReading, DrainLimits, Rate};
 use larder_pool::LocalStore;
 use larder_server::{Admin, Config, Service, backup_sqlite, serve};
 use larder_wire::Registration;
@@ -25,11 +25,29 @@ pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())
 }
 
+/// The time by a clock that is so many seconds ahead, or behind.
+fn shifted(ahead: i64) -> UnixSeconds {
+    UnixSeconds(now().0.saturating_add_signed(ahead))
+}
+
 const DATABASE: &str = "server.db";
 
 /// What takes each migration of a client's profile away again, the newest first.
-const TAKEN_BACK: [(u32, &str); 7] = [
-    (9, "ALTER TABLE groups DROP COLUMN refused_epoch;"),
+const TAKEN_BACK: [(u32, &str); 9] = [
+    (11, "ALTER TABLE groups DROP COLUMN refused_epoch;"),
+    (
+        10,
+        "ALTER TABLE profile DROP COLUMN clock_offset_seconds;
+         ALTER TABLE profile DROP COLUMN clock_told;",
+    ),
+    (
+        9,
+        "DROP TRIGGER history_belongs_to_the_person;
+         DROP TRIGGER a_group_with_a_history_stays;
+         ALTER TABLE groups DROP COLUMN request_after;
+         ALTER TABLE groups DROP COLUMN name_before;
+         ALTER TABLE groups DROP COLUMN name_id_before;",
+    ),
     (
         8,
         "DROP TRIGGER attachments_go_with_their_message;
@@ -108,7 +126,7 @@ pub(crate) struct TestServer {
     directory: TempDir,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     service: Option<Service>,
-    ahead: Arc<AtomicU64>,
+    ahead: Arc<AtomicI64>,
 }
 
 impl TestServer {
@@ -175,7 +193,7 @@ impl TestServer {
         config.drain = generous();
         configure(&mut config);
         let ahead = Arc::clone(&self.ahead);
-        let clock = Arc::new(move || now().plus(ahead.load(Ordering::Relaxed)));
+        let clock = Arc::new(move || ClockReading::steady(shifted(ahead.load(Ordering::Relaxed))));
         let service = Service::open(config, clock).await.unwrap();
         let address = self.url.trim_start_matches("http://");
         let listener = TcpListener::bind(address).await.unwrap();
@@ -199,6 +217,11 @@ impl TestServer {
         invited[0].code.clone()
     }
 
+    /// Where the server's database is.
+    pub(crate) fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join(DATABASE)
+    }
+
     /// A change that only somebody with the server's database can make.
     pub(crate) fn tamper(&self, sql: &str, params: impl rusqlite::Params) {
         let database = rusqlite::Connection::open(self.directory.path().join("server.db")).unwrap();
@@ -208,9 +231,45 @@ impl TestServer {
 
     /// Sweeps as if this many seconds had passed.
     pub(crate) async fn sweep_after(&self, seconds: u64) {
-        self.ahead.store(seconds, Ordering::Relaxed);
+        self.pass(seconds);
+        self.sweep().await;
+        self.set_clock(0).await;
+    }
+
+    /// Sets the server's clock so many seconds ahead, or behind, and accepts it as an operator would.
+    pub(crate) async fn set_clock(&self, ahead: i64) {
+        self.ahead.store(ahead, Ordering::Relaxed);
+        let database = self.directory.path().join(DATABASE);
+        let admin = Admin::open_in_use(&database.into()).await.unwrap();
+        admin.accept_clock(shifted(ahead)).await.unwrap();
+        self.sweep().await;
+        assert_eq!(self.service.as_ref().unwrap().clock_suspension(), None);
+    }
+
+    /// Puts the server's clock forward.
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.ahead
+            .fetch_add(i64::try_from(seconds).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Sweeps by the server's clock.
+    pub(crate) async fn sweep(&self) {
         self.service.as_ref().unwrap().sweep().await.unwrap();
-        self.ahead.store(0, Ordering::Relaxed);
+    }
+
+    /// The directory loses everything that it had of everybody.
+    pub(crate) fn lose_stock(&self) {
+        let database = rusqlite::Connection::open(self.directory.path().join(DATABASE)).unwrap();
+        database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        database
+            .execute_batch(
+                "PRAGMA foreign_keys = OFF;
+                 BEGIN IMMEDIATE;
+                 DELETE FROM last_resort_reservations; DELETE FROM last_resorts; DELETE FROM key_packages;
+                 UPDATE devices SET generation = generation + 1;
+                 COMMIT;",
+            )
+            .unwrap();
     }
 
     /// A registered client with a full pool.
@@ -258,7 +317,7 @@ pub(crate) fn user(name: &str) -> UserName {
 pub(crate) struct Client {
     pub(crate) directory: TempDir,
     options: Options,
-    ahead: Arc<AtomicU64>,
+    ahead: Arc<AtomicI64>,
     connection: Option<MlsConnection>,
 }
 
@@ -316,10 +375,10 @@ impl Client {
 
     fn unconnected(target: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ahead = Arc::new(AtomicU64::new(0));
+        let ahead = Arc::new(AtomicI64::new(0));
         let by = Arc::clone(&ahead);
         let mut options = options(directory.path());
-        options.clock = Arc::new(move || now().plus(by.load(Ordering::Relaxed)));
+        options.clock = Arc::new(move || shifted(by.load(Ordering::Relaxed)));
         options.policy = PoolPolicy::new(target, target.div_ceil(4), 64).unwrap();
         Self {
             directory,
@@ -350,7 +409,23 @@ impl Client {
 
     /// Puts this client's clock forward.
     pub(crate) fn pass(&self, seconds: u64) {
-        self.ahead.fetch_add(seconds, Ordering::Relaxed);
+        self.ahead
+            .fetch_add(i64::try_from(seconds).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Sets this client's clock so many seconds ahead, or behind.
+    pub(crate) fn set_clock(&self, ahead: i64) {
+        self.ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// Registers with a clock that is so many seconds ahead, or behind, and fills the pool.
+    pub(crate) async fn register_with_clock(url: &str, name: &str, ahead: i64) -> Result<Self, Error> {
+        let mut new = Self::unconnected(PoolPolicy::default().target());
+        new.set_clock(ahead);
+        let connection = MlsConnection::register(new.options.clone(), url, user(name)).await?;
+        connection.refresh_key_packages().await?;
+        new.connection = Some(connection);
+        Ok(new)
     }
 
     /// Drops everything that is in memory and opens the profile again.

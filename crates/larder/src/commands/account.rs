@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use larder_client::{Error, InviteCode, MlsConnection, ProblemType, UserName};
 
+use super::pool::clock_record;
 use super::{Context, answer, guide};
 use crate::cli::{DEFAULT_SERVER, InviteText};
 use crate::failure::{Exit, Failure};
@@ -54,14 +55,16 @@ pub(super) async fn register(
     // Without KeyPackages nobody can invite this device.
     let refreshed = client.refresh_key_packages().await?;
     let me = client.me();
-    context.output.print(&[Record::Registered {
+    let mut records = vec![Record::Registered {
         user: me.user.to_string(),
         device_id: me.device_id.to_string(),
         server: me.server.clone(),
         profile: context.global.profile.to_string(),
         pool_available: refreshed.health.available,
         encrypted,
-    }])?;
+    }];
+    records.extend(clock_record(&client));
+    context.output.print(&records)?;
     guide::next(
         context,
         &[

@@ -1,4 +1,4 @@
-//! `admin check`, `admin backup`, `admin invite`, `admin invitations` and `admin restored`.
+//! `admin check`, `admin backup`, `admin invite`, `admin invitations`, `admin restored` and `admin accept-clock`.
 
 use std::fs::File;
 use std::path::Path;
@@ -22,6 +22,7 @@ pub(super) async fn run(context: &Context<'_>, command: AdminCommand) -> Result<
         AdminCommand::Invitations { store, revoke } if revoke.is_empty() => invitations(context, store).await,
         AdminCommand::Invitations { store, revoke } => withdraw(context, store, &revoke).await,
         AdminCommand::Restored { store } => restored(context, store).await,
+        AdminCommand::AcceptClock { store } => accept_clock(context, store).await,
     }
 }
 
@@ -140,6 +141,17 @@ async fn restored(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode
         incarnation: restored.incarnation,
         devices: restored.devices,
         revoked: restored.revoked,
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn accept_clock(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+    let admin = open_in_use(context, store).await?;
+    let now = clock::system()();
+    let last_sweep = admin.accept_clock(now).await?;
+    context.output.print(&[Record::ClockAccepted {
+        time: now.0,
+        last_sweep: last_sweep.map(|time| time.0),
     }])?;
     Ok(ExitCode::SUCCESS)
 }

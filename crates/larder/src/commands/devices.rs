@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use larder_client::{Device, Error, MlsConnection, UserName};
 
+use super::pool::clock_record;
 use super::{Context, confirmed, guide};
 use crate::cli::DEFAULT_SERVER;
 use crate::failure::{Exit, Failure};
@@ -57,7 +58,7 @@ pub(super) async fn link(
     client.sync().await?;
     let refreshed = client.refresh_key_packages().await?;
     let me = client.me();
-    context.output.print(&[Record::Linked {
+    let mut records = vec![Record::Linked {
         user: me.user.to_string(),
         device_id: me.device_id.to_string(),
         server: me.server.clone(),
@@ -65,7 +66,9 @@ pub(super) async fn link(
         groups: client.groups().await?.len(),
         pool_available: refreshed.health.available,
         encrypted,
-    }])?;
+    }];
+    records.extend(clock_record(&client));
+    context.output.print(&records)?;
     guide::next(
         context,
         &[

@@ -21,7 +21,7 @@ mod serve;
 mod verification;
 
 pub(crate) use receive::Reading;
-pub(crate) use send::sent_record;
+pub(crate) use send::{pending_row, sent_record};
 
 use std::io::{self, Write};
 use std::path::PathBuf;

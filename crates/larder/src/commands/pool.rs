@@ -3,16 +3,17 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Level, NextAction, NotAdded, Probe, Quarantined, SuitePool};
+use larder_client::{Level, MlsConnection, NextAction, NotAdded, Probe, Quarantined, SuitePool};
 use larder_wire::{KeyPackageRef, suite_name};
 
 use super::Context;
-use crate::failure::Exit;
+use crate::failure::{Exit, clock_sentence};
 use crate::record::{Pool, Record};
 
 pub(super) async fn status(context: &Context<'_>) -> Result<ExitCode> {
     let client = context.open().await?;
     let mut records = pool_records(&client.pools().await?);
+    records.extend(clock_record(&client));
     records.extend(
         client
             .quarantined_welcomes()
@@ -27,13 +28,15 @@ pub(super) async fn status(context: &Context<'_>) -> Result<ExitCode> {
 pub(super) async fn refresh(context: &Context<'_>) -> Result<ExitCode> {
     let client = context.open().await?;
     let refreshed = client.refresh_key_packages().await?;
-    context.output.print(&[Record::Refreshed {
+    let mut records = vec![Record::Refreshed {
         minted: refreshed.minted,
         uploaded: refreshed.uploaded,
         revoked: refreshed.revoked,
         last_resort_replaced: refreshed.last_resort_replaced,
         pools: pools_of(&refreshed.pools),
-    }])?;
+    }];
+    records.extend(clock_record(&client));
+    context.output.print(&records)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -58,6 +61,7 @@ pub(super) async fn probe(context: &Context<'_>) -> Result<ExitCode> {
             key_package: None,
         });
     }
+    records.extend(clock_record(&client));
     context.output.print(&records)?;
     Ok(match addable {
         true => ExitCode::SUCCESS,
@@ -107,6 +111,18 @@ fn probe_record(probe: Probe, suite: Option<String>) -> Record {
     }
 }
 
+/// A line when this computer's clock is off by so much that a person should hear of it.
+pub(crate) fn clock_record(client: &MlsConnection) -> Option<Record> {
+    let clocks = client.clocks();
+    let fast = i128::from(clocks.here.0) - i128::from(clocks.there.0);
+    clocks.are_worth_a_word().then(|| Record::ClockOff {
+        seconds_fast: i64::try_from(fast).unwrap_or(if fast > 0 { i64::MAX } else { i64::MIN }),
+        here: clocks.here.0,
+        there: clocks.there.0,
+        explanation: clock_sentence(&clocks),
+    })
+}
+
 /// A line for each pool; the ciphersuite is named if there are several.
 pub(crate) fn pool_records(pools: &[SuitePool]) -> Vec<Record> {
     pools_of(pools).into_iter().map(Record::Pool).collect()
@@ -143,6 +159,8 @@ fn pool_record(pool: &SuitePool, several: bool) -> Pool {
         reserved: health.reserved,
         spent: health.spent,
         lapsed: health.lapsed,
+        lost: health.lost,
+        not_yet_valid: health.not_yet_valid,
         expired: health.expired,
         expiring_soon: health.expiring_soon,
         unconfirmed: health.unconfirmed,

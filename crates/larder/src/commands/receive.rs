@@ -110,17 +110,22 @@ impl Reading {
         output: &Output,
         mut messages: Vec<Message>,
     ) -> Result<usize> {
-        let groups = client.groups().await?;
+        let (groups, unanswered) = (client.groups().await?, client.unanswered().await?);
+        let came_with_request = |message: &Message| {
+            let before = message.group.as_ref().and_then(|group| unanswered.get(group));
+            before.is_some_and(|before| message.row > *before)
+        };
         let request = |message: &Message| -> Option<&UserName> {
             let is_its = |group: &&GroupSummary| Some(&group.id) == message.group.as_ref();
-            groups.iter().find(is_its)?.request.as_ref()
+            let group = groups.iter().find(is_its)?;
+            group.request.as_ref().filter(|_| came_with_request(message))
         };
-        // Of a group that a stranger invites to, no more than that is shown.
+        // Of what came with a stranger's invitation, no more than that it came is shown.
         messages.retain(|message| {
             self.group
                 .as_ref()
                 .is_none_or(|group| message.group.as_ref() == Some(group))
-                && (message.kind == MessageKind::Joined || request(message).is_none())
+                && (message.kind == MessageKind::Joined || !came_with_request(message))
         });
         if let Some(left) = &mut self.left {
             messages.truncate(usize::try_from(*left).unwrap_or(usize::MAX));

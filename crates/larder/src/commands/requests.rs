@@ -24,10 +24,11 @@ pub(super) async fn accept(context: &Context<'_>, group: &str) -> Result<ExitCod
 pub(super) async fn decline(context: &Context<'_>, group: &str) -> Result<ExitCode> {
     let (client, key) = context.open_request(group).await?;
     let group_name = group_name(&client, &key).await?;
-    client.decline(&key).await?;
+    let declined = client.decline(&key).await?;
     context.output.print(&[Record::Declined {
         group: key.to_string(),
         group_name,
+        kept: declined.kept,
     }])?;
     Ok(ExitCode::SUCCESS)
 }

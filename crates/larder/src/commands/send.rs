@@ -1,13 +1,12 @@
 //! `send` and `retry`.
 
-use std::io::{self, BufRead, Read};
+use std::io;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, MlsConnection, SendStatus, SentMessage, TEXT_BYTES_MAX};
-use tokio::sync::{Notify, mpsc};
+use larder_client::{Error, GroupKey, MlsConnection, SendStatus, SentMessage};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Context, group_name, resolve};
@@ -15,11 +14,10 @@ use crate::cli::Send;
 use crate::failure::{Exit, Failure};
 use crate::files::Outgoing;
 use crate::follow::Follower;
+use crate::input::{For, Line, Lines, lines, whole};
 use crate::output::Output;
 use crate::record::Record;
 
-/// Lines that were read and are not sent yet. More wait where they come from.
-const LINES_WAITING_MAX: usize = 16;
 /// A wait without an end that somebody set. Longer than any machine runs, and a time that can be counted with.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -76,7 +74,7 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
             sender.send(&whole(io::stdin().lock())?).await?,
             options.offline,
         )),
-        (true, false) => sender.send_lines(lines(io::stdin())).await,
+        (true, false) => sender.send_lines(lines(For::Messages)).await,
     }
 }
 
@@ -119,7 +117,7 @@ impl Sender<'_> {
 
     /// Syncs until a message that is pending is not any more, or the time is over.
     async fn wait(&self, id: &str, until: Instant) -> Result<SendStatus> {
-        let Some(row) = self.pending_row(id).await? else {
+        let Some(row) = pending_row(self.client, id).await? else {
             return Ok(SendStatus::Sent);
         };
         let (mut follower, nudge) = (Follower::new(self.client.clone()), Notify::new());
@@ -140,21 +138,12 @@ impl Sender<'_> {
         }
     }
 
-    async fn pending_row(&self, id: &str) -> Result<Option<i64>> {
-        for row in self.client.pending().await?.into_iter().rev() {
-            let message = self.client.message(row).await?;
-            if message.is_some_and(|message| message.id == id) {
-                return Ok(Some(row));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Sends lines until there are no more. One that cannot be sent does not keep the others back.
-    async fn send_lines(&self, mut lines: mpsc::Receiver<Line>) -> Result<ExitCode> {
+    /// Sends lines that are not empty until there are no more. One that cannot be sent does not keep the others back.
+    async fn send_lines(&self, mut lines: Lines) -> Result<ExitCode> {
         let (mut failed, mut pending) = (None, false);
         while let Some(Line { number, text }) = lines.recv().await {
             let sent = match text {
+                Ok(text) if text.is_empty() => continue,
                 Ok(text) => self.send(&text).await,
                 Err(flaw) => Err(flaw.into()),
             };
@@ -162,14 +151,13 @@ impl Sender<'_> {
                 Ok(SendStatus::Sent) => {}
                 Ok(SendStatus::Pending) => pending = true,
                 Ok(SendStatus::Failed) => failed = Some(Exit::Refused),
-                Err(error) if error.is::<io::Error>() => return Err(error),
+                Err(error) if error.is::<io::Error>() => return untold(error, lines).await,
                 Err(error) => {
-                    let failure = Failure::of(&error).into_owned();
+                    let failure = Failure::of(&error);
                     failed = Some(failure.exit);
-                    self.output.failure(&Failure {
-                        message: format!("line {number}: {}", failure.message),
-                        ..failure
-                    })?;
+                    if let Err(error) = self.output.failure_of_line(number, &failure) {
+                        return untold(error.into(), lines).await;
+                    }
                 }
             }
         }
@@ -181,76 +169,26 @@ impl Sender<'_> {
     }
 }
 
-/// A line of the standard input, the first of them 1.
-struct Line {
-    number: u64,
-    text: Result<String, Failure>,
-}
-
-/// Lines that are not empty, read by a thread of its own.
-fn lines(input: io::Stdin) -> mpsc::Receiver<Line> {
-    let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
-    thread::spawn(move || {
-        let mut input = input.lock();
-        for number in 1.. {
-            let text = match line(&mut input) {
-                Ok(Some(Ok(text))) if text.is_empty() => continue,
-                Ok(Some(text)) => text,
-                Ok(None) => return,
-                Err(error) => Err(unreadable(&error)),
-            };
-            let was_read = text.as_ref().err().is_none_or(|flaw| flaw.code != UNREADABLE);
-            if sender.blocking_send(Line { number, text }).is_err() || !was_read {
-                return;
-            }
+/// What it means that nobody takes what a line came to: nothing, if it was the last one.
+async fn untold(error: anyhow::Error, mut lines: Lines) -> Result<ExitCode> {
+    match lines.recv().await {
+        Some(Line { number, .. }) => {
+            let message = format!("line {number} and what follows were not sent: nobody reads the output");
+            Err(Failure::new(Exit::Failed, "output-closed", message).into())
         }
-    });
-    lines
-}
-
-/// The next line without its end, of which no more is kept than a message may have.
-fn line(input: &mut impl BufRead) -> io::Result<Option<Result<String, Failure>>> {
-    let mut bytes = Vec::new();
-    // The line's end is two bytes at most.
-    let limit = TEXT_BYTES_MAX as u64 + 2;
-    if input.by_ref().take(limit).read_until(b'\n', &mut bytes)? == 0 {
-        return Ok(None);
+        None => Err(error),
     }
-    let ended = bytes.ends_with(b"\n");
-    if !ended && bytes.len() as u64 == limit {
-        input.skip_until(b'\n')?;
-    }
-    Ok(Some(text(bytes)))
 }
 
-/// All of the standard input, without the end of its last line.
-fn whole(input: impl Read) -> Result<String> {
-    let mut bytes = Vec::new();
-    let read = input.take(TEXT_BYTES_MAX as u64 + 3).read_to_end(&mut bytes);
-    read.map_err(|error| unreadable(&error))?;
-    Ok(text(bytes)?)
-}
-
-/// What was read, as the text of a message.
-fn text(mut bytes: Vec<u8>) -> Result<String, Failure> {
-    if bytes.ends_with(b"\n") {
-        bytes.pop();
-        if bytes.ends_with(b"\r") {
-            bytes.pop();
+/// The row of an own message that waits to be sent.
+pub(crate) async fn pending_row(client: &MlsConnection, id: &str) -> Result<Option<i64>> {
+    for row in client.pending().await?.into_iter().rev() {
+        let message = client.message(row).await?;
+        if message.is_some_and(|message| message.id == id) {
+            return Ok(Some(row));
         }
     }
-    if bytes.len() > TEXT_BYTES_MAX {
-        let message = format!("a message has {TEXT_BYTES_MAX} bytes at most");
-        return Err(Failure::new(Exit::Usage, "text-too-long", message));
-    }
-    String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Usage, "not-text", "not UTF-8"))
-}
-
-const UNREADABLE: &str = "stdin-unreadable";
-
-fn unreadable(error: &io::Error) -> Failure {
-    let message = format!("the standard input cannot be read: {error}");
-    Failure::new(Exit::Failed, UNREADABLE, message)
+    Ok(None)
 }
 
 pub(super) async fn retry(context: &Context<'_>, group: &str) -> Result<ExitCode> {
@@ -294,50 +232,4 @@ pub(crate) async fn sent_record(
         status: sent.status.as_str(),
         offline: false,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_end_where_they_end_and_one_that_is_too_long_is_not_part_of_the_next() {
-        let long = "x".repeat(TEXT_BYTES_MAX);
-        let input = format!("one\n\n{long}\n{long}y\n{long}{long}{long}\r\ntwo\r\nthree");
-        let mut input = input.as_bytes();
-        let mut read = Vec::new();
-        while let Some(text) = line(&mut input).unwrap() {
-            read.push(text.map_err(|flaw| flaw.code.into_owned()));
-        }
-        let too_long = Err("text-too-long".to_owned());
-        assert_eq!(
-            read,
-            [
-                Ok("one".to_owned()),
-                Ok(String::new()),
-                Ok(long),
-                too_long.clone(),
-                too_long,
-                Ok("two".to_owned()),
-                Ok("three".to_owned())
-            ]
-        );
-        assert_eq!(
-            line(&mut &b"\xff\n"[..]).unwrap().unwrap().unwrap_err().code,
-            "not-text"
-        );
-    }
-
-    #[test]
-    fn the_whole_input_is_one_text_with_its_line_feeds() {
-        assert_eq!(whole(&b"a\n\nb\n"[..]).unwrap(), "a\n\nb");
-        assert_eq!(whole(&b"a\n\n"[..]).unwrap(), "a\n");
-        assert_eq!(
-            whole("x".repeat(TEXT_BYTES_MAX).as_bytes()).unwrap().len(),
-            TEXT_BYTES_MAX
-        );
-        for bytes in ["x".repeat(TEXT_BYTES_MAX + 1).into_bytes(), vec![0xff]] {
-            assert!(whole(bytes.as_slice()).is_err());
-        }
-    }
 }

@@ -55,7 +55,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     descriptors::allow_for(config.limits.connections_max);
     config.store = store.clone();
     let server_name = config.server_name.clone();
-    let service = Service::open(config, clock::system())
+    let service = Service::open(config, clock::of_the_machine())
         .await
         .with_context(|| format!("the database {store} cannot be opened"))?;
     let (stop_metrics, metrics) = serve_metrics(options.metrics).await?;

@@ -55,7 +55,14 @@ pub(crate) fn path(global: &Global) -> Result<PathBuf> {
 /// # Errors
 /// [`clap::Error`] for a command line that cannot be, and a request for help; [`Failure`] for a configuration.
 pub(crate) fn understand(arguments: &[std::ffi::OsString]) -> Result<(Cli, Configuration)> {
-    let typed = Cli::command().try_get_matches_from(arguments)?;
+    understand_as(Cli::command, arguments)
+}
+
+fn understand_as(
+    command: impl Fn() -> Command,
+    arguments: &[std::ffi::OsString],
+) -> Result<(Cli, Configuration)> {
+    let typed = command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&typed)?;
     // What is wrong with the file must not be in the way of who looks for it.
     if !cli.command.is_configured() {
@@ -65,7 +72,7 @@ pub(crate) fn understand(arguments: &[std::ffi::OsString]) -> Result<(Cli, Confi
     if configuration.arguments.is_empty() {
         return Ok((cli, configuration));
     }
-    let command = configuration.apply(Cli::command(), &typed);
+    let command = configuration.apply(command(), &typed);
     let cli = Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
     Ok((cli, configuration))
 }
@@ -126,12 +133,21 @@ mod tests {
 
     use super::*;
 
+    /// The command as it is where nothing is in the environment.
+    fn alone(command: Command) -> Command {
+        use clap::builder::Resettable;
+
+        command
+            .mut_args(|argument| argument.env(Resettable::<clap::builder::OsStr>::Reset))
+            .mut_subcommands(alone)
+    }
+
     fn with(text: &str, arguments: &[&str]) -> Result<(Cli, Configuration)> {
         let home = TempDir::new().unwrap();
         std::fs::write(home.path().join(FILE), text).unwrap();
         let mut line: Vec<OsString> = vec!["larder".into(), "--home".into(), home.path().into()];
         line.extend(arguments.iter().map(OsString::from));
-        understand(&line).map(|(mut cli, configuration)| {
+        understand_as(|| alone(Cli::command()), &line).map(|(mut cli, configuration)| {
             cli.global.home = None;
             (cli, configuration)
         })

@@ -221,8 +221,13 @@ impl Record {
                 )
             }
             Self::Accepted { group_name, .. } => format!("you are in #{}", label(group_name)),
-            Self::Declined { group_name, .. } => {
-                format!("the invitation to #{} is declined", label(group_name))
+            Self::Declined { group_name, kept, .. } => {
+                let kept = if *kept {
+                    "; what you had of it before is kept"
+                } else {
+                    ""
+                };
+                format!("the invitation to #{} is declined{kept}", label(group_name))
             }
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
@@ -274,6 +279,7 @@ impl Record {
                 }
             }
             Self::Pool(pool) => pool.line(),
+            Self::ClockOff { explanation, .. } => explanation.clone(),
             Self::Refreshed {
                 minted,
                 uploaded,
@@ -388,6 +394,15 @@ impl Record {
             Self::InviteCodeWithdrawn { id } => format!("invitation {id} was withdrawn"),
             Self::Restored { devices, revoked, .. } => {
                 format!("withdrew {revoked} KeyPackages of {devices} devices; the store can be served")
+            }
+            Self::ClockAccepted { time, last_sweep } => {
+                let before = last_sweep.map_or_else(String::new, |time| {
+                    format!(" (the store was last swept at {})", date(UnixSeconds(time)))
+                });
+                format!(
+                    "the time is {}{before}; servers whose clocks agree delete and expire by it again within a minute",
+                    date(UnixSeconds(*time))
+                )
             }
             Self::Frames {
                 at,

@@ -24,6 +24,10 @@ pub(crate) struct Pool {
     pub(crate) reserved: u32,
     pub(crate) spent: u32,
     pub(crate) lapsed: u32,
+    /// The directory held these once and does not name them any more.
+    pub(crate) lost: u32,
+    /// The directory holds these, and they are valid only later.
+    pub(crate) not_yet_valid: u32,
     pub(crate) expired: u32,
     pub(crate) expiring_soon: u32,
     pub(crate) unconfirmed: u32,
@@ -32,7 +36,7 @@ pub(crate) struct Pool {
     pub(crate) last_resort: &'static str,
     pub(crate) last_resort_created_at: Option<u64>,
     pub(crate) quarantined: u32,
-    /// `none`, `refresh`, or `wait` when the hard cap leaves no room.
+    /// `none`, `refresh`, or `wait` when the hard cap leaves no room, or the server keeps losing them.
     #[serde(serialize_with = "next_action")]
     #[schemars(with = "&'static str")]
     pub(crate) next_action: NextAction,
@@ -56,6 +60,8 @@ impl Pool {
             (self.reserved, "reserved"),
             (self.spent, "spent"),
             (self.lapsed, "lapsed"),
+            (self.lost, "lost by the server"),
+            (self.not_yet_valid, "not valid yet"),
             (self.expired, "expired"),
             (self.expiring_soon, "expiring soon"),
             (self.unconfirmed, "not uploaded yet"),
@@ -79,6 +85,7 @@ impl Pool {
         line.push_str(match self.next_action {
             NextAction::None => "",
             NextAction::Refresh => "; next: larder pool refresh",
+            NextAction::Wait if self.lost > 0 => "; next: wait, what the server loses is replaced once a day",
             NextAction::Wait => "; next: wait, what was handed out has to end first",
         });
         line

@@ -1,11 +1,12 @@
 //! Where text is typed: an editor of several lines with the keys of readline, and what was entered before.
 
+use larder_client::TEXT_BYTES_MAX;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui_textarea::{CursorMove, TextArea, WrapMode};
 
 /// Texts that can be called back.
 const ENTERED_MAX: usize = 100;
-/// Bytes of a paste that are taken. A message has at most 32 KiB; the rest would only make the terminal slow.
+/// Bytes of a paste that can be taken. A message has at most 32 KiB; more would only make the terminal slow.
 const PASTE_BYTES_MAX: usize = 64 * 1024;
 
 /// The editor. Each group has a draft of its own; what was entered is common.
@@ -65,7 +66,7 @@ impl Composer {
     /// Puts a text in the place of what is there, and returns that.
     pub(super) fn replace(&mut self, text: &str) -> String {
         let old = self.text();
-        self.area = editor(&clean(text));
+        self.area = editor(&clean(text).0);
         self.shown = self.entered.len();
         old
     }
@@ -101,13 +102,26 @@ impl Composer {
         self.shown = to;
     }
 
-    /// Inserts text from the clipboard, as text.
-    pub(super) fn paste(&mut self, text: &str) {
-        let mut end = text.len().min(PASTE_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
+    /// Inserts text from the clipboard, as text: all of it, or nothing of what is too long for a message.
+    ///
+    /// # Errors
+    /// A sentence about what was not taken.
+    pub(super) fn paste(&mut self, text: &str) -> Result<(), String> {
+        if text.len() > PASTE_BYTES_MAX {
+            return Err(format!(
+                "nothing was pasted: it has {} bytes, a message {TEXT_BYTES_MAX} at most",
+                text.len()
+            ));
         }
-        self.area.insert_str(clean(&text[..end]));
+        let (text, left_out) = clean(text);
+        self.area.insert_str(text);
+        match left_out {
+            0 => Ok(()),
+            1 => Err("one control character of what was pasted was left out".to_owned()),
+            many => Err(format!(
+                "{many} control characters of what was pasted were left out"
+            )),
+        }
     }
 
     pub(super) fn new_line(&mut self) {
@@ -169,14 +183,15 @@ fn word_forward(area: &mut TextArea<'_>) {
     area.move_cursor(CursorMove::Forward);
 }
 
-/// Text that was pasted, or written elsewhere, without what is not text.
-fn clean(text: &str) -> String {
-    text.replace("\r\n", "\n")
+/// Text that was pasted, or written elsewhere, without what is not text, and how many characters that were.
+fn clean(text: &str) -> (String, usize) {
+    let text = text
+        .replace("\r\n", "\n")
         .replace('\r', "\n")
-        .replace('\t', "    ")
-        .chars()
-        .filter(|c| *c == '\n' || !c.is_control())
-        .collect()
+        .replace('\t', "    ");
+    let is_text = |c: &char| *c == '\n' || !c.is_control();
+    let left_out = text.chars().filter(|c| !is_text(c)).count();
+    (text.chars().filter(is_text).collect(), left_out)
 }
 
 #[cfg(test)]
@@ -244,11 +259,23 @@ mod tests {
     #[test]
     fn a_paste_is_text_of_several_lines_and_no_key() {
         let mut composer = Composer::default();
-        composer.paste("one\r\ntwo\rthree\u{1b}[A\u{7}\tend");
+        let told = composer.paste("one\r\ntwo\rthree\u{1b}[A\u{7}\tend").unwrap_err();
         assert_eq!(composer.text(), "one\ntwo\nthree[A    end");
+        assert_eq!(told, "2 control characters of what was pasted were left out");
         composer.replace("");
-        composer.paste(&"ü".repeat(PASTE_BYTES_MAX));
+        assert!(composer.paste(&"x".repeat(PASTE_BYTES_MAX)).is_ok());
         assert_eq!(composer.text().len(), PASTE_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_paste_that_is_too_long_is_refused_whole_and_told() {
+        let mut composer = composer("as it was");
+        let told = composer.paste(&"ü".repeat(PASTE_BYTES_MAX)).unwrap_err();
+        assert_eq!(
+            told,
+            "nothing was pasted: it has 131072 bytes, a message 32768 at most"
+        );
+        assert_eq!(composer.text(), "as it was");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use larder_client::TEXT_BYTES_MAX;
 
 /// What an editor may leave, in bytes. A message has at most 32 KiB.
 const EDITED_BYTES_MAX: u64 = 64 * 1024;
@@ -47,12 +48,14 @@ fn edit_with(editor: &str, text: &str) -> Result<String> {
     // Editors write a new file in the place of the old one.
     let mut edited = std::fs::File::open(file.path())?;
     edited.seek(SeekFrom::Start(0))?;
-    let mut text = String::new();
-    edited
-        .take(EDITED_BYTES_MAX)
-        .read_to_string(&mut text)
-        .context("what was written is not text")?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    edited.take(EDITED_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > EDITED_BYTES_MAX {
+        bail!(
+            "what was written is too long: a message has {TEXT_BYTES_MAX} bytes at most; nothing was changed"
+        );
+    }
+    String::from_utf8(bytes).context("what was written is not text; nothing was changed")
 }
 
 #[cfg(test)]
@@ -77,5 +80,7 @@ mod tests {
                 .contains("nothing was changed")
         );
         assert!(edit_with("printf '\\377' >", "text").is_err());
+        let long = edit_with("head -c 70000 /dev/zero >", "text").unwrap_err();
+        assert!(long.to_string().contains("too long"), "{long}");
     }
 }

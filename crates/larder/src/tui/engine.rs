@@ -10,6 +10,7 @@ use larder_client::{
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
+use super::queues::Queues;
 use crate::clock;
 use crate::commands::{code_on_light, pool_records, quarantined_record};
 use crate::failure::Failure;
@@ -53,31 +54,6 @@ impl News {
     }
 }
 
-/// Where effects go. Both do one after the other: what is quick does not wait for what waits for the server.
-pub(super) struct Queues {
-    quick: mpsc::UnboundedSender<Effect>,
-    slow: mpsc::UnboundedSender<Effect>,
-}
-
-impl Queues {
-    pub(super) fn push(&self, effect: Effect) {
-        let queue = match effect {
-            Effect::Do { .. } | Effect::Save { .. } => &self.slow,
-            Effect::Load { .. }
-            | Effect::Post { .. }
-            | Effect::MarkRead { .. }
-            | Effect::Members(_)
-            | Effect::Copy(_)
-            | Effect::Edit(_)
-            | Effect::Alert { .. }
-            | Effect::Redraw
-            | Effect::Quit => &self.quick,
-        };
-        // The engine is gone when the interface is.
-        let _ = queue.send(effect);
-    }
-}
-
 impl Engine {
     /// Starts; what happens is told through `updates`.
     pub(super) async fn start(
@@ -93,11 +69,9 @@ impl Engine {
         engine.begin().await?;
         let (quick, quickly) = mpsc::unbounded_channel();
         let (slow, slowly) = mpsc::unbounded_channel();
-        for queue in [quickly, slowly] {
-            tokio::spawn(Arc::clone(&engine).work(queue));
-        }
+        let workers = [quickly, slowly].map(|queue| tokio::spawn(Arc::clone(&engine).work(queue)));
         tokio::spawn(engine.follow());
-        Ok(Queues { quick, slow })
+        Ok(Queues::new(quick, slow, workers))
     }
 
     fn tell(&self, update: Update) {
@@ -344,10 +318,10 @@ impl Engine {
                 self.nudge.notify_one();
                 "accepted: what you write is sent".to_owned()
             }
-            Slash::Decline => {
-                client.decline(open()?).await?;
-                "declined".to_owned()
-            }
+            Slash::Decline => match client.decline(open()?).await?.kept {
+                true => "declined; what you had of the group before is kept".to_owned(),
+                false => "declined".to_owned(),
+            },
             Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
             Slash::Verify(user, Some(verified)) => {
                 client.set_verified(&user, verified).await?;

@@ -3,7 +3,7 @@
 //! * `app` is everything that is on the screen, as values; `timeline` and `composer` are its larger parts, `keys` what can
 //!   be pressed.
 //! * `view` draws it, in the colours of `theme`, on the `screen`.
-//! * `engine` does what has to be done, and tells what happens: it alone knows the client.
+//! * `engine` does what has to be done, in the order of its `queues`, and tells what happens: it alone knows the client.
 
 mod app;
 mod bench;
@@ -16,6 +16,7 @@ mod notify;
 #[cfg(not(feature = "notifications"))]
 #[path = "without_notify.rs"]
 mod notify;
+mod queues;
 mod screen;
 mod theme;
 mod timeline;
@@ -25,6 +26,8 @@ pub(crate) use bench::frames;
 pub(crate) use keys::{Keys, actions};
 pub(crate) use screen::is_usable;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use crossterm::event::EventStream;
 use futures_util::StreamExt;
@@ -32,15 +35,21 @@ use larder_client::{GroupKey, MlsConnection};
 use tokio::sync::mpsc;
 
 use self::app::{App, Effect, Update};
-use self::engine::{Engine, Queues};
+use self::engine::Engine;
+use self::queues::Queues;
 use self::screen::Screen;
 use self::theme::Theme;
+use crate::failure::{Exit, Failure};
 use crate::shutdown::Shutdown;
 use crate::{clock, logging};
 
 /// Events that are taken together before the screen is drawn: a paste into a terminal that does not mark pastes is one
 /// event for each letter.
 const EVENTS_AT_ONCE: usize = 256;
+
+/// How long what was entered last may take once the chat is left: a message is put into the profile at once, what waits for
+/// the server may not come back.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// How the interface is to be.
 #[derive(Debug, Clone)]
@@ -104,14 +113,51 @@ pub(crate) async fn chat(client: MlsConnection, group: Option<GroupKey>, setting
         app.update(Update::Open(group));
     }
 
-    let _held = logging::hold();
+    let held = logging::hold();
     let mut screen = Screen::take()?;
+    let how = (alert, editor);
+    let ended = run(&mut screen, &mut app, &mut updates, &queues, &mut shutdown, how).await;
+    drop((screen, held));
+    let unfinished = leave(queues, &mut updates).await;
+    ended.and(unfinished)
+}
+
+/// Lets what was entered last be done. What is not is told: it is not on the screen any more.
+async fn leave(queues: Queues, updates: &mut mpsc::UnboundedReceiver<Update>) -> Result<()> {
+    let is_done = queues.finish(LEAVING).await;
+    let (mut unsent, mut reason) = (0, String::new());
+    while let Ok(update) = updates.try_recv() {
+        if let Update::NotPosted { why, .. } = update {
+            unsent += 1;
+            reason = why;
+        }
+    }
+    if unsent > 0 {
+        let message = format!("what was written last was not sent ({unsent}): {reason}");
+        return Err(Failure::new(Exit::Refused, "not-sent", message).into());
+    }
+    if !is_done {
+        let message = "the chat ended before the command that was typed last was done; look what came of it";
+        return Err(Failure::new(Exit::Unreachable, "not-finished", message).into());
+    }
+    Ok(())
+}
+
+/// Draws, and does what is typed, until the person ends it, a signal does, or the terminal is gone.
+async fn run(
+    screen: &mut Screen,
+    app: &mut App,
+    updates: &mut mpsc::UnboundedReceiver<Update>,
+    queues: &Queues,
+    shutdown: &mut Shutdown,
+    (alert, editor): (Alert, Option<String>),
+) -> Result<()> {
     let theme = Theme::of_environment();
     let mut events = EventStream::new();
     let mut unread = None;
     loop {
         // Drawing tells what is missing on the screen, and that is asked for as well.
-        screen.draw(|frame| view::draw(frame, &mut app, theme))?;
+        screen.draw(|frame| view::draw(frame, app, theme))?;
         let mut drawn = true;
         for effect in app.effects() {
             // What the terminal does changes what is on it.
@@ -128,7 +174,7 @@ pub(crate) async fn chat(client: MlsConnection, group: Option<GroupKey>, setting
                         Err(error) => Update::Failed(format!("{error:#}")),
                     });
                 }
-                effect => carry_out(effect, &mut app, &mut screen, &queues, alert)?,
+                effect => carry_out(effect, app, screen, queues, alert)?,
             }
         }
         if !drawn {

@@ -120,6 +120,54 @@ fn a_server_counts_what_it_does_and_names_nobody() {
     assert_eq!(server.ended(), 0);
 }
 
+#[test]
+fn a_server_whose_clock_is_not_believed_says_so_until_accepted() {
+    let world = World::without_server();
+    let data = world.path("server");
+    let data = data.to_str().unwrap();
+    let serve = || {
+        let on = "127.0.0.1:0";
+        let arguments = ["serve", "--listen", on, "--metrics", on, "--data", data];
+        let mut server = Running::start(world.command("server", &arguments));
+        let ready = server.line();
+        let (url, metrics) = ready
+            .strip_prefix("listening on ")
+            .and_then(|line| line.split_once(", metrics on "))
+            .unwrap();
+        let ready = get(&format!("{url}/readyz"));
+        // The first sweep is under way.
+        let says = |text: &str| (0..1000).any(|_| get(metrics).contains(text));
+        let suspended = says("larder_clock_suspended 1");
+        server.signal("TERM");
+        assert_eq!(server.ended(), 0);
+        (ready, suspended)
+    };
+    serve();
+    // The last sweep was at a time that is two days ahead of this computer.
+    let database = rusqlite::Connection::open(database(&world)).unwrap();
+    let ahead = "UPDATE clock SET last_sweep = last_sweep + 2 * 86400";
+    assert_eq!(database.execute(ahead, []).unwrap(), 1);
+    let (ready, suspended) = serve();
+    assert!(
+        ready.ends_with("ok\nclock: suspended, 2 d 0 h behind: it does not fit the last sweep\n")
+            || ready.ends_with("ok\nclock: suspended, 1 d 23 h behind: it does not fit the last sweep\n"),
+        "{ready}"
+    );
+    assert!(suspended);
+    let log = String::from_utf8(world.logs("server")).unwrap();
+    assert!(log.contains("the clock is not believed"), "{log}");
+    let accepted = world.admin(&["accept-clock"]);
+    let [accepted] = accepted.as_slice() else {
+        panic!("{accepted:?}");
+    };
+    let (time, before) = (accepted["time"].as_u64(), accepted["last_sweep"].as_u64());
+    assert!(time.unwrap() + 86_400 < before.unwrap());
+    let said = world.ok("server", &["admin", "accept-clock", "--data", data]);
+    assert!(said.starts_with("the time is "), "{said}");
+    let (ready, _) = serve();
+    assert!(ready.ends_with("\r\n\r\nok\n"), "{ready}");
+}
+
 /// The soft and the hard limit of a process's file descriptors.
 #[cfg(target_os = "linux")]
 fn limits(process: &str) -> (u64, u64) {
@@ -136,18 +184,9 @@ fn limits(process: &str) -> (u64, u64) {
 /// The soft limit of a server when it listens, which a shell has started with other limits.
 #[cfg(target_os = "linux")]
 fn limit_of_server(world: &World, ulimit: &str) -> u64 {
-    let script = format!("{ulimit} && exec \"$0\" serve --listen 127.0.0.1:0");
-    let larder = world.command("server", &[]);
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", &script]).arg(larder.get_program());
-    let log = std::fs::File::create(world.path("server.log")).unwrap();
-    for (key, value) in larder.get_envs() {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
-    command.stdout(std::process::Stdio::piped()).stderr(log);
+    let script = format!("{ulimit} && exec \"$LARDER\" serve --listen 127.0.0.1:0");
+    let mut command = world.shell("server", &script);
+    command.stderr(std::fs::File::create(world.path("server.log")).unwrap());
     let mut server = Running::start(command);
     assert!(server.line().starts_with("listening on "));
     limits(&server.id().to_string()).0

@@ -159,7 +159,7 @@ fn receiving_waits_for_something_new_and_no_longer() {
     world.ok("alice", &["group", "create", "room"]);
     world.ok("alice", &["invite", "room", "bob"]);
     world.ok("bob", &["recv"]);
-    let mut bob = world.start("bob", &["recv", "--wait", "60"]);
+    let mut bob = world.start("bob", &["recv", "--wait", "3600"]);
     world.ok("alice", &["send", "room", "here"]);
     bob.sees("#room <alice> here");
     assert_eq!(bob.ended(), 0);

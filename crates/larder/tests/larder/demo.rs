@@ -4,12 +4,12 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::process::alone;
+use crate::support::PROGRAM;
+
 fn demo(directory: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-    command
-        .arg("demo")
-        .env("TMPDIR", directory.path())
-        .stdin(Stdio::null());
+    let mut command = alone(PROGRAM, &["demo"], directory.path());
+    command.stdin(Stdio::null());
     command
 }
 

@@ -193,6 +193,22 @@ fn r_c8_two_people_compare_numbers_and_a_new_device_of_a_verified_one_stops_what
         sentence,
         "larder: the keys of bob are not those that you have verified: larder verify bob\n"
     );
+    std::fs::write(world.path("plan"), "secret").unwrap();
+    let file = world.path("plan").display().to_string();
+    world.register(&["carol"]);
+    for refused in [
+        &["send", "room", "--attach", &file][..],
+        &["send", "room", "--attach", &file, "and a text"],
+        &["send", "room", "--offline", "secret"],
+        &["group", "rename", "room", "secret"],
+        &["invite", "room", "carol"],
+        &["retry", "room"],
+    ] {
+        let (exit, _, code) = fails(&world, "alice", refused);
+        assert_eq!((exit, code.as_str()), (3, "verification-changed"), "{refused:?}");
+    }
+    let told = world.json("phone", &["recv"]);
+    assert!(texts(&told).is_empty(), "{told:?}");
     let shown = world.ok("alice", &["verify", "--no-qr", "bob"]);
     assert_eq!(shown.matches("  NEW\n").count(), 1, "{shown}");
     assert!(shown.contains("\nWARNING: bob has other keys"), "{shown}");

@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::process::alone;
 use crate::support::{World, schema_text};
 
 /// Runs a script in a bash that reads nothing of anybody's.
 fn bash(script: &str, argument: &Path) -> (bool, String) {
-    let output = Command::new("bash")
-        .args(["--norc", "--noprofile", "-c", script, "bash"])
+    let words = ["--norc", "--noprofile", "-c", script, "bash"];
+    let output = alone("bash", &words, argument.parent().unwrap())
         .arg(argument)
         .stdin(Stdio::null())
         .output()
@@ -128,13 +129,12 @@ fn every_command_has_a_page_that_man_shows_without_complaint() {
 
 /// What groff has to say against a page; nothing where there is no groff.
 fn groff_warnings(page: &Path) -> String {
-    let groff = Command::new("groff")
-        .args(["-k", "-man", "-ww", "-z", "-Tutf8"])
-        .arg(page)
-        .output();
-    groff.map_or(String::new(), |output| {
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    })
+    if Command::new("groff").arg("--version").output().is_err() {
+        return String::new();
+    }
+    let words = ["-k", "-man", "-ww", "-z", "-Tutf8"];
+    let output = alone("groff", &words, page.parent().unwrap()).arg(page).output();
+    String::from_utf8_lossy(&output.unwrap().stderr).into_owned()
 }
 
 #[test]

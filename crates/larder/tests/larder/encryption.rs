@@ -143,18 +143,10 @@ fn a_file_descriptor_gives_a_line_and_no_more() {
     let world = World::new();
     command(&world, "right", PASSPHRASE);
     let shell = |profile: &str, script: &str| {
-        let larder = world.command(profile, &[]);
-        let mut command = std::process::Command::new("sh");
-        command.args(["-c", script]).env("LARDER", larder.get_program());
-        for (key, value) in larder.get_envs() {
-            match value {
-                Some(value) => command.env(key, value),
-                None => command.env_remove(key),
-            };
-        }
-        let output = command
+        let output = world
+            .shell(profile, script)
             .env("RIGHT", world.path("right"))
-            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
             .output()
             .unwrap();
         let told = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

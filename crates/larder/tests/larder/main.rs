@@ -24,12 +24,17 @@ mod files;
 mod history;
 mod invitations;
 mod legacy;
+mod names;
 mod pool;
+mod process;
 #[cfg(feature = "sqlcipher")]
 mod readme;
+mod refused_input;
 mod requests;
 #[cfg(unix)]
 mod screen;
+#[cfg(unix)]
+mod screens;
 mod scripting;
 mod secrets;
 mod suites;

@@ -120,3 +120,42 @@ fn a_program_may_accept_whatever_comes_and_a_person_is_asked_unless_told_otherwi
     );
     assert_eq!(world.run("bob", &["--invitations", "maybe", "recv"]).code, 2);
 }
+
+#[test]
+fn who_declines_to_come_back_keeps_the_history_and_is_told_so() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "kitchen"]);
+    world.ok("alice", &["invite", "kitchen", "bob"]);
+    world.ok("alice", &["send", "kitchen", "hello"]);
+    world.ok("bob", &asked(&["recv"]));
+    world.ok("bob", &["accept", "kitchen"]);
+    world.ok("bob", &["recv"]);
+    world.ok("alice", &["send", "kitchen", "not read"]);
+    world.ok("alice", &["remove", "kitchen", "bob"]);
+    world.ok("alice", &["invite", "kitchen", "bob"]);
+    world.ok("alice", &["send", "kitchen", "come back"]);
+    let told = world.ok("bob", &asked(&["recv"]));
+    assert!(told.contains("not read") && !told.contains("come back"), "{told}");
+    assert!(
+        told.ends_with("larder accept kitchen, or larder decline kitchen\n"),
+        "{told}"
+    );
+    assert_eq!(
+        world.ok("bob", &["decline", "kitchen"]),
+        "the invitation to #kitchen is declined; what you had of it before is kept\n"
+    );
+    world.ok("alice", &["recv"]);
+    world.ok("bob", &["recv"]);
+    let group = world.json("bob", &["groups"]).remove(0);
+    assert_eq!(
+        (&group["name"], &group["state"]),
+        (&"kitchen".into(), &"left".into())
+    );
+    let history = world.ok("bob", &["history", "kitchen"]);
+    assert!(
+        history.contains("hello") && history.contains("not read"),
+        "{history}"
+    );
+    assert!(!history.contains("come back"), "{history}");
+}

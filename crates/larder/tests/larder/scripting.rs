@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{Ended, World, parse, texts};
 
 /// Runs a command with this standard input.
-fn fed(world: &World, profile: &str, arguments: &[&str], input: &[u8]) -> Ended {
+pub(crate) fn fed(world: &World, profile: &str, arguments: &[&str], input: &[u8]) -> Ended {
     let mut child = world
         .command(profile, arguments)
         .stdin(Stdio::piped())
@@ -30,7 +30,8 @@ fn fed(world: &World, profile: &str, arguments: &[&str], input: &[u8]) -> Ended 
     }
 }
 
-fn alice_and_bob() -> World {
+/// Alice and bob in a group called room.
+pub(crate) fn alice_and_bob() -> World {
     let world = World::new();
     world.register(&["alice", "bob"]);
     world.ok("alice", &["group", "create", "room"]);
@@ -206,7 +207,7 @@ fn rows_of_a_group_that_a_stranger_invites_to_are_not_shown() {
 fn an_interrupt_ends_a_wait_for_messages() {
     use std::os::unix::process::ExitStatusExt;
     let world = alice_and_bob();
-    let wait = || world.command("bob", &["recv", "--wait", "50"]).spawn().unwrap();
+    let wait = || world.command("bob", &["recv", "--wait", "3600"]).spawn().unwrap();
     let mut waiting = wait();
     // Once it has the profile it is past its beginning. Whoever looks may have been faster.
     while world.run("bob", &["groups"]).code != 6 {

@@ -16,8 +16,13 @@ use jsonschema::Validator;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// No step takes this long unless it hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::process::alone;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
+
+/// No step takes this long unless it hangs: it bounds failures, on however busy a machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct World {
     directory: TempDir,
@@ -132,34 +137,45 @@ impl World {
         self.path("home").join("profiles").join(name)
     }
 
-    /// `larder` with these arguments, with nothing of the environment of the tests.
-    pub(crate) fn command(&self, profile: &str, arguments: &[&str]) -> Command {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path(&format!("{profile}.log")))
-            .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    /// `larder` with these arguments, which inherits nothing, and with the standard streams of whoever starts it.
+    pub(crate) fn bare(&self, profile: &str, arguments: &[&str]) -> Command {
+        let mut command = alone(PROGRAM, arguments, self.directory.path());
+        self.settle(&mut command, profile);
         command
-            .args(arguments)
-            .env_remove("XDG_DATA_HOME")
-            .env_remove("XDG_CONFIG_HOME")
-            .env_remove("LARDER_CONFIG")
-            .env_remove("LARDER_STORE")
+    }
+
+    /// The same with streams of its own.
+    pub(crate) fn command(&self, profile: &str, arguments: &[&str]) -> Command {
+        let mut command = self.bare(profile, arguments);
+        self.log_to(&mut command, profile);
+        command
+    }
+
+    /// A shell that inherits nothing and has `larder` as `$LARDER`.
+    pub(crate) fn shell(&self, profile: &str, script: &str) -> Command {
+        let mut command = alone("sh", &["-c", script], self.directory.path());
+        command.env("LARDER", PROGRAM);
+        self.settle(&mut command, profile);
+        self.log_to(&mut command, profile);
+        command
+    }
+
+    /// The environment of a profile.
+    fn settle(&self, command: &mut Command, profile: &str) {
+        command
             .env("LARDER_HOME", self.path("home"))
             .env("LARDER_PROFILE", profile)
             .env("LARDER_SERVER", self.url())
-            .env_remove("LARDER_PASSPHRASE_COMMAND")
             // What comes of the other choice has tests of its own.
             .env("LARDER_INVITATIONS", "accept")
-            .env_remove("LARDER_INVITE")
-            // Nobody's keychain is for tests.
-            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
-            .env("RUST_LOG", self.log)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log);
-        command
+            .env("RUST_LOG", self.log);
+    }
+
+    fn log_to(&self, command: &mut Command, profile: &str) {
+        let mut options = File::options();
+        let log = options.create(true).append(true);
+        let log = log.open(self.path(&format!("{profile}.log"))).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     }
 
     /// Runs a command to its end. Standard error is captured, unless the world logs.

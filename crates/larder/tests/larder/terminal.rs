@@ -13,22 +13,10 @@ pub(crate) fn on_terminal(
     arguments: &[&str],
     environment: &[(&str, &str)],
 ) -> OsSession {
-    let mut command = world.command(profile, arguments);
-    command
-        .env("TERM", "xterm")
-        .env("COLUMNS", "200")
-        .env_remove("NO_COLOR");
+    let mut command = world.bare(profile, arguments);
+    command.env("TERM", "xterm").env("COLUMNS", "200");
     command.envs(environment.iter().copied());
-    // The pseudo-terminal takes the place of these.
-    let mut fresh = std::process::Command::new(command.get_program());
-    fresh.args(command.get_args());
-    for (key, value) in command.get_envs() {
-        match value {
-            Some(value) => fresh.env(key, value),
-            None => fresh.env_remove(key),
-        };
-    }
-    let mut session = Session::spawn(fresh).unwrap();
+    let mut session = Session::spawn(command).unwrap();
     session.set_expect_timeout(Some(PATIENCE));
     session
 }

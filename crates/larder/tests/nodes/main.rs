@@ -10,13 +10,15 @@
 #[path = "../../../server/tests/databases/postgres.rs"]
 #[allow(dead_code, reason = "shared with the tests of the server")]
 mod database;
+#[path = "../larder/process.rs"]
+mod process;
 #[path = "../../../server/tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of the server")]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,8 +28,11 @@ use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
 
 use database::Database;
+use process::alone;
 use support::{Device, Http, count, id_of, reserved_refs};
 
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
 const ADDERS: usize = 64;
 const POOL: usize = 48;
 
@@ -39,8 +44,8 @@ struct Node {
 
 impl Node {
     fn start(database: &Database) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_larder"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
+        let arguments = ["serve", "--listen", "127.0.0.1:0"];
+        let mut process = alone(PROGRAM, &arguments, &std::env::temp_dir())
             .env("LARDER_STORE", database.url())
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
@@ -267,9 +272,10 @@ async fn a_store_that_cannot_be_opened_is_named_without_its_password() {
         format!("postgres://larder:{SECRET}@/nowhere?no_such_option={SECRET}"),
     ] {
         for json in [false, true] {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+            let arguments = ["serve", "--listen", "127.0.0.1:0", "--store", &url];
+            let mut command = alone(PROGRAM, &arguments, &std::env::temp_dir());
             command
-                .args(["serve", "--listen", "127.0.0.1:0", "--store", &url])
+                .stdin(Stdio::null())
                 .env("RUST_LOG", "trace")
                 .args(json.then_some("--json"));
             let output = command.output().unwrap();

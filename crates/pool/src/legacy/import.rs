@@ -111,7 +111,7 @@ impl Import {
                         PoolState::Spent => report.spent += 1,
                         PoolState::Expired => report.expired += 1,
                         // No legacy row becomes one of these.
-                        PoolState::Lapsed | PoolState::Revoked => {}
+                        PoolState::Lost | PoolState::Lapsed | PoolState::Revoked => {}
                     }
                     let ended = row
                         .content
@@ -246,21 +246,23 @@ fn is_present(connection: &Connection, key_package_ref: &KeyPackageRef) -> Resul
 
 fn insert(tx: &Tx<'_>, content: &Content, state: PoolState) -> Result<(), LegacyError> {
     let connection = tx.connection();
-    let (generation, not_after) = match bundle(tx, &content.key_package_ref)? {
+    let (generation, not_before, not_after) = match bundle(tx, &content.key_package_ref)? {
         Some(bundle) => {
             let key_package = bundle.key_package();
             (
                 generation::ensure(connection, &Fingerprint::of_key_package(key_package))?,
+                UnixSeconds(key_package.life_time().not_before()),
                 UnixSeconds(key_package.life_time().not_after()),
             )
         }
         None => (
             unknown_generation(connection, content.suite.unwrap_or(UNKNOWN_SUITE))?,
+            content.created_at,
             content.not_after,
         ),
     };
     let ended_at = match state {
-        PoolState::Created | PoolState::Available | PoolState::Reserved => None,
+        PoolState::Created | PoolState::Available | PoolState::Reserved | PoolState::Lost => None,
         PoolState::Expired => Some(content.not_after),
         PoolState::Spent | PoolState::Lapsed | PoolState::Revoked => Some(content.last_known_time()),
     };
@@ -271,8 +273,8 @@ fn insert(tx: &Tx<'_>, content: &Content, state: PoolState) -> Result<(), Legacy
         .prepare_cached(
             "INSERT INTO keypackage_pool_metadata
                  (key_package_ref, status, generation, created_at, not_after, uploaded_at, reservation_expires_at,
-                  ended_at, spent_group_id)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                  ended_at, spent_group_id, not_before)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )
         .and_then(|mut statement| {
             statement.execute(params![
@@ -285,6 +287,7 @@ fn insert(tx: &Tx<'_>, content: &Content, state: PoolState) -> Result<(), Legacy
                 content.reservation_expires_at.map(of_time),
                 ended_at.map(of_time),
                 spent_group_id,
+                of_time(not_before),
             ])
         })
         .map_err(StoreError::from)?;

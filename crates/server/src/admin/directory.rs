@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder_lifecycle::{DirectoryState, LastResortState, UnixSeconds};
+use larder_lifecycle::{DirectoryState, LastResortState, Lifetime, UnixSeconds};
 use larder_wire::{
     AUDIT_PAGE_ROWS_MAX, AuditChain, AuditTransition, KeyPackageCheck, KeyPackageHistory, KeyPackageRef,
 };
@@ -43,7 +43,7 @@ pub(super) fn check_device(
         let stored = Stored {
             key_package_ref: &row.key_package_ref,
             suite: row.suite,
-            not_after: row.not_after,
+            lifetime: row.lifetime,
             uploaded_at: row.uploaded_at,
             content: tx.key_package_content(&row.key_package_ref)?,
             kept: !status.is_terminal(),
@@ -74,7 +74,7 @@ pub(super) fn check_device(
         let stored = Stored {
             key_package_ref: &row.key_package_ref,
             suite: row.suite,
-            not_after: row.not_after,
+            lifetime: row.lifetime,
             uploaded_at: row.uploaded_at,
             content: tx.last_resort_content(&row.key_package_ref)?,
             kept: row.state != LastResortState::Gone,
@@ -194,7 +194,7 @@ fn in_words(told: &KeyPackageHistory) -> String {
 struct Stored<'a> {
     key_package_ref: &'a KeyPackageRef,
     suite: u16,
-    not_after: UnixSeconds,
+    lifetime: Lifetime,
     uploaded_at: UnixSeconds,
     content: Content,
     /// Whether its bytes are kept.
@@ -233,6 +233,10 @@ fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, fin
         }
         Err((_, check)) => return wrong(FindingCode::KeyPackageInvalid, check.code()),
     };
+    // Rows of before these columns have neither.
+    let encryption_key_hash = stored.content.encryption_key_hash.as_deref();
+    let not_before = stored.lifetime.not_before;
+    let began_otherwise = not_before != UnixSeconds(0) && not_before != validated.lifetime.not_before;
     if validated.key_package_ref != *stored.key_package_ref {
         wrong(
             FindingCode::KeyPackageRow,
@@ -243,8 +247,16 @@ fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, fin
             FindingCode::KeyPackageRow,
             "its init key is not the one in its row",
         );
-    } else if validated.not_after != stored.not_after {
-        wrong(FindingCode::KeyPackageRow, "its end is not the one in its row");
+    } else if encryption_key_hash.is_some_and(|stored| stored != validated.encryption_key_hash) {
+        wrong(
+            FindingCode::KeyPackageRow,
+            "its encryption key is not the one in its row",
+        );
+    } else if validated.lifetime.not_after != stored.lifetime.not_after || began_otherwise {
+        wrong(
+            FindingCode::KeyPackageRow,
+            "its lifetime is not the one in its row",
+        );
     } else if validated.is_last_resort != stored.last_resort {
         wrong(FindingCode::KeyPackageRow, "it is of the other kind");
     }

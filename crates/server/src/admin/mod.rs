@@ -1,8 +1,9 @@
-//! What an operator does with a store: checking it and making a restored one safe while no server uses it, saving it and
-//! inviting people while one does.
+//! What an operator does with a store: checking it and making a restored one safe while no server uses it, saving it, inviting
+//! people and accepting a clock while one does.
 
 mod backup;
 mod check;
+mod clock;
 mod directory;
 mod invitations;
 mod restored;
@@ -117,7 +118,7 @@ impl Admin {
         Ok(Self { store })
     }
 
-    /// Opens a store that its server may be using meanwhile, for invitations. Its schema is left as it is.
+    /// Opens a store that its server may be using meanwhile, for invitations and clocks. Its schema is left as it is.
     ///
     /// # Errors
     /// [`Fault`] when it cannot be opened, or its schema is not that of this version.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::directory::last_resort;
 use crate::error::ServiceError;
-use crate::store::{DeviceKey, Tx};
+use crate::store::{DeviceKey, Serving, Tx};
 
 /// Every KeyPackage of a device that the directory knows; `None` when the caller has this very answer already.
 pub(crate) fn inventory(
@@ -31,7 +31,7 @@ pub(crate) fn inventory(
             key_package_ref: row.key_package_ref,
             state: wire_state(row.state.status()),
             suite: row.suite,
-            not_after: row.not_after.0,
+            not_after: row.lifetime.not_after.0,
             last_resort: false,
             used: None,
             reserved_until: match row.state {
@@ -50,7 +50,7 @@ pub(crate) fn inventory(
             key_package_ref: row.key_package_ref,
             state: last_resort::wire_state(row.state),
             suite: row.suite,
-            not_after: row.not_after.0,
+            not_after: row.lifetime.not_after.0,
             last_resort: true,
             used: Some(row.used),
             reserved_until: None,
@@ -84,6 +84,7 @@ pub(crate) fn pool_status(
     now: UnixSeconds,
 ) -> Result<PoolStatus, ServiceError> {
     let (_, last_upload) = tx.generation(owner)?;
+    let serving = Serving::at(now, policy);
     let mut suites: BTreeMap<u16, SuiteStatus> = BTreeMap::new();
     let nothing = |suite| SuiteStatus {
         suite,
@@ -102,8 +103,8 @@ pub(crate) fn pool_status(
         let status = suites.entry(row.suite).or_insert_with(|| nothing(row.suite));
         match row.state.status() {
             DirectoryStatus::Available => {
-                let served_before = policy.served_before(row.not_after);
-                if now < served_before {
+                if serving.includes(row.lifetime) {
+                    let served_before = policy.served_before(row.lifetime.not_after);
                     status.available += 1;
                     status.expiring_soon += u32::from(served_before.since(now) < EXPIRING_SOON_SECONDS);
                 }
@@ -117,7 +118,7 @@ pub(crate) fn pool_status(
     }
     for row in tx.last_resorts_of(owner)? {
         let status = suites.entry(row.suite).or_insert_with(|| nothing(row.suite));
-        if row.state == LastResortState::Active && now < policy.served_before(row.not_after) {
+        if row.state == LastResortState::Active && serving.includes(row.lifetime) {
             status.last_resort = LastResortStatus {
                 present: true,
                 used: row.used,

@@ -13,7 +13,9 @@ use larder_wire::{
 
 use crate::directory::transition::Actor;
 use crate::error::Fault;
-use crate::store::{DeviceRow, LastResortReservation, LastResortRow, NewKeyPackage, Reservation, Tx};
+use crate::store::{
+    DeviceRow, LastResortReservation, LastResortRow, NewKeyPackage, Reservation, Serving, Tx,
+};
 
 /// Active and retiring last resorts of one device and suite: a device that is drained all day may still replace its
 /// last resort every few hours, and cannot fill the directory with them.
@@ -60,9 +62,6 @@ pub(super) fn store(
     if tx.count_live_last_resorts(new.owner, new.suite)? >= LIVE_LAST_RESORTS_MAX {
         return Ok(Err(KeyPackageCheck::OverCap));
     }
-    if tx.knows_init_key(new.init_key_hash)? {
-        return Ok(Err(KeyPackageCheck::DuplicateInitKey));
-    }
     if let Some(older) = tx.active_last_resort(new.owner, new.suite)? {
         let replace = LastResortEvent::Replace {
             until: now.plus(LAST_RESORT_RETIRING_SECONDS),
@@ -84,12 +83,12 @@ fn find(
     tx: &Tx<'_>,
     device: &DeviceRow,
     suites: &[u16],
-    served_after: UnixSeconds,
+    serving: Serving,
 ) -> Result<Option<LastResortRow>, Fault> {
     for suite in suites {
         let found = tx
             .active_last_resort(device.key, *suite)?
-            .filter(|row| row.not_after > served_after);
+            .filter(|row| serving.includes(row.lifetime));
         if found.is_some() {
             return Ok(found);
         }
@@ -102,9 +101,9 @@ pub(super) fn can_be_reserved(
     tx: &Tx<'_>,
     device: &DeviceRow,
     suites: &[u16],
-    served_after: UnixSeconds,
+    serving: Serving,
 ) -> Result<bool, Fault> {
-    Ok(find(tx, device, suites, served_after)?.is_some())
+    Ok(find(tx, device, suites, serving)?.is_some())
 }
 
 /// Reserves the last resort of a device, if it has one that is still served.
@@ -112,11 +111,11 @@ pub(super) fn reserve(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     device: &DeviceRow,
-    (suites, served_after): (&[u16], UnixSeconds),
+    (suites, serving): (&[u16], Serving),
     reservation: &Reservation,
     now: UnixSeconds,
 ) -> Result<Option<DeviceReservation>, Fault> {
-    let Some(row) = find(tx, device, suites, served_after)? else {
+    let Some(row) = find(tx, device, suites, serving)? else {
         return Ok(None);
     };
     let actor = Actor {
@@ -227,7 +226,7 @@ pub(super) fn sweep(
         group: None,
     };
     let end_if_due = |row: LastResortRow| -> Result<u64, Fault> {
-        let not_after = row.not_after;
+        let not_after = row.lifetime.not_after;
         let ended = apply(tx, &row, LastResortEvent::Sweep { now, not_after }, &actor, now)?;
         Ok(u64::from(ended.is_ok()))
     };

@@ -4,7 +4,10 @@ use larder_lifecycle::{Demand, DrainLimits, Grant, UnixSeconds};
 
 use crate::directory::last_resort;
 use crate::error::Fault;
-use crate::store::{DeviceKey, DeviceRow, Tx, UserKey};
+use crate::store::{DeviceKey, DeviceRow, Serving, Tx, UserKey};
+
+/// No reservation is made for so long, in seconds: one day.
+const RESERVATION_SECONDS_EVER: u64 = 24 * 60 * 60;
 
 /// Who asks, and what they have had.
 pub(super) struct Requester {
@@ -43,9 +46,11 @@ impl Requester {
         now: UnixSeconds,
     ) -> Result<Self, Fault> {
         tx.lock_user(caller.user_key)?;
+        let since = now.minus(limits.lapsed_counts_seconds);
+        let until = now.plus(RESERVATION_SECONDS_EVER);
         Ok(Self {
             user: Some(caller.user_key),
-            held: tx.held_by_user(caller.user_key, now.minus(limits.lapsed_counts_seconds), now)?,
+            held: tx.held_by_user(caller.user_key, (since, until), now)?,
         })
     }
 
@@ -71,13 +76,13 @@ impl Requester {
         &mut self,
         tx: &Tx<'_>,
         (device, acquainted): (&DeviceRow, bool),
-        (suites, served_after): (&[u16], UnixSeconds),
+        (suites, serving): (&[u16], Serving),
         limits: &DrainLimits,
         now: UnixSeconds,
     ) -> Result<Offer, Fault> {
-        let last_resort = last_resort::can_be_reserved(tx, device, suites, served_after)?;
+        let last_resort = last_resort::can_be_reserved(tx, device, suites, serving)?;
         if self.user == Some(device.user_key) {
-            return own(tx, device, (suites, served_after), last_resort);
+            return own(tx, device, (suites, serving), last_resort);
         }
         let memories = tx.rate_memories(self.user, device.key)?;
         let mut offer = Offer::Nothing;
@@ -87,7 +92,7 @@ impl Requester {
                 target: memories.target,
                 live_of_requester: count(self.held.len()),
                 live_of_pair: count(self.held.iter().filter(|held| **held == device.key).count()),
-                available: tx.count_available(device.key, &[suite], served_after)?,
+                available: tx.count_available(device.key, &[suite], serving)?,
                 last_resort,
                 acquainted,
             };
@@ -128,12 +133,12 @@ impl Requester {
 fn own(
     tx: &Tx<'_>,
     device: &DeviceRow,
-    (suites, served_after): (&[u16], UnixSeconds),
+    (suites, serving): (&[u16], Serving),
     last_resort: bool,
 ) -> Result<Offer, Fault> {
     let charge = Charge::default();
     for &suite in suites {
-        if tx.count_available(device.key, &[suite], served_after)? > 0 {
+        if tx.count_available(device.key, &[suite], serving)? > 0 {
             return Ok(Offer::KeyPackage { suite, charge });
         }
     }

@@ -8,7 +8,7 @@ use crate::directory::last_resort;
 use crate::directory::offer::{Offer, Requester};
 use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, NewInboxRow, Reservation, Tx};
+use crate::store::{DeviceRow, NewInboxRow, Reservation, Serving, Tx};
 
 /// What a request is held against.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub(crate) fn reserve(
 ) -> Result<Reserved, ServiceError> {
     let Terms { policy, limits, now } = terms;
     let until = now.plus(policy.reservation_seconds);
-    let asked = (request.suites.as_slice(), now.plus(policy.serving_margin_seconds));
+    let asked = (request.suites.as_slice(), Serving::at(now, policy));
     let mut requester = Requester::user_of(tx, caller, limits, now)?;
     let targets = targets(tx, caller, request)?;
     tx.lock_devices(targets.iter().flatten().map(|device| device.key))?;
@@ -101,7 +101,7 @@ pub(crate) fn probe(
         group,
         until: now.plus(policy.reservation_seconds),
     };
-    let asked = (suites, now.plus(policy.serving_margin_seconds));
+    let asked = (suites, Serving::at(now, policy));
     tx.lock_devices([owner.key])?;
     let offer = Requester::stranger().offer(tx, (owner, false), asked, limits, now)?;
     carry_out(tx, owner, (owner, offer), asked, &reservation, terms)
@@ -135,25 +135,18 @@ fn carry_out(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     (device, offer): (&DeviceRow, Offer),
-    (suites, served_after): (&[u16], UnixSeconds),
+    (suites, serving): (&[u16], Serving),
     reservation: &Reservation,
     Terms { policy, now, .. }: Terms<'_>,
 ) -> Result<DeviceReservation, ServiceError> {
     match offer {
         Offer::KeyPackage { suite, charge } => {
             charge.remember(tx, device.key)?;
-            reserve_one(
-                tx,
-                caller,
-                device,
-                (suite, served_after),
-                reservation,
-                (policy, now),
-            )
+            reserve_one(tx, caller, device, (suite, serving), reservation, (policy, now))
         }
         Offer::LastResort { charge } => {
             charge.remember(tx, device.key)?;
-            let asked = (suites, served_after);
+            let asked = (suites, serving);
             let reserved = last_resort::reserve(tx, caller, device, asked, reservation, now)?
                 .ok_or(Fault::Corrupt("a last resort that was there is not"))?;
             tell_owner(tx, device, now)?;
@@ -163,7 +156,7 @@ fn carry_out(
             retry_after_seconds: Some(retry_after_seconds),
             ..without_key_package(device, DeviceOutcome::RateLimited)
         }),
-        Offer::Nothing => outcome_without(tx, device, served_after),
+        Offer::Nothing => outcome_without(tx, device, serving),
     }
 }
 
@@ -171,7 +164,7 @@ fn reserve_one(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     device: &DeviceRow,
-    (suite, served_after): (u16, UnixSeconds),
+    (suite, serving): (u16, Serving),
     reservation: &Reservation,
     (policy, now): (&DirectoryPolicy, UnixSeconds),
 ) -> Result<DeviceReservation, ServiceError> {
@@ -184,7 +177,7 @@ fn reserve_one(
         .apply(reserve)
         .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
     let (key_package_ref, bytes) = tx
-        .take_available(device.key, &[suite], served_after, reservation)?
+        .take_available(device.key, &[suite], serving, reservation)?
         .ok_or(Fault::Corrupt("a KeyPackage that was there is not"))?;
     tx.append_audit(
         device.key,
@@ -195,7 +188,7 @@ fn reserve_one(
         now,
     )?;
     tx.bump_generation(device.key)?;
-    tell_owner_when_low(tx, device, (suite, served_after), policy, now)?;
+    tell_owner_when_low(tx, device, (suite, serving), policy, now)?;
     Ok(DeviceReservation {
         key_package_ref: Some(key_package_ref),
         key_package: Some(Base64Url(bytes)),
@@ -208,11 +201,11 @@ fn reserve_one(
 fn tell_owner_when_low(
     tx: &Tx<'_>,
     owner: &DeviceRow,
-    (suite, served_after): (u16, UnixSeconds),
+    (suite, serving): (u16, Serving),
     policy: &DirectoryPolicy,
     now: UnixSeconds,
 ) -> Result<(), Fault> {
-    let available = tx.count_available(owner.key, &[suite], served_after)?;
+    let available = tx.count_available(owner.key, &[suite], serving)?;
     if available < policy.low_watermark {
         tell_owner(tx, owner, now)?;
     }
@@ -237,10 +230,10 @@ pub(crate) fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Re
 fn outcome_without(
     tx: &Tx<'_>,
     device: &DeviceRow,
-    served_after: UnixSeconds,
+    serving: Serving,
 ) -> Result<DeviceReservation, ServiceError> {
-    let of_other_suites = tx.count_available_of_any_suite(device.key, served_after)? > 0
-        || tx.has_active_last_resort(device.key, served_after)?;
+    let of_other_suites = tx.count_available_of_any_suite(device.key, serving)? > 0
+        || tx.has_active_last_resort(device.key, serving)?;
     let outcome = if of_other_suites {
         DeviceOutcome::Incompatible
     } else {

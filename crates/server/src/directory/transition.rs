@@ -251,7 +251,7 @@ pub(crate) fn sweep(
     for row in tx.key_packages_to_expire(now.plus(policy.serving_margin_seconds), limit)? {
         let expire = DirectoryEvent::Expire {
             now,
-            served_before: policy.served_before(row.not_after),
+            served_before: policy.served_before(row.lifetime.not_after),
         };
         let actor = Actor {
             transition: AuditTransition::Expire,

@@ -8,7 +8,7 @@ use crate::directory::Validated;
 use crate::directory::inventory::wire_state;
 use crate::directory::last_resort;
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, NewKeyPackage, Tx};
+use crate::store::{DeviceKey, DeviceRow, NewKeyPackage, Serving, Tx};
 
 /// A KeyPackage as it came, with the verdict of [`validate`](super::validate).
 pub(crate) type Judged = (
@@ -47,7 +47,7 @@ pub(crate) fn upload(
     if changed {
         tx.bump_generation(uploader.key)?;
     }
-    let available = tx.count_available_of_any_suite(uploader.key, now.plus(policy.serving_margin_seconds))?;
+    let available = tx.count_available_of_any_suite(uploader.key, Serving::at(now, policy))?;
     Ok(Uploaded { results, available })
 }
 
@@ -63,7 +63,8 @@ fn store_one(
         key_package_ref,
         suite,
         init_key_hash,
-        not_after,
+        encryption_key_hash,
+        lifetime,
         is_last_resort,
     } = validated;
     if let Some((owner, state)) = known(tx, &key_package_ref)? {
@@ -77,10 +78,15 @@ fn store_one(
         owner: uploader.key,
         suite,
         init_key_hash: &init_key_hash,
-        not_after,
+        encryption_key_hash: &encryption_key_hash,
+        lifetime,
         bytes,
     };
-    let stored = if is_last_resort {
+    let stored = if tx.knows_key(&init_key_hash)? {
+        Err(KeyPackageCheck::DuplicateInitKey)
+    } else if tx.knows_key(&encryption_key_hash)? {
+        Err(KeyPackageCheck::DuplicateEncryptionKey)
+    } else if is_last_resort {
         last_resort::store(tx, uploader, &new, now)?
     } else if *live >= hard_cap {
         Err(KeyPackageCheck::OverCap)

@@ -1,10 +1,7 @@
+use larder_key_package::Flaw;
 use larder_lifecycle::{DirectoryPolicy, Lifetime, LifetimeRefusal, UnixSeconds};
 use larder_wire::{KEY_PACKAGE_BYTES_MAX, KeyPackageCheck, KeyPackageRef, credential_identity};
-use openmls::prelude::tls_codec::Deserialize as _;
-use openmls::prelude::{
-    BasicCredential, KeyPackageIn, KeyPackageVerifyError, MlsMessageBodyIn, MlsMessageIn, ProtocolVersion,
-};
-use openmls::treesync::errors::LifetimeError;
+use openmls::prelude::{BasicCredential, KeyPackageIn};
 use openmls_rust_crypto::RustCrypto;
 use sha2::{Digest, Sha256};
 
@@ -16,15 +13,16 @@ pub(crate) struct Validated {
     pub(crate) key_package_ref: KeyPackageRef,
     pub(crate) suite: u16,
     pub(crate) init_key_hash: [u8; 32],
-    pub(crate) not_after: UnixSeconds,
-    /// Marked as a last resort, which `validate` of OpenMLS accepts only with the capability announced.
+    pub(crate) encryption_key_hash: [u8; 32],
+    pub(crate) lifetime: Lifetime,
+    /// Marked as a last resort, which is accepted only with the capability announced.
     pub(crate) is_last_resort: bool,
 }
 
 /// A refused KeyPackage: which one, if that much could be told, and why.
 type Refused = (Option<KeyPackageRef>, KeyPackageCheck);
 
-/// Judges an uploaded KeyPackage (RFC 9420 §10.1). The reference is computed here; nothing is taken from the caller
+/// Judges an uploaded KeyPackage: whether it is its uploader's, and whether anybody will be able to add it. The reference is computed here; nothing is taken from the caller
 /// but the bytes.
 pub(crate) fn validate(
     crypto: &RustCrypto,
@@ -39,7 +37,7 @@ pub(crate) fn validate(
     }
     let parsed = parse(bytes).map_err(|check| (None, check))?;
     // Read before the signatures are checked, to name the reason in the order that helps a person most. Nothing of it
-    // is kept unless `validate` below accepts the same bytes.
+    // is kept unless `check` below accepts the same bytes.
     let unchecked = parsed.clone().into_unchecked();
     let suite = u16::from(unchecked.ciphersuite());
     if !suites.contains(&suite) {
@@ -62,42 +60,41 @@ pub(crate) fn validate(
         return Err(refuse(KeyPackageCheck::WrongSignatureKey));
     }
 
-    let verdict = parsed.validate(crypto, ProtocolVersion::Mls10);
-    // `validate` judges the lifetime last and by the system clock; ours is judged below, with tolerance for skew.
-    if let Err(error) = &verdict
-        && !matches!(
-            error,
-            KeyPackageVerifyError::LifetimeError(
-                LifetimeError::Expired { .. } | LifetimeError::NotValidYet { .. }
-            )
-        )
-    {
-        return Err(refuse(check_of(error)));
-    }
-    let lifetime = unchecked.life_time();
-    let not_after = UnixSeconds(lifetime.not_after());
-    policy
-        .check_lifetime(
-            Lifetime {
-                not_before: UnixSeconds(lifetime.not_before()),
-                not_after,
-            },
-            now,
-        )
-        .map_err(|refusal| {
-            refuse(match refusal {
-                LifetimeRefusal::TooLong => KeyPackageCheck::LifetimeTooLong,
-                LifetimeRefusal::TooShort => KeyPackageCheck::LifetimeTooShort,
-                LifetimeRefusal::NotYetValid => KeyPackageCheck::NotYetValid,
-            })
-        })?;
+    larder_key_package::check(crypto, parsed).map_err(|flaw| refuse(check_of(flaw)))?;
+    let encryption_key =
+        larder_key_package::encryption_key(leaf).ok_or(refuse(KeyPackageCheck::Malformed))?;
+    let lifetime = Lifetime {
+        not_before: UnixSeconds(unchecked.life_time().not_before()),
+        not_after: UnixSeconds(unchecked.life_time().not_after()),
+    };
+    check_lifetime(lifetime, policy, now).map_err(refuse)?;
     Ok(Validated {
         key_package_ref,
         suite,
         init_key_hash: Sha256::digest(unchecked.hpke_init_key().as_slice()).into(),
-        not_after,
+        encryption_key_hash: Sha256::digest(encryption_key).into(),
+        lifetime,
         is_last_resort: unchecked.last_resort(),
     })
+}
+
+fn check_lifetime(
+    lifetime: Lifetime,
+    policy: &DirectoryPolicy,
+    now: UnixSeconds,
+) -> Result<(), KeyPackageCheck> {
+    policy
+        .check_lifetime(lifetime, now)
+        .map_err(|refusal| match refusal {
+            LifetimeRefusal::TooLong => KeyPackageCheck::LifetimeTooLong,
+            LifetimeRefusal::TooShort => KeyPackageCheck::LifetimeTooShort,
+            LifetimeRefusal::NotYetValid => KeyPackageCheck::NotYetValid,
+        })?;
+    // One that is not served yet must be served at some time.
+    match policy.served_from(lifetime.not_before) < policy.served_before(lifetime.not_after) {
+        true => Ok(()),
+        false => Err(KeyPackageCheck::LifetimeTooShort),
+    }
 }
 
 /// The ciphersuite of what is a KeyPackage by its first bytes: version and wire format of the `MLSMessage` (RFC 9420 §6), then
@@ -112,35 +109,22 @@ fn parse(bytes: &[u8]) -> Result<KeyPackageIn, KeyPackageCheck> {
     if bytes.len() > KEY_PACKAGE_BYTES_MAX {
         return Err(KeyPackageCheck::Malformed);
     }
-    let mut rest = bytes;
-    let message = MlsMessageIn::tls_deserialize(&mut rest).map_err(|_| KeyPackageCheck::Malformed)?;
-    if !rest.is_empty() {
-        return Err(KeyPackageCheck::TrailingBytes);
-    }
-    match message.extract() {
-        MlsMessageBodyIn::KeyPackage(key_package) => Ok(key_package),
-        MlsMessageBodyIn::PublicMessage(_)
-        | MlsMessageBodyIn::PrivateMessage(_)
-        | MlsMessageBodyIn::Welcome(_)
-        | MlsMessageBodyIn::GroupInfo(_) => Err(KeyPackageCheck::Malformed),
-    }
+    larder_key_package::read(bytes).map_err(check_of)
 }
 
-fn check_of(error: &KeyPackageVerifyError) -> KeyPackageCheck {
-    match error {
-        KeyPackageVerifyError::InvalidSignature | KeyPackageVerifyError::InvalidLeafNodeSignature => {
-            KeyPackageCheck::Signature
-        }
-        KeyPackageVerifyError::UnsupportedExtension
-        | KeyPackageVerifyError::ExtensionTypeNotValidInKeyPackage(_) => {
-            KeyPackageCheck::UnsupportedExtension
-        }
-        KeyPackageVerifyError::LifetimeError(_) | KeyPackageVerifyError::MissingLifetime => {
-            KeyPackageCheck::LifetimeTooShort
-        }
-        KeyPackageVerifyError::LibraryError(_)
-        | KeyPackageVerifyError::InvalidLeafNodeSourceType
-        | KeyPackageVerifyError::InitKeyEqualsEncryptionKey
-        | KeyPackageVerifyError::InvalidProtocolVersion => KeyPackageCheck::Malformed,
+fn check_of(flaw: Flaw) -> KeyPackageCheck {
+    match flaw {
+        Flaw::Malformed => KeyPackageCheck::Malformed,
+        Flaw::TrailingBytes => KeyPackageCheck::TrailingBytes,
+        Flaw::Signature => KeyPackageCheck::Signature,
+        Flaw::Extension => KeyPackageCheck::UnsupportedExtension,
+        Flaw::CiphersuiteNotListed => KeyPackageCheck::CiphersuiteNotListed,
+        Flaw::VersionNotListed => KeyPackageCheck::VersionNotListed,
+        Flaw::CredentialNotListed => KeyPackageCheck::CredentialNotListed,
+        Flaw::SameKeys => KeyPackageCheck::SameKeys,
+        Flaw::UnusableKey => KeyPackageCheck::UnusableKey,
+        Flaw::LifetimeTooLong => KeyPackageCheck::LifetimeTooLong,
+        Flaw::NotYetValid => KeyPackageCheck::NotYetValid,
+        Flaw::Expired => KeyPackageCheck::LifetimeTooShort,
     }
 }

@@ -40,11 +40,21 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// The server can answer requests: its store was touched.
+///
+/// A second line says why its clock is not believed while it is not, so that nothing is deleted or expires by age. Requests
+/// are answered all the same.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "server",
     responses((status = 200, description = "It can", body = String, content_type = "text/plain"), Unready),
 )]
-pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Failure> {
+pub(super) async fn readyz(State(app): State<App>) -> Result<String, Failure> {
     app.service.ready().await?;
-    Ok("ok\n")
+    Ok(match app.service.clock_suspension() {
+        None => "ok\n".to_owned(),
+        Some(suspension) => format!(
+            "ok\nclock: suspended, {}: {}\n",
+            suspension.error,
+            suspension.doubt.reason()
+        ),
+    })
 }

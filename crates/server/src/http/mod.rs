@@ -17,10 +17,10 @@ mod problem;
 mod serve;
 mod ws;
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -38,6 +38,9 @@ use crate::Service;
 
 /// A request other than a long poll, a WebSocket or the transfer of a blob is answered within this time, its body included, or given up.
 const REQUEST_SECONDS_MAX: u64 = 30;
+
+/// The beginning of the year 9999, in Unix seconds: an HTTP date has four digits for the year.
+const HTTP_DATE_SECONDS_MAX: u64 = 253_370_764_800;
 
 /// A request body of those endpoints that need no session, in bytes.
 const ANONYMOUS_BODY_BYTES_MAX: usize = 16 * 1024;
@@ -86,6 +89,7 @@ fn app_router(app: App) -> Router {
         .fallback(nowhere)
         .method_not_allowed_fallback(nowhere)
         .layer(middleware::map_response(never_stored))
+        .layer(middleware::map_response_with_state(app.clone(), dated))
         .layer(middleware::from_fn(measured))
         .layer(CatchPanicLayer::custom(|_| {
             problem::respond(Problem::new(ProblemType::Unavailable))
@@ -158,6 +162,16 @@ async fn never_stored(mut response: Response) -> Response {
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Says what time the server goes by, which is not always what its machine says: clients hold their own against it.
+async fn dated(State(app): State<App>, mut response: Response) -> Response {
+    let now = Duration::from_secs(app.service.now().0.min(HTTP_DATE_SECONDS_MAX));
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + now);
+    if let Ok(date) = HeaderValue::from_str(&date) {
+        response.headers_mut().insert(header::DATE, date);
+    }
     response
 }
 

@@ -50,7 +50,7 @@ impl Service {
             .await?;
         Ok(Challenge {
             challenge: Base64Url(challenge.to_vec()),
-            expires_at: expires_at.0,
+            expires_in_seconds: CHALLENGE_SECONDS,
         })
     }
 
@@ -83,7 +83,7 @@ impl Service {
         };
         Ok(Session {
             token,
-            expires_at: expires_at.0,
+            expires_in_seconds: self.inner.config.session_seconds,
             state,
             incarnation: Some(incarnation),
         })

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use larder_lifecycle::UnixSeconds;
 use larder_wire::{BlobId, BlobStored, ProblemType};
 use sha2::{Digest, Sha256};
 
@@ -29,12 +30,20 @@ impl Service {
             _ => {}
         }
         let place = self.inner.transfers.enter(caller.device.user_key)?;
-        let (device, now) = (Arc::clone(&caller.device), self.now());
+        let device = Arc::clone(&caller.device);
+        let (now, ended_by) = (self.now(), self.blobs_ended_by());
         let name = BlobId::from_bytes(random_bytes(&self.inner.crypto)?);
         let given = name.clone();
         let begun = self
             .change(caller, move |tx| {
-                blobs::begin(tx, &device, &idempotency_key, (&given, size), &limits, now)
+                blobs::begin(
+                    tx,
+                    &device,
+                    &idempotency_key,
+                    (&given, size),
+                    &limits,
+                    (now, ended_by),
+                )
             })
             .await?;
         Ok(BlobUpload {
@@ -52,11 +61,11 @@ impl Service {
     /// Begins to fetch a blob. Refuses with `not-found` (it never was, is not all there, or is over) or `rate-limited`.
     pub async fn fetch_blob(&self, caller: &Caller, blob: BlobId) -> Result<BlobDownload, ServiceError> {
         let place = self.inner.transfers.enter(caller.device.user_key)?;
-        let now = self.now();
+        let ended_by = self.blobs_ended_by();
         let row = self
             .inner
             .store
-            .read(move |tx| Ok(tx.blob(&blob, now)?))
+            .read(move |tx| Ok(tx.blob(&blob, ended_by)?))
             .await?
             .ok_or(ProblemType::NotFound)?;
         Ok(BlobDownload {
@@ -69,9 +78,16 @@ impl Service {
 
     /// Ends a blob that a device of the caller's user has stored. Refuses with `not-found`.
     pub async fn remove_blob(&self, caller: &Caller, blob: BlobId) -> Result<(), ServiceError> {
-        let (device, now) = (Arc::clone(&caller.device), self.now());
-        self.change(caller, move |tx| blobs::remove(tx, &device, &blob, now))
+        let (device, ended_by) = (Arc::clone(&caller.device), self.blobs_ended_by());
+        self.change(caller, move |tx| blobs::remove(tx, &device, &blob, ended_by))
             .await
+    }
+
+    /// Blobs that ended by then are over.
+    fn blobs_ended_by(&self) -> UnixSeconds {
+        self.inner
+            .watch
+            .ended_by(self.inner.config.blobs.retention_seconds)
     }
 }
 

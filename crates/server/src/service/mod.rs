@@ -4,6 +4,7 @@ mod accounts;
 mod blobs;
 mod delivery;
 mod directory;
+mod sweep;
 
 use std::sync::Arc;
 
@@ -16,7 +17,9 @@ use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
 pub use blobs::{BlobDownload, BlobUpload};
+pub use sweep::Swept;
 
+use crate::clock::Watch;
 use crate::config::{Clock, Config, ServerLimits};
 use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
@@ -24,13 +27,6 @@ use crate::store::{DeviceRow, Store, Tx};
 use crate::suites::{accepted, check_group_suites};
 use crate::transfers::Transfers;
 use crate::wakeups::Wakeups;
-
-/// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
-const SWEEP_ROWS_MAX: u32 = 500;
-/// The same of blobs, whose parts are large.
-const SWEEP_BLOB_PARTS_MAX: u32 = 64;
-/// Idempotent answers are kept this long, in seconds: one day.
-const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
 
 /// Everything that a client can ask for. A clone is another handle on the same server.
 #[derive(Clone)]
@@ -42,7 +38,7 @@ struct Inner {
     config: Config,
     /// The accepted ciphersuites.
     suites: Vec<u16>,
-    clock: Clock,
+    watch: Watch,
     store: Store,
     wakeups: Wakeups,
     transfers: Transfers,
@@ -89,17 +85,9 @@ impl Caller {
     }
 }
 
-/// What a sweep did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Swept {
-    /// KeyPackages that lapsed, expired or were forgotten.
-    pub key_packages: u64,
-    /// Inbox rows, sessions, answers, memories of rates, trees and parts of blobs that were removed.
-    pub other_rows: u64,
-}
-
 impl Service {
-    /// Opens the server's store and brings its schema up to date.
+    /// Opens the server's store and brings its schema up to date. A clock that does not fit what the store knows is not
+    /// believed (see [`clock_suspension`](Self::clock_suspension)).
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be opened or migrated, or a configured ciphersuite cannot be used.
@@ -113,12 +101,14 @@ impl Service {
         let store = Store::open(&config.store, &incarnation, wakeups.clone())
             .await?
             .for_requests(config.limits.store_requests_max);
+        let known = store.read(|tx| Ok(tx.clock()?)).await.map_err(of_the_store)?;
+        let watch = Watch::start(clock, &known);
         Ok(Self {
             inner: Arc::new(Inner {
                 suites: accepted(&config.group_suites),
                 transfers: Transfers::new(config.limits.transfers_max, config.limits.transfers_per_user_max),
                 config,
-                clock,
+                watch,
                 store,
                 wakeups,
                 crypto: RustCrypto::default(),
@@ -147,8 +137,9 @@ impl Service {
         self.inner.config.limits
     }
 
-    fn now(&self) -> UnixSeconds {
-        (self.inner.clock)()
+    /// The time that the server goes by: not always what its clock says (see [`clock_suspension`](Self::clock_suspension)).
+    pub(crate) fn now(&self) -> UnixSeconds {
+        self.inner.watch.now()
     }
 
     /// What a client needs to know before it registers.
@@ -194,56 +185,13 @@ impl Service {
             .read(|tx| Ok(tx.incarnation().map(|_| ())?))
             .await
     }
+}
 
-    /// Does what is due: reservations lapse, KeyPackages expire, what nobody needs any more is removed. Each
-    /// transaction is small; a large backlog takes several.
-    pub async fn sweep(&self) -> Result<Swept, ServiceError> {
-        let mut total = Swept {
-            key_packages: 0,
-            other_rows: 0,
-        };
-        loop {
-            let (inner, now) = (Arc::clone(&self.inner), self.now());
-            let swept = self
-                .inner
-                .store
-                .write(move |tx| {
-                    let Config {
-                        directory,
-                        inbox_retention_seconds,
-                        ..
-                    } = &inner.config;
-                    if !tx.take_turn_to_sweep()? {
-                        return Ok(Swept {
-                            key_packages: 0,
-                            other_rows: 0,
-                        });
-                    }
-                    let kept_since = now.minus(*inbox_retention_seconds);
-                    Ok(Swept {
-                        key_packages: crate::directory::sweep(tx, directory, now, SWEEP_ROWS_MAX)?,
-                        other_rows: tx.sweep_accounts(
-                            now,
-                            now.minus(IDEMPOTENT_ANSWER_SECONDS),
-                            SWEEP_ROWS_MAX,
-                        )? + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
-                            + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
-                            + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?
-                            + tx.sweep_blobs(now, (SWEEP_BLOB_PARTS_MAX, SWEEP_ROWS_MAX))?,
-                    })
-                })
-                .await?;
-            if swept
-                == (Swept {
-                    key_packages: 0,
-                    other_rows: 0,
-                })
-            {
-                return Ok(total);
-            }
-            total.key_packages += swept.key_packages;
-            total.other_rows += swept.other_rows;
-        }
+/// Reading the store is refused by nobody.
+fn of_the_store(error: ServiceError) -> Fault {
+    match error {
+        ServiceError::Fault(fault) => fault,
+        ServiceError::Refused(_) => Fault::Corrupt("a read that was refused"),
     }
 }
 

@@ -73,11 +73,11 @@ impl Tx<'_> {
         )
     }
 
-    /// The blob with this name, if all of it is there and its time has not come.
-    pub(crate) fn blob(&self, name: &BlobId, now: UnixSeconds) -> Result<Option<BlobRow>, Fault> {
+    /// The blob with this name, if all of it is there and it has not ended by this time.
+    pub(crate) fn blob(&self, name: &BlobId, ended_by: UnixSeconds) -> Result<Option<BlobRow>, Fault> {
         self.row(
             "SELECT id, user_id, size FROM blobs WHERE name = ?1 AND sha256 IS NOT NULL AND expires_at > ?2",
-            params![name, now],
+            params![name, ended_by],
             |row| {
                 Ok(BlobRow {
                     key: row.get(0)?,

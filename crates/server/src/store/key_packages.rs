@@ -1,4 +1,4 @@
-use larder_lifecycle::{DirectoryState, DirectoryStatus, UnixSeconds};
+use larder_lifecycle::{DirectoryPolicy, DirectoryState, DirectoryStatus, Lifetime, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef};
 
 use crate::error::Fault;
@@ -14,7 +14,8 @@ pub(crate) struct NewKeyPackage<'a> {
     pub(crate) owner: DeviceKey,
     pub(crate) suite: u16,
     pub(crate) init_key_hash: &'a [u8],
-    pub(crate) not_after: UnixSeconds,
+    pub(crate) encryption_key_hash: &'a [u8],
+    pub(crate) lifetime: Lifetime,
     pub(crate) bytes: &'a [u8],
 }
 
@@ -24,9 +25,33 @@ pub(crate) struct KeyPackageRow {
     pub(crate) key_package_ref: KeyPackageRef,
     pub(crate) owner: DeviceKey,
     pub(crate) suite: u16,
-    pub(crate) not_after: UnixSeconds,
+    pub(crate) lifetime: Lifetime,
     pub(crate) uploaded_at: UnixSeconds,
     pub(crate) state: StoredState,
+}
+
+/// Which lifetimes are served at some time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Serving {
+    /// The KeyPackage is valid from this time on, or an earlier one.
+    pub(super) not_before: UnixSeconds,
+    /// It is valid beyond this time.
+    pub(super) not_after: UnixSeconds,
+}
+
+impl Serving {
+    /// Those that are served now.
+    pub(crate) fn at(now: UnixSeconds, policy: &DirectoryPolicy) -> Self {
+        Self {
+            not_before: now.minus(policy.skew_seconds),
+            not_after: now.plus(policy.serving_margin_seconds),
+        }
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn includes(self, lifetime: Lifetime) -> bool {
+        lifetime.not_before <= self.not_before && lifetime.not_after > self.not_after
+    }
 }
 
 /// Who takes a KeyPackage, and for what.
@@ -58,7 +83,7 @@ fn status_from_sql(number: u8) -> Result<DirectoryStatus, Fault> {
 }
 
 const ROW: &str =
-    "SELECT ref, device_id, suite, not_after, uploaded_at, status, holder, group_id, reserved_until
+    "SELECT ref, device_id, suite, not_after, uploaded_at, status, holder, group_id, reserved_until, not_before
      FROM key_packages";
 
 fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
@@ -92,7 +117,10 @@ fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
         key_package_ref: row.get(0)?,
         owner: row.get(1)?,
         suite: row.get(2)?,
-        not_after: row.get(3)?,
+        lifetime: Lifetime {
+            not_before: row.get(9)?,
+            not_after: row.get(3)?,
+        },
         uploaded_at: row.get(4)?,
         state,
     })
@@ -153,16 +181,25 @@ impl Tx<'_> {
         )
     }
 
+    /// Whether a KeyPackage of either kind has or had this public key, as its init key or as its leaf's encryption key.
+    pub(crate) fn knows_key(&self, key_hash: &[u8]) -> Result<bool, Fault> {
+        self.exists(
+            "SELECT 1 FROM key_package_keys WHERE hash = ?1",
+            params![key_hash],
+        )
+    }
+
     /// Stores a KeyPackage as available; `false` when its init key is or was here under another reference, be it a
-    /// last resort's.
+    /// last resort's. The schema refuses an encryption key that was here before.
     pub(crate) fn insert_key_package(
         &self,
         new: &NewKeyPackage<'_>,
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
         let inserted = self.execute(
-            "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
-             SELECT ?1, ?2, ?3, 0, ?4, ?5, ?6
+            "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, encryption_key_hash,
+                 not_before, not_after, uploaded_at)
+             SELECT ?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8
              WHERE NOT EXISTS (SELECT 1 FROM last_resorts WHERE init_key_hash = ?4)
              ON CONFLICT (init_key_hash) DO NOTHING",
             params![
@@ -170,7 +207,9 @@ impl Tx<'_> {
                 new.owner,
                 new.suite,
                 new.init_key_hash,
-                new.not_after,
+                new.encryption_key_hash,
+                new.lifetime.not_before,
+                new.lifetime.not_after,
                 now
             ],
         )?;
@@ -201,7 +240,7 @@ impl Tx<'_> {
         &self,
         owner: DeviceKey,
         suites: &[u16],
-        served_after: UnixSeconds,
+        serving: Serving,
         reservation: &Reservation,
     ) -> Result<Option<(KeyPackageRef, Vec<u8>)>, Fault> {
         for suite in suites {
@@ -210,7 +249,7 @@ impl Tx<'_> {
                  SET status = 1, holder = ?1, group_id = ?2, reserved_until = ?3, reservation_id = ?4
                  WHERE status = 0 AND ref = (
                      SELECT ref FROM key_packages
-                     WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7
+                     WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7 AND not_before <= ?8
                      ORDER BY not_after LIMIT 1
                  )
                  RETURNING ref",
@@ -221,7 +260,8 @@ impl Tx<'_> {
                     reservation.id.as_str(),
                     owner,
                     *suite,
-                    served_after
+                    serving.not_after,
+                    serving.not_before
                 ],
                 |row| row.get(0),
             )?;
@@ -242,14 +282,14 @@ impl Tx<'_> {
         &self,
         owner: DeviceKey,
         suites: &[u16],
-        served_after: UnixSeconds,
+        serving: Serving,
     ) -> Result<u32, Fault> {
         let mut available = 0;
         for suite in suites {
             available += self.one_row(
                 "SELECT count(*) FROM key_packages
-                 WHERE device_id = ?1 AND suite = ?2 AND status = 0 AND not_after > ?3",
-                params![owner, *suite, served_after],
+                 WHERE device_id = ?1 AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4",
+                params![owner, *suite, serving.not_after, serving.not_before],
                 |row| row.get::<u32>(0),
             )?;
         }
@@ -260,11 +300,12 @@ impl Tx<'_> {
     pub(crate) fn count_available_of_any_suite(
         &self,
         owner: DeviceKey,
-        served_after: UnixSeconds,
+        serving: Serving,
     ) -> Result<u32, Fault> {
         self.one_row(
-            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND status = 0 AND not_after > ?2",
-            params![owner, served_after],
+            "SELECT count(*) FROM key_packages
+             WHERE device_id = ?1 AND status = 0 AND not_after > ?2 AND not_before <= ?3",
+            params![owner, serving.not_after, serving.not_before],
             |row| row.get(0),
         )
     }

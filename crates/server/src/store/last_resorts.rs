@@ -1,8 +1,8 @@
-use larder_lifecycle::{LastResortState, UnixSeconds};
+use larder_lifecycle::{LastResortState, Lifetime, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef};
 
 use crate::error::Fault;
-use crate::store::key_packages::{NewKeyPackage, Reservation};
+use crate::store::key_packages::{NewKeyPackage, Reservation, Serving};
 use crate::store::statement::{Param, Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
@@ -12,7 +12,7 @@ pub(crate) struct LastResortRow {
     pub(crate) key_package_ref: KeyPackageRef,
     pub(crate) owner: DeviceKey,
     pub(crate) suite: u16,
-    pub(crate) not_after: UnixSeconds,
+    pub(crate) lifetime: Lifetime,
     pub(crate) uploaded_at: UnixSeconds,
     /// Whether it was ever handed out.
     pub(crate) used: bool,
@@ -49,7 +49,8 @@ fn state_from_sql(status: u8, retiring_until: Option<UnixSeconds>) -> Result<Las
 }
 
 const ROW: &str =
-    "SELECT ref, device_id, suite, not_after, uploaded_at, used, status, retiring_until FROM last_resorts";
+    "SELECT ref, device_id, suite, not_after, uploaded_at, used, status, retiring_until, not_before
+     FROM last_resorts";
 
 const RESERVATION: &str = "SELECT r.reservation_id, r.ref, r.holder, r.group_id, l.device_id
     FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref";
@@ -59,7 +60,10 @@ fn last_resort_row(row: &Row<'_>) -> Result<LastResortRow, Fault> {
         key_package_ref: row.get(0)?,
         owner: row.get(1)?,
         suite: row.get(2)?,
-        not_after: row.get(3)?,
+        lifetime: Lifetime {
+            not_before: row.get(8)?,
+            not_after: row.get(3)?,
+        },
         uploaded_at: row.get(4)?,
         used: row.get(5)?,
         state: state_from_sql(row.get(6)?, row.optional(7)?)?,
@@ -111,14 +115,10 @@ impl Tx<'_> {
     }
 
     /// Whether a device has an active last resort of any suite that is still served.
-    pub(crate) fn has_active_last_resort(
-        &self,
-        owner: DeviceKey,
-        served_after: UnixSeconds,
-    ) -> Result<bool, Fault> {
+    pub(crate) fn has_active_last_resort(&self, owner: DeviceKey, serving: Serving) -> Result<bool, Fault> {
         self.exists(
-            "SELECT 1 FROM last_resorts WHERE device_id = ?1 AND status = 0 AND not_after > ?2",
-            params![owner, served_after],
+            "SELECT 1 FROM last_resorts WHERE device_id = ?1 AND status = 0 AND not_after > ?2 AND not_before <= ?3",
+            params![owner, serving.not_after, serving.not_before],
         )
     }
 
@@ -156,27 +156,21 @@ impl Tx<'_> {
         )
     }
 
-    /// Whether a KeyPackage of either kind has or had this init key.
-    pub(crate) fn knows_init_key(&self, init_key_hash: &[u8]) -> Result<bool, Fault> {
-        self.exists(
-            "SELECT 1 FROM key_packages WHERE init_key_hash = ?1
-             UNION ALL SELECT 1 FROM last_resorts WHERE init_key_hash = ?1",
-            params![init_key_hash],
-        )
-    }
-
     /// Stores a last resort as active and unused. The one before it must have left that state.
     pub(crate) fn insert_last_resort(&self, new: &NewKeyPackage<'_>, now: UnixSeconds) -> Result<(), Fault> {
         self.execute(
             "INSERT INTO last_resorts
-                 (ref, device_id, suite, status, used, init_key_hash, not_after, uploaded_at)
-             VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6)",
+                 (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash, not_before, not_after,
+                  uploaded_at)
+             VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6, ?7, ?8)",
             params![
                 new.key_package_ref,
                 new.owner,
                 new.suite,
                 new.init_key_hash,
-                new.not_after,
+                new.encryption_key_hash,
+                new.lifetime.not_before,
+                new.lifetime.not_after,
                 now
             ],
         )?;

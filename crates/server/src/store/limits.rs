@@ -16,23 +16,26 @@ pub(crate) struct RateMemories {
 
 impl Tx<'_> {
     /// The devices that a user holds reservations on, each as often as there are reservations: live ones, and of
-    /// single-use KeyPackages those that came to nothing, if their deadline is past `since`.
+    /// single-use KeyPackages those that came to nothing, if their deadline is past `since`. None that has
+    /// its deadline after `until`: that was made by a clock that was far ahead.
     pub(crate) fn held_by_user(
         &self,
         user: UserKey,
-        since: UnixSeconds,
+        (since, until): (UnixSeconds, UnixSeconds),
         now: UnixSeconds,
     ) -> Result<Vec<DeviceKey>, Fault> {
         let mut held = self.rows(
             "SELECT device_id FROM key_packages
-             WHERE holder IN (SELECT id FROM devices WHERE user_id = ?1) AND status IN (1, 3) AND reserved_until > ?2",
-            params![user, since],
+             WHERE holder IN (SELECT id FROM devices WHERE user_id = ?1) AND status IN (1, 3)
+               AND reserved_until > ?2 AND reserved_until < ?3",
+            params![user, since, until],
             |row| row.get(0),
         )?;
         let last_resorts: Vec<DeviceKey> = self.rows(
             "SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
-             WHERE r.holder IN (SELECT id FROM devices WHERE user_id = ?1) AND r.reserved_until > ?2",
-            params![user, now],
+             WHERE r.holder IN (SELECT id FROM devices WHERE user_id = ?1)
+               AND r.reserved_until > ?2 AND r.reserved_until < ?3",
+            params![user, now, until],
             |row| row.get(0),
         )?;
         held.extend(last_resorts);

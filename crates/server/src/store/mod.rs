@@ -7,6 +7,7 @@
 mod accounts;
 mod audit;
 mod blobs;
+mod clock;
 mod devices;
 mod groups;
 mod inbox;
@@ -34,9 +35,10 @@ use crate::wakeups::Wakeups;
 
 pub(crate) use accounts::DeviceRow;
 pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
+pub(crate) use clock::{ClockRow, Durations};
 pub(crate) use groups::{AcceptedKind, NewAccepted};
 pub(crate) use inbox::NewInboxRow;
-pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation};
+pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub use postgres::PostgresError;
@@ -109,6 +111,14 @@ impl Store {
         Self {
             engine,
             places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        }
+    }
+
+    /// Whether other processes may serve it, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self.engine {
+            Kind::Sqlite(_) => false,
+            Kind::Postgres(_) => true,
         }
     }
 

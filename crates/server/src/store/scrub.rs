@@ -10,6 +10,7 @@ use crate::store::tx::{DeviceKey, Tx};
 /// What is stored of a KeyPackage beside its state.
 pub(crate) struct Content {
     pub(crate) init_key_hash: Vec<u8>,
+    pub(crate) encryption_key_hash: Option<Vec<u8>>,
     pub(crate) bytes: Option<Vec<u8>>,
 }
 
@@ -73,13 +74,14 @@ impl Tx<'_> {
     fn content(&self, states: &str, bytes: &str, key_package_ref: &KeyPackageRef) -> Result<Content, Fault> {
         self.one_row(
             &format!(
-                "SELECT s.init_key_hash, b.bytes FROM {states} s LEFT JOIN {bytes} b ON b.ref = s.ref WHERE s.ref = ?1"
+                "SELECT s.init_key_hash, b.bytes, s.encryption_key_hash FROM {states} s LEFT JOIN {bytes} b ON b.ref = s.ref WHERE s.ref = ?1"
             ),
             params![key_package_ref],
             |row| {
                 Ok(Content {
                     init_key_hash: row.get(0)?,
                     bytes: row.optional(1)?,
+                    encryption_key_hash: row.optional(2)?,
                 })
             },
         )

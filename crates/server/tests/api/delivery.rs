@@ -309,7 +309,7 @@ async fn a_long_poll_answers_when_a_row_arrives() {
     alice.send(&mut alices, "wake up").await;
     let inbox = poll.await.unwrap();
     assert_eq!(inbox.rows.len(), 1);
-    assert!(started.elapsed() < Duration::from_secs(15));
+    assert!(started.elapsed() < Duration::from_secs(29));
 }
 
 #[tokio::test]

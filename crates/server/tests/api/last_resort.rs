@@ -122,7 +122,7 @@ async fn without_a_last_resort_that_is_still_served_a_drained_device_is_exhauste
 
     // Nor is one with less life left than an inbox is kept.
     bob.stock_last_resort().await;
-    server.pass(53 * DAY);
+    server.pass(52 * DAY);
     alice.open_session().await;
     bob.open_session().await;
     assert_eq!(

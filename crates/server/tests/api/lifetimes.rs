@@ -72,7 +72,7 @@ async fn a_key_package_is_not_served_once_less_life_is_left_than_an_inbox_is_kep
     let lifetime = |days: i64| Some((-3600, days * DAY as i64));
     bob.upload(&[
         bob.mint(KeyPackageSpec {
-            lifetime: lifetime(31),
+            lifetime: lifetime(32),
             ..Default::default()
         }),
         bob.mint(KeyPackageSpec {

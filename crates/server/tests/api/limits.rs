@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use crate::support::{Answer, Device, TestServer};
 
 /// Nothing takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn with_limits(limit: impl FnOnce(&mut ServerLimits)) -> TestServer {
     TestServer::start_with(|config| limit(&mut config.limits), true).await

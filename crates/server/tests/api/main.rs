@@ -13,11 +13,13 @@ mod database;
 mod support;
 
 mod accounts;
+mod addable;
 mod audit;
 mod bad_input;
 mod blobs;
 mod blocks;
 mod check;
+mod clock;
 mod commit_model;
 mod commits;
 mod commits_invalid;

@@ -1,5 +1,6 @@
 //! Deployments with other ciphersuites than the default one, and with several.
 
+use larder_lifecycle::{ClockReading, UnixSeconds};
 use larder_server::{Config, Service, UnusableSuites};
 use larder_wire::{
     DeviceOutcome, GroupId, Health, InboxKind, PoolStatus, ReserveRequest, Reserved, ServerInfo,
@@ -54,7 +55,7 @@ async fn a_server_does_not_start_with_a_suite_that_it_cannot_validate() {
     let database = directory.path().join("server.db");
     let mut config = Config::new(database.clone());
     config.group_suites = vec![1, 0x7777];
-    let clock = std::sync::Arc::new(|| larder_lifecycle::UnixSeconds(0));
+    let clock = std::sync::Arc::new(|| ClockReading::steady(UnixSeconds(0)));
     let refused = Service::open(config, clock).await.err().unwrap();
     assert_eq!(
         refused.to_string(),

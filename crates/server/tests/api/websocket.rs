@@ -17,7 +17,7 @@ use crate::support::{Device, TestServer};
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Nothing that a test waits for takes this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn handshake(server: &TestServer, device: &Device, query: &str) -> Request {
     let mut request = format!("ws://{}/v1/inbox/ws{query}", server.address())

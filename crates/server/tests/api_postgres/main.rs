@@ -14,6 +14,8 @@ mod support;
 
 #[path = "../api/accounts.rs"]
 mod accounts;
+#[path = "../api/addable.rs"]
+mod addable;
 #[path = "../api/audit.rs"]
 mod audit;
 #[path = "../api/bad_input.rs"]
@@ -24,6 +26,8 @@ mod blobs;
 mod blocks;
 #[path = "../api/check.rs"]
 mod check;
+#[path = "../api/clock.rs"]
+mod clock;
 #[path = "../api/commit_model/mod.rs"]
 mod commit_model;
 #[path = "../api/commits.rs"]

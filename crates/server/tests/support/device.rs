@@ -7,9 +7,9 @@ use larder_wire::{
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
-    BasicCredential, Capabilities, Ciphersuite, CredentialWithKey, ExtensionType, KeyPackage, KeyPackageIn,
-    Lifetime, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto as _, OpenMlsProvider as _,
-    ProtocolVersion, SignatureScheme,
+    BasicCredential, Capabilities, Ciphersuite, CredentialWithKey, Extension, ExtensionType, Extensions,
+    KeyPackage, KeyPackageIn, Lifetime, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto as _,
+    OpenMlsProvider as _, ProtocolVersion, SignatureScheme, UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
@@ -23,10 +23,15 @@ pub(crate) const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM
 const DAY: u64 = 24 * 60 * 60;
 /// `MLSMessage` and `KeyPackage` start with two numbers of two bytes each, then comes the init key with its length.
 const INIT_KEY: std::ops::Range<usize> = 8..41;
+/// Then the leaf begins, with its encryption key.
+const ENCRYPTION_KEY: std::ops::Range<usize> = 41..74;
 /// The last of those numbers.
 const SUITE_NUMBER: std::ops::Range<usize> = 6..8;
 /// A `KeyPackage` ends with its Ed25519 signature of 64 bytes and the two bytes of its length.
 pub(crate) const SIGNATURE_BYTES: usize = 66;
+
+/// The extensions of a last resort: three bytes of them, of the type 0x000A, without content.
+const LAST_RESORT_EXTENSION: [u8; 4] = [3, 0, 10, 0];
 
 /// A KeyPackage to mint; what is not said is as it should be.
 #[derive(Default)]
@@ -40,6 +45,10 @@ pub(crate) struct KeyPackageSpec {
     pub(crate) last_resort: bool,
     /// The capabilities do not list the extensions that it carries.
     pub(crate) unannounced: bool,
+    /// The leaf's capabilities.
+    pub(crate) capabilities: Option<Capabilities>,
+    /// An extension of the KeyPackage, and one of its leaf, without content.
+    pub(crate) extensions: (Option<u16>, Option<u16>),
 }
 
 /// A device: its keys, its OpenMLS storage, and its session.
@@ -59,6 +68,11 @@ pub(crate) fn message_bytes(message: &MlsMessageOut) -> Vec<u8> {
     message
         .tls_serialize_detached()
         .expect("an MLS message serializes")
+}
+
+/// The public keys of a KeyPackage: its init key, and its leaf's encryption key.
+pub(crate) fn keys_of(key_package: &[u8]) -> [[u8; 32]; 2] {
+    [INIT_KEY, ENCRYPTION_KEY].map(|place| key_package[place][1..].try_into().expect("32 bytes"))
 }
 
 /// The same bytes, with another ciphersuite's number in them.
@@ -235,6 +249,18 @@ impl Device {
         };
         let mut builder =
             KeyPackage::builder().key_package_lifetime(Lifetime::init(moment(start), moment(end)));
+        if let Some(capabilities) = spec.capabilities {
+            builder = builder.leaf_node_capabilities(capabilities);
+        }
+        let unknown = |number| Extension::Unknown(number, UnknownExtension(Vec::new()));
+        if let Some(number) = spec.extensions.0 {
+            let extensions = Extensions::single(unknown(number)).expect("an extension of a KeyPackage");
+            builder = builder.key_package_extensions(extensions);
+        }
+        if let Some(number) = spec.extensions.1 {
+            let extensions = Extensions::single(unknown(number)).expect("an extension of a leaf");
+            builder = builder.leaf_node_extensions(extensions);
+        }
         if spec.last_resort {
             builder = builder.mark_as_last_resort();
             if !spec.unannounced {
@@ -273,12 +299,40 @@ impl Device {
 
     /// The KeyPackage with the init key of another of this device, properly signed.
     pub(crate) fn with_init_key_of(&self, key_package: &[u8], other: &[u8]) -> Vec<u8> {
-        let mut forged = key_package.to_vec();
-        forged[INIT_KEY].copy_from_slice(&other[INIT_KEY]);
-        let signed = forged.len() - SIGNATURE_BYTES;
-        let content = sign_with_label_content("KeyPackageTBS", &forged[4..signed]);
-        forged[signed + 2..].copy_from_slice(&self.mls.sign(&content).expect("a signature"));
+        let forged = self.with_keys(key_package, Some(&keys_of(other)[0]), None);
         self.validate(&forged);
+        forged
+    }
+
+    /// The KeyPackage with other public keys, properly signed by this device: the init key, and the leaf's encryption
+    /// key.
+    pub(crate) fn with_keys(
+        &self,
+        key_package: &[u8],
+        init_key: Option<&[u8; 32]>,
+        encryption_key: Option<&[u8; 32]>,
+    ) -> Vec<u8> {
+        let mut forged = key_package.to_vec();
+        for (place, key) in [(INIT_KEY, init_key), (ENCRYPTION_KEY, encryption_key)] {
+            if let Some(key) = key {
+                forged[place][1..].copy_from_slice(key);
+            }
+        }
+        // The leaf ends with its signature; then come the extensions, which are the last resort's or none.
+        let signed = forged.len() - SIGNATURE_BYTES;
+        let extensions = match forged[..signed].ends_with(&LAST_RESORT_EXTENSION) {
+            true => LAST_RESORT_EXTENSION.len(),
+            false => 1,
+        };
+        let leaf_end = signed - extensions;
+        let leaf_signed = leaf_end - SIGNATURE_BYTES;
+        let mut sign = |label, content: std::ops::Range<usize>, end: usize| {
+            let content = sign_with_label_content(label, &forged[content]);
+            let signature = self.mls.sign(&content).expect("a signature");
+            forged[end - signature.len()..end].copy_from_slice(&signature);
+        };
+        sign("LeafNodeTBS", ENCRYPTION_KEY.start..leaf_signed, leaf_end);
+        sign("KeyPackageTBS", 4..signed, signed + SIGNATURE_BYTES);
         forged
     }
 

@@ -5,7 +5,7 @@ mod groups;
 mod http;
 mod server;
 
-pub(crate) use device::{Device, KeyPackageSpec, SIGNATURE_BYTES, SUITE, message_bytes, of_suite};
+pub(crate) use device::{Device, KeyPackageSpec, SIGNATURE_BYTES, SUITE, keys_of, message_bytes, of_suite};
 pub(crate) use groups::id_of;
 pub(crate) use http::{Answer, Http};
 pub(crate) use server::{TestServer, generous};

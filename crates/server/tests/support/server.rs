@@ -1,8 +1,8 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use larder_lifecycle::{DrainLimits, Rate, UnixSeconds};
+use larder_lifecycle::{ClockReading, DrainLimits, Rate, UnixSeconds};
 use larder_server::{Config, Service, router, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -30,6 +30,7 @@ pub(crate) struct TestServer {
     pub(crate) database: Arc<Database>,
     address: String,
     ahead_seconds: Arc<AtomicU64>,
+    set_by_seconds: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
 }
@@ -76,11 +77,29 @@ impl TestServer {
         configure: impl FnOnce(&mut Config),
         sweeper: bool,
     ) -> Self {
+        Self::start_with_clock(database, configure, sweeper, 0).await
+    }
+
+    /// The server on a database, on a machine whose clock is wrong by `set_by` seconds.
+    pub(crate) async fn start_with_clock(
+        database: Arc<Database>,
+        configure: impl FnOnce(&mut Config),
+        sweeper: bool,
+        set_by: i64,
+    ) -> Self {
         let mut config = Config::new(database.location());
         configure(&mut config);
         let ahead_seconds = Arc::new(AtomicU64::new(0));
         let offset = Arc::clone(&ahead_seconds);
-        let clock = Arc::new(move || UnixSeconds(now() + offset.load(Ordering::SeqCst)));
+        let set_by_seconds = Arc::new(AtomicI64::new(set_by));
+        let set_by = Arc::clone(&set_by_seconds);
+        let clock = Arc::new(move || {
+            let passed = now() + offset.load(Ordering::SeqCst);
+            ClockReading {
+                wall: UnixSeconds(passed.saturating_add_signed(set_by.load(Ordering::SeqCst))),
+                since_boot: passed,
+            }
+        });
         let service = Service::open(config, clock).await.expect("the service opens");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -106,6 +125,7 @@ impl TestServer {
             database,
             address,
             ahead_seconds,
+            set_by_seconds,
             stop: Some(stop),
             running,
         }
@@ -116,7 +136,12 @@ impl TestServer {
         &self.address
     }
 
-    /// Moves the server's clock ahead.
+    /// Sets the clock of the server's machine to another time than has passed, by so many seconds; 0 sets it right.
+    pub(crate) fn set_clock(&self, by_seconds: i64) {
+        self.set_by_seconds.store(by_seconds, Ordering::SeqCst);
+    }
+
+    /// Lets time pass on the server's machine, its clock included.
     pub(crate) fn pass(&self, seconds: u64) {
         self.ahead_seconds.fetch_add(seconds, Ordering::SeqCst);
     }

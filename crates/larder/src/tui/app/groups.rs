@@ -1,3 +1,4 @@
+use larder_client::text::folded;
 use larder_client::{GroupKey, GroupState, GroupSummary};
 
 use crate::record::group_label;
@@ -36,13 +37,8 @@ pub(in crate::tui) struct Groups {
 
 impl Groups {
     pub(super) fn replace(&mut self, mut groups: Vec<GroupSummary>) {
-        groups.sort_by_cached_key(|group| {
-            (
-                Section::of(group),
-                name_of(group).to_lowercase(),
-                group.id.to_string(),
-            )
-        });
+        groups
+            .sort_by_cached_key(|group| (Section::of(group), folded(&name_of(group)), group.id.to_string()));
         let known = |key: &GroupKey| groups.iter().any(|group| &group.id == key);
         self.open = self.open.take().filter(known);
         self.pointed = self.pointed.take().filter(known);
@@ -143,20 +139,39 @@ impl Groups {
         true
     }
 
-    /// The group with this name, else the only one whose name or id begins like this.
-    pub(super) fn find(&self, text: &str) -> Option<GroupKey> {
-        let wanted = text.to_lowercase();
-        let named = |group: &&GroupSummary| name_of(group).to_lowercase() == wanted;
-        let begins = |group: &&GroupSummary| {
-            name_of(group).to_lowercase().starts_with(&wanted) || group.id.to_string().starts_with(text)
-        };
-        let mut exact = self.all.iter().filter(named);
-        let mut similar = self.all.iter().filter(begins);
-        let found = match (exact.next(), exact.next(), similar.next(), similar.next()) {
-            (Some(group), None, ..) | (None, _, Some(group), None) => group,
-            _ => return None,
-        };
-        Some(found.id.clone())
+    /// The group with this name, else the only one whose name or id begins like this. A request or a group that was left is
+    /// meant only if no other has the name.
+    ///
+    /// # Errors
+    /// Those that it could be, several or none.
+    pub(super) fn find(&self, text: &str) -> Result<GroupKey, Vec<GroupKey>> {
+        let wanted = folded(text);
+        // As it is called, and as that is shown.
+        let names = |group: &GroupSummary| [group.name.as_deref().map(folded), Some(folded(&name_of(group)))];
+        let is_named = |group: &GroupSummary| names(group).into_iter().flatten().any(|name| name == wanted);
+        let kinds: [&dyn Fn(&GroupSummary) -> bool; 4] = [
+            &|group| is_named(group) && Section::of(group) == Section::Groups,
+            &|group| is_named(group) && Section::of(group) == Section::Requests,
+            &is_named,
+            &|group| {
+                let mut names = names(group).into_iter().flatten();
+                names.any(|name| name.starts_with(&wanted)) || group.id.to_string().starts_with(text)
+            },
+        ];
+        for is_meant in kinds {
+            let meant: Vec<GroupKey> = self
+                .all
+                .iter()
+                .filter(|group| is_meant(group))
+                .map(|group| group.id.clone())
+                .collect();
+            match meant.as_slice() {
+                [] => (),
+                [only] => return Ok(only.clone()),
+                _ => return Err(meant),
+            }
+        }
+        Err(Vec::new())
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -167,7 +182,7 @@ impl Groups {
 /// How a group is called, made harmless.
 pub(in crate::tui) fn name_of(group: &GroupSummary) -> String {
     match &group.name {
-        Some(name) => crate::text::plain(name).into_owned(),
+        Some(name) => crate::text::name(name).into_owned(),
         None => group_label(None, &group.id.to_string()),
     }
 }

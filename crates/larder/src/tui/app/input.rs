@@ -14,7 +14,9 @@ impl App {
             Event::Key(key) => self.key(key),
             Event::Paste(text) => {
                 self.open_pointed();
-                self.composer.paste(&text);
+                if let Err(why) = self.composer.paste(&text) {
+                    self.say(why, true);
+                }
                 self.suggest();
             }
             Event::FocusGained => self.focused = true,

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 
 use larder_client::{GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus};
 
+use crate::failure::Failure;
 use crate::slash::{self, Slash, Suggestion};
 use crate::text::{label, plain};
 use crate::tui::composer::Composer;
@@ -343,8 +344,14 @@ impl App {
             Slash::Copy => self.copy(),
             Slash::Edit => self.effects.push(Effect::Edit(String::new())),
             Slash::Group(name) => match self.groups.find(&name) {
-                Some(group) => self.open(&group),
-                None => self.say(format!("no group is called {}", label(&name)), true),
+                Ok(group) => self.open(&group),
+                Err(groups) if groups.is_empty() => {
+                    self.say(format!("no group is called {}", label(&name)), true);
+                }
+                Err(groups) => {
+                    let error = larder_client::Error::Ambiguous { groups };
+                    self.say(Failure::of(&error.into()).message.clone(), true);
+                }
             },
             Slash::Save(to) => {
                 let group = self.groups.shown().map(|group| group.id.clone());

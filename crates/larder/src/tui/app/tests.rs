@@ -253,6 +253,39 @@ fn commands_are_completed_run_and_refused_with_a_word() {
 }
 
 #[test]
+fn a_group_is_gone_to_however_its_name_is_typed_unless_two_are_called_so() {
+    let mut app = app();
+    let mut asked = group("cafe\u{301} ", 0);
+    asked.name = Some("Café".to_owned());
+    asked.request = Some("mallory".parse().unwrap());
+    app.update(Update::Groups(vec![
+        group("café", 0),
+        group("garden", 0),
+        asked.clone(),
+    ]));
+    let go = |app: &mut App, name: &str| {
+        app.update(Update::Open(key("garden")));
+        app.composer.replace(&format!("/group {name}"));
+        press(app, &["enter"]);
+        app.groups.open().cloned()
+    };
+    // A stranger's invitation does not take the name.
+    for name in ["CAFE\u{301}", "café", "CAF"] {
+        let expected = if name == "CAF" { "garden" } else { "café" };
+        assert_eq!(go(&mut app, name), Some(key(expected)), "{name}");
+    }
+    asked.request = None;
+    app.update(Update::Groups(vec![group("café", 0), group("garden", 0), asked]));
+    assert_eq!(go(&mut app, "café"), Some(key("garden")));
+    let word = app.word.as_ref().unwrap().text.clone();
+    for id in [key("café"), key("cafe\u{301} ")] {
+        assert!(word.contains(&id.to_string()), "{word}");
+    }
+    assert_eq!(go(&mut app, "attic"), Some(key("garden")));
+    assert_eq!(app.word.as_ref().unwrap().text, "no group is called attic");
+}
+
+#[test]
 fn nothing_is_sent_to_a_group_that_was_not_accepted() {
     let mut app = app();
     let mut asked = group("party", 0);

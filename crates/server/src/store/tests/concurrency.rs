@@ -7,7 +7,7 @@ use larder_lifecycle::DirectoryPolicy;
 use larder_wire::AuditTransition;
 use tokio::task::JoinSet;
 
-use super::harness::{NOW, Opened, ad_hoc, deliver, deliver_welcome, group, with_key_package};
+use super::harness::{NOW, Opened, ad_hoc, deliver, deliver_welcome, group, serving, with_key_package};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation, Store, Tx};
 
@@ -227,7 +227,7 @@ async fn what_is_due_lapses_once_when_two_nodes_sweep_while_reservations_go_on()
                     group: group(),
                     until: NOW,
                 };
-                let (taken, _) = tx.take_available(alice, &[1], NOW, &reservation)?.unwrap();
+                let (taken, _) = tx.take_available(alice, &[1], serving(), &reservation)?.unwrap();
                 Ok(tx.append_audit(alice, &taken, AuditTransition::Reserve, None, None, NOW)?)
             })
             .await
@@ -293,7 +293,7 @@ async fn an_init_key_that_is_stored_on_two_nodes_at_once_as_both_kinds_enters_on
             })?)
         });
         let last_resort = other.write(move |tx| {
-            if tx.knows_init_key(&[init_key; 32])? {
+            if tx.knows_key(&[init_key; 32])? {
                 return Ok(false);
             }
             with_key_package(bob, 200 + init_key, init_key, |new| {

@@ -2,13 +2,13 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{DirectoryPolicy, Lifetime, UnixSeconds};
 use larder_wire::{GroupId, InboxKind, KeyPackageRef};
 use tokio_postgres::NoTls;
 
 use crate::error::ServiceError;
 use crate::store::statement::Param;
-use crate::store::{DeviceKey, DeviceRow, NewInboxRow, NewKeyPackage, Store, StoreLocation, Tx};
+use crate::store::{DeviceKey, DeviceRow, NewInboxRow, NewKeyPackage, Serving, Store, StoreLocation, Tx};
 use crate::wakeups::Wakeups;
 
 pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -207,14 +207,29 @@ pub(super) fn with_key_package<T>(
     init_key: u8,
     store: impl FnOnce(&NewKeyPackage<'_>) -> T,
 ) -> T {
+    let mut encryption_key_hash = [init_key; 32];
+    encryption_key_hash[0] = !init_key;
     store(&NewKeyPackage {
         key_package_ref: &reference(name),
         owner,
         suite: 1,
         init_key_hash: &[init_key; 32],
-        not_after: NOW.plus(1000),
+        encryption_key_hash: &encryption_key_hash,
+        lifetime: Lifetime {
+            not_before: NOW.minus(1000),
+            not_after: NOW.plus(1000),
+        },
         bytes: b"bytes",
     })
+}
+
+/// What is served now, if it is valid for a while yet.
+pub(super) fn serving() -> Serving {
+    let policy = DirectoryPolicy {
+        serving_margin_seconds: 0,
+        ..DirectoryPolicy::default()
+    };
+    Serving::at(NOW, &policy)
 }
 
 pub(super) fn group() -> GroupId {

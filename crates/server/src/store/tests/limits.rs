@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use larder_lifecycle::{DirectoryPolicy, DrainLimits};
 use larder_wire::{DeviceOutcome, ReserveRequest};
 
-use super::harness::{NOW, Opened, group};
+use super::harness::{NOW, Opened, group, serving};
 use crate::directory::{self, Terms};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Reservation, Store};
@@ -86,9 +86,12 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
                     group: group(),
                     until: NOW.plus(10),
                 };
-                assert!(tx.take_available(target, &[1], NOW, &reservation)?.is_some());
+                assert!(
+                    tx.take_available(target, &[1], serving(), &reservation)?
+                        .is_some()
+                );
             }
-            Ok(tx.held_by_user(user, NOW, NOW)?)
+            Ok(tx.held_by_user(user, (NOW, NOW.plus(99_999)), NOW)?)
         })
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! What every engine must do. Each test of `conformance`, `in_use` and `limits` runs on SQLite and on PostgreSQL.
+//! What every engine must do. Each test of `conformance`, `in_use`, `keys` and `limits` runs on SQLite and on PostgreSQL.
 
 /// Each of these functions, which are given a store, as a test on each engine.
 macro_rules! on_both_engines {
@@ -23,6 +23,7 @@ mod concurrency;
 mod conformance;
 mod harness;
 mod in_use;
+mod keys;
 mod limits;
 mod plans;
 

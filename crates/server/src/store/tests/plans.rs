@@ -4,12 +4,16 @@ use larder_lifecycle::{DirectoryPolicy, LastResortState};
 use larder_wire::{AuditTransition, InboxKind};
 use tokio_postgres::NoTls;
 
-use super::harness::{NOW, Opened, deliver, group, recorded, with_key_package};
+use super::harness::{NOW, Opened, deliver, group, recorded, serving, with_key_package};
 use crate::store::postgres::translated;
-use crate::store::{AcceptedKind, NewAccepted, NewBlob, NewInboxRow, Reservation, StoreLocation};
+use crate::store::{AcceptedKind, Durations, NewAccepted, NewBlob, NewInboxRow, Reservation, StoreLocation};
 
-/// A table of one row, and one of which only the first rows are ever read.
-const READ_FROM_ONE_END: [&str; 2] = ["FROM server", "SELECT id FROM welcomes_gone ORDER BY id LIMIT ?1"];
+/// Tables of one row, and one of which only the first rows are ever read.
+const READ_FROM_ONE_END: [&str; 3] = [
+    "FROM server",
+    "clock",
+    "SELECT id FROM welcomes_gone ORDER BY id LIMIT ?1",
+];
 
 /// Does all that requests and the sweeper do with the store.
 async fn exercise(opened: &Opened) {
@@ -73,16 +77,26 @@ async fn exercise(opened: &Opened) {
             tx.lock_devices([alice.key])?;
             tx.lock_reservation("r")?;
             tx.lock_user(alice.user_key)?;
-            tx.held_by_user(alice.user_key, NOW, NOW)?;
+            tx.held_by_user(alice.user_key, (NOW, NOW), NOW)?;
             tx.are_acquainted(alice.user_key, alice.user_key)?;
             tx.rate_memories(Some(alice.user_key), bob)?;
             tx.remember_pair(alice.user_key, bob, NOW)?;
             tx.remember_target(bob, NOW)?;
             tx.sweep_rates(NOW, 9)?;
-            tx.count_available(alice.key, &[1], NOW)?;
-            tx.count_available_of_any_suite(alice.key, NOW)?;
+            tx.clock()?;
+            tx.note_sweep(NOW, "node", 0)?;
+            tx.accept_clock(NOW)?;
+            let durations = Durations {
+                challenge: 1,
+                session: 1,
+                reservation: 1,
+                blob: 1,
+            };
+            tx.bring_back_to(NOW, &durations, 9)?;
+            tx.count_available(alice.key, &[1], serving())?;
+            tx.count_available_of_any_suite(alice.key, serving())?;
             tx.count_live(alice.key)?;
-            tx.take_available(alice.key, &[1], NOW, &reservation)?;
+            tx.take_available(alice.key, &[1], serving(), &reservation)?;
             tx.append_audit(alice.key, &ordinary, AuditTransition::Reserve, None, None, NOW)?;
             tx.audit_head(alice.key)?;
             tx.audit_rows(alice.key, 0, 9)?;
@@ -94,9 +108,9 @@ async fn exercise(opened: &Opened) {
             tx.move_key_package(&row, &crate::store::key_packages::StoredState::Lapsed)?;
             tx.forget_key_packages(NOW, 9)?;
 
-            tx.knows_init_key(b"key")?;
+            tx.knows_key(b"key")?;
             tx.count_live_last_resorts(alice.key, 1)?;
-            tx.has_active_last_resort(alice.key, NOW)?;
+            tx.has_active_last_resort(alice.key, serving())?;
             with_key_package(alice.key, 2, 2, |new| tx.insert_last_resort(new, NOW))?;
             tx.last_resorts_of(alice.key)?;
             let row = tx.active_last_resort(alice.key, 1)?.unwrap();
@@ -246,14 +260,15 @@ const FILL: &str = "
     INSERT INTO sessions SELECT hash, device, n FROM spread;
     INSERT INTO invitations SELECT hash, n, n FROM spread;
     INSERT INTO idempotent_answers SELECT device, n::text, hash, hash, n FROM spread;
-    INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, not_after, uploaded_at)
-        SELECT hash, device, 1, 0, hash, n, n FROM spread;
+    INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_after, uploaded_at)
+        SELECT hash, device, 1, 0, hash, sha256(hash || 'k'), n, n FROM spread;
     UPDATE key_packages SET status = 1, holder = device_id, group_id = ref, reserved_until = not_after,
         reservation_id = uploaded_at WHERE status = 0 AND not_after % 2 = 0;
     UPDATE key_packages SET status = 3 WHERE status = 1 AND not_after % 100 <> 0;
     INSERT INTO key_package_bytes SELECT ref, ref FROM key_packages WHERE status < 2;
     INSERT INTO audit SELECT device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
-    INSERT INTO last_resorts SELECT sha256(hash), device, n, 0, 0, sha256(hash), n, n FROM spread;
+    INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash, not_after, uploaded_at)
+        SELECT sha256(hash), device, n, 0, 0, sha256(hash), sha256(hash || 'l'), n, n FROM spread;
     INSERT INTO last_resort_bytes SELECT ref, ref FROM last_resorts;
     UPDATE last_resorts SET used = 1 WHERE not_after % 10 = 0;
     INSERT INTO last_resort_reservations SELECT not_after, ref, device_id, ref, not_after FROM last_resorts
@@ -293,7 +308,7 @@ async fn on_postgresql_every_statement_finds_its_rows_by_an_index() {
         .unwrap();
     let mut explained = 0;
     for sql in recorded(true) {
-        if sql.contains("FROM server") {
+        if sql.contains("FROM server") || sql.contains("clock") {
             continue;
         }
         // Whether there is an index at all, and whether it is used.

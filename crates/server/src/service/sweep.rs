@@ -1,0 +1,89 @@
+use std::sync::Arc;
+
+use larder_lifecycle::{ClockSuspension, UnixSeconds};
+
+use super::Service;
+use crate::accounts::CHALLENGE_SECONDS;
+use crate::config::Config;
+use crate::error::ServiceError;
+use crate::store::{ClockRow, Durations, Tx};
+
+/// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
+const SWEEP_ROWS_MAX: u32 = 500;
+/// The same of blobs, whose parts are large.
+const SWEEP_BLOB_PARTS_MAX: u32 = 64;
+/// Idempotent answers are kept this long, in seconds: one day.
+const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// KeyPackages that lapsed, expired or were forgotten.
+    pub key_packages: u64,
+    /// Inbox rows, sessions, answers, memories of rates, trees and parts of blobs that were removed.
+    pub other_rows: u64,
+}
+
+/// What ends with age.
+impl Service {
+    /// Does what is due: reservations lapse, KeyPackages expire, what nobody needs any more is removed. Each
+    /// transaction is small; a large backlog takes several. Nothing is due while the clock is not believed.
+    pub async fn sweep(&self) -> Result<Swept, ServiceError> {
+        let mut total = Swept::default();
+        loop {
+            let inner = &self.inner;
+            let known = inner.store.read(|tx| Ok(tx.clock()?)).await?;
+            let Some(now) = inner.watch.time_to_sweep(&known, inner.store.is_shared()) else {
+                return Ok(total);
+            };
+            let inner = Arc::clone(inner);
+            let swept = self
+                .inner
+                .store
+                .write(move |tx| {
+                    let is_ours = tx.take_turn_to_sweep()?
+                        && tx.note_sweep(now, inner.watch.node(), known.acceptances)?;
+                    match is_ours {
+                        true => sweep(tx, &inner.config, now, &known),
+                        false => Ok(Swept::default()),
+                    }
+                })
+                .await?;
+            if swept == Swept::default() {
+                return Ok(total);
+            }
+            total.key_packages += swept.key_packages;
+            total.other_rows += swept.other_rows;
+        }
+    }
+
+    /// Why the server's clock is not believed, so that nothing ends with age; `None` while it is.
+    pub fn clock_suspension(&self) -> Option<ClockSuspension> {
+        self.inner.watch.suspension()
+    }
+}
+
+/// Does some of what is due.
+fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Result<Swept, ServiceError> {
+    let ended_by = |seconds| ClockRow::ended_by(known.accepted_at, now, seconds);
+    let kept_since = ended_by(config.inbox_retention_seconds).minus(config.inbox_retention_seconds);
+    let answers_since = ended_by(IDEMPOTENT_ANSWER_SECONDS).minus(IDEMPOTENT_ANSWER_SECONDS);
+    let durations = Durations {
+        challenge: CHALLENGE_SECONDS,
+        session: config.session_seconds,
+        reservation: config.directory.reservation_seconds,
+        blob: config.blobs.retention_seconds,
+    };
+    tx.bring_back_to(now, &durations, SWEEP_ROWS_MAX)?;
+    Ok(Swept {
+        key_packages: crate::directory::sweep(tx, &config.directory, now, SWEEP_ROWS_MAX)?,
+        other_rows: tx.sweep_accounts(now, answers_since, SWEEP_ROWS_MAX)?
+            + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
+            + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
+            + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?
+            + tx.sweep_blobs(
+                ended_by(config.blobs.retention_seconds),
+                (SWEEP_BLOB_PARTS_MAX, SWEEP_ROWS_MAX),
+            )?,
+    })
+}
