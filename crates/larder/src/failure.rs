@@ -139,7 +139,10 @@ fn message_of(error: &larder_client::Error) -> String {
             let ids: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("{error}: {}; use the beginning of an id", ids.join(", "))
         }
-        E::ClocksApart(clocks) => format!("{}; set the clock that is wrong, and try again", clock_sentence(clocks)),
+        E::ClocksApart(clocks) => format!(
+            "{}; set the clock that is wrong, and try again",
+            clock_sentence(clocks)
+        ),
         E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
         E::NotAccepted { group } => {
             format!("{error}: larder accept {}", group_label(None, &group.to_string()))

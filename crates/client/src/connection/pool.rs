@@ -176,6 +176,8 @@ impl MlsConnection {
 
     /// Returns how many were revoked.
     async fn reconcile(&self, inventory: Inventory) -> Result<u32, Error> {
+        // The answer has told the time, too: a clock that has just gone wrong may have ended what it names.
+        self.0.server_clock.require_close()?;
         let core = &self.0.core;
         let Inventory {
             digest,
@@ -270,6 +272,7 @@ impl MlsConnection {
             let first = last.is_none();
             let claimed = transport
                 .claim(move |tx, context| {
+                    context.require_clocks_close()?;
                     let now = context.server_now();
                     let minted = if first { mint(tx, context)? } else { 0 };
                     let mut uploads = Vec::new();
@@ -372,7 +375,11 @@ fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef,
                 (UploadOutcome::Present, None) => return Err(unfit()),
                 (UploadOutcome::Rejected, _) => {
                     let problem = result.problem.as_ref();
-                    refused.insert(problem.and_then(|problem| problem.check.as_deref()).unwrap_or("none"));
+                    refused.insert(
+                        problem
+                            .and_then(|problem| problem.check.as_deref())
+                            .unwrap_or("none"),
+                    );
                     Verdict::Rejected
                 }
             };
