@@ -66,8 +66,10 @@ pub(crate) struct ServerClock {
 }
 
 impl ServerClock {
-    /// `offset_seconds` is what was measured the last time, if it ever was.
+    /// `offset_seconds` is what was measured the last time, if it ever was. One that is too large is not believed any more: the
+    /// clock that was wrong then may have been set.
     pub(crate) fn new(local: Clock, offset_seconds: Option<i64>) -> Self {
+        let offset_seconds = offset_seconds.filter(|offset| offset.unsigned_abs() <= CLOCK_APART_SECONDS_MAX);
         Self {
             local,
             offset_seconds: AtomicI64::new(offset_seconds.unwrap_or(UNKNOWN)),

@@ -117,6 +117,7 @@ async fn a_clock_that_goes_wrong_mints_erases_and_invites_nothing() {
         alice.set_clock(0);
         bob.set_clock(0);
     }
+    bob.take_inventory().await.unwrap();
     assert_eq!(stock(&bob).await, 32);
     assert_eq!(
         alice.invite(&group, &[user("bob")]).await.unwrap().added,

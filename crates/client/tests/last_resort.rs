@@ -135,6 +135,7 @@ async fn a_replaced_last_resort_opens_invitations_under_way_and_is_erased_a_day_
     assert_eq!(kept(&bob), (2 + 2, 2));
 
     bob.pass(DAY - HOUR);
+    server.pass(DAY - HOUR);
     bob.refresh_key_packages().await.unwrap();
     assert_eq!(
         kept(&bob),
@@ -142,6 +143,7 @@ async fn a_replaced_last_resort_opens_invitations_under_way_and_is_erased_a_day_
         "a Commit that was under way is still accepted"
     );
     bob.pass(2 * HOUR);
+    server.pass(2 * HOUR);
     bob.refresh_key_packages().await.unwrap();
     assert_eq!(kept(&bob), (2 + 1, 1), "C6: the used one is gone");
     they_talk(&dave, &bob, &invited[2].0).await;
@@ -160,6 +162,7 @@ async fn an_invitation_that_waited_for_longer_than_a_day_is_opened_before_the_la
     // It was replaced, and then bob was away with the invitations unread.
     assert!(bob.refresh_key_packages().await.unwrap().last_resort_replaced);
     bob.pass(5 * DAY);
+    server.pass(5 * DAY);
     bob.restart().await;
 
     bob.refresh_key_packages().await.unwrap();

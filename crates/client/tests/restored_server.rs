@@ -64,13 +64,14 @@ async fn s2_what_a_restored_directory_has_forgotten_is_never_offered_again_and_a
     let forgotten = later.difference(&of(&told, AuditTransition::Reserve)).count();
     assert!(forgotten > 0);
     bob.pass(10);
+    server.pass(10);
 
     server.restore(&backup).await;
     catch_up(&[&alice, &bob]).await;
     pool_is_whole(&bob).await;
     // Those that the backup does not know are kept for invitations under way, and are not in the pool.
     let health = bob.pool_health().await.unwrap();
-    assert_eq!((health.available, health.reserved as usize), (POOL, forgotten));
+    assert_eq!((health.available, health.lost as usize), (POOL, forgotten));
     let told = notices(&bob).await;
     let restored = |text: &&String| text.contains("restored from a backup");
     assert_eq!(told.iter().filter(restored).count(), 1, "{told:?}");
@@ -81,10 +82,11 @@ async fn s2_what_a_restored_directory_has_forgotten_is_never_offered_again_and_a
     assert_eq!(bob.audit().await.unwrap().flaw, None);
     // Another restore erases what the first one left.
     bob.pass(10);
+    server.pass(10);
     server.restore(&backup).await;
     catch_up(&[&alice, &bob]).await;
     pool_is_whole(&bob).await;
-    assert_eq!(bob.pool_health().await.unwrap().reserved, POOL);
+    assert_eq!(bob.pool_health().await.unwrap().lost, POOL);
     bob.stop_and_audit().await;
 }
 

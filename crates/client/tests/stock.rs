@@ -20,7 +20,7 @@ fn hide_inventory(proxy: &Proxy) {
         if !seen.is("GET", "/v1/key-packages") {
             return Action::Forward;
         }
-        Action::Rewrite(Box::new(|body| {
+        Action::rewrite_body(|body: Vec<u8>| {
             let mut answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             if let Some(items) = answer.get_mut("items") {
                 *items = serde_json::Value::Array(Vec::new());
@@ -30,7 +30,7 @@ fn hide_inventory(proxy: &Proxy) {
                 *digest = "none".into();
             }
             serde_json::to_vec(&answer).unwrap()
-        }))
+        })
     });
 }
 

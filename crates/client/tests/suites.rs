@@ -157,6 +157,7 @@ async fn c6_a_last_resort_of_a_suite_that_drains_is_replaced_once_it_was_used() 
     assert!(!last_resort.used, "a new one");
     they_talk(&alice, &bob, &old_groups[2]).await;
     bob.pass(25 * HOUR);
+    server.pass(25 * HOUR);
     bob.refresh_key_packages().await.unwrap();
     let kept = "SELECT count(*) FROM openmls_key_packages";
     assert_eq!(

@@ -7,7 +7,7 @@
 
 mod support;
 
-use larder_lifecycle::{DirectoryStatus, Level, PoolPolicy, TOMBSTONE_SECONDS};
+use larder_lifecycle::{DirectoryStatus, Level, PoolPolicy, SERVING_MARGIN_SECONDS, TOMBSTONE_SECONDS};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::{
     DirectoryRow, Held, KeyPackageRef, NextAction, Reconciled, Swept, Upload, Verdict,
@@ -159,17 +159,20 @@ fn absence_from_the_inventory_erases_nothing() {
         Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
     );
     device.mint(1);
-    let before = device.dump();
     let reconciled = reconcile(&mut device, &[]);
     assert_eq!(
         reconciled,
         Reconciled {
             upload_again: 1,
+            moved: 3,
+            lost: 3,
             ..Reconciled::default()
         }
     );
-    assert_eq!(device.dump(), before);
     device.assert_consistent(4);
+    let before = device.dump();
+    reconcile(&mut device, &[]);
+    assert_eq!(device.dump(), before, "and the second time changes nothing");
 }
 
 #[test]
@@ -338,17 +341,18 @@ fn an_aging_pool_is_replaced_before_it_is_no_longer_served() {
         .map(|upload| key_package(upload).life_time().not_after())
         .min()
         .unwrap();
-    device.now.0 = first_end - 32 * DAY - 1;
+    let served_before = first_end - SERVING_MARGIN_SECONDS;
+    device.now.0 = served_before - 2 * DAY - 1;
     let health = device.health();
     assert_eq!((health.available, health.expiring_soon), (4, 0));
     device.now.0 += 1;
     let health = device.health();
-    assert_eq!((health.available, health.expiring_soon), (4, 1));
-    assert_eq!(device.in_tx(|tx, pool, now| pool.how_many(tx, now)), 1);
-    device.now.0 = first_end - 30 * DAY;
+    assert_eq!((health.available, health.expiring_soon), (4, 4));
+    assert_eq!(device.in_tx(|tx, pool, now| pool.how_many(tx, now)), 4);
+    device.now.0 = served_before;
     let health = device.health();
-    assert_eq!((health.available, health.expired), (3, 1));
-    assert_eq!(device.in_tx(|tx, pool, now| pool.available(tx, now)), 3);
+    assert_eq!((health.available, health.expired), (0, 4));
+    assert_eq!(device.in_tx(|tx, pool, now| pool.available(tx, now)), 0);
     device.assert_consistent(4);
 }
 

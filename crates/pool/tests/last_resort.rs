@@ -173,7 +173,7 @@ fn a_last_resort_never_counts_as_available() {
     let last_resort = health.last_resort.unwrap();
     assert!(!last_resort.used);
     assert_eq!(last_resort.created_at, device.now);
-    assert_eq!(last_resort.not_after.0, device.now.0 + 84 * DAY);
+    assert_eq!(last_resort.not_after.0, device.now.0 + 83 * DAY);
     assert_eq!(missing(&mut device), 4);
     device.mint(4);
     device.assert_consistent(5);
@@ -369,7 +369,7 @@ fn a_last_resort_that_was_never_replaced_ends_with_its_lifetime_and_grace() {
     let mut device = Device::new("alice/phone");
     let upload = device.stock_last_resort();
     let private = keys(&mut device, &upload);
-    device.now = device.now.plus(85 * DAY - 1);
+    device.now = device.now.plus(84 * DAY - 1);
     assert_eq!(device.sweep(), Default::default());
     device.now = device.now.plus(1);
     assert_eq!(device.sweep().expired, 1);

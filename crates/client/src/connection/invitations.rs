@@ -109,7 +109,7 @@ impl MlsConnection {
         let key = group.clone();
         core.write(move |tx, _| core::require_open(tx, &key)).await?;
         self.pump(&mut Progress::default()).await?;
-        self.0.server_clock.require_close()?;
+        self.require_clocks_close().await?;
 
         // Each once, in a fixed order, so that a repeated request is the same request.
         let users: Vec<UserName> = users

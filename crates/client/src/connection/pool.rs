@@ -67,8 +67,7 @@ impl MlsConnection {
     async fn refresh(&self) -> Result<Refreshed, Error> {
         let core = &self.0.core;
         self.catch_up_if_behind().await?;
-        core.write(core::heed_clocks).await?;
-        self.0.server_clock.require_close()?;
+        self.require_clocks_close().await?;
         self.check_suites().await?;
         let swept = self.sweep().await?;
         // What was erased here may still be handed out there, so the whole inventory is wanted.
@@ -151,14 +150,23 @@ impl MlsConnection {
         core.write(core::sweep).await
     }
 
-    /// Takes over the directory's inventory if it changed, and nothing more, while the clocks agree well enough to judge it.
-    pub(super) async fn take_inventory(&self) -> Result<(), Error> {
+    /// Fails when the clocks are too far apart. The server is asked before: the clock that was wrong may have been set.
+    pub(super) async fn require_clocks_close(&self) -> Result<(), Error> {
+        if self.0.server_clock.require_close().is_err() {
+            self.0.transport.info().await?;
+        }
+        self.0.core.write(core::heed_clocks).await?;
+        self.0.server_clock.require_close()
+    }
+
+    /// Takes over the directory's inventory if it changed, and nothing more: afterwards the pool counts what is there.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`]; [`Error::ClocksApart`], and nothing was taken over.
+    pub async fn take_inventory(&self) -> Result<(), Error> {
         let _one_at_a_time = self.0.refreshing.lock().await;
         self.catch_up_if_behind().await?;
-        self.0.core.write(core::heed_clocks).await?;
-        if self.0.server_clock.require_close().is_err() {
-            return Ok(());
-        }
+        self.require_clocks_close().await?;
         let digest = self.0.core.write(|tx, _| core::inventory_digest(tx)).await?;
         if let Some(inventory) = self.0.transport.inventory(digest).await? {
             self.reconcile(inventory).await?;
@@ -168,6 +176,8 @@ impl MlsConnection {
 
     /// Returns how many were revoked.
     async fn reconcile(&self, inventory: Inventory) -> Result<u32, Error> {
+        // The answer has told the time, too: a clock that has just gone wrong may have ended what it names.
+        self.0.server_clock.require_close()?;
         let core = &self.0.core;
         let Inventory {
             digest,
@@ -262,6 +272,7 @@ impl MlsConnection {
             let first = last.is_none();
             let claimed = transport
                 .claim(move |tx, context| {
+                    context.require_clocks_close()?;
                     let now = context.server_now();
                     let minted = if first { mint(tx, context)? } else { 0 };
                     let mut uploads = Vec::new();

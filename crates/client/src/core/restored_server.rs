@@ -92,7 +92,7 @@ pub(crate) fn follow(
     }
     connection.execute(
         "UPDATE profile SET server_incarnation = ?1, server_was_restored = 0, server_restored_at = ?2",
-        (incarnation, now.0.cast_signed()),
+        (incarnation, context.server_now().0.cast_signed()),
     )?;
     Ok(())
 }

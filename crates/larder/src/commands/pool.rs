@@ -12,6 +12,10 @@ use crate::record::{Pool, Record};
 
 pub(super) async fn status(context: &Context<'_>) -> Result<ExitCode> {
     let client = context.open().await?;
+    // Without the server it is told from what is known here.
+    if let Err(error) = client.take_inventory().await {
+        tracing::info!(code = error.code(), "the directory could not be asked");
+    }
     let mut records = pool_records(&client.pools().await?);
     records.extend(clock_record(&client));
     records.extend(
