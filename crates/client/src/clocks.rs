@@ -157,7 +157,12 @@ mod tests {
         assert_eq!(clock.offset_seconds(), None);
         clock.heed(Some("Sun, 06 Nov 1994 08:59:37 GMT"));
         assert_eq!(clock.offset_seconds(), Some(600));
-        for garbage in [None, Some(""), Some("yesterday"), Some("Thu, 01 Jan 1925 00:00:00 GMT")] {
+        for garbage in [
+            None,
+            Some(""),
+            Some("yesterday"),
+            Some("Thu, 01 Jan 1925 00:00:00 GMT"),
+        ] {
             clock.heed(garbage);
             assert_eq!(clock.offset_seconds(), Some(600), "{garbage:?}");
         }

@@ -43,11 +43,16 @@ async fn a_clock_up_to_a_day_off_breaks_nothing() {
         ("dave", 23 * HOUR),
         ("erin", -23 * HOUR),
     ] {
-        let other = Client::register_with_clock(&server.url, name, ahead).await.unwrap();
+        let other = Client::register_with_clock(&server.url, name, ahead)
+            .await
+            .unwrap();
         assert_eq!(stock(&other).await, 32, "{name}");
         assert_eq!(invited(&alice, name).await.added, [user(name)], "{name}");
         assert_eq!(other.sync().await.unwrap().joined, 1, "{name}");
-        assert!(matches!(other.probe(1).await.unwrap(), Probe::Addable { .. }), "{name}");
+        assert!(
+            matches!(other.probe(1).await.unwrap(), Probe::Addable { .. }),
+            "{name}"
+        );
         // And adds others.
         assert_eq!(invited(&other, "alice").await.added, [user("alice")], "{name}");
         alice.sync().await.unwrap();
@@ -113,7 +118,10 @@ async fn a_clock_that_goes_wrong_mints_erases_and_invites_nothing() {
         bob.set_clock(0);
     }
     assert_eq!(stock(&bob).await, 32);
-    assert_eq!(alice.invite(&group, &[user("bob")]).await.unwrap().added, [user("bob")]);
+    assert_eq!(
+        alice.invite(&group, &[user("bob")]).await.unwrap().added,
+        [user("bob")]
+    );
     // An invitation that comes while the clock is wrong is opened.
     bob.set_clock(400 * DAY);
     assert_eq!(bob.sync().await.unwrap().joined, 1);
@@ -134,7 +142,10 @@ async fn what_is_minted_lives_on_the_servers_time() {
             for bound in ["min", "max"] {
                 let sql = format!("SELECT {bound}({column}) FROM {table}");
                 let found = support::count_rows(bob.directory.path(), &sql);
-                assert!(found.abs_diff(expected) < 60, "{table}.{column}: {found}, not {expected}");
+                assert!(
+                    found.abs_diff(expected) < 60,
+                    "{table}.{column}: {found}, not {expected}"
+                );
             }
         }
     }
@@ -147,7 +158,10 @@ async fn an_adder_70_minutes_slow_accuses_nobody() {
     server.client("bob").await;
     alice.set_clock(-70 * MINUTE);
     assert_eq!(invited(&alice, "bob").await.added, [user("bob")]);
-    assert_eq!(alice.clocks().to_string(), "this computer's clock is 1 h 10 min slow");
+    assert_eq!(
+        alice.clocks().to_string(),
+        "this computer's clock is 1 h 10 min slow"
+    );
 }
 
 #[tokio::test]
@@ -220,5 +234,8 @@ async fn waits_that_a_clock_ahead_noted_do_not_last() {
     drop(database);
     bob.restart().await;
     bob.refresh_key_packages().await.unwrap();
-    assert!(checked(&bob).abs_diff(right) < 60, "the server is asked for its suites");
+    assert!(
+        checked(&bob).abs_diff(right) < 60,
+        "the server is asked for its suites"
+    );
 }

@@ -329,6 +329,10 @@ mod tests {
         assert_eq!(lost.apply(sweep(999)), None);
         assert_eq!(lost.apply(sweep(1000)), Some(OwnLastResort::Erased));
         let created = OwnLastResort::Created;
-        assert_eq!(created.apply(E::Missing), Some(created), "an upload may be under way");
+        assert_eq!(
+            created.apply(E::Missing),
+            Some(created),
+            "an upload may be under way"
+        );
     }
 }

@@ -47,9 +47,8 @@ pub const POOL_LOST_MAX: u32 = 256;
 /// What the directory lost is replaced once in this time: a day.
 pub const LOST_REPLACED_SECONDS: u64 = DAY;
 
-const _: () = assert!(
-    KEY_PACKAGE_BACKDATED_SECONDS + KEY_PACKAGE_LIFETIME_SECONDS == KEY_PACKAGE_LIFETIME_SECONDS_MAX
-);
+const _: () =
+    assert!(KEY_PACKAGE_BACKDATED_SECONDS + KEY_PACKAGE_LIFETIME_SECONDS == KEY_PACKAGE_LIFETIME_SECONDS_MAX);
 const _: () = assert!(KEY_PACKAGE_BACKDATED_SECONDS > CLOCK_APART_SECONDS_MAX);
 
 /// The lifetime of a KeyPackage (RFC 9420 §7.2).

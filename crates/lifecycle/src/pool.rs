@@ -131,10 +131,7 @@ impl PoolState {
             (Self::Created, E::Rejected) => Ok(Self::Revoked),
             (Self::Available | Self::Reserved | Self::Lost, E::Rejected) => Err(PoolRefusal::NotRefusable),
             (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Joined) => Ok(Self::Spent),
-            (
-                Self::Created | Self::Available | Self::Reserved | Self::Lost,
-                E::Sweep { now, erase_at },
-            ) => {
+            (Self::Created | Self::Available | Self::Reserved | Self::Lost, E::Sweep { now, erase_at }) => {
                 if now >= erase_at {
                     Ok(Self::Expired)
                 } else {
@@ -207,7 +204,10 @@ mod tests {
                 PoolState::Reserved,
                 PoolState::Lost,
             ] {
-                assert!(state.apply(PoolEvent::Missing).unwrap().is_live(), "{state:?} missing");
+                assert!(
+                    state.apply(PoolEvent::Missing).unwrap().is_live(),
+                    "{state:?} missing"
+                );
                 assert!(
                     state.apply(Confirmed(told)).unwrap().is_live(),
                     "{state:?} told {told:?}"

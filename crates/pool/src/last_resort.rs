@@ -1,6 +1,6 @@
 use larder_lifecycle::{
-    LAST_RESORT_RETIRING_SECONDS, NewestLastResort, OwnLastResort,
-    OwnLastResortEvent, PoolPolicy, UnixSeconds, last_resort_is_due,
+    LAST_RESORT_RETIRING_SECONDS, NewestLastResort, OwnLastResort, OwnLastResortEvent, PoolPolicy,
+    UnixSeconds, last_resort_is_due,
 };
 use openmls::prelude::{
     Capabilities, Ciphersuite, ExtensionType, KeyPackage, KeyPackageRef, Lifetime, OpenMlsProvider as _,
@@ -67,8 +67,7 @@ impl KeyPackagePool {
                 created_at: row.created_at,
                 used: row.used_at.is_some(),
             });
-        let withheld =
-            newest.is_none() && Losses::of(tx.connection(), current)?.withholds_last_resort(now);
+        let withheld = newest.is_none() && Losses::of(tx.connection(), current)?.withholds_last_resort(now);
         let due = last_resort_is_due(&self.policy, newest, now) && !withheld;
         Ok(due && live(&rows) < self.policy.hard_cap())
     }

@@ -67,7 +67,11 @@ pub(crate) fn owe(
 
 /// Something of this generation is minted now. If what was lost may be replaced, this is its replacement, and the next one
 /// waits for a day.
-pub(crate) fn settle(connection: &Connection, generation: Generation, now: UnixSeconds) -> Result<(), StoreError> {
+pub(crate) fn settle(
+    connection: &Connection,
+    generation: Generation,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
     let losses = Losses::of(connection, Some(generation))?;
     let owed = losses.key_packages > 0 || losses.last_resorts > 0;
     if owed && PoolPolicy::may_replace_lost(losses.replaced_at, now) {

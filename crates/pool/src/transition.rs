@@ -92,7 +92,11 @@ pub(crate) fn apply_to_last_resort(
 }
 
 /// Erases a last resort that no invitation is expected for any more.
-pub(crate) fn give_up_last_resort(tx: &Tx<'_>, row: &LastResort, now: UnixSeconds) -> Result<Change, PoolError> {
+pub(crate) fn give_up_last_resort(
+    tx: &Tx<'_>,
+    row: &LastResort,
+    now: UnixSeconds,
+) -> Result<Change, PoolError> {
     apply_to_last_resort(tx, row, OwnLastResortEvent::GoneThere, now)
 }
 

@@ -51,7 +51,10 @@ fn what_the_inventory_does_not_name_counts_for_nothing_and_is_replaced() {
     assert_eq!((reconciled.lost, reconciled.erased), (33, 0));
     let health = device.health();
     assert_eq!((health.available, health.lost), (0, 32));
-    assert_eq!((health.level, health.next_action), (Level::Empty, NextAction::Refresh));
+    assert_eq!(
+        (health.level, health.next_action),
+        (Level::Empty, NextAction::Refresh)
+    );
     assert_eq!(health.last_resort, None);
 
     let (_, minted) = refresh(&mut device, &[]);
@@ -117,7 +120,11 @@ fn the_oldest_of_the_lost_are_erased_first() {
 #[test]
 fn what_turns_up_again_is_withdrawn_and_never_counts() {
     let mut device = Device::new("alice/phone");
-    let lost: Vec<_> = device.stock(4).into_iter().map(|upload| upload.key_package_ref).collect();
+    let lost: Vec<_> = device
+        .stock(4)
+        .into_iter()
+        .map(|upload| upload.key_package_ref)
+        .collect();
     device.in_tx(|tx, pool, now| pool.reconcile(tx, &[], now));
     let again = inventory(&lost, DirectoryStatus::Available);
     let reconciled = device.in_tx(|tx, pool, now| pool.reconcile(tx, &again, now));

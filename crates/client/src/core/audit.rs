@@ -118,8 +118,10 @@ fn contradicts(
     }
     let me = context.identity.me.credential_text();
     // What ended longer ago may be forgotten here.
-    let forgotten =
-        context.server_now().plus(CLOCKS_APART_SECONDS).minus(context.policy.tombstone_seconds);
+    let forgotten = context
+        .server_now()
+        .plus(CLOCKS_APART_SECONDS)
+        .minus(context.policy.tombstone_seconds);
     let was_a_copy: bool =
         tx.connection()
             .query_row("SELECT restored_at IS NOT NULL FROM profile", [], |row| {

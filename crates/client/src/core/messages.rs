@@ -13,8 +13,7 @@ use crate::core::restored_server;
 use crate::core::schema::corrupt;
 use crate::error::Error;
 use crate::types::{
-    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage,
-    TEXT_BYTES_MAX,
+    GROUP_NAME_CHARS_MAX, GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX,
 };
 
 /// The version of [`Payload`] that we write.
@@ -152,11 +151,7 @@ pub(crate) fn send(
         },
     )?;
     let id = push(tx, context, cleared, &payload, row)?;
-    let sent = SentMessage {
-        id: payload.id,
-        status: SendStatus::Pending,
-    };
-    Ok((sent, id))
+    Ok((SentMessage::pending(payload.id), id))
 }
 
 /// What is taken up again.

@@ -99,12 +99,7 @@ impl Core {
         Self::new(options, lock, store, identity)
     }
 
-    fn new(
-        options: &Options,
-        lock: File,
-        mut store: LocalStore,
-        identity: Identity,
-    ) -> Result<Self, Error> {
+    fn new(options: &Options, lock: File, mut store: LocalStore, identity: Identity) -> Result<Self, Error> {
         let offset = store.transaction(|tx| stored_offset(tx.connection()))?;
         let server_clock = Arc::new(ServerClock::new(options.clock.clone(), offset));
         Ok(Self {

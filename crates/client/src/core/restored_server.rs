@@ -52,7 +52,9 @@ pub(crate) fn follow(
     let earlier: Option<i64> =
         connection.query_row("SELECT server_restored_at FROM profile", [], |row| row.get(0))?;
     let earlier = earlier.map(|at| UnixSeconds(at.cast_unsigned()));
-    context.pool.distrust(tx, directory, earlier, context.server_now())?;
+    context
+        .pool
+        .distrust(tx, directory, earlier, context.server_now())?;
     forget_inventory_digest(tx)?;
     messages::note(
         connection,

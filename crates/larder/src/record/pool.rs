@@ -85,9 +85,7 @@ impl Pool {
         line.push_str(match self.next_action {
             NextAction::None => "",
             NextAction::Refresh => "; next: larder pool refresh",
-            NextAction::Wait if self.lost > 0 => {
-                "; next: wait, what the server loses is replaced once a day"
-            }
+            NextAction::Wait if self.lost > 0 => "; next: wait, what the server loses is replaced once a day",
             NextAction::Wait => "; next: wait, what was handed out has to end first",
         });
         line

@@ -119,7 +119,10 @@ async fn a_last_resort_is_held_to_the_same_lifetimes_credential_and_suites() {
     };
     for (lifetime, check) in [
         ((-3600, 84 * DAY + 60), KeyPackageCheck::LifetimeTooLong),
-        ((-3600, 31 * DAY + 2 * 3600 - 10), KeyPackageCheck::LifetimeTooShort),
+        (
+            (-3600, 31 * DAY + 2 * 3600 - 10),
+            KeyPackageCheck::LifetimeTooShort,
+        ),
         ((3600, 60 * DAY), KeyPackageCheck::NotYetValid),
     ] {
         let key_package = last_resort(KeyPackageSpec {

@@ -87,7 +87,10 @@ async fn lifetimes_are_held_to_the_policy() {
     let cases = [
         ((-3600, 400 * DAY), KeyPackageCheck::LifetimeTooLong),
         ((-DAY, 84 * DAY), KeyPackageCheck::LifetimeTooLong),
-        ((-3600, 31 * DAY + 2 * 3600 - 10), KeyPackageCheck::LifetimeTooShort),
+        (
+            (-3600, 31 * DAY + 2 * 3600 - 10),
+            KeyPackageCheck::LifetimeTooShort,
+        ),
         ((-2 * DAY, -DAY), KeyPackageCheck::LifetimeTooShort),
         ((3600, 60 * DAY), KeyPackageCheck::NotYetValid),
     ];
@@ -98,7 +101,11 @@ async fn lifetimes_are_held_to_the_policy() {
         });
         refused(&alice, key_package, check).await;
     }
-    for lifetime in [(-3600, 84 * DAY), (-60, 31 * DAY + 2 * 3600 + 600), (240, 60 * DAY)] {
+    for lifetime in [
+        (-3600, 84 * DAY),
+        (-60, 31 * DAY + 2 * 3600 + 600),
+        (240, 60 * DAY),
+    ] {
         let key_package = alice.mint(KeyPackageSpec {
             lifetime: Some(lifetime),
             ..Default::default()
