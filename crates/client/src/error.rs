@@ -4,10 +4,16 @@ use std::time::Duration;
 use larder_key_package::Flaw;
 use larder_pool::legacy::LegacyError;
 use larder_pool::{PoolError, StoreError};
-use larder_wire::{DeviceId, Problem, UserName, suite_name};
+use larder_wire::{DeviceId, Problem, ProblemType, UserName, suite_name};
 
 use crate::clocks::Clocks;
 use crate::types::{GroupKey, GroupState, NotAdded};
+
+pub use crate::reach::{CertificateFlaw, NotTheServer, Unreachable};
+
+/// A longer pause than this is not kept, whatever the server asks for: nobody is to be made deaf by one
+/// answer.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Why an operation failed. [`Error::code`] is stable; nothing in here holds a key, a token or the text of a message.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,29 @@ pub enum Error {
     /// sends the same bytes again.
     #[error("the server cannot be reached")]
     Unreachable(#[source] Unreachable),
+    /// What answers is not the server. What was to be sent is in the outbox, if it had got that far.
+    #[error(transparent)]
+    NotTheServer(#[from] NotTheServer),
+    /// A server of the right name knows no device with this one's keys: it has lost its store, or has another
+    /// one. What was to be sent is in the outbox, if it had got that far.
+    #[error(
+        "the server does not know this account: its data are not those that the account was registered in"
+    )]
+    UnknownAccount,
+    /// The server is not on this machine, and what is said to it would not be encrypted.
+    #[error(
+        "{server} is not encrypted: whoever is on the way sees who talks to whom, and can take this device's place"
+    )]
+    InsecureHttp {
+        /// The server's address.
+        server: String,
+    },
+    /// No certificates that could be an authority's.
+    #[error("not a file of certificates in PEM")]
+    InvalidAuthorities,
+    /// The certificates that this system trusts cannot be had, or the connections cannot be set up.
+    #[error("connections cannot be set up")]
+    Setup(#[source] reqwest::Error),
     /// Not the address of a server: `http://` or `https://`, host, optional port.
     #[error("not the address of a server")]
     InvalidServer,
@@ -205,23 +234,6 @@ pub enum Error {
 /// A failure inside a library.
 pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no answer that proves anything.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreachable {
-    /// The network failed, or the time was up.
-    #[error("network")]
-    Network(#[source] reqwest::Error),
-    /// The server cannot answer now.
-    #[error("{0}")]
-    Unavailable(Problem),
-    /// An answer that is not one of a Larder server.
-    #[error("the answer (status {status}) is not one of a Larder server")]
-    NotLarder {
-        /// The HTTP status.
-        status: u16,
-    },
-}
-
 /// What is wrong with a KeyPackage that the directory handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyPackageFlaw {
@@ -362,6 +374,11 @@ impl Error {
             Self::NotABackup => "not-a-backup",
             Self::Refused(problem) => problem.problem_type.code(),
             Self::Unreachable(_) => "unreachable",
+            Self::NotTheServer(other) => other.code(),
+            Self::UnknownAccount => "unknown-account",
+            Self::InsecureHttp { .. } => "insecure-http",
+            Self::InvalidAuthorities => "invalid-authorities",
+            Self::Setup(_) => "setup",
             Self::InvalidServer => "invalid-server",
             Self::ClocksApart(_) => "clocks-apart",
             Self::UnsupportedSuites(_) => "unsupported-suites",
@@ -399,12 +416,31 @@ impl Error {
         }
     }
 
-    /// How long the server asks to be left alone (`Retry-After`), if it does.
+    /// Whether the same will do later, without anybody doing anything.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Refused(problem) => problem.problem_type == ProblemType::RateLimited,
+            _ => false,
+        }
+    }
+
+    /// Whether what was to be sent may still have to be: nothing says that it happened, and nothing that it
+    /// never will. It is in the outbox then, if it had got that far.
+    pub(crate) fn leaves_waiting(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::NotTheServer(_) | Self::UnknownAccount => true,
+            Self::Refused(problem) => problem.problem_type != ProblemType::DeviceRemoved,
+            _ => false,
+        }
+    }
+
+    /// How long the server asks to be left alone (`Retry-After`), if it does: an hour at most.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(problem) | Self::Unreachable(Unreachable::Unavailable(problem)) => {
                 let seconds = problem.retry_after_seconds?;
-                Some(Duration::from_secs(seconds.get().into()))
+                Some(Duration::from_secs(seconds.get().into()).min(RETRY_AFTER_MAX))
             }
             _ => None,
         }

@@ -16,20 +16,23 @@
 //! Absent here: a terminal, a clock (time is an argument, see [`Clock`]), key bytes in any table but OpenMLS's own (those of
 //! files are as secret as the messages that tell them, and lie beside these), and keys, tokens, plaintext or names of groups in logs and errors.
 
+mod access;
 mod audited;
 mod clocks;
 mod connection;
 mod core;
 mod error;
+mod reach;
 pub mod text;
 mod transport;
 mod types;
 mod verification;
 
+pub use access::{Access, Authorities};
 pub use audited::{AuditFlaw, Audited};
 pub use clocks::Clocks;
 pub use connection::{Linking, MlsConnection};
-pub use error::{Error, Fault, KeyPackageFlaw, Unreachable};
+pub use error::{CertificateFlaw, Error, Fault, KeyPackageFlaw, NotTheServer, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
 pub use larder_pool::legacy::{LegacyError, LegacyLeft, LegacyReason, LegacyReport};
 pub use larder_pool::{

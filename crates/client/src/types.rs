@@ -6,7 +6,8 @@ use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::{PoolHealth, StoreKey};
 use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName, suite_name};
 
-use crate::error::KeyPackageFlaw;
+use crate::access::Access;
+use crate::error::{Error, KeyPackageFlaw};
 use crate::verification::Verification;
 
 /// Tells the time. Only the application reads a real clock.
@@ -36,6 +37,8 @@ pub struct Options {
     pub policy: PoolPolicy,
     /// What an invitation from somebody who is not known makes of its group.
     pub invitations: Invitations,
+    /// How the server may be talked to. What is said here is remembered in the profile.
+    pub access: Access,
     /// Writes a point in time for the person who reads the notices: only the application knows their zone and language.
     pub dates: fn(UnixSeconds) -> String,
 }
@@ -47,6 +50,7 @@ impl fmt::Debug for Options {
             .field("key", &self.key)
             .field("policy", &self.policy)
             .field("invitations", &self.invitations)
+            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }
@@ -417,12 +421,25 @@ pub enum Probe {
 }
 
 /// A message that was accepted for sending.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SentMessage {
     /// The message's id, the same on every device.
     pub id: String,
     /// How far it got.
     pub status: SendStatus,
+    /// What keeps it waiting, if something was tried. Whether that ends by itself,
+    /// [`is_temporary`](Error::is_temporary) tells.
+    pub because: Option<Arc<Error>>,
+}
+
+impl SentMessage {
+    pub(crate) fn pending(id: String) -> Self {
+        Self {
+            id,
+            status: SendStatus::Pending,
+            because: None,
+        }
+    }
 }
 
 /// How far a message got.

@@ -12,7 +12,9 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use larder_client::{AuditTransition, Error, GroupKey, GroupState, MessageKind, MlsConnection, SendStatus};
+use larder_client::{
+    Access, AuditTransition, Error, GroupKey, GroupState, MessageKind, MlsConnection, SendStatus,
+};
 use larder_pool::{LocalStore, StoreError};
 use support::{Client, TestServer, catch_up, now, options, they_talk};
 
@@ -73,7 +75,7 @@ async fn c8_x2_a_backup_of_every_moment_takes_the_place_of_a_profile_that_is_los
 
     for (moment, image) in backups.iter().enumerate().rev() {
         let bob = Client::unopened(POOL);
-        MlsConnection::import(bob.directory.path(), None, image, now()).unwrap();
+        MlsConnection::import(bob.directory.path(), None, image, &Access::default(), now()).unwrap();
         let of_the_backup = refs(bob.directory.path(), LIVE);
         assert!(!of_the_backup.is_empty());
         let bob = bob.opened().await;
@@ -136,7 +138,7 @@ async fn c8_x1_a_profile_and_one_that_was_made_of_its_backup_never_send_in_the_s
     let shared = bob.epoch(&group).await;
 
     let copy = Client::unopened(POOL);
-    MlsConnection::import(copy.directory.path(), None, &image, now()).unwrap();
+    MlsConnection::import(copy.directory.path(), None, &image, &Access::default(), now()).unwrap();
     let copy = copy.opened().await;
     copy.sync().await.unwrap();
     let of_the_copy = copy.epoch(&group).await;
@@ -174,7 +176,7 @@ async fn what_a_backup_had_still_to_send_is_sent_once_and_what_it_had_never_publ
     drop(bob);
     proxy.forward();
     let bob = Client::unopened(POOL);
-    MlsConnection::import(bob.directory.path(), None, &image, now()).unwrap();
+    MlsConnection::import(bob.directory.path(), None, &image, &Access::default(), now()).unwrap();
     let bob = bob.opened().await;
     bob.sync().await.unwrap();
     assert_eq!(alice.receive().await, ["waiting"]);
@@ -186,11 +188,11 @@ async fn a_profile_is_made_where_there_is_none_of_what_is_a_backup_of_one() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let image = alice.export().await.unwrap();
-    let taken = MlsConnection::import(alice.directory.path(), None, &image, now());
+    let taken = MlsConnection::import(alice.directory.path(), None, &image, &Access::default(), now());
     assert!(matches!(taken, Err(Error::ProfileLocked)), "{taken:?}");
     let mut alice = alice;
     alice.stop().await;
-    let taken = MlsConnection::import(alice.directory.path(), None, &image, now());
+    let taken = MlsConnection::import(alice.directory.path(), None, &image, &Access::default(), now());
     assert!(matches!(taken, Err(Error::ProfileExists)), "{taken:?}");
 
     let elsewhere = tempfile::tempdir().unwrap();
@@ -198,12 +200,12 @@ async fn a_profile_is_made_where_there_is_none_of_what_is_a_backup_of_one() {
     let mut store = LocalStore::open(&empty.path().join("other.db")).unwrap();
     let no_account = store.snapshot().unwrap();
     for bytes in [&b"nonsense"[..], &image[..image.len() - 4096], &no_account] {
-        let made = MlsConnection::import(elsewhere.path(), None, bytes, now());
+        let made = MlsConnection::import(elsewhere.path(), None, bytes, &Access::default(), now());
         assert!(matches!(made, Err(Error::NotABackup)), "{made:?}");
         let opened = MlsConnection::open(options(elsewhere.path())).await;
         assert!(matches!(opened, Err(Error::NotRegistered)), "{opened:?}");
     }
-    let me = MlsConnection::import(elsewhere.path(), None, &image, now()).unwrap();
+    let me = MlsConnection::import(elsewhere.path(), None, &image, &Access::default(), now()).unwrap();
     assert_eq!(me.user.as_str(), "alice");
     let half = LocalStore::from_snapshot(&elsewhere.path().join("other.db"), None, &image, |_| {
         Err::<(), _>(StoreError::Doomed)

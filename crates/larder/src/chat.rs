@@ -20,7 +20,7 @@ use crate::output::Output;
 use crate::record::Record;
 use crate::shutdown::Shutdown;
 use crate::slash::{self, Entered, Slash};
-use crate::text::label;
+use crate::text::{label, plain};
 use crate::{terminal, tui};
 
 /// How long a line may take that was typed before the chat had to end.
@@ -81,22 +81,20 @@ async fn settled(client: &MlsConnection, pending: &[i64]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // They may have been sent since.
-    let mut waits = client.sync().await.is_err();
+    let synced = client.sync().await;
+    let mut hindrance = synced.err().map(|error| Failure::of_client(&error).exit);
     for row in pending {
         let message = client.message(*row).await?;
         match message.map_or(SendStatus::Failed, |message| message.status) {
             SendStatus::Sent => (),
-            SendStatus::Pending => waits = true,
+            SendStatus::Pending => _ = hindrance.get_or_insert(Exit::Unreachable),
             SendStatus::Failed => {
                 let message = "a message that waited for the server was refused: larder retry sends it again";
                 return Err(Failure::new(Exit::Refused, "not-sent", message).into());
             }
         }
     }
-    Ok(match waits {
-        true => Exit::Unreachable.into(),
-        false => ExitCode::SUCCESS,
-    })
+    Ok(hindrance.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
 async fn on_screen(context: &Context<'_>, group: Option<&str>) -> Result<ExitCode> {
@@ -143,7 +141,7 @@ async fn converse(
     let (nudge, quit, outage) = (Notify::new(), Notify::new(), Notify::new());
     let tell = |connection| {
         match connection {
-            Connection::Lost => output.note("-- the server cannot be reached; trying again")?,
+            Connection::Lost(why) => output.note(format!("-- {}; trying again", plain(&why)))?,
             Connection::Back => output.note("-- connected again")?,
         }
         Ok(())

@@ -33,7 +33,8 @@ Exit codes:
   1  failed
   2  the command line is wrong
   3  refused: by the server, or by the state of things (a name is taken, a user
-     cannot be invited, a port is in use)
+     cannot be invited, a port is in use, another server answers, or one whose
+     certificate does not verify)
   4  the server cannot be reached; a message to send is kept and sent later
   5  not registered, or no such group or file
   6  the profile or the database is in use by another process
@@ -72,6 +73,25 @@ pub(crate) struct Global {
     /// The server to register with (default http://127.0.0.1:4000); any other command refuses a profile of another
     #[arg(long, global = true, env = "LARDER_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
+    /// Talk to a server that is not on this machine without TLS: whoever is on the way sees who talks to
+    /// whom, and can take this device's place. The profile remembers it
+    #[arg(
+        long,
+        global = true,
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "true|false",
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true,
+        action = ArgAction::Set
+    )]
+    pub(crate) insecure_http: bool,
+    /// Let the authorities whose certificates (PEM) are in this file vouch for the server, too. The profile
+    /// remembers them
+    #[arg(long, global = true, env = "LARDER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// Print one JSON object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -136,17 +156,15 @@ pub(crate) enum Command {
         /// line; without this, a person is asked
         #[arg(long, env = "LARDER_INVITE", hide_env_values = true, value_name = "CODE")]
         invite: Option<InviteText>,
-        /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
-        #[arg(long)]
-        no_encryption: bool,
+        #[command(flatten)]
+        new: NewProfile,
     },
     /// Make this profile a further device of a user: show a code, and wait until a device that they have authorizes it
     Link {
         /// The user, who has an account; asked for on a terminal
         user: Option<UserName>,
-        /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
-        #[arg(long)]
-        no_encryption: bool,
+        #[command(flatten)]
+        new: NewProfile,
     },
     /// Authorize, list and remove devices of yours
     #[command(subcommand)]
@@ -449,6 +467,17 @@ secret_text! {
     InviteText;
 }
 
+/// How a new profile is encrypted.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct NewProfile {
+    /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
+    /// Take a passphrase of fewer than 8 characters
+    #[arg(long, conflicts_with = "no_encryption")]
+    pub(crate) weak_passphrase: bool,
+}
+
 /// `larder passphrase`. The present passphrase comes from where it always does.
 #[derive(Debug, Args)]
 pub(crate) struct Passphrase {
@@ -461,6 +490,9 @@ pub(crate) struct Passphrase {
     /// Take the new passphrase from a line of this file descriptor
     #[arg(long, value_name = "N")]
     pub(crate) new_passphrase_fd: Option<u32>,
+    /// Take a passphrase of fewer than 8 characters
+    #[arg(long, conflicts_with = "keychain")]
+    pub(crate) weak_passphrase: bool,
 }
 
 /// `larder admin`.

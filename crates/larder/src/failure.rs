@@ -56,17 +56,30 @@ impl Failure {
             return Cow::Borrowed(failure);
         }
         if let Some(error) = error.downcast_ref::<larder_client::Error>() {
-            return Cow::Owned(Self {
-                code: Cow::Borrowed(error.code()),
-                message: message_of(error),
-                exit: exit_of(error),
-            });
+            return Cow::Owned(Self::of_client(error));
         }
         Cow::Owned(Self {
             code: Cow::Borrowed("failed"),
             message: format!("{error:#}"),
             exit: Exit::Failed,
         })
+    }
+
+    /// Why something waits. How exactly the network failed is for the log.
+    pub(crate) fn reason(error: &larder_client::Error) -> String {
+        match error {
+            larder_client::Error::Unreachable(_) => error.to_string(),
+            other => message_of(other),
+        }
+    }
+
+    /// What to tell of an error of the client's.
+    pub(crate) fn of_client(error: &larder_client::Error) -> Self {
+        Self {
+            code: Cow::Borrowed(error.code()),
+            message: message_of(error),
+            exit: exit_of(error),
+        }
     }
 }
 
@@ -88,6 +101,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         E::ProfileEncrypted | E::WrongPassphrase => Exit::Locked,
         E::Unreachable(_) => Exit::Unreachable,
         E::InvalidServer
+        | E::InvalidAuthorities
         | E::Ambiguous { .. }
         | E::InvalidText
         | E::InvalidGroupName
@@ -95,6 +109,9 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::Oneself
         | E::InvalidLinkCode => Exit::Usage,
         E::Refused(_)
+        | E::NotTheServer(_)
+        | E::UnknownAccount
+        | E::InsecureHttp { .. }
         | E::ClocksApart(_)
         | E::AlreadyRegistered { .. }
         | E::UnsupportedSuites(_)
@@ -117,6 +134,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::LinkCodeOfAnother { .. }
         | E::TooManyRaces => Exit::Refused,
         E::Profile(_)
+        | E::Setup(_)
         | E::AttachmentDamaged
         | E::File(_)
         | E::Store(_)
@@ -130,8 +148,17 @@ fn exit_of(error: &larder_client::Error) -> Exit {
 
 /// The client's sentence, with what it leaves to its variants' data, and with the sources of a fault.
 fn message_of(error: &larder_client::Error) -> String {
-    use larder_client::{Error as E, ProblemType};
+    use larder_client::{CertificateFlaw, Error as E, NotTheServer, ProblemType};
     match error {
+        E::InsecureHttp { .. } => format!("{error}; --insecure-http allows it, and is remembered"),
+        E::NotTheServer(NotTheServer::Certificate(CertificateFlaw::UnknownIssuer)) => {
+            format!("{error}; --ca FILE names the certificate of one to trust, and is remembered")
+        }
+        E::Refused(problem) if problem.problem_type == ProblemType::StateBehind && problem.detail.is_none() => {
+            "this profile is an older copy of one that was used since, and was brought up to date less than an hour ago: \
+             nothing is sent until it may be again"
+                .to_owned()
+        }
         E::Refused(problem) if problem.problem_type == ProblemType::DeviceRemoved => {
             "this device was removed from the account: the server does nothing for it any more".to_owned()
         }

@@ -26,6 +26,13 @@ impl Outgoing {
         tokio::task::spawn_blocking(move || read(&path)).await?
     }
 
+    /// Leaves it to the next sync.
+    pub(crate) async fn post(self, client: &MlsConnection, group: &GroupKey) -> Result<SentMessage> {
+        Ok(client
+            .post_file(group, &self.name, MEDIA_TYPE, self.content)
+            .await?)
+    }
+
     /// Sends it.
     pub(crate) async fn send(self, client: &MlsConnection, group: &GroupKey) -> Result<SentMessage> {
         Ok(client.attach(group, &self.name, MEDIA_TYPE, self.content).await?)

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use backon::{BackoffBuilder, ConstantBuilder, ExponentialBuilder};
-use larder_client::{Error, MlsConnection, ProblemType};
+use larder_client::{Error, MlsConnection};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::commands::Reading;
+use crate::failure::Failure;
 use crate::output::Output;
 
 /// One long poll. The server allows 30 s.
@@ -17,15 +18,17 @@ const POLL: Duration = Duration::from_secs(25);
 /// The first pause after the server could not be reached; each further one is twice as long, up to the longest.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest pause that a server can ask for: whoever follows is not to be made deaf by one answer.
+const ASKED_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The shortest time between two refreshes of the pool that nothing else asked for; the jitter adds up to as much again,
 /// an hour on average.
 const REFRESH: Duration = Duration::from_secs(40 * 60);
 
 /// The connection to the server changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Connection {
-    /// It cannot be reached; attempts go on.
-    Lost,
+    /// For this reason; attempts go on.
+    Lost(String),
     /// It answers again.
     Back,
 }
@@ -45,20 +48,28 @@ pub(crate) async fn follow(
 ) -> Result<()> {
     let mut quit = pin!(quit);
     let mut follower = Follower::new(client.clone());
-    let mut lost = false;
+    let mut lost = None;
     // What an earlier run fetched and did not show needs no server.
     reading.print(client, output).await?;
     while !reading.is_done() {
-        let reached = tokio::select! {
-            reached = follower.step(nudge) => reached?,
+        let hindrance = tokio::select! {
+            step = follower.step(nudge) => match step {
+                // What answers in the server's place may give way to it again.
+                Err(error @ Error::NotTheServer(_)) => Some(error),
+                step => step?,
+            },
             () = &mut quit => return Ok(()),
         };
-        if reached == lost {
-            lost = !reached;
-            tell(if lost { Connection::Lost } else { Connection::Back })?;
+        let reason = hindrance.as_ref().map(|error| error.code());
+        if reason != lost {
+            lost = reason;
+            tell(match hindrance {
+                Some(error) => Connection::Lost(Failure::reason(&error)),
+                None => Connection::Back,
+            })?;
         }
         reading.print(client, output).await?;
-        if !reached {
+        if reason.is_some() {
             tokio::select! {
                 () = follower.pause(nudge) => (),
                 () = &mut quit => return Ok(()),
@@ -89,21 +100,24 @@ impl Follower {
         }
     }
 
-    /// Syncs, after a wait for something to sync if the last step succeeded. Returns whether the server was reached.
-    pub(crate) async fn step(&mut self, nudge: &Notify) -> Result<bool, Error> {
+    /// Syncs, after a wait for something to sync if the last step succeeded. Returns what was in the way, if
+    /// it goes away by itself.
+    pub(crate) async fn step(&mut self, nudge: &Notify) -> Result<Option<Error>, Error> {
         match self.try_step(nudge).await {
             Ok(()) => {
                 self.pauses = pauses();
                 self.wait_first = true;
-                Ok(true)
+                Ok(None)
             }
-            Err(error) if is_temporary(&error) => {
-                tracing::debug!(code = error.code(), "the server does not answer now");
-                self.asked_pause = error.retry_after().unwrap_or_default();
+            Err(error) => {
+                tracing::debug!(code = error.code(), "a step did not succeed");
+                self.asked_pause = error.retry_after().unwrap_or_default().min(ASKED_PAUSE_MAX);
                 self.wait_first = false;
-                Ok(false)
+                match error.is_temporary() {
+                    true => Ok(Some(error)),
+                    false => Err(error),
+                }
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -139,15 +153,6 @@ impl Follower {
     }
 }
 
-/// Whether the same will do later.
-fn is_temporary(error: &Error) -> bool {
-    match error {
-        Error::Unreachable(_) => true,
-        Error::Refused(problem) => problem.problem_type == ProblemType::RateLimited,
-        _ => false,
-    }
-}
-
 /// Clients that started together do not come together.
 fn refresh_pause() -> Duration {
     let jittered = ConstantBuilder::default().with_delay(REFRESH).with_jitter();
@@ -172,13 +177,5 @@ mod tests {
         let pauses: Vec<Duration> = (0..100).map(|_| refresh_pause()).collect();
         assert!(pauses.iter().all(|pause| (REFRESH..=2 * REFRESH).contains(pause)));
         assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-    }
-
-    #[test]
-    fn what_the_server_does_not_answer_now_is_asked_again() {
-        let refused = |problem_type| Error::Refused(larder_client::Problem::new(problem_type));
-        assert!(is_temporary(&refused(ProblemType::RateLimited)));
-        assert!(!is_temporary(&refused(ProblemType::Unauthenticated)));
-        assert!(!is_temporary(&Error::Closed));
     }
 }

@@ -5,7 +5,8 @@
 //! * `record` is everything that is printed, `output` prints it, `text` makes it harmless; `schema` and `manual` describe it.
 //! * `input` reads lines that are sent or obeyed, `follow` keeps up with the server.
 //! * `failure` gives each failure its code and exit code, `profile` finds the files, `passphrase` what
-//!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them.
+//!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them, `dumps`
+//!   forbids core dumps.
 //! * `backup` reads and writes encrypted copies of a profile.
 //! * `config` is what a person has written down once instead of typing it each time.
 //!
@@ -22,6 +23,7 @@ mod commands;
 mod config;
 mod demo;
 mod descriptors;
+mod dumps;
 mod failure;
 mod files;
 mod follow;
@@ -50,6 +52,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    dumps::forbid();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let (cli, configuration) = match config::understand(&arguments) {
         Ok(understood) => understood,

@@ -146,6 +146,14 @@ pub(crate) enum Record {
         group_name: String,
         id: String,
         status: &'static str,
+        /// Why it waits, if something was tried: as of a failure.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Whether it waits for something that does not come by itself.
+        #[serde(skip)]
+        stuck: bool,
         /// It was not to be sent now.
         #[serde(skip)]
         offline: bool,

@@ -4,6 +4,8 @@
 //!   rewrites any of them: the server as its operator could have changed it.
 //! * [`FakeServer`] has no server behind it. It answers what a closure says, or falls silent, drips and floods.
 //!
+//! * [`TlsFront`] terminates TLS in front of a server, with a good certificate or one that must not do.
+//!
 //! An attack is a rule of a few lines:
 //!
 //! ```no_run
@@ -29,7 +31,9 @@
 mod fake_server;
 mod http;
 mod proxy;
+mod tls_front;
 
 pub use fake_server::{FakeServer, Reply};
 pub use http::{Answer, Seen};
 pub use proxy::{Action, Proxy, flip_last, tamper_inbox};
+pub use tls_front::{ANOTHER_AUTHORITY, AUTHORITY, ServerCertificate, TlsFront};

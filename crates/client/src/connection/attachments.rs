@@ -1,13 +1,13 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use larder_wire::ProblemType;
 
 use crate::connection::MlsConnection;
-use crate::connection::operations::unless_later;
 use crate::connection::sync::{Progress, is_final};
 use crate::core::{self, Ciphertext, Closed};
-use crate::error::{Error, Unreachable};
+use crate::error::{Error, NotTheServer};
 use crate::types::{ATTACHMENT_BYTES_MAX, Attachment, GroupKey, SentMessage};
 
 /// Names that are tried for a file: the last one is `name (999)`.
@@ -34,48 +34,77 @@ impl MlsConnection {
         content: Vec<u8>,
     ) -> Result<SentMessage, Error> {
         let _operation = self.0.operation.lock().await;
-        self.check_size(content.len() as u64).await?;
+        let limit = self.size_limit().await;
+        let bytes_max = limit.as_ref().map_or(u64::MAX, |bytes_max| *bytes_max);
+        let (mut sent, row) = self
+            .keep_file(group, name, media_type, content, bytes_max)
+            .await?;
+        // Who has just given no answer is not asked for a longer one.
+        let uploaded = match limit {
+            Ok(_) => self.upload(row).await,
+            Err(error) => Err(error),
+        };
+        match uploaded {
+            Ok(Some(queued)) => self.settle_message(sent, queued?).await,
+            Ok(None) => Ok(sent),
+            Err(error) if was_refused_for_good(&error) || !error.leaves_waiting() => Err(error),
+            Err(error) => {
+                sent.because = Some(Arc::new(error));
+                Ok(sent)
+            }
+        }
+    }
+
+    /// Puts a file into the history, as [`attach`](Self::attach) does, and leaves the sending to the next
+    /// [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// [`Error::AttachmentTooLarge`], [`Error::UnknownGroup`], [`Error::GroupNotActive`].
+    pub async fn post_file(
+        &self,
+        group: &GroupKey,
+        name: &str,
+        media_type: &str,
+        content: Vec<u8>,
+    ) -> Result<SentMessage, Error> {
+        let kept = self.keep_file(group, name, media_type, content, u64::MAX);
+        kept.await.map(|(sent, _)| sent)
+    }
+
+    /// Encrypts a file and stores it here, if it is no larger than a server takes. Returns its row, too.
+    async fn keep_file(
+        &self,
+        group: &GroupKey,
+        name: &str,
+        media_type: &str,
+        content: Vec<u8>,
+        bytes_max: u64,
+    ) -> Result<(SentMessage, i64), Error> {
+        check_size(content.len() as u64, bytes_max)?;
         let (group, name, media_type) = (group.clone(), name.to_owned(), media_type.to_owned());
-        let (sent, row) = self
-            .0
+        self.0
             .core
             .write(move |tx, context| core::attach(tx, context, &group, (&name, &media_type), content))
-            .await?;
-        match self.upload(row).await? {
-            Some(queued) => self.settle_message(sent, queued?).await,
-            None => Ok(sent),
-        }
+            .await
     }
 
-    /// Fails for a file that the server does not take, as far as it says so now.
-    async fn check_size(&self, size: u64) -> Result<(), Error> {
-        let bytes_max = match self.0.transport.info().await {
-            Ok(info) => info.limits.blob_bytes_max,
-            Err(Error::Unreachable(_)) => u64::MAX,
-            Err(other) => return Err(other),
-        };
-        if bytes_max == 0 {
-            return Err(Error::NoAttachments);
-        }
-        if size > ATTACHMENT_BYTES_MAX || core::stored_bytes(size) > bytes_max {
-            return Err(Error::AttachmentTooLarge {
-                bytes_max: bytes_max.min(ATTACHMENT_BYTES_MAX),
-            });
-        }
-        Ok(())
+    /// How large a file may be once it is encrypted, as the server says now, in bytes.
+    async fn size_limit(&self) -> Result<u64, Error> {
+        Ok(self.0.transport.info().await?.limits.blob_bytes_max)
     }
 
-    /// Stores the file of a row at the server, and puts its message into the outbox. Returns its row there; `None` when it has
-    /// to wait.
+    /// Stores the file of a row at the server, and puts its message into the outbox. Returns its row there;
+    /// `None` when there is nothing to be stored. A message whose file is refused for good has failed;
+    /// otherwise it waits.
     async fn upload(&self, row: i64) -> Result<Option<Result<i64, Closed>>, Error> {
-        let core = &self.0.core;
-        match self.try_upload(row).await {
-            Err(Error::Refused(problem)) if is_final(problem.problem_type) => {
-                core.write(move |tx, _| core::upload_failed(tx, row)).await?;
-                Err(Error::Refused(problem))
-            }
-            uploaded => Ok(unless_later(uploaded, "a file waits to be uploaded")?.flatten()),
+        let uploaded = self.try_upload(row).await;
+        if let Err(error) = &uploaded
+            && was_refused_for_good(error)
+        {
+            let core = &self.0.core;
+            core.write(move |tx, _| core::upload_failed(tx, row)).await?;
         }
+        uploaded
     }
 
     async fn try_upload(&self, row: i64) -> Result<Option<Result<i64, Closed>>, Error> {
@@ -108,7 +137,12 @@ impl MlsConnection {
                 }
                 Ok(None) => continue,
                 Ok(Some(Err(closed))) => Error::from(closed),
-                Err(error @ Error::Refused(_)) => error,
+                Err(error) if was_refused_for_good(&error) => error,
+                // The others would have to wait as long.
+                Err(error) if error.leaves_waiting() => {
+                    tracing::info!(code = error.code(), "files wait to be uploaded");
+                    break;
+                }
                 Err(other) => return Err(other),
             };
             // The history says so.
@@ -151,7 +185,7 @@ impl MlsConnection {
                     return Err(Error::AttachmentGone);
                 }
                 // More than it can be.
-                Err(Error::Unreachable(Unreachable::NotLarder { status: 200 })) => {
+                Err(Error::NotTheServer(NotTheServer::NotLarder { status: 200 })) => {
                     return Err(Error::AttachmentDamaged);
                 }
                 Err(other) => return Err(other),
@@ -167,6 +201,24 @@ impl MlsConnection {
             .map_err(|_| Error::Closed)?
             .map_err(Error::File)
     }
+}
+
+/// Whether the server will never take this.
+fn was_refused_for_good(error: &Error) -> bool {
+    matches!(error, Error::Refused(problem) if is_final(problem.problem_type))
+}
+
+/// Fails for a file that is larger than can be held here, or than a server takes that takes so much.
+fn check_size(size: u64, bytes_max: u64) -> Result<(), Error> {
+    if bytes_max == 0 {
+        return Err(Error::NoAttachments);
+    }
+    if size > ATTACHMENT_BYTES_MAX || core::stored_bytes(size) > bytes_max {
+        return Err(Error::AttachmentTooLarge {
+            bytes_max: bytes_max.min(ATTACHMENT_BYTES_MAX),
+        });
+    }
+    Ok(())
 }
 
 /// Writes a file beside its final name, and gives it that name only if nobody has it.

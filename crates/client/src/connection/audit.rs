@@ -1,7 +1,7 @@
 use crate::audited::Audited;
 use crate::connection::MlsConnection;
 use crate::core::{self, Told};
-use crate::error::{Error, Unreachable};
+use crate::error::{Error, NotTheServer};
 
 /// Rows of an audit that are looked at. An honest directory would take decades to write as many.
 const ROWS_MAX: usize = 1_000_000;
@@ -36,11 +36,11 @@ impl MlsConnection {
                 break;
             }
             if told.rows.len() > ROWS_MAX {
-                return Err(Error::Unreachable(Unreachable::NotLarder { status: 200 }));
+                return Err(NotTheServer::NotLarder { status: 200 }.into());
             }
         }
         let Some(told) = told else {
-            return Err(Error::Unreachable(Unreachable::NotLarder { status: 200 }));
+            return Err(NotTheServer::NotLarder { status: 200 }.into());
         };
         core.write(move |tx, context| core::judge_audit(tx, context, told, &joined))
             .await

@@ -51,9 +51,7 @@ impl Linking {
         let inner = &self.connection.0;
         match inner.transport.authenticate().await {
             Ok(()) => {}
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::Unauthenticated => {
-                return Ok(None);
-            }
+            Err(Error::UnknownAccount) => return Ok(None),
             Err(other) => return Err(other),
         }
         inner.core.write(core::linked).await?;
@@ -263,7 +261,7 @@ impl MlsConnection {
         server: &str,
         user: UserName,
     ) -> Result<(Self, Anonymous), Error> {
-        let (anonymous, server) = Anonymous::new(server)?;
+        let (anonymous, server) = Anonymous::new(server, &options.access)?;
         let clock = Arc::new(ServerClock::new(options.clock.clone(), None));
         let anonymous = anonymous.heeded_by(&clock);
         let info = anonymous.info().await?;
@@ -278,6 +276,6 @@ impl MlsConnection {
         };
         let opening = options.clone();
         let core = Handle::start(move || Core::open_to_register(&opening, &registering)).await?;
-        Ok((Self::start(core).await?, anonymous))
+        Ok((Self::start(core, options.access).await?, anonymous))
     }
 }

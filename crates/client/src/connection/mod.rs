@@ -30,6 +30,7 @@ use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{AccountRequest, INBOX_WAIT_SECONDS_MAX, InviteCode, ProblemType, UserName};
 use tokio::sync::Mutex;
 
+use crate::access::Access;
 use crate::clocks::{Clocks, ServerClock};
 use crate::core::{self, Core, Handle, Keys, Suites};
 use crate::error::Error;
@@ -87,8 +88,9 @@ impl MlsConnection {
     ///
     /// # Errors
     /// [`Error::Refused`] with `name-taken`, `invitation-required`, `registration-closed` and others;
-    /// [`Error::Unreachable`]; [`Error::AlreadyRegistered`] for a profile with another account; [`Error::ProfileLocked`];
-    /// [`Error::Profile`]; [`Error::InvalidServer`]; [`Error::UnsupportedSuites`]; [`Error::ClocksApart`], before anything is
+    /// [`Error::Unreachable`]; [`Error::NotTheServer`]; [`Error::InsecureHttp`]; [`Error::AlreadyRegistered`]
+    /// for a profile with another account; [`Error::ProfileLocked`]; [`Error::Profile`];
+    /// [`Error::InvalidServer`]; [`Error::UnsupportedSuites`]; [`Error::ClocksApart`], before anything is
     /// stored.
     pub async fn register(options: Options, server: &str, user: UserName) -> Result<Self, Error> {
         let (connection, anonymous) = Self::begin(options, server, user).await?;
@@ -115,9 +117,10 @@ impl MlsConnection {
     /// Whether there is a server at `server` with which this program can have an account. Needs no profile.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::InvalidServer`], [`Error::UnsupportedSuites`].
-    pub async fn check_server(server: &str) -> Result<(), Error> {
-        let (anonymous, _) = Anonymous::new(server)?;
+    /// [`Error::Unreachable`], [`Error::NotTheServer`], [`Error::InsecureHttp`], [`Error::InvalidServer`],
+    /// [`Error::UnsupportedSuites`].
+    pub async fn check_server(server: &str, access: &Access) -> Result<(), Error> {
+        let (anonymous, _) = Anonymous::new(server, access)?;
         Suites::of_server(&anonymous.info().await?).require_one()
     }
 
@@ -129,16 +132,19 @@ impl MlsConnection {
     pub async fn open(options: Options) -> Result<Self, Error> {
         let opening = options.clone();
         let core = Handle::start(move || Core::open(&opening)).await?;
-        Self::start(core).await
+        Self::start(core, options.access).await
     }
 
-    async fn start(core: Handle) -> Result<Self, Error> {
+    async fn start(core: Handle, decided: Access) -> Result<Self, Error> {
         let (me, server_clock) = core
             .write(|_, context| Ok((context.identity.me.clone(), Arc::clone(&context.server_clock))))
             .await?;
         let core = Arc::new(core);
         let clock = Arc::clone(&server_clock);
-        let transport = Transport::new(&me.server, me.device_id.clone(), Arc::clone(&core), clock)?;
+        let access = core
+            .write(move |tx, _| core::remember_access(tx, &decided))
+            .await?;
+        let transport = Transport::new(&me, &access, Arc::clone(&core), clock)?;
         Ok(Self(Arc::new(Inner {
             me,
             core,
@@ -180,7 +186,7 @@ impl MlsConnection {
                 // The name is taken and the code used by ourselves, if our key opens a session: an earlier answer was lost.
                 if let Err(error) = self.0.transport.authenticate().await {
                     return Err(match error {
-                        Error::Refused(_) => Error::Refused(problem),
+                        Error::Refused(_) | Error::UnknownAccount => Error::Refused(problem),
                         other => other,
                     });
                 }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use larder_wire::UserName;
@@ -35,8 +36,9 @@ impl MlsConnection {
 
     /// Encrypts and sends a text.
     ///
-    /// It is stored and in the outbox before anything is sent, and goes out in order. When the server cannot be reached
-    /// its status is [`SendStatus::Pending`] and the next [`sync`](Self::sync) sends it.
+    /// It is stored and in the outbox before anything is sent, and goes out in order. When the server cannot
+    /// be reached, or something else keeps it waiting, its status is [`SendStatus::Pending`],
+    /// [`SentMessage::because`] says why, and the next [`sync`](Self::sync) that can sends it.
     ///
     /// # Errors
     /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`];
@@ -55,10 +57,17 @@ impl MlsConnection {
 
     /// Sends a message that is in the outbox.
     pub(super) async fn settle_message(&self, mut sent: SentMessage, id: i64) -> Result<SentMessage, Error> {
-        let settled = unless_later(self.settle(id).await, "a message stays in the outbox")?;
-        if let Some(outcome) = settled.flatten() {
-            finish(Some(outcome))?;
-            sent.status = SendStatus::Sent;
+        match self.settle(id).await {
+            Ok(Some(outcome)) => {
+                finish(Some(outcome))?;
+                sent.status = SendStatus::Sent;
+            }
+            Ok(None) => {}
+            Err(error) if error.leaves_waiting() => {
+                tracing::info!(code = error.code(), "a message stays in the outbox");
+                sent.because = Some(Arc::new(error));
+            }
+            Err(other) => return Err(other),
         }
         Ok(sent)
     }
@@ -96,7 +105,7 @@ impl MlsConnection {
             .write(move |tx, context| core::retry(tx, context, &group))
             .await?;
         let mut progress = Progress::default();
-        unless_later(
+        unless_temporary(
             self.pump_and_upload(&mut progress).await,
             "messages stay in the outbox",
         )?;
@@ -129,7 +138,7 @@ impl MlsConnection {
         let Some(id) = queued else {
             return Ok(());
         };
-        match unless_later(self.settle(id).await, "a name stays in the outbox")?.flatten() {
+        match unless_temporary(self.settle(id).await, "a name stays in the outbox")?.flatten() {
             Some(outcome) => finish(Some(outcome)),
             None => Ok(()),
         }
@@ -196,11 +205,20 @@ impl MlsConnection {
     }
 }
 
-/// Nothing, where the server cannot be reached, or refuses for now: what was to be done is kept, and the next sync does it.
+/// Nothing, where the server cannot be reached or asks to wait: what was to be done is kept, and the next
+/// sync does it.
+fn unless_temporary<T>(done: Result<T, Error>, otherwise: &str) -> Result<Option<T>, Error> {
+    match done {
+        Err(error) if !error.is_temporary() => Err(error),
+        done => unless_later(done, otherwise),
+    }
+}
+
+/// The same for whatever keeps it waiting.
 pub(super) fn unless_later<T>(done: Result<T, Error>, otherwise: &str) -> Result<Option<T>, Error> {
     match done {
         Ok(done) => Ok(Some(done)),
-        Err(error @ (Error::Unreachable(_) | Error::Refused(_))) => {
+        Err(error) if error.leaves_waiting() => {
             tracing::info!(code = error.code(), "{otherwise}");
             Ok(None)
         }

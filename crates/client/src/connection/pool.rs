@@ -13,7 +13,7 @@ use larder_wire::{
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
 use crate::core::{self, Context, Standing, Suites};
-use crate::error::{Error, Unreachable};
+use crate::error::{Error, NotTheServer};
 use crate::types::Refreshed;
 
 impl MlsConnection {
@@ -58,7 +58,7 @@ impl MlsConnection {
 
     /// The server was gone: whatever happened meanwhile is a reason for a refresh.
     pub(super) fn note_outage<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        if let Err(Error::Unreachable(_)) = &answer {
+        if let Err(Error::Unreachable(_) | Error::NotTheServer(_)) = &answer {
             self.0.refresh_due.store(true, Ordering::Relaxed);
         }
         answer
@@ -139,7 +139,7 @@ impl MlsConnection {
             let _operation = self.0.operation.lock().await;
             match self.pump(&mut Progress::default()).await {
                 Ok(()) => {}
-                Err(error @ Error::Unreachable(_)) => return Err(error),
+                Err(error @ (Error::Unreachable(_) | Error::NotTheServer(_))) => return Err(error),
                 // What is due can wait for the next refresh; filling the pool cannot.
                 Err(error) => {
                     tracing::warn!(code = error.code(), "the inbox could not be read before a sweep");
@@ -412,7 +412,7 @@ fn local_ref(key_package_ref: &larder_wire::KeyPackageRef) -> Result<KeyPackageR
 
 /// An answer that does not fit the request.
 fn unfit() -> Error {
-    Error::Unreachable(Unreachable::NotLarder { status: 200 })
+    NotTheServer::NotLarder { status: 200 }.into()
 }
 
 /// What the directory says of a KeyPackage; the states of last resorts and of the others are not the same.

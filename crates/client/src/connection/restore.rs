@@ -4,7 +4,7 @@ use crate::connection::MlsConnection;
 use crate::connection::pool::directory_rows;
 use crate::connection::sync::Progress;
 use crate::core::{self, Standing};
-use crate::error::{Error, Unreachable};
+use crate::error::{Error, NotTheServer};
 
 impl MlsConnection {
     /// Makes sure that this profile is not an older copy of itself, and brings it up to date if it is.
@@ -31,7 +31,7 @@ impl MlsConnection {
         self.0.refresh_due.store(true, Ordering::Relaxed);
         self.0.groups_due.store(true, Ordering::Relaxed);
         let inventory = transport.inventory(None).await?;
-        let inventory = inventory.ok_or(Error::Unreachable(Unreachable::NotLarder { status: 304 }))?;
+        let inventory = inventory.ok_or(NotTheServer::NotLarder { status: 304 })?;
         let directory = directory_rows(inventory.items)?;
         self.drain(progress).await?;
         core.write(move |tx, context| core::finish_restoring(tx, context, &directory))

@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use crate::connection::MlsConnection;
 use crate::connection::pool::directory_rows;
 use crate::core;
-use crate::error::{Error, Unreachable};
+use crate::error::{Error, NotTheServer};
 
 impl MlsConnection {
     /// Looks at what a server that was restored from a backup still knows of this device, and follows it. One transaction:
@@ -14,7 +14,7 @@ impl MlsConnection {
             return Ok(());
         }
         let inventory = transport.inventory(None).await?;
-        let inventory = inventory.ok_or(Error::Unreachable(Unreachable::NotLarder { status: 304 }))?;
+        let inventory = inventory.ok_or(NotTheServer::NotLarder { status: 304 })?;
         let memberships = transport.memberships().await?;
         let directory = directory_rows(inventory.items)?;
         core.write(move |tx, context| {

@@ -61,7 +61,11 @@ impl MlsConnection {
             let _operation = self.0.operation.lock().await;
             self.pump_and_update(&mut progress).await
         };
-        let reachable = !matches!(synced, Err(Error::Unreachable(_)));
+        // Where the server was not, or will not have this device, another attempt is for another time.
+        let reachable = !matches!(
+            synced,
+            Err(Error::Unreachable(_) | Error::NotTheServer(_) | Error::UnknownAccount)
+        );
         if reachable
             && self.refresh_is_due()
             && let Err(error) = self.refresh_key_packages().await

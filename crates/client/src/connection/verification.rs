@@ -90,7 +90,7 @@ impl MlsConnection {
         for user in [user, &self.0.me.user] {
             match self.learn_devices(user).await {
                 Ok(_) => {}
-                Err(error @ Error::Unreachable(_)) => {
+                Err(error @ (Error::Unreachable(_) | Error::NotTheServer(_))) => {
                     tracing::info!(code = error.code(), "a list of devices is not fetched");
                 }
                 Err(other) => return Err(other),

@@ -140,8 +140,7 @@ pub(crate) fn attach(
         "INSERT INTO uploads (row, idempotency_key, ciphertext) VALUES (?1, ?2, ?3)",
         (row, uuid::Uuid::new_v4().to_string(), ciphertext),
     )?;
-    let status = SendStatus::Pending;
-    Ok((SentMessage { id, status }, row))
+    Ok((SentMessage::pending(id), row))
 }
 
 /// Notes the file of a message that has come.
@@ -344,6 +343,15 @@ pub(crate) fn uploaded(
 /// The server does not take the file. It stays, for another attempt.
 pub(crate) fn upload_failed(tx: &Tx<'_>, row: i64) -> Result<(), Error> {
     messages::set_status(tx.connection(), row, SendStatus::Failed)
+}
+
+/// None of the files that wait can be stored.
+pub(super) fn fail_uploads(connection: &Connection) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE messages SET status = ?1 WHERE row IN (SELECT row FROM uploads)",
+        [SendStatus::Failed.column()],
+    )?;
+    Ok(())
 }
 
 /// The message of a file that the server has.

@@ -6,12 +6,15 @@ use larder_lifecycle::UnixSeconds;
 use larder_pool::zeroize::Zeroizing;
 use larder_pool::{LocalStore, StoreKey};
 
+use crate::access::Access;
+use crate::core::access;
 use crate::core::actor::Handle;
 use crate::core::encryption::not_opened;
 use crate::core::profile::{DATABASE_FILE, lock, stored_account};
 use crate::core::schema::migrate;
 use crate::core::state::become_copy;
 use crate::error::Error;
+use crate::transport::require_access;
 use crate::types::Me;
 
 impl Handle {
@@ -26,6 +29,7 @@ pub(crate) fn import(
     profile: &Path,
     key: Option<&StoreKey>,
     image: &[u8],
+    access: &Access,
     now: UnixSeconds,
 ) -> Result<Me, Error> {
     let _lock = lock(profile)?;
@@ -39,6 +43,7 @@ pub(crate) fn import(
         store.transaction(|tx| {
             let account = stored_account(tx.connection())?.filter(|account| account.registered);
             let account = account.ok_or(Error::NotABackup)?;
+            require_access(&account.me.server, &access::remember(tx, access)?)?;
             become_copy(tx, now)?;
             Ok(account.me)
         })

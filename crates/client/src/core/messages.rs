@@ -151,11 +151,7 @@ pub(crate) fn send(
         },
     )?;
     let id = push(tx, context, cleared, &payload, row)?;
-    let sent = SentMessage {
-        id: payload.id,
-        status: SendStatus::Pending,
-    };
-    Ok((sent, id))
+    Ok((SentMessage::pending(payload.id), id))
 }
 
 /// What is taken up again.

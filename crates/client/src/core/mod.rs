@@ -1,5 +1,6 @@
 //! The synchronous core: everything that touches the database, in functions that take a transaction.
 
+mod access;
 mod actor;
 mod adding;
 mod attachments;
@@ -43,6 +44,7 @@ mod verdicts;
 mod verification;
 mod welcome;
 
+pub(crate) use access::remember as remember_access;
 pub(crate) use actor::Handle;
 pub(crate) use attachments::{
     Ciphertext, attach, attachment, ciphertext, due_uploads, opened, stored_bytes, upload, upload_closed,
@@ -73,7 +75,9 @@ pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
 pub(crate) use messages::{check_name, retry, send};
 pub(crate) use naming::rename;
-pub(crate) use outbox::{Outcome, Purpose, QueuedRequest, Settled, Verdict, next_ready, settle, waits};
+pub(crate) use outbox::{
+    Outcome, Purpose, QueuedRequest, Settled, Verdict, fail_unsent, next_ready, settle, waits,
+};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,

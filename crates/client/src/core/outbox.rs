@@ -293,6 +293,18 @@ pub(super) fn drop_all_of(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     attachments::drop_all_of(tx, group)
 }
 
+/// Nothing can be sent any more, to whichever group: the messages that wait have failed.
+pub(crate) fn fail_unsent(tx: &Tx<'_>) -> Result<(), Error> {
+    let connection = tx.connection();
+    for entry in entries(connection, "", [])? {
+        if let Intent::Message { row: Some(row), .. } = entry.intent {
+            messages::set_status(connection, row, SendStatus::Failed)?;
+            remove(connection, entry.id)?;
+        }
+    }
+    attachments::fail_uploads(connection)
+}
+
 /// What is to be sent to this group is made again once it was rejoined: its messages, not what was to be done to it.
 pub(super) fn start_over(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
     connection.execute(

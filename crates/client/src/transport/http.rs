@@ -1,3 +1,4 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -5,19 +6,27 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use larder_wire::{Problem, ProblemType, STATE_HEADER, StateClaim};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::access::Access;
 use crate::clocks::ServerClock;
-use crate::error::{Error, Unreachable};
+use crate::error::{CertificateFlaw, Error, NotTheServer, Unreachable};
+use crate::transport::address::{Place, require_access, without_slash};
+use crate::transport::deadline::Deadline;
 use crate::transport::session::Token;
 
+/// Name, connection and TLS, in one attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A whole request, answer included, unless it says otherwise.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A whole request, unless it says otherwise.
+const REQUEST_TIME: Duration = Duration::from_secs(20);
+/// The longest time in which nothing of an answer arrives that has begun.
+const STALL_TIME: Duration = Duration::from_secs(20);
 /// An answer larger than this is not read, in bytes. The largest is a page of inbox rows.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A refusal larger than this is not read, in bytes, and counts as none.
+const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 const JSON: &str = "application/json";
 const OCTET_STREAM: &str = "application/octet-stream";
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
@@ -38,7 +47,7 @@ pub(super) struct Request {
     answer_bytes_max: usize,
     idempotency_key: Option<String>,
     state: Option<StateClaim>,
-    timeout: Duration,
+    time: Duration,
     retries: usize,
 }
 
@@ -53,7 +62,7 @@ impl Request {
             answer_bytes_max: ANSWER_BYTES_MAX,
             idempotency_key: None,
             state: None,
-            timeout: REQUEST_TIMEOUT,
+            time: REQUEST_TIME,
             retries: RETRIES,
         }
     }
@@ -117,9 +126,15 @@ impl Request {
         self
     }
 
-    pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+    /// Takes so much time, all in all.
+    pub(super) fn with_time(mut self, time: Duration) -> Self {
+        self.time = time;
         self
+    }
+
+    /// Begins its time.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.time)
     }
 
     /// Not to be repeated.
@@ -155,7 +170,7 @@ impl Answer {
             _ => self.bytes.as_slice(),
         };
         serde_json::from_slice(json).map_err(|_| {
-            Error::Unreachable(Unreachable::NotLarder {
+            Error::NotTheServer(NotTheServer::NotLarder {
                 status: self.status.as_u16(),
             })
         })
@@ -170,30 +185,41 @@ struct Attempt {
 
 impl Http {
     /// Parses the address; returns it without a trailing slash too.
-    pub(super) fn new(server: &str) -> Result<(Self, String), Error> {
+    pub(super) fn new(server: &str, access: &Access) -> Result<(Self, String), Error> {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             // Fails when the application has installed one; then that one is used.
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let base = Url::parse(server).map_err(|_| Error::InvalidServer)?;
-        let plain = base.path() == "/" && base.query().is_none() && base.fragment().is_none();
-        let host = base.host_str().ok_or(Error::InvalidServer)?;
-        if !matches!(base.scheme(), "http" | "https") || !plain || !base.username().is_empty() {
-            return Err(Error::InvalidServer);
-        }
+        let (base, place) = require_access(server, access)?;
+        let stored = without_slash(&base);
         let mut client = Client::builder()
             .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false);
-        if is_loopback(host) {
-            client = client.no_proxy();
+        client = match (base.scheme() == "https", place) {
+            // A proxy would see the tokens of sessions. Nothing is verified, so no certificates are loaded.
+            (false, _) => client.no_proxy().tls_certs_only([]),
+            (true, Place::Here) => client.https_only(true).no_proxy(),
+            (true, Place::Elsewhere) => client.https_only(true),
+        };
+        if base.host_str() == Some("localhost") {
+            // Whatever a name server says.
+            let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+            client = client.resolve_to_addrs("localhost", &here.map(|address| SocketAddr::new(address, 0)));
         }
-        let client = client
-            .build()
-            .map_err(|error| Error::Unreachable(Unreachable::Network(error)))?;
-        let stored = base.as_str().trim_end_matches('/').to_owned();
+        if base.scheme() == "https"
+            && let Some(authorities) = &access.authorities
+        {
+            let certificates: Result<Vec<Certificate>, _> = authorities
+                .certificates()
+                .iter()
+                .map(|der| Certificate::from_der(der))
+                .collect();
+            client = client.tls_certs_merge(certificates.map_err(Error::Setup)?);
+        }
+        let client = client.build().map_err(Error::Setup)?;
         let clock = None;
         Ok((Self { client, base, clock }, stored))
     }
@@ -204,36 +230,41 @@ impl Http {
         self
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the answer, until the deadline.
     pub(super) async fn call_json<T: DeserializeOwned>(
         &self,
         request: &Request,
         token: Option<&Token>,
+        deadline: Deadline,
     ) -> Result<T, Error> {
-        self.call(request, token).await?.json()
+        self.call(request, token, deadline).await?.json()
     }
 
     /// Sends a request, and takes the answer as it is.
-    pub(super) async fn call(&self, request: &Request, token: Option<&Token>) -> Result<Answer, Error> {
+    pub(super) async fn call(
+        &self,
+        request: &Request,
+        token: Option<&Token>,
+        deadline: Deadline,
+    ) -> Result<Answer, Error> {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(RETRY_DELAY_MIN)
             .with_max_delay(RETRY_DELAY_MAX)
             .with_max_times(request.retries)
             .with_jitter();
-        (|| self.attempt(request, token))
+        let attempts = (|| self.attempt(request, token))
             .retry(backoff)
             .sleep(tokio::time::sleep)
             .when(|attempt: &Attempt| {
-                matches!(
-                    attempt.error,
-                    Error::Unreachable(Unreachable::Network(_) | Unreachable::Unavailable(_))
-                ) && attempt.retry_after.is_none_or(|asked| asked <= RETRY_AFTER_MAX)
+                matches!(attempt.error, Error::Unreachable(_))
+                    && attempt.retry_after.is_none_or(|asked| asked <= RETRY_AFTER_MAX)
             })
             .adjust(|attempt, delay| {
                 delay.map(|delay| attempt.retry_after.map_or(delay, |asked| asked.max(delay)))
-            })
+            });
+        deadline
+            .bound(async { attempts.await.map_err(|attempt| attempt.error) })
             .await
-            .map_err(|attempt| attempt.error)
     }
 
     async fn attempt(&self, request: &Request, token: Option<&Token>) -> Result<Answer, Attempt> {
@@ -244,20 +275,29 @@ impl Http {
         let response = self
             .send(request, token)
             .await
-            .map_err(|error| plain(network(error)))?;
+            .map_err(|error| plain(no_answer(error)))?;
         let status = response.status();
         let retry_after = retry_after(&response);
         let date = date(&response);
-        let bytes = read(response, request.answer_bytes_max).await.map_err(plain)?;
+        let is_good = status.is_success() || status == StatusCode::NOT_MODIFIED;
+        let most = match is_good {
+            true => request.answer_bytes_max,
+            false => PROBLEM_BYTES_MAX,
+        };
+        let bytes = read(response, most).await.map_err(plain)?;
         tracing::debug!(method = %request.method, status = status.as_u16(), "answer");
-        if status.is_success() || status == StatusCode::NOT_MODIFIED {
-            if let Some(clock) = &self.clock {
-                clock.heed(date.as_deref());
+        match (is_good, bytes) {
+            (true, Some(bytes)) => {
+                if let Some(clock) = &self.clock {
+                    clock.heed(date.as_deref());
+                }
+                Ok(Answer { status, bytes })
             }
-            return Ok(Answer { status, bytes });
+            (_, bytes) => Err(Attempt {
+                error: refusal(&bytes.unwrap_or_default(), status, retry_after),
+                retry_after,
+            }),
         }
-        let error = refusal(&bytes, status, retry_after);
-        Err(Attempt { error, retry_after })
     }
 
     async fn send(&self, request: &Request, token: Option<&Token>) -> Result<Response, reqwest::Error> {
@@ -266,8 +306,7 @@ impl Http {
         let mut builder = self
             .client
             .request(request.method.clone(), url)
-            .query(&request.query)
-            .timeout(request.timeout);
+            .query(&request.query);
         if let Some(token) = token
             && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.as_str()))
         {
@@ -289,16 +328,42 @@ impl Http {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+/// Why a request got no answer.
+fn no_answer(error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    match tls_error(&error) {
+        Some(rustls::Error::InvalidCertificate(flaw)) => {
+            return NotTheServer::Certificate(CertificateFlaw::from(flaw)).into();
+        }
+        Some(other) => return NotTheServer::Tls(other.clone()).into(),
+        None => {}
+    }
+    Error::Unreachable(if error.is_dns() {
+        Unreachable::Resolve(error)
+    } else if error.is_connect() {
+        Unreachable::Connect(error)
+    } else {
+        Unreachable::Broken(error)
+    })
 }
 
-fn network(error: reqwest::Error) -> Error {
-    Error::Unreachable(Unreachable::Network(error.without_url()))
+/// The error of TLS among the sources of another.
+fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found);
+        }
+        next = match error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            // What it was made of is not among its sources.
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 fn date(response: &Response) -> Option<String> {
@@ -311,35 +376,41 @@ fn retry_after(response: &Response) -> Option<Duration> {
     seconds.parse().ok().map(Duration::from_secs)
 }
 
-/// The whole answer, but not without end.
-async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, Error> {
-    let status = response.status().as_u16();
+/// The whole answer, if it is no larger than this.
+async fn read(mut response: Response, most: usize) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(network)? {
-        if bytes.len() + chunk.len() > most {
-            return Err(Error::Unreachable(Unreachable::NotLarder { status }));
+    loop {
+        let chunk = Deadline::after(STALL_TIME)
+            .bound(async { response.chunk().await.map_err(no_answer) })
+            .await?;
+        match chunk {
+            None => return Ok(Some(bytes)),
+            Some(chunk) if bytes.len() + chunk.len() > most => return Ok(None),
+            Some(chunk) => bytes.extend_from_slice(&chunk),
         }
-        bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
 }
 
-/// Only a problem of ours with a 4xx status says that the request did not happen. What a proxy or a crashing server
-/// answers says nothing.
+/// Only a problem of ours with a 4xx status says that the request did not happen, and a 413 of whomever: what
+/// is too large for something on the way does not get further. What else a proxy or a crashing server answers
+/// says nothing.
 fn refusal(bytes: &[u8], status: StatusCode, retry_after: Option<Duration>) -> Error {
     let problem = serde_json::from_slice::<Problem>(bytes).map(|problem| Problem {
         retry_after_seconds: retry_after
             .and_then(|asked| NonZeroU32::new(u32::try_from(asked.as_secs()).unwrap_or(u32::MAX))),
         ..problem
     });
-    match problem {
-        Ok(problem) if problem.problem_type == ProblemType::Unavailable => {
+    match (problem, status.as_u16()) {
+        (Ok(problem), _) if problem.problem_type == ProblemType::Unavailable => {
             Error::Unreachable(Unreachable::Unavailable(problem))
         }
-        Ok(problem) if status.is_client_error() => Error::Refused(problem),
-        Ok(_) | Err(_) => Error::Unreachable(Unreachable::NotLarder {
-            status: status.as_u16(),
-        }),
+        (Ok(problem), 400..=499) => Error::Refused(problem),
+        (Err(_), 413) => Error::Refused(
+            Problem::new(ProblemType::TooLarge)
+                .with_detail("a proxy in front of the server lets nothing pass that is as large as this"),
+        ),
+        (_, status @ (408 | 425 | 429 | 500..=599)) => Error::Unreachable(Unreachable::Gateway { status }),
+        (_, status) => NotTheServer::NotLarder { status }.into(),
     }
 }
 
@@ -348,37 +419,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_http_with_a_host_and_nothing_else() {
-        let (_, stored) = Http::new("http://127.0.0.1:4000/").unwrap();
-        assert_eq!(stored, "http://127.0.0.1:4000");
-        for bad in [
-            "127.0.0.1:4000",
-            "ftp://a",
-            "http://a/b",
-            "http://u@a",
-            "http://a?x=1",
-            "",
-        ] {
-            assert!(matches!(Http::new(bad), Err(Error::InvalidServer)), "{bad:?}");
-        }
-    }
-
-    #[test]
     fn only_a_problem_of_ours_is_a_refusal() {
         let problem = serde_json::to_vec(&Problem::wrong_epoch(3)).unwrap();
         assert!(matches!(
             refusal(&problem, StatusCode::CONFLICT, None),
             Error::Refused(_)
         ));
-        assert!(matches!(
-            refusal(b"<html>", StatusCode::NOT_FOUND, None),
-            Error::Unreachable(_)
-        ));
         let unavailable = serde_json::to_vec(&Problem::new(ProblemType::Unavailable)).unwrap();
         assert!(matches!(
             refusal(&unavailable, StatusCode::SERVICE_UNAVAILABLE, None),
-            Error::Unreachable(_)
+            Error::Unreachable(Unreachable::Unavailable(_))
         ));
+        for (status, code) in [
+            (302, "not-larder"),
+            (403, "not-larder"),
+            (404, "not-larder"),
+            (408, "unreachable"),
+            (413, "too-large"),
+            (429, "unreachable"),
+            (500, "unreachable"),
+            (502, "unreachable"),
+            (504, "unreachable"),
+        ] {
+            let error = refusal(b"<html>", StatusCode::from_u16(status).unwrap(), None);
+            assert_eq!(error.code(), code, "{status}");
+            assert_eq!(error.is_temporary(), code == "unreachable", "{status}");
+        }
     }
 
     #[test]
@@ -391,6 +457,13 @@ mod tests {
             let asked = Duration::from_secs(90);
             assert_eq!(refusal(&problem, status, Some(asked)).retry_after(), Some(asked));
             assert_eq!(refusal(&problem, status, None).retry_after(), None);
+            for endless in [4_000_000_000, u64::MAX] {
+                let asked = refusal(&problem, status, Some(Duration::from_secs(endless))).retry_after();
+                assert!(
+                    asked.is_some_and(|asked| asked <= Duration::from_secs(60 * 60)),
+                    "{asked:?}"
+                );
+            }
         }
     }
 }

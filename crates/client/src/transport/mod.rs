@@ -1,5 +1,7 @@
 //! HTTP: requests, retries, sessions and problems.
 
+mod address;
+mod deadline;
 mod http;
 mod session;
 
@@ -16,23 +18,40 @@ use larder_wire::{
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::access::Access;
 use crate::clocks::ServerClock;
 use crate::core::{self, Context, Handle};
-use crate::error::Error;
+use crate::error::{Error, NotTheServer};
+use crate::transport::deadline::Deadline;
 use crate::transport::http::{Answer, Http, Request};
 use crate::transport::session::{Present, Sessions};
+use crate::types::Me;
 
 /// How long the transfer of a file may take, at least, and how much longer for each of so many bytes.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+const TRANSFER_TIME: Duration = Duration::from_secs(30);
 const TRANSFER_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// How long a request that waits for inbox rows may take beyond the wait.
 const WAIT_MARGIN: Duration = Duration::from_secs(10);
 
-/// A problem, in bytes.
-const PROBLEM_BYTES_MAX: u64 = 64 * 1024;
+/// How long a session may take to be opened, whatever it is for.
+const SESSION_TIME: Duration = Duration::from_secs(20);
+
+/// What a server says of itself, in bytes.
+const INFO_BYTES_MAX: usize = 64 * 1024;
+
+/// How much is shown of the name that another server gives itself, in characters.
+const FOREIGN_NAME_CHARS_MAX: usize = 64;
 
 const INFO_PATH: &str = "/.well-known/larder";
+
+/// Whether a server may be talked to in this way. Needs no network.
+///
+/// # Errors
+/// [`Error::InsecureHttp`], [`Error::InvalidServer`].
+pub(crate) fn require_access(server: &str, access: &Access) -> Result<(), Error> {
+    address::require_access(server, access).map(|_| ())
+}
 
 /// Proof that the server did what a request of the outbox asked for: made only by decoding its answer.
 #[must_use]
@@ -59,8 +78,8 @@ pub(crate) struct Anonymous {
 
 impl Anonymous {
     /// Parses the server's address; returns it in the form to be stored.
-    pub(crate) fn new(server: &str) -> Result<(Self, String), Error> {
-        let (http, server) = Http::new(server)?;
+    pub(crate) fn new(server: &str, access: &Access) -> Result<(Self, String), Error> {
+        let (http, server) = Http::new(server, access)?;
         Ok((Self { http }, server))
     }
 
@@ -71,15 +90,15 @@ impl Anonymous {
     }
 
     pub(crate) async fn info(&self) -> Result<ServerInfo, Error> {
-        self.http.call_json(&Request::get(INFO_PATH), None).await
+        let request = info_request();
+        self.http.call_json(&request, None, request.deadline()).await
     }
 
     /// Repeating this is safe: a repetition finds the name taken or the invitation used by ourselves, which [`Transport`]
     /// can tell.
     pub(crate) async fn register(&self, request: &AccountRequest) -> Result<Registered, Error> {
-        self.http
-            .call_json(&Request::post("/v1/accounts", request)?, None)
-            .await
+        let request = Request::post("/v1/accounts", request)?;
+        self.http.call_json(&request, None, request.deadline()).await
     }
 }
 
@@ -87,6 +106,8 @@ impl Anonymous {
 pub(crate) struct Transport {
     http: Http,
     sessions: Sessions,
+    /// The name of the server that the account was registered with.
+    server_name: String,
     core: Arc<Handle>,
     /// Held by the request that is changing something: such requests go out one at a time, or the server could not tell a
     /// late one from that of an old copy. Inside is the mark of the last one, if it is known to have been carried out.
@@ -102,15 +123,16 @@ pub(crate) struct Claim<'t> {
 
 impl Transport {
     pub(crate) fn new(
-        server: &str,
-        device_id: DeviceId,
+        me: &Me,
+        access: &Access,
         core: Arc<Handle>,
         clock: Arc<ServerClock>,
     ) -> Result<Self, Error> {
-        let (http, _) = Http::new(server)?;
+        let (http, _) = Http::new(&me.server, access)?;
         Ok(Self {
             http: http.heeded_by(&clock),
-            sessions: Sessions::new(device_id, Arc::clone(&core)),
+            sessions: Sessions::new(me.device_id.clone(), Arc::clone(&core)),
+            server_name: me.server_name.clone(),
             core,
             changing: Mutex::new(None),
         })
@@ -118,12 +140,44 @@ impl Transport {
 
     /// What the server says of itself.
     pub(crate) async fn info(&self) -> Result<ServerInfo, Error> {
-        self.http.call_json(&Request::get(INFO_PATH), None).await
+        let request = info_request();
+        self.http.call_json(&request, None, request.deadline()).await
     }
 
     /// Makes sure that the server takes us for who we are.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAccount`], [`NotTheServer::Foreign`]; [`Error::Refused`] with `device-removed`.
     pub(crate) async fn authenticate(&self) -> Result<(), Error> {
-        self.sessions.token(&self.http).await.map(|_| ())
+        self.token(Deadline::after(SESSION_TIME)).await.map(|_| ())
+    }
+
+    /// The token of the present session. Says why there is none.
+    async fn token(&self, whole: Deadline) -> Result<Present, Error> {
+        let deadline = whole.or_after(SESSION_TIME);
+        let opened = deadline.bound(self.sessions.token(&self.http, deadline)).await;
+        let Err(Error::Refused(problem)) = opened else {
+            return opened;
+        };
+        match problem.problem_type {
+            ProblemType::Unauthenticated => {
+                // Nobody here knows our key. Whose place is this?
+                let info: ServerInfo = self.http.call_json(&info_request(), None, whole).await?;
+                Err(match info.server_name == self.server_name {
+                    true => Error::UnknownAccount,
+                    false => NotTheServer::Foreign {
+                        expected: self.server_name.clone(),
+                        found: info.server_name.chars().take(FOREIGN_NAME_CHARS_MAX).collect(),
+                    }
+                    .into(),
+                })
+            }
+            ProblemType::DeviceRemoved => {
+                self.core.write(|tx, _| core::fail_unsent(tx)).await?;
+                Err(Error::Refused(problem))
+            }
+            _ => Err(Error::Refused(problem)),
+        }
     }
 
     async fn call<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T, Error> {
@@ -137,16 +191,17 @@ impl Transport {
         request: &Request,
         still_right: fn(&Tx<'_>, &Context) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
-        let Present { token, is_new } = self.sessions.token(&self.http).await?;
+        let deadline = request.deadline();
+        let Present { token, is_new } = self.token(deadline).await?;
         if is_new {
             self.core.write(still_right).await?;
         }
-        match self.http.call(request, Some(&token)).await {
+        match self.http.call(request, Some(&token), deadline).await {
             Err(Error::Refused(problem)) if session::has_ended(&problem) => {
                 self.sessions.forget(&token).await;
-                let Present { token, .. } = self.sessions.token(&self.http).await?;
+                let Present { token, .. } = self.token(deadline).await?;
                 self.core.write(still_right).await?;
-                self.http.call(request, Some(&token)).await
+                self.http.call(request, Some(&token), deadline).await
             }
             answer => answer,
         }
@@ -241,18 +296,18 @@ impl Transport {
         idempotency_key: &str,
         bytes: Vec<u8>,
     ) -> Result<BlobStored, Error> {
-        let timeout = transfer_timeout(bytes.len() as u64);
+        let time = transfer_time(bytes.len() as u64);
         let request = Request::post_blob("/v1/blobs", bytes)
             .with_idempotency_key(Some(idempotency_key))
-            .with_timeout(timeout);
+            .with_time(time);
         self.change(claim, request).await
     }
 
     /// A blob of so many bytes. More are not read.
     pub(crate) async fn fetch_blob(&self, blob: &BlobId, bytes: u64) -> Result<Vec<u8>, Error> {
         let request = Request::get(&format!("/v1/blobs/{blob}"))
-            .with_timeout(transfer_timeout(bytes))
-            .with_answer_bytes_max(usize::try_from(bytes.max(PROBLEM_BYTES_MAX)).unwrap_or(usize::MAX));
+            .with_time(transfer_time(bytes))
+            .with_answer_bytes_max(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(self.call_if(&request, |_, _| Ok(())).await?.into_bytes())
     }
 
@@ -357,7 +412,7 @@ impl Transport {
         let mut request = Request::get("/v1/inbox");
         if !wait.is_zero() {
             query.push(("wait", wait.as_secs().max(1).to_string()));
-            request = request.with_timeout(wait + WAIT_MARGIN);
+            request = request.with_time(wait + WAIT_MARGIN);
         }
         self.call(&request.with_query(query)).await
     }
@@ -368,6 +423,10 @@ impl Transport {
     }
 }
 
-fn transfer_timeout(bytes: u64) -> Duration {
-    TRANSFER_TIMEOUT + Duration::from_secs(bytes / TRANSFER_BYTES_PER_SECOND)
+fn info_request() -> Request {
+    Request::get(INFO_PATH).with_answer_bytes_max(INFO_BYTES_MAX)
+}
+
+fn transfer_time(bytes: u64) -> Duration {
+    TRANSFER_TIME + Duration::from_secs(bytes / TRANSFER_BYTES_PER_SECOND)
 }

@@ -10,12 +10,15 @@ use tokio::time::Instant;
 
 use crate::core::{self, Handle, auth_signature};
 use crate::error::Error;
+use crate::transport::deadline::Deadline;
 use crate::transport::http::{Http, Request};
 
 /// No session is taken to last longer, in seconds: one year.
 const SESSION_SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
 /// A session is renewed this long before its end.
 const RENEWED_BEFORE: Duration = Duration::from_secs(60);
+/// A challenge or a session, in bytes.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// A bearer token. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl Sessions {
     }
 
     /// The token of the present session. Opens one if need be; several callers share it.
-    pub(super) async fn token(&self, http: &Http) -> Result<Present, Error> {
+    pub(super) async fn token(&self, http: &Http, deadline: Deadline) -> Result<Present, Error> {
         let mut present = self.present.lock().await;
         if let Some((token, end)) = &*present
             && Instant::now() + RENEWED_BEFORE < *end
@@ -79,7 +82,7 @@ impl Sessions {
             expires_in_seconds,
             state,
             incarnation,
-        } = self.open(http).await?;
+        } = self.open(http, deadline).await?;
         if let Some(incarnation) = incarnation {
             self.core
                 .write(move |tx, _| core::heed_incarnation(tx, &incarnation))
@@ -103,13 +106,29 @@ impl Sessions {
         }
     }
 
-    async fn open(&self, http: &Http) -> Result<Session, Error> {
+    /// A challenge is good once. A request that was doubled on its way has used it up before the copy that is
+    /// answered, and of one whose answer was lost nobody knows: then a fresh one is tried, once.
+    async fn open(&self, http: &Http, deadline: Deadline) -> Result<Session, Error> {
+        let challenge = self.challenge(http, deadline).await?;
+        match self.answer(http, challenge, deadline).await {
+            Err(Error::Refused(problem)) if has_ended(&problem) => {}
+            Err(Error::Unreachable(_)) => {}
+            opened => return opened,
+        }
+        let challenge = self.challenge(http, deadline).await?;
+        self.answer(http, challenge, deadline).await
+    }
+
+    async fn challenge(&self, http: &Http, deadline: Deadline) -> Result<Challenge, Error> {
         let request = ChallengeRequest {
             device_id: self.device_id.clone(),
         };
-        let challenge: Challenge = http
-            .call_json(&Request::post("/v1/sessions/challenge", &request)?, None)
-            .await?;
+        let request =
+            Request::post("/v1/sessions/challenge", &request)?.with_answer_bytes_max(SMALL_BYTES_MAX);
+        http.call_json(&request, None, deadline).await
+    }
+
+    async fn answer(&self, http: &Http, challenge: Challenge, deadline: Deadline) -> Result<Session, Error> {
         let bytes = challenge.challenge.0.clone();
         let signature = self
             .core
@@ -120,9 +139,10 @@ impl Sessions {
             challenge: challenge.challenge,
             signature: Base64Url(signature),
         };
-        // A challenge is good once: when the answer is lost, the caller begins with a new one.
-        let request = Request::post("/v1/sessions", &request)?.once();
-        http.call_json(&request, None).await
+        let request = Request::post("/v1/sessions", &request)?
+            .with_answer_bytes_max(SMALL_BYTES_MAX)
+            .once();
+        http.call_json(&request, None, deadline).await
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind, MlsConnection,
-    Options, PoolPolicy, UnixSeconds, UserName,
+    Access, Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind,
+    MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
 };
 use larder_lifecycle::{ClockReading, DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -33,7 +33,12 @@ fn shifted(ahead: i64) -> UnixSeconds {
 const DATABASE: &str = "server.db";
 
 /// What takes each migration of a client's profile away again, the newest first.
-const TAKEN_BACK: [(u32, &str); 9] = [
+const TAKEN_BACK: [(u32, &str); 10] = [
+    (
+        12,
+        "DROP TABLE authorities;
+         ALTER TABLE profile DROP COLUMN insecure_http;",
+    ),
     (11, "ALTER TABLE groups DROP COLUMN refused_epoch;"),
     (
         10,
@@ -187,6 +192,13 @@ impl TestServer {
         self.restart(|config| config.registration = registration).await;
     }
 
+    /// A server of this name at the same address, that knows nobody.
+    pub(crate) async fn replace(&mut self, name: &str) {
+        self.stop().await;
+        self.directory = tempfile::tempdir().unwrap();
+        self.restart(|config| config.server_name = name.to_owned()).await;
+    }
+
     async fn restart(&mut self, configure: impl FnOnce(&mut Config)) {
         self.stop().await;
         let mut config = Config::new(self.directory.path().join(DATABASE));
@@ -305,6 +317,7 @@ pub(crate) fn options(profile: &Path) -> Options {
         clock: Arc::new(now),
         policy: PoolPolicy::default(),
         invitations: Invitations::Accept,
+        access: Access::default(),
         dates: |at| format!("day {}", at.0 / 86_400),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use age::x25519::Recipient;
 use clap::Args;
 
+use super::NewProfile;
 use crate::passphrase::OfBackup;
 
 /// `larder export`.
@@ -22,6 +23,9 @@ pub(crate) struct Export {
     pub(crate) recipients: Vec<Recipient>,
     #[command(flatten)]
     pub(crate) passphrase: OfBackup,
+    /// Take a passphrase of fewer than 8 characters
+    #[arg(long, conflicts_with = "recipients")]
+    pub(crate) weak_passphrase: bool,
 }
 
 /// `larder import`.
@@ -38,9 +42,8 @@ pub(crate) struct Import {
     pub(crate) identity: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) passphrase: OfBackup,
-    /// Leave the profile unencrypted: whoever reads the disk reads its messages and keys
-    #[arg(long)]
-    pub(crate) no_encryption: bool,
+    #[command(flatten)]
+    pub(crate) new: NewProfile,
 }
 
 fn recipient(text: &str) -> Result<Recipient, &'static str> {

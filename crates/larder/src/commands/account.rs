@@ -8,7 +8,7 @@ use larder_client::{Error, InviteCode, MlsConnection, ProblemType, UserName};
 
 use super::pool::clock_record;
 use super::{Context, answer, guide};
-use crate::cli::{DEFAULT_SERVER, InviteText};
+use crate::cli::{DEFAULT_SERVER, InviteText, NewProfile};
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
 
@@ -16,11 +16,11 @@ pub(super) async fn register(
     context: &Context<'_>,
     user: Option<UserName>,
     invite: Option<InviteText>,
-    no_encryption: bool,
+    new: NewProfile,
 ) -> Result<ExitCode> {
     let mut code = invite.map(|InviteText(text)| parsed(&text)).transpose()?;
     let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
-    guide::require_server(server).await?;
+    guide::require_server(server, &context.access()?).await?;
     let mut user = guide::user_name(context, user)?;
     guide::before(
         context,
@@ -29,9 +29,9 @@ pub(super) async fn register(
             context.global.profile
         ),
     )?;
-    let key = context.sources().of_new(no_encryption)?;
+    let key = context.sources().of_new(new)?;
     let encrypted = key.is_some();
-    let options = context.options(key);
+    let options = context.options(key)?;
     let client = loop {
         let registered = match &code {
             Some(code) => {

@@ -20,7 +20,7 @@ pub(super) async fn export(context: &Context<'_>, options: Export) -> Result<Exi
     }
     let secret_of = match options.recipients.is_empty() {
         false => For::Recipients(options.recipients),
-        true => For::Passphrase(options.passphrase.new_one()?),
+        true => For::Passphrase(options.passphrase.new_one(options.weak_passphrase)?),
     };
     let image = client.export().await?;
     backup::write(&options.file, &image, secret_of)?;
@@ -55,8 +55,9 @@ pub(super) fn import(context: &Context<'_>, options: &Import) -> Result<ExitCode
             return Err(Failure::new(Exit::Usage, "passphrase-needed", message).into());
         }
     };
-    let key = context.sources().of_new(options.no_encryption)?;
-    let me = MlsConnection::import(&context.profile(), key.as_ref(), &image, clock::system()())?;
+    let key = context.sources().of_new(options.new)?;
+    let (access, now) = (context.access()?, clock::system()());
+    let me = MlsConnection::import(&context.profile(), key.as_ref(), &image, &access, now)?;
     context.output.print(&[Record::Imported {
         user: me.user.to_string(),
         device_id: me.device_id.to_string(),

@@ -8,7 +8,7 @@ use larder_client::{Device, Error, MlsConnection, UserName};
 
 use super::pool::clock_record;
 use super::{Context, confirmed, guide};
-use crate::cli::DEFAULT_SERVER;
+use crate::cli::{DEFAULT_SERVER, NewProfile};
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
 
@@ -18,13 +18,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ID_PREFIX_CHARS_MIN: usize = 4;
 
 /// Shows a code and waits. Interrupted and started again, it shows the same one.
-pub(super) async fn link(
-    context: &Context<'_>,
-    user: Option<UserName>,
-    no_encryption: bool,
-) -> Result<ExitCode> {
+pub(super) async fn link(context: &Context<'_>, user: Option<UserName>, new: NewProfile) -> Result<ExitCode> {
     let server = context.global.server.as_deref().unwrap_or(DEFAULT_SERVER);
-    guide::require_server(server).await?;
+    guide::require_server(server, &context.access()?).await?;
     let user = guide::user_name(context, user)?;
     guide::before(
         context,
@@ -33,9 +29,9 @@ pub(super) async fn link(
             context.global.profile
         ),
     )?;
-    let key = context.sources().of_new(no_encryption)?;
+    let key = context.sources().of_new(new)?;
     let encrypted = key.is_some();
-    let linking = MlsConnection::link(context.options(key), server, user).await?;
+    let linking = MlsConnection::link(context.options(key)?, server, user).await?;
     context.output.print(&[Record::LinkCode {
         code: linking.code().to_owned(),
         fingerprint: linking.fingerprint().to_owned(),

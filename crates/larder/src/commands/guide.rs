@@ -3,20 +3,25 @@
 use std::io;
 
 use anyhow::Result;
-use larder_client::{Error, MlsConnection, UserName};
+use larder_client::{Access, Error, MlsConnection, UserName};
 
 use super::{Context, answer};
 use crate::failure::{Exit, Failure};
 
 /// Fails, before anything is asked, where no server answers that could be used.
-pub(super) async fn require_server(server: &str) -> Result<()> {
-    match MlsConnection::check_server(server).await {
+pub(super) async fn require_server(server: &str, access: &Access) -> Result<()> {
+    match MlsConnection::check_server(server, access).await {
         Err(error @ Error::Unreachable(_)) => {
             tracing::info!(%error, "no answer");
             let message = format!(
                 "no larder server answers at {server}; --server names another, and `larder serve` runs one on this machine"
             );
             Err(Failure::new(Exit::Unreachable, error.code(), message).into())
+        }
+        Err(error @ Error::NotTheServer(_)) => {
+            let failure = Failure::of_client(&error);
+            let message = format!("{server}: {}", failure.message);
+            Err(Failure { message, ..failure }.into())
         }
         checked => Ok(checked?),
     }

@@ -23,12 +23,15 @@ mod verification;
 pub(crate) use receive::Reading;
 pub(crate) use send::{pending_row, sent_record};
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey};
+use larder_client::{
+    Access, Authorities, Error, GroupKey, GroupSummary, MlsConnection, Options, PoolPolicy, StoreKey,
+};
 
 use crate::cli::{BenchCommand, Cli, Command, DeviceCommand, Global, GroupCommand, PoolCommand};
 use crate::config::Configuration;
@@ -55,12 +58,8 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
     match cli.command {
         Command::Serve(options) => serve::serve(context, options).await,
         Command::Admin(command) => admin::run(context, command).await,
-        Command::Register {
-            user,
-            invite,
-            no_encryption,
-        } => account::register(context, user, invite, no_encryption).await,
-        Command::Link { user, no_encryption } => devices::link(context, user, no_encryption).await,
+        Command::Register { user, invite, new } => account::register(context, user, invite, new).await,
+        Command::Link { user, new } => devices::link(context, user, new).await,
         Command::Device(DeviceCommand::Authorize { code, yes }) => {
             devices::authorize(context, &code, yes).await
         }
@@ -112,6 +111,9 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
     }
 }
 
+/// More than this is not read of a file of certificates, which then is too large to be used, in bytes.
+const CA_BYTES_MAX: u64 = 2 * 1024 * 1024;
+
 /// What every command is given.
 pub(crate) struct Context<'a> {
     pub(crate) home: Home,
@@ -136,22 +138,46 @@ impl Context<'_> {
         )
     }
 
+    /// How the server may be talked to, as far as it is said now.
+    fn access(&self) -> Result<Access> {
+        let authorities = match &self.global.ca {
+            None => None,
+            Some(file) => {
+                let unusable = |code, why: &dyn std::fmt::Display| {
+                    let message = format!("{} cannot be used: {why}", file.display());
+                    Failure::new(Exit::Usage, code, message)
+                };
+                let mut pem = Vec::new();
+                File::open(file)
+                    .and_then(|opened| opened.take(CA_BYTES_MAX).read_to_end(&mut pem))
+                    .map_err(|error| unusable("ca-unreadable", &error))?;
+                let read = Authorities::from_pem(&pem);
+                Some(read.map_err(|error| unusable(error.code(), &error))?)
+            }
+        };
+        Ok(Access {
+            insecure_http: self.global.insecure_http,
+            authorities,
+        })
+    }
+
     /// How a connection keeps its state.
-    fn options(&self, key: Option<StoreKey>) -> Options {
-        Options {
+    fn options(&self, key: Option<StoreKey>) -> Result<Options> {
+        Ok(Options {
             profile: self.profile(),
             key,
             clock: clock::system(),
             policy: PoolPolicy::default(),
             invitations: self.global.invitations.into(),
+            access: self.access()?,
             dates: clock::date,
-        }
+        })
     }
 
     /// Opens the profile, which must be registered, and at the server that `--server` names, if it names one.
     pub(crate) async fn open(&self) -> Result<MlsConnection> {
         let key = self.sources().of_existing()?;
-        let client = match MlsConnection::open(self.options(key)).await {
+        let client = match MlsConnection::open(self.options(key)?).await {
             Err(Error::NotRegistered) => {
                 return Err(Failure::new(
                     Exit::Unknown,

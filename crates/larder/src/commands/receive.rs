@@ -13,6 +13,7 @@ use crate::follow::{self, Connection};
 use crate::output::Output;
 use crate::record::{Record, Shown};
 use crate::shutdown::Shutdown;
+use crate::text::plain;
 
 /// Messages printed before they are marked as read. A crash in between shows them again.
 const PRINT_AT_ONCE: u32 = 64;
@@ -35,7 +36,7 @@ pub(super) async fn receive(context: &Context<'_>, options: Recv) -> Result<Exit
     if let Some(mut shutdown) = shutdown {
         let tell = |connection| {
             match connection {
-                Connection::Lost => tracing::warn!("the server cannot be reached; trying again"),
+                Connection::Lost(why) => tracing::warn!("{}; trying again", plain(&why)),
                 Connection::Back => tracing::warn!("the server answers again"),
             }
             Ok(())

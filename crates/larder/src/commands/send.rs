@@ -1,11 +1,13 @@
 //! `send` and `retry`.
 
+use std::cell::RefCell;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, MlsConnection, SendStatus, SentMessage};
+use larder_client::{Error, GroupKey, MlsConnection, ProblemType, SendStatus, SentMessage};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -41,11 +43,12 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
             Err(_) => Ok(()),
         },
     };
-    let key = match (resolve(&client, &options.group).await, synced) {
-        (Ok(key), Ok(())) => key,
-        (Ok(key), Err(error @ (Error::Unreachable(_) | Error::Refused(_)))) => {
-            tracing::info!(code = error.code(), "sending without a sync");
-            key
+    let (key, hindrance) = match (resolve(&client, &options.group).await, synced) {
+        (Ok(key), Ok(())) => (key, None),
+        (Ok(key), Err(error)) if is_in_the_way(&error) => (key, Some(Arc::new(error))),
+        (Ok(key), Err(Error::Refused(problem))) if problem.problem_type != ProblemType::DeviceRemoved => {
+            tracing::info!(code = problem.problem_type.code(), "sending without a sync");
+            (key, None)
         }
         (Ok(_), Err(error)) => return Err(error.into()),
         // It may be one that this device was invited to meanwhile.
@@ -58,24 +61,27 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
         output: context.output,
         offline: options.offline,
         until,
+        hindrance: RefCell::new(hindrance),
     };
     if let Some(file) = file {
         let status = sender.send_file(file).await?;
         if status != SendStatus::Sent || options.text.is_empty() {
-            return Ok(exit_of(status, options.offline));
+            return Ok(sender.exit_of(status));
         }
     }
     match (options.stdin, options.whole) {
-        (false, _) => Ok(exit_of(
-            sender.send(&options.text.join(" ")).await?,
-            options.offline,
-        )),
-        (true, true) => Ok(exit_of(
-            sender.send(&whole(io::stdin().lock())?).await?,
-            options.offline,
-        )),
+        (false, _) => Ok(sender.exit_of(sender.send(&options.text.join(" ")).await?)),
+        (true, true) => Ok(sender.exit_of(sender.send(&whole(io::stdin().lock())?).await?)),
         (true, false) => sender.send_lines(lines(For::Messages)).await,
     }
+}
+
+/// Whether nothing can be sent as long as that is so: it need not be tried again.
+fn is_in_the_way(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unreachable(_) | Error::NotTheServer(_) | Error::UnknownAccount
+    )
 }
 
 struct Sender<'a> {
@@ -85,12 +91,14 @@ struct Sender<'a> {
     offline: bool,
     /// How long to wait for the server.
     until: Option<Instant>,
+    /// Why the server was not there when it was last asked.
+    hindrance: RefCell<Option<Arc<Error>>>,
 }
 
 impl Sender<'_> {
     async fn send(&self, text: &str) -> Result<SendStatus> {
         // Where there is a time limit it is the wait's.
-        let sent = match self.offline || self.until.is_some() {
+        let sent = match self.offline || self.until.is_some() || self.is_hindered() {
             true => self.client.post(self.key, text).await?,
             false => self.client.send(self.key, text).await?,
         };
@@ -98,15 +106,35 @@ impl Sender<'_> {
     }
 
     async fn send_file(&self, file: Outgoing) -> Result<SendStatus> {
-        let sent = file.send(self.client, self.key).await?;
+        let sent = match self.is_hindered() {
+            true => file.post(self.client, self.key).await?,
+            false => file.send(self.client, self.key).await?,
+        };
         self.settle(sent).await
+    }
+
+    fn is_hindered(&self) -> bool {
+        self.hindrance.borrow().is_some()
+    }
+
+    /// Whether something is in the way that does not go away by itself.
+    fn is_stuck(&self) -> bool {
+        let hindrance = self.hindrance.borrow();
+        hindrance.as_ref().is_some_and(|error| !error.is_temporary())
     }
 
     /// Waits if it is asked for, and tells what the message came to.
     async fn settle(&self, mut sent: SentMessage) -> Result<SendStatus> {
-        if let (SendStatus::Pending, Some(until)) = (sent.status, self.until) {
+        if let Some(error) = &sent.because {
+            self.hindrance.replace(Some(Arc::clone(error)));
+        }
+        if let (SendStatus::Pending, Some(until), false) = (sent.status, self.until, self.is_stuck()) {
             sent.status = self.wait(&sent.id, until).await?;
         }
+        sent.because = match sent.status {
+            SendStatus::Pending if !self.offline => self.hindrance.borrow().clone(),
+            SendStatus::Pending | SendStatus::Sent | SendStatus::Failed => None,
+        };
         let mut record = sent_record(self.client, self.key, &sent).await?;
         if let Record::Sent { offline, .. } = &mut record {
             *offline = self.offline;
@@ -123,11 +151,17 @@ impl Sender<'_> {
         let (mut follower, nudge) = (Follower::new(self.client.clone()), Notify::new());
         let waiting = async {
             loop {
-                let reached = follower.step(&nudge).await?;
+                let hindrance = match follower.step(&nudge).await {
+                    Err(error) if is_in_the_way(&error) => Some(error),
+                    step => step?,
+                }
+                .map(Arc::new);
+                self.hindrance.replace(hindrance);
                 let message = self.client.message(row).await?;
                 match message.map_or(SendStatus::Failed, |message| message.status) {
-                    SendStatus::Pending if reached => nudge.notify_one(),
-                    SendStatus::Pending => follower.pause(&nudge).await,
+                    SendStatus::Pending if self.is_stuck() => return Ok(SendStatus::Pending),
+                    SendStatus::Pending if self.is_hindered() => follower.pause(&nudge).await,
+                    SendStatus::Pending => nudge.notify_one(),
                     status @ (SendStatus::Sent | SendStatus::Failed) => return anyhow::Ok(status),
                 }
             }
@@ -163,9 +197,14 @@ impl Sender<'_> {
         }
         Ok(match (failed, pending && !self.offline) {
             (Some(exit), _) => exit.into(),
-            (None, true) => Exit::Unreachable.into(),
+            (None, true) => self.exit_of(SendStatus::Pending),
             (None, false) => ExitCode::SUCCESS,
         })
+    }
+
+    /// What a message came to.
+    fn exit_of(&self, status: SendStatus) -> ExitCode {
+        exit_of(status, self.offline, self.hindrance.borrow().as_deref())
     }
 }
 
@@ -207,16 +246,17 @@ pub(super) async fn retry(context: &Context<'_>, group: &str) -> Result<ExitCode
         messages,
         status: status.as_str(),
     }])?;
-    Ok(exit_of(status, false))
+    Ok(exit_of(status, false, None))
 }
 
 /// What a message came to. One that was not to be sent now is as it should be.
-fn exit_of(status: SendStatus, offline: bool) -> ExitCode {
-    match status {
-        SendStatus::Sent => ExitCode::SUCCESS,
-        SendStatus::Pending if offline => ExitCode::SUCCESS,
-        SendStatus::Pending => Exit::Unreachable.into(),
-        SendStatus::Failed => Exit::Refused.into(),
+fn exit_of(status: SendStatus, offline: bool, hindrance: Option<&Error>) -> ExitCode {
+    match (status, hindrance) {
+        (SendStatus::Sent, _) => ExitCode::SUCCESS,
+        (SendStatus::Pending, _) if offline => ExitCode::SUCCESS,
+        (SendStatus::Pending, Some(error)) if !error.is_temporary() => Failure::of_client(error).exit.into(),
+        (SendStatus::Pending, _) => Exit::Unreachable.into(),
+        (SendStatus::Failed, _) => Exit::Refused.into(),
     }
 }
 
@@ -230,6 +270,9 @@ pub(crate) async fn sent_record(
         group_name: group_name(client, key).await?,
         id: sent.id.clone(),
         status: sent.status.as_str(),
+        code: sent.because.as_ref().map(|error| error.code()),
+        reason: sent.because.as_deref().map(Failure::reason),
+        stuck: sent.because.as_ref().is_some_and(|error| !error.is_temporary()),
         offline: false,
     })
 }

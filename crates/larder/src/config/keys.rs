@@ -5,7 +5,14 @@ use clap::{ArgAction, Command, CommandFactory};
 use crate::cli::Cli;
 
 /// What every command understands, and the file may say.
-const GLOBAL: [&str; 4] = ["profile", "server", "passphrase_command", "invitations"];
+const GLOBAL: [&str; 6] = [
+    "profile",
+    "server",
+    "insecure_http",
+    "ca",
+    "passphrase_command",
+    "invitations",
+];
 /// The command whose arguments are a table of the file.
 pub(super) const SERVE: &str = "serve";
 /// The command whose subcommands look after what [`SERVE`] has stored.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use larder_client::zeroize::Zeroizing;
 
-use super::line::{failed, from_command, from_fd};
+use super::line::{failed, from_command, from_fd, require_strong};
 use super::prompt;
 
 /// What the command line says of it.
@@ -25,11 +25,12 @@ impl OfBackup {
     }
 
     /// The passphrase of one that is made.
-    pub(crate) fn new_one(&self) -> Result<Zeroizing<String>> {
-        self.ask(prompt::new)
+    pub(crate) fn new_one(&self, weak: bool) -> Result<Zeroizing<String>> {
+        let text = self.ask(|of| prompt::new(of, weak))?;
+        require_strong(&text, weak).map(|()| text)
     }
 
-    fn ask(&self, prompt: fn(&str) -> Result<Zeroizing<String>>) -> Result<Zeroizing<String>> {
+    fn ask(&self, prompt: impl FnOnce(&str) -> Result<Zeroizing<String>>) -> Result<Zeroizing<String>> {
         let given = match (self.backup_passphrase_fd, &self.backup_passphrase_command) {
             (Some(fd), _) => from_fd(fd)?,
             (None, Some(command)) => from_command(command)?,

@@ -14,6 +14,9 @@ use crate::failure::{Exit, Failure};
 /// One byte more than a passphrase has, and its line ending.
 const LINE_BYTES_MAX: usize = 1024 + 2;
 
+/// The fewest characters of a new passphrase.
+pub(super) const CHARS_MIN: usize = 8;
+
 /// What a command may print after the line.
 const IGNORED_BYTES_MAX: u64 = 1 << 16;
 
@@ -33,6 +36,33 @@ pub(super) fn key(text: Zeroizing<String>) -> Result<StoreKey> {
         };
         failed(code, error.to_string())
     })
+}
+
+/// Makes a key of a new passphrase.
+#[cfg(feature = "sqlcipher")]
+pub(super) fn new_key(text: Zeroizing<String>, weak: bool) -> Result<StoreKey> {
+    let short = require_strong(&text, weak);
+    // What cannot be a passphrase at all is told first.
+    let key = key(text)?;
+    short.map(|()| key)
+}
+
+/// Fails for a new passphrase that is short, unless one insists. Nothing is not for this to refuse.
+pub(super) fn require_strong(text: &str, weak: bool) -> Result<()> {
+    match is_short(text) && !weak {
+        true => Err(failed(
+            "passphrase-short",
+            format!(
+                "a passphrase has at least {CHARS_MIN} characters; --weak-passphrase takes a shorter one"
+            ),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether a passphrase is one that a machine soon guesses.
+pub(super) fn is_short(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() < CHARS_MIN
 }
 
 /// The first line that a command prints. It reads from the terminal, if it wants to, and complains on stderr.
@@ -112,6 +142,26 @@ fn line(input: &mut impl Read) -> io::Result<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_passphrase_has_eight_characters_unless_one_insists() {
+        let passes = |text: &str, weak| require_strong(text, weak).is_ok();
+        for (text, is_long) in [
+            ("sesame", false),
+            ("1234567", false),
+            ("äöüßéèà", false),
+            ("12345678", true),
+            ("äöüßéèàç", true),
+        ] {
+            assert_eq!(
+                (passes(text, false), passes(text, true)),
+                (is_long, true),
+                "{text}"
+            );
+        }
+        // That it is empty is another matter.
+        assert!(passes("", false));
+    }
 
     #[test]
     fn a_line_ends_where_it_ends_and_what_follows_is_left() {

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use anyhow::Result;
 use larder_client::zeroize::Zeroizing;
 
-use super::line::failed;
+use super::line::{CHARS_MIN, failed, is_short};
 use crate::failure::{Exit, Failure};
 
 /// Whether somebody can be asked. A program that merely has a terminal behind it is not asked.
@@ -18,9 +18,13 @@ pub(super) fn existing(of: &str) -> Result<Zeroizing<String>> {
     read(&format!("passphrase of {of}: "))
 }
 
-/// Asks for a new passphrase, twice.
-pub(super) fn new(of: &str) -> Result<Zeroizing<String>> {
-    let first = read(&format!("new passphrase for {of}: "))?;
+/// Asks for a new passphrase, twice, and again while it is short and nobody insists.
+pub(super) fn new(of: &str, weak: bool) -> Result<Zeroizing<String>> {
+    let question = format!("new passphrase for {of}: ");
+    let mut first = read(&question)?;
+    while is_short(&first) && !weak {
+        first = read(&format!("at least {CHARS_MIN} characters; {question}"))?;
+    }
     if first.is_empty() {
         return Ok(first);
     }

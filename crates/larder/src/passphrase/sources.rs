@@ -7,10 +7,10 @@ use larder_client::zeroize::Zeroizing;
 use larder_client::{Error, MlsConnection, ProfileForm, StoreKey};
 
 use super::keychain::{Keychain, KeychainError, new_entry};
-use super::line::{failed, from_command, from_fd, key};
+use super::line::{failed, from_command, from_fd, key, new_key};
 use super::note::Note;
 use super::prompt;
-use crate::cli::Passphrase;
+use crate::cli::{NewProfile, Passphrase};
 use crate::failure::{Exit, Failure};
 use crate::profile::create_private;
 
@@ -44,12 +44,12 @@ impl<'a> Sources<'a> {
     }
 
     /// The key of a profile that is to be created, or was: an account may be registered a second time.
-    pub(crate) fn of_new(&self, no_encryption: bool) -> Result<Option<StoreKey>> {
+    pub(crate) fn of_new(&self, new: NewProfile) -> Result<Option<StoreKey>> {
         match MlsConnection::profile_form(&self.profile)? {
             ProfileForm::Plain => Ok(None),
             ProfileForm::Encrypted => self.existing().map(Some),
-            ProfileForm::Missing if no_encryption => Ok(None),
-            ProfileForm::Missing => self.new_key().map(Some),
+            ProfileForm::Missing if new.no_encryption => Ok(None),
+            ProfileForm::Missing => self.new_key(new.weak_passphrase).map(Some),
         }
     }
 
@@ -115,10 +115,11 @@ impl<'a> Sources<'a> {
 
     /// The new passphrase.
     fn asked_for(&self, to: &Passphrase) -> Result<StoreKey> {
+        let weak = to.weak_passphrase;
         match (&to.new_passphrase_command, to.new_passphrase_fd) {
-            (_, Some(fd)) => key(from_fd(fd)?),
-            (Some(command), None) => key(from_command(command)?),
-            (None, None) if self.asks => prompt::new(&self.called()).and_then(key),
+            (_, Some(fd)) => new_key(from_fd(fd)?, weak),
+            (Some(command), None) => new_key(from_command(command)?, weak),
+            (None, None) if self.asks => prompt::new(&self.called(), weak).and_then(key),
             (None, None) => Err(failed(
                 "no-terminal",
                 "there is no terminal to ask for the new passphrase on; give --new-passphrase-command, \
@@ -129,8 +130,8 @@ impl<'a> Sources<'a> {
 
     /// The key of an encrypted profile.
     fn existing(&self) -> Result<StoreKey> {
-        if let Some(given) = self.given() {
-            return given;
+        if let Some(given) = self.given()? {
+            return key(given);
         }
         self.settle()?;
         if let Some(entry) = Note::of(&self.profile).entry()? {
@@ -152,13 +153,13 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn new_key(&self) -> Result<StoreKey> {
-        if let Some(given) = self.given() {
-            return given;
+    fn new_key(&self, weak: bool) -> Result<StoreKey> {
+        if let Some(given) = self.given()? {
+            return new_key(given, weak);
         }
         match self.in_keychain() {
             Ok(key) => Ok(key),
-            Err(_) if self.asks => prompt::new(&self.called()).and_then(key),
+            Err(_) if self.asks => prompt::new(&self.called(), weak).and_then(key),
             Err(error) => Err(failed(
                 "no-terminal",
                 format!(
@@ -170,11 +171,11 @@ impl<'a> Sources<'a> {
     }
 
     /// What a command or a file descriptor gives, if there is one.
-    fn given(&self) -> Option<Result<StoreKey>> {
+    fn given(&self) -> Result<Option<Zeroizing<String>>> {
         match (self.fd, self.command) {
-            (Some(fd), _) => Some(from_fd(fd).and_then(key)),
-            (None, Some(command)) => Some(from_command(command).and_then(key)),
-            (None, None) => None,
+            (Some(fd), _) => from_fd(fd).map(Some),
+            (None, Some(command)) => from_command(command).map(Some),
+            (None, None) => Ok(None),
         }
     }
 
@@ -251,6 +252,12 @@ mod tests {
         keychain: true,
         new_passphrase_command: None,
         new_passphrase_fd: None,
+        weak_passphrase: false,
+    };
+
+    const PLAIN: NewProfile = NewProfile {
+        no_encryption: true,
+        weak_passphrase: false,
     };
 
     fn to_command(command: &str) -> Passphrase {
@@ -258,6 +265,7 @@ mod tests {
             keychain: false,
             new_passphrase_command: Some(command.to_owned()),
             new_passphrase_fd: None,
+            weak_passphrase: false,
         }
     }
 
@@ -301,10 +309,10 @@ mod tests {
         let sources = sources_in(&directory);
         assert!(sources.of_existing().unwrap().is_none());
         assert!(!sources.profile.exists(), "looking creates nothing");
-        assert!(sources.of_new(true).unwrap().is_none());
-        let first = sources.of_new(false).unwrap().unwrap();
+        assert!(sources.of_new(PLAIN).unwrap().is_none());
+        let first = sources.of_new(NewProfile::default()).unwrap().unwrap();
         // The attempt failed before anything was stored; the next one goes on with the same key.
-        let second = sources.of_new(false).unwrap().unwrap();
+        let second = sources.of_new(NewProfile::default()).unwrap().unwrap();
         create(&sources.profile, &first);
         let third = sources.of_existing().unwrap().unwrap();
         for key in [second, third] {
@@ -318,7 +326,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (keychain, store) = in_memory(|_| None);
         let mut sources = sources(&directory, keychain);
-        let key = sources.of_new(false).unwrap().unwrap();
+        let key = sources.of_new(NewProfile::default()).unwrap().unwrap();
         create(&sources.profile, &key);
         for (fail, expected) in [
             (KeyringError::NoEntry, "keychain-entry-missing"),
@@ -345,7 +353,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (keychain, _) = in_memory(|_| Some(KeyringError::PlatformFailure("no bus".into())));
         let sources = sources(&directory, keychain);
-        let error = sources.of_new(false).unwrap_err();
+        let error = sources.of_new(NewProfile::default()).unwrap_err();
         for named in [
             "no bus",
             "--passphrase-command",
@@ -406,12 +414,12 @@ mod tests {
         let _alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let mut sources = sources_in(&directory);
-        let key = sources.of_new(false).unwrap().unwrap();
+        let key = sources.of_new(NewProfile::default()).unwrap().unwrap();
         create(&sources.profile, &key);
         let note = Note::of(&sources.profile);
         let entry = note.entry().unwrap();
         sources.command = Some("echo wrong");
-        for to in [TO_KEYCHAIN, to_command("echo other")] {
+        for to in [TO_KEYCHAIN, to_command("echo quite another")] {
             assert_eq!(
                 code(sources.change(&to)),
                 ("wrong-passphrase".to_owned(), Exit::Locked)
@@ -450,7 +458,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut sources = sources_in(&directory);
             sources.command = Some("echo open sesame");
-            let old = sources.of_new(false).unwrap().unwrap();
+            let old = sources.of_new(NewProfile::default()).unwrap().unwrap();
             create(&sources.profile, &old);
             let new = sources.keychain.create("entry").unwrap();
             let note = Note::of(&sources.profile);
@@ -472,13 +480,13 @@ mod tests {
             // Out of it: the note was put in doubt, and the profile was encrypted with a passphrase or was not.
             let directory = tempfile::tempdir().unwrap();
             let mut sources = sources_in(&directory);
-            let old = sources.of_new(false).unwrap().unwrap();
+            let old = sources.of_new(NewProfile::default()).unwrap().unwrap();
             create(&sources.profile, &old);
             let note = Note::of(&sources.profile);
             note.doubt().unwrap();
             if happened {
                 sources.command = Some("echo open sesame");
-                let new = sources.given().unwrap().unwrap();
+                let new = key(sources.given().unwrap().unwrap()).unwrap();
                 MlsConnection::set_profile_key(&sources.profile, Some(&old), &new).unwrap();
                 sources.command = None;
             }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use larder_client::zeroize::Zeroizing;
 use larder_client::{Error, MlsConnection, ProfileForm, StoreKey};
 
-use crate::cli::Passphrase;
+use crate::cli::{NewProfile, Passphrase};
 use crate::failure::{Exit, Failure};
 
 pub(crate) struct Sources<'a> {
@@ -29,9 +29,9 @@ impl<'a> Sources<'a> {
         }
     }
 
-    pub(crate) fn of_new(&self, no_encryption: bool) -> Result<Option<StoreKey>> {
+    pub(crate) fn of_new(&self, new: NewProfile) -> Result<Option<StoreKey>> {
         match self.of_existing()? {
-            None if no_encryption => Ok(None),
+            None if new.no_encryption => Ok(None),
             Some(_) | None => Err(Failure::new(
                 Exit::Refused,
                 Error::NoEncryption.code(),

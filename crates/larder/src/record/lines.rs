@@ -233,9 +233,21 @@ impl Record {
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group } => format!("you are leaving #{}", label(group)),
             Self::Sent { offline: true, .. } => "pending: the message is kept and will be sent".to_owned(),
-            Self::Sent { status, .. } if *status == "pending" => {
-                "pending: the server cannot be reached; the message is kept and will be sent".to_owned()
-            }
+            Self::Sent {
+                status,
+                reason,
+                stuck,
+                ..
+            } if *status == "pending" => match (reason, stuck) {
+                (None, _) => "pending: the message is kept and will be sent".to_owned(),
+                (Some(why), false) => {
+                    format!("pending: {}; the message is kept and will be sent", plain(why))
+                }
+                (Some(why), true) => format!(
+                    "pending: {}; the message is kept, and not sent as long as that is so",
+                    plain(why)
+                ),
+            },
             Self::Sent { status, .. } => (*status).to_owned(),
             Self::Saved { file, .. } => format!("saved {}", plain(file)),
             Self::Retried { messages: 0, .. } => "no message has failed".to_owned(),

@@ -99,7 +99,7 @@ impl Engine {
         let mut reached = None;
         loop {
             let now = match follower.step(&self.nudge).await {
-                Ok(now) => now,
+                Ok(hindrance) => hindrance.is_none(),
                 Err(error) => {
                     self.tell(Update::Failed(sentence(error)));
                     false

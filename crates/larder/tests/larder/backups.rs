@@ -76,7 +76,7 @@ fn a_profile_that_is_lost_goes_on_from_its_backup_with_its_history() {
 fn an_encrypted_profile_is_never_in_the_clear_on_a_disk_on_its_way() {
     let world = World::new();
     world.register(&["alice"]);
-    let own = ["--passphrase-command", "echo one"];
+    let own = ["--passphrase-command", "echo the first one"];
     world.ok("bob", &[&own[..], &["register", "bob"]].concat());
     world.ok("bob", &[&own[..], &["group", "create", "canary-room"]].concat());
     let text = "the canary sings at midnight";
@@ -84,7 +84,7 @@ fn an_encrypted_profile_is_never_in_the_clear_on_a_disk_on_its_way() {
     let file = world.path("bob.age");
     let name = file.to_str().unwrap();
     world.ok("bob", &[&own[..], &["export", name], &PASSPHRASE[..]].concat());
-    let other = ["--passphrase-command", "echo two"];
+    let other = ["--passphrase-command", "echo the second one"];
     world.ok(
         "saved",
         &[&other[..], &["import", name], &PASSPHRASE[..]].concat(),

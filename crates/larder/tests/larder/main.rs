@@ -27,6 +27,8 @@ mod legacy;
 mod names;
 mod pool;
 mod process;
+#[cfg(unix)]
+mod reach;
 #[cfg(feature = "sqlcipher")]
 mod readme;
 mod refused_input;

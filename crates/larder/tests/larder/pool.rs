@@ -13,6 +13,7 @@ fn take_key_packages(world: &World, user: &str, count: usize) {
         clock: std::sync::Arc::new(|| UnixSeconds(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs())),
         policy: PoolPolicy::default(),
         invitations: Invitations::Accept,
+        access: larder_client::Access::default(),
         dates: |at| at.to_string(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

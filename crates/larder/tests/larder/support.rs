@@ -121,6 +121,18 @@ impl World {
         server.ended()
     }
 
+    /// Sends the server a signal.
+    #[cfg(unix)]
+    pub(crate) fn signal_server(&self, name: &str) {
+        self.server.as_ref().unwrap().signal(name);
+    }
+
+    /// The process of the server.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn server_id(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
