@@ -593,6 +593,7 @@ mod tests {
             key: StoreKey::passphrase(Zeroizing::new("open sesame".to_owned())).ok(),
             clock: Arc::new(|| UnixSeconds(0)),
             policy: PoolPolicy::default(),
+            access: Access::default(),
             invitations: Invitations::Ask,
             dates: |at| at.0.to_string(),
         };
