@@ -29,6 +29,8 @@ struct Watched {
     accepted_at: Option<UnixSeconds>,
     /// Since boot, when the log said that the clock is not believed.
     told_at: u64,
+    /// The last row that the guard was held against.
+    seen: ClockRow,
     /// The sweep of another node that was long ago by this one's clock, and since when this one waits for the next.
     stale: Option<(ClockRow, u64)>,
 }
@@ -45,6 +47,7 @@ impl Watch {
                 acceptances: row.acceptances,
                 accepted_at: row.accepted_at,
                 told_at: reading.since_boot,
+                seen: row.clone(),
                 stale: None,
             }),
         };
@@ -139,7 +142,7 @@ impl Watched {
             self.acceptances = row.acceptances;
             self.accepted_at = row.accepted_at;
             if let Some(accepted_at) = row.accepted_at {
-                self.guard.correct(accepted_at, reading);
+                self.hold_against(row, accepted_at, reading);
             }
             return false;
         }
@@ -147,7 +150,10 @@ impl Watched {
             return false;
         };
         if last_sweep.since(now) > CLOCK_STEP_SECONDS_MAX {
-            self.guard.correct(last_sweep, reading);
+            // What was known when a step back was accepted says nothing new.
+            if by_other && self.seen != *row {
+                self.hold_against(row, last_sweep, reading);
+            }
             return false;
         }
         if !by_other || now.since(last_sweep) <= CLOCK_STEP_SECONDS_MAX {
@@ -161,7 +167,7 @@ impl Watched {
             }
             Some(_) => {
                 self.stale = None;
-                self.guard.correct(last_sweep, reading);
+                self.hold_against(row, last_sweep, reading);
                 false
             }
             None => {
@@ -169,6 +175,12 @@ impl Watched {
                 true
             }
         }
+    }
+
+    /// Has the guard go by what the row tells.
+    fn hold_against(&mut self, row: &ClockRow, told: UnixSeconds, reading: ClockReading) {
+        self.seen = row.clone();
+        self.guard.correct(told, reading);
     }
 }
 

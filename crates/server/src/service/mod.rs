@@ -98,11 +98,10 @@ impl Service {
         config.drain = config.drain.shared_between(stocked);
         let wakeups = Wakeups::default();
         let incarnation = Uuid::new_v4().to_string();
-        let store = Store::open(&config.store, &incarnation, wakeups.clone())
-            .await?
-            .for_requests(config.limits.store_requests_max);
+        let store = Store::open(&config.store, &incarnation, wakeups.clone()).await?;
         let known = store.read(|tx| Ok(tx.clock()?)).await.map_err(of_the_store)?;
         let watch = Watch::start(clock, &known);
+        let store = store.for_requests(config.limits.store_requests_max);
         Ok(Self {
             inner: Arc::new(Inner {
                 suites: accepted(&config.group_suites),

@@ -41,8 +41,8 @@ impl Service {
                 .inner
                 .store
                 .write(move |tx| {
-                    let is_ours = tx.take_turn_to_sweep()?
-                        && tx.note_sweep(now, inner.watch.node(), known.acceptances)?;
+                    let is_ours =
+                        tx.take_turn_to_sweep()? && tx.note_sweep(now, inner.watch.node(), &known)?;
                     match is_ours {
                         true => sweep(tx, &inner.config, now, &known),
                         false => Ok(Swept::default()),

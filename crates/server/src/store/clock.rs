@@ -54,13 +54,18 @@ impl Tx<'_> {
         )
     }
 
-    /// Notes a sweep; `false` when a clock was accepted since the row was read, or somebody has swept whose clock is ahead of
-    /// this.
-    pub(crate) fn note_sweep(&self, now: UnixSeconds, node: &str, acceptances: u64) -> Result<bool, Fault> {
+    /// Notes a sweep; `false` when somebody has swept or accepted a clock since the row was read.
+    pub(crate) fn note_sweep(&self, now: UnixSeconds, node: &str, known: &ClockRow) -> Result<bool, Fault> {
         let noted = self.execute(
             "UPDATE clock SET last_sweep = ?1, swept_by = ?2
-             WHERE id = 1 AND acceptances = ?3 AND (last_sweep IS NULL OR last_sweep <= ?4)",
-            params![now, node, acceptances, now.plus(CLOCK_STEP_SECONDS_MAX)],
+             WHERE id = 1 AND acceptances = ?3 AND coalesce(last_sweep, 0) = ?4 AND coalesce(swept_by, '') = ?5",
+            params![
+                now,
+                node,
+                known.acceptances,
+                known.last_sweep.unwrap_or(UnixSeconds(0)),
+                known.swept_by.as_deref().unwrap_or_default()
+            ],
         )?;
         Ok(noted == 1)
     }

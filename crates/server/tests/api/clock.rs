@@ -308,3 +308,22 @@ async fn a_start_with_a_wrong_clock_loses_nothing() {
         scene.finish(&["one"]).await;
     }
 }
+
+#[tokio::test]
+async fn a_start_with_a_small_error_is_accepted_after_a_steady_day() {
+    let first = TestServer::unswept().await;
+    let scene = Scene::new(&first).await;
+    let database = Arc::clone(&first.database);
+    let server = TestServer::start_with_clock(database, |_| {}, false, -2 * DAY).await;
+    server.sweep().await;
+    assert!(is_suspended(&server).await);
+    server.pass(86_400);
+    server.sweep().await;
+    assert!(!is_suspended(&server).await);
+    let swept = format!(
+        "SELECT count(*) FROM clock WHERE last_sweep < {}",
+        first.time() - 3600
+    );
+    assert_eq!(server.database.count(&swept).await, 1);
+    drop(scene);
+}

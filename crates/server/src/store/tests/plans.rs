@@ -83,8 +83,8 @@ async fn exercise(opened: &Opened) {
             tx.remember_pair(alice.user_key, bob, NOW)?;
             tx.remember_target(bob, NOW)?;
             tx.sweep_rates(NOW, 9)?;
-            tx.clock()?;
-            tx.note_sweep(NOW, "node", 0)?;
+            let known = tx.clock()?;
+            tx.note_sweep(NOW, "node", &known)?;
             tx.accept_clock(NOW)?;
             let durations = Durations {
                 challenge: 1,
