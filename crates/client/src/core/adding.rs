@@ -136,6 +136,9 @@ fn still_to_add(group: &MlsGroup, packages: &[InvitePackage]) -> Vec<InvitePacka
     remaining.cloned().collect()
 }
 
+/// The KeyPackages that go together, and the users who are left out.
+type SortedOut = (Vec<InvitePackage>, Vec<(UserName, KeyPackageFlaw)>);
+
 struct Attempt<'a, 'tx> {
     tx: &'a Tx<'tx>,
     context: &'a Context,
@@ -162,8 +165,8 @@ impl Attempt<'_, '_> {
     fn rehearse(&self, packages: &[InvitePackage]) -> Result<Option<Error>, Error> {
         let Err(Rehearsed(made)) = self
             .tx
-            .atomically(|| Err::<Infallible, _>(Rehearsed(self.make(packages).map(|_| ()))));
-        match made {
+            .atomically(|| Err::<Infallible, _>(Rehearsed(Box::new(self.make(packages).map(drop)))));
+        match *made {
             Ok(()) => Ok(None),
             Err(error @ Error::Mls { .. }) => Ok(Some(error)),
             Err(other) => Err(other),
@@ -174,10 +177,7 @@ impl Attempt<'_, '_> {
     ///
     /// # Errors
     /// The one of the Commit that adds nobody: then it is not for those who were to be added.
-    fn sort_out(
-        &self,
-        packages: Vec<InvitePackage>,
-    ) -> Result<(Vec<InvitePackage>, Vec<(UserName, KeyPackageFlaw)>), Error> {
+    fn sort_out(&self, packages: Vec<InvitePackage>) -> Result<SortedOut, Error> {
         let of_users: Vec<&[InvitePackage]> =
             packages.chunk_by(|one, other| one.user == other.user).collect();
         let (mut kept, mut left_out) = (Vec::new(), Vec::new());
@@ -206,11 +206,11 @@ impl Attempt<'_, '_> {
 }
 
 /// Carries what became of an attempt out of a transaction that is always undone.
-struct Rehearsed(Result<(), Error>);
+struct Rehearsed(Box<Result<(), Error>>);
 
 impl From<StoreError> for Rehearsed {
     fn from(error: StoreError) -> Self {
-        Self(Err(error.into()))
+        Self(Box::new(Err(error.into())))
     }
 }
 
