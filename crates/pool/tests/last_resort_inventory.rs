@@ -28,25 +28,33 @@ fn reconcile(device: &mut Device, directory: &[DirectoryRow]) -> Reconciled {
 }
 
 #[test]
-fn what_the_directory_says_of_the_other_kind_is_ignored() {
+fn what_the_directory_says_of_the_other_kind_is_no_word_of_it() {
     let mut device = Device::new("alice/phone");
     let last_resort = device.stock_last_resort().key_package_ref;
     let ordinary = device.stock(1).remove(0).key_package_ref;
     let before = device.dump();
     let lies = [
-        (last_resort.clone(), Held::KeyPackage(DirectoryStatus::Revoked)),
+        (last_resort, Held::KeyPackage(DirectoryStatus::Revoked)),
         (ordinary, Held::LastResort(LastResortHeld::Gone)),
     ];
-    for (key_package_ref, held) in lies {
-        device.confirm(&key_package_ref, Verdict::Held(held));
-        let row = DirectoryRow {
-            key_package_ref,
-            held,
-            reserved_until: None,
-        };
-        assert_eq!(reconcile(&mut device, &[row]), Reconciled::default());
+    for (key_package_ref, held) in &lies {
+        device.confirm(key_package_ref, Verdict::Held(*held));
     }
     assert_eq!(device.dump(), before);
+    let directory = lies.map(|(key_package_ref, held)| DirectoryRow {
+        key_package_ref,
+        held,
+        reserved_until: None,
+    });
+    let reconciled = reconcile(&mut device, &directory);
+    let both_are_lost = Reconciled {
+        moved: 2,
+        lost: 2,
+        ..Reconciled::default()
+    };
+    assert_eq!(reconciled, both_are_lost);
+    // Their private keys stay.
+    device.assert_consistent(2);
 }
 
 #[test]
@@ -74,16 +82,15 @@ fn a_lost_upload_of_a_last_resort_is_sent_again_and_absence_erases_nothing() {
     device.stock_last_resort();
     device.mint_last_resort();
     let first = device.begin_upload();
-    let before = device.dump();
     let reconciled = reconcile(&mut device, &[]);
-    assert_eq!(
-        reconciled,
-        Reconciled {
-            upload_again: 1,
-            ..Reconciled::default()
-        }
-    );
-    assert_eq!(device.dump(), before);
+    let the_confirmed_one_is_lost = Reconciled {
+        upload_again: 1,
+        moved: 1,
+        lost: 1,
+        ..Reconciled::default()
+    };
+    assert_eq!(reconciled, the_confirmed_one_is_lost);
+    device.assert_consistent(2);
     assert_eq!(device.begin_upload(), first);
 }
 
