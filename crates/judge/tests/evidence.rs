@@ -1,4 +1,5 @@
 //! How evidence travels: one text for each, bounded, and nothing after it.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use larder_judge::{EVIDENCE_BYTES_MAX, Evidence, LINKS_MAX, Leaf, MalformedEvidence};
 use larder_wire::{Authorization, Base64Url, DeviceInfo};
