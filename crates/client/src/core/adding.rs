@@ -10,6 +10,7 @@ use openmls::group::ProposalValidationError;
 use openmls::prelude::{CreateCommitError, KeyPackage, MlsGroup, OpenMlsProvider as _};
 
 use crate::core::gate::{self, Closed};
+use crate::core::invitation::Extent;
 use crate::core::outbox::{self, Intent, InvitePackage};
 use crate::core::profile::Context;
 use crate::core::{commits, messages, mls};
@@ -26,13 +27,6 @@ pub(super) struct Adding {
     pub(super) left_out: Vec<(UserName, KeyPackageFlaw)>,
 }
 
-/// Whether one who cannot be added keeps the others out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LeavingOut {
-    Allowed,
-    Forbidden,
-}
-
 /// Stages the Commit that adds the owners of these KeyPackages, without those who are members already and those whom the
 /// group does not accept. When nobody may be left out and somebody has to be, nothing is staged.
 pub(super) fn stage_adds(
@@ -40,7 +34,7 @@ pub(super) fn stage_adds(
     context: &Context,
     group: &GroupKey,
     packages: &[InvitePackage],
-    (reservation_id, leaving_out): (Option<&str>, LeavingOut),
+    (reservation_id, extent): (Option<&str>, Extent),
 ) -> Result<Result<Adding, Closed>, Error> {
     let packages = match gate::clear(tx, group)? {
         Ok(cleared) => still_to_add(cleared.state(), packages),
@@ -69,7 +63,7 @@ pub(super) fn stage_adds(
         staged => return staged.map(Ok),
     }
     let (packages, left_out) = attempt.sort_out(packages)?;
-    if leaving_out == LeavingOut::Forbidden && !left_out.is_empty() {
+    if extent == Extent::AllOrNobody && !left_out.is_empty() {
         return Ok(Ok(Adding {
             request: None,
             packages: Vec::new(),

@@ -10,7 +10,7 @@ use openmls::prelude::{Ciphersuite, KeyPackage, MlsGroup, OpenMlsProvider};
 use openmls::treesync::errors::LifetimeError;
 use rusqlite::OptionalExtension;
 
-use crate::core::adding::{LeavingOut, stage_adds};
+use crate::core::adding::stage_adds;
 use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
 use crate::core::{commits, mls, peers, verification};
@@ -354,11 +354,7 @@ pub(crate) fn stage_invite(
     (reservation_id, extent): (Option<String>, Extent),
 ) -> Result<Option<i64>, Error> {
     commits::require_quiet(tx, group)?;
-    let leaving_out = match extent {
-        Extent::WhoeverCan => LeavingOut::Allowed,
-        Extent::AllOrNobody => LeavingOut::Forbidden,
-    };
-    let terms = (reservation_id.as_deref(), leaving_out);
+    let terms = (reservation_id.as_deref(), extent);
     let adding = stage_adds(tx, context, group, &checked.packages, terms)??;
     let left_out = adding.left_out.into_iter();
     checked.leave_out(left_out.map(|(user, flaw)| (user, NotAdded::InvalidKeyPackage(flaw))));

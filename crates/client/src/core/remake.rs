@@ -2,8 +2,9 @@ use larder_pool::Tx;
 use larder_wire::CommitRequest;
 use openmls::prelude::MlsGroup;
 
-use crate::core::adding::{LeavingOut, stage_adds};
+use crate::core::adding::stage_adds;
 use crate::core::gate::{self, Closed};
+use crate::core::invitation::Extent;
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
 use crate::core::{commits, devices, groups, messages, mls, naming, verdicts};
@@ -184,11 +185,11 @@ fn restage_invite(
     else {
         return Ok(Restaged::Ended(Outcome::Moot));
     };
-    let leaving_out = match all_or_nobody {
-        true => LeavingOut::Forbidden,
-        false => LeavingOut::Allowed,
+    let extent = match all_or_nobody {
+        true => Extent::AllOrNobody,
+        false => Extent::WhoeverCan,
     };
-    let terms = (reservation_id.as_deref(), leaving_out);
+    let terms = (reservation_id.as_deref(), extent);
     let adding = match stage_adds(tx, context, group, &packages, terms)? {
         Ok(adding) => adding,
         Err(closed) => return Ok(closed.into()),
