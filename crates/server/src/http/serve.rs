@@ -82,6 +82,8 @@ pub async fn serve(
         connections.shutdown().await;
     }
     sweeper.abort();
+    // Aborted or not: the store is let go of when this returns.
+    let _ = sweeper.await;
     Ok(())
 }
 

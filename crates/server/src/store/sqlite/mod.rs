@@ -24,7 +24,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A handle on the database.
 #[derive(Clone)]
 pub(crate) struct Sqlite {
-    writer: writer::Writer,
+    writer: Arc<writer::Writer>,
     readers: Arc<readers::Readers>,
 }
 
@@ -65,7 +65,7 @@ impl Sqlite {
         wake: impl Fn(&[DeviceKey]) + Send + 'static,
     ) -> Result<Self, Fault> {
         Ok(Self {
-            writer: writer::Writer::start(connection, wake)?,
+            writer: Arc::new(writer::Writer::start(connection, wake)?),
             readers: Arc::new(readers::Readers::new(path.to_owned())),
         })
     }

@@ -1,4 +1,5 @@
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -12,10 +13,11 @@ const BATCH_REQUESTS_MAX: usize = 256;
 type Job = Box<dyn FnOnce(&Connection, &Tx<'_>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 
-/// A handle on the writer thread, which ends when the last handle is dropped.
-#[derive(Clone)]
+/// The way to the writer thread. Dropping it waits for the transaction in progress, and until the database is closed: SQLite
+/// puts a database's files in order as it closes it, and nobody may have put others in their place.
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
@@ -24,7 +26,7 @@ impl Writer {
         wake: impl Fn(&[DeviceKey]) + Send + 'static,
     ) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::channel::<Job>();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("larder-writer".to_owned())
             .spawn(move || {
                 while let Ok(first) = waiting.recv() {
@@ -35,7 +37,10 @@ impl Writer {
                 }
             })
             .map_err(|_| Fault::Closed)?;
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
     }
 
     /// Hands `work` to the writer thread; `answer` is called there with its result after the commit.
@@ -53,12 +58,28 @@ impl Writer {
             Box::new(move |committed| {
                 answer(match (result, committed) {
                     (Ok(value), Ok(())) => Ok(value),
-                    (Ok(_), Err(fault)) => Err(fault.into()),
-                    (Err(error), _) => Err(error),
+                    (Err(error), Ok(())) => Err(error),
+                    // What was refused may have been refused for the sake of what is not there now.
+                    (_, Err(fault)) => Err(fault.into()),
                 });
             })
         });
-        self.jobs.send(job).map_err(|_| Fault::Closed)
+        self.jobs
+            .as_ref()
+            .and_then(|jobs| jobs.send(job).ok())
+            .ok_or(Fault::Closed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // The last handle may be in a job of the thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
     }
 }
 

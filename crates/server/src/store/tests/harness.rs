@@ -88,6 +88,15 @@ impl Opened {
         }
     }
 
+    /// Lets go of the store; its directory stays.
+    pub(super) fn close(self) -> Option<tempfile::TempDir> {
+        let Self {
+            store, _directory, ..
+        } = self;
+        drop(store);
+        _directory
+    }
+
     /// Whether the store also wakes whoever has only begun to wait.
     pub(super) fn looks_by_itself(&self) -> bool {
         matches!(self.location, StoreLocation::Postgres(_))

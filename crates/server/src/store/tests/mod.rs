@@ -26,5 +26,6 @@ mod in_use;
 mod keys;
 mod limits;
 mod plans;
+mod sqlite_only;
 
 pub(super) use harness::record;
