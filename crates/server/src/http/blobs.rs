@@ -11,12 +11,13 @@ use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
 use larder_wire::{BlobId, BlobStored, ProblemType};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::App;
 use super::extract::{IdempotencyKey, Json, OCTET_STREAM, Path, content_type, malformed};
 use super::openapi::BlobBytes;
 use super::problem::{Failure, FetchBlobProblems, FindAndChangeProblems, StoreBlobProblems};
+use crate::store::BLOB_PART_BYTES;
 use crate::{BlobDownload, BlobUpload, Caller};
 
 /// Stores a blob. Whoever is told its id can fetch it, and only the caller is told.
@@ -41,10 +42,10 @@ pub(super) async fn store(
     }
     let size = content_length(request.headers()).ok_or_else(|| malformed("a Content-Length is needed"))?;
     let limits = app.service.limits();
-    let mut body = Incoming {
-        body: request.into_body().into_data_stream(),
-        patience: Duration::from_secs(limits.transfer_part_seconds_max),
-    };
+    let mut body = Incoming::new(
+        request.into_body(),
+        Duration::from_secs(limits.transfer_part_seconds_max),
+    );
     let mut upload = match app.service.store_blob(&caller, key, size).await {
         Ok(upload) => upload,
         Err(refusal) => {
@@ -103,11 +104,26 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// The body of a request as it comes.
 struct Incoming {
     body: BodyDataStream,
-    /// How long the next bytes may take.
+    /// How long a part of [`BLOB_PART_BYTES`] may take.
     patience: Duration,
+    part: Option<Part>,
+}
+
+/// The part that is coming. Its end counts from its beginning: whoever sends a byte now and then gains nothing.
+struct Part {
+    ends: Instant,
+    bytes_left: usize,
 }
 
 impl Incoming {
+    fn new(body: Body, patience: Duration) -> Self {
+        Self {
+            body: body.into_data_stream(),
+            patience,
+            part: None,
+        }
+    }
+
     async fn take_all(&mut self, upload: &mut BlobUpload) -> Result<(), Failure> {
         while let Some(bytes) = self.next().await? {
             upload.append(&bytes).await?;
@@ -130,11 +146,21 @@ impl Incoming {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        let next = timeout(self.patience, self.body.next())
+        let mut part = self.part.take().unwrap_or_else(|| Part {
+            ends: Instant::now() + self.patience,
+            bytes_left: BLOB_PART_BYTES,
+        });
+        let next = timeout_at(part.ends, self.body.next())
             .await
-            .map_err(|_| Failure::from(ProblemType::Unavailable))?;
-        next.transpose()
-            .map_err(|_| malformed("the body could not be read").into())
+            .map_err(|_| Failure::from(ProblemType::Unavailable))?
+            .transpose()
+            .map_err(|_| malformed("the body could not be read"))?;
+        part.bytes_left = part
+            .bytes_left
+            .saturating_sub(next.as_ref().map_or(0, Bytes::len));
+        // The next part begins when it is asked for: what the store takes is not the client's.
+        self.part = (part.bytes_left > 0).then_some(part);
+        Ok(next)
     }
 }
 
@@ -158,4 +184,47 @@ fn outgoing(mut download: BlobDownload, patience: Duration) -> Body {
         let part = taken.recv().await?;
         Some((part, taken))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    /// Bytes of these numbers, each this long after the one before; the time is the test's own.
+    fn dripping(pieces: usize, bytes: usize, pause: Duration) -> Incoming {
+        let drops = stream::iter(0..pieces).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, io::Error>(Bytes::from(vec![0; bytes]))
+        });
+        Incoming::new(Body::from_stream(drops), Duration::from_secs(30))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_comes_a_byte_at_a_time_ends_with_its_own_time() {
+        let begun = Instant::now();
+        let mut body = dripping(1000, 1, Duration::from_secs(11));
+        let mut taken = 0;
+        while let Ok(Some(bytes)) = body.next().await {
+            taken += bytes.len();
+        }
+        assert_eq!(taken, 2, "another one would have come after 33 s");
+        assert_eq!(begun.elapsed(), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_in_which_every_part_comes_in_time_may_take_as_long_as_it_takes() {
+        const PIECES: usize = 40;
+        let mut body = dripping(PIECES, BLOB_PART_BYTES / 2, Duration::from_secs(10));
+        let mut taken = 0;
+        while let Some(bytes) = body
+            .next()
+            .await
+            .unwrap_or_else(|_| panic!("after {taken} bytes"))
+        {
+            taken += bytes.len();
+        }
+        assert_eq!(taken, PIECES * BLOB_PART_BYTES / 2);
+    }
 }
