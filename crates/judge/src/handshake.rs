@@ -65,6 +65,12 @@ impl Handshake {
             .any(|proposal| proposal.proposal_type() == ProposalType::Remove)
     }
 
+    /// How many Adds a Commit holds, all of them by value.
+    pub fn adds_count(&self) -> usize {
+        let kinds = self.proposals_by_value().map(ProposalIn::proposal_type);
+        kinds.filter(|kind| *kind == ProposalType::Add).count()
+    }
+
     /// The tag that only members can check.
     pub(crate) fn confirmation_tag(&self) -> Option<&ConfirmationTag> {
         self.message.confirmation_tag()

@@ -61,6 +61,34 @@ pub struct Limits {
     pub message_bytes_max: u64,
     /// One request body, in bytes.
     pub body_bytes_max: u64,
+    /// A Commit, and its Welcome, in bytes each.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub commit_bytes_max: u64,
+    /// Adds in one Commit.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub commit_adds_max: u32,
+    /// A standalone proposal, in bytes.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub proposal_bytes_max: u64,
+    /// Proposals of a group that wait for a Commit.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub proposals_waiting_max: u32,
+    /// A leaf node (RFC 9420 §7.2), in bytes.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub leaf_bytes_max: u64,
+    /// The ratchet tree of a group (RFC 9420 §12.4.3.3), in bytes.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub tree_bytes_max: u64,
+    /// A GroupInfo (RFC 9420 §12.4.3), in bytes.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
+    pub group_info_bytes_max: u64,
     /// Unacknowledged inbox rows are kept this long, in seconds.
     pub inbox_retention_seconds: u64,
     /// Devices of one user at a time.

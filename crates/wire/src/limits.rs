@@ -12,6 +12,20 @@ pub const REVOKE_REFS_MAX: usize = 256;
 pub const RESERVE_USERS_MAX: usize = 64;
 /// An application message as an `MLSMessage`, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// A Commit as an `MLSMessage`, and its Welcome, in bytes each.
+pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Adds in one Commit.
+pub const COMMIT_ADDS_MAX: usize = 256;
+/// A standalone proposal as an `MLSMessage`, in bytes.
+pub const PROPOSAL_BYTES_MAX: usize = 16 * 1024;
+/// Proposals of a group that wait for a Commit.
+pub const PROPOSALS_WAITING_MAX: usize = 64;
+/// A leaf node (RFC 9420 §7.2), in bytes.
+pub const LEAF_BYTES_MAX: usize = 4 * 1024;
+/// The ratchet tree of a group (RFC 9420 §12.4.3.3), in bytes.
+pub const TREE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A GroupInfo without the ratchet tree as an `MLSMessage`, in bytes.
+pub const GROUP_INFO_BYTES_MAX: usize = 16 * 1024;
 /// An MLS group id, in bytes.
 pub const GROUP_ID_BYTES_MAX: usize = 64;
 /// An `Idempotency-Key`, in characters.

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
-use larder_wire::{Problem, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName};
+use larder_wire::{
+    COMMIT_ADDS_MAX, Problem, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName,
+};
 
 use crate::connection::MlsConnection;
 use crate::connection::operations::finish;
@@ -8,6 +10,9 @@ use crate::connection::sync::Progress;
 use crate::core::{self, Extent};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, Invited, NotAdded};
+
+/// Users whom one Commit adds: each may have 8 devices, where the server is not configured otherwise.
+const USERS_AT_ONCE: usize = COMMIT_ADDS_MAX / 8;
 
 impl MlsConnection {
     /// Adds users to a group: all of their devices, by one Commit.
@@ -41,7 +46,7 @@ impl MlsConnection {
         Ok(invited)
     }
 
-    /// Adds whoever can be added, as many at once as one request may name. Returns the others.
+    /// Adds whoever can be added, as many at once as one Commit may add. Returns the others.
     async fn invite_chunks(
         &self,
         group: &GroupKey,
@@ -49,7 +54,7 @@ impl MlsConnection {
         invited: &mut Invited,
     ) -> Result<Vec<(UserName, NotAdded)>, Error> {
         let mut failed = Vec::new();
-        for users in users.chunks(RESERVE_USERS_MAX) {
+        for users in users.chunks(USERS_AT_ONCE) {
             let some = match self.invite_some(group, users, Extent::WhoeverCan).await {
                 Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
                     self.invite_known(group, users).await?

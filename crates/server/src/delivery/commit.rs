@@ -1,9 +1,11 @@
 use larder_judge::{Entrance, Judge, JudgedCommit};
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    Accepted, CommitCheck, CommitRequest, GroupId, InboxKind, KeyPackageRef, Problem, ProblemType,
+    Accepted, CommitCheck, CommitRequest, GroupId, InboxKind, KeyPackageRef, LEAF_BYTES_MAX, Problem,
+    ProblemType, TREE_BYTES_MAX,
 };
 use openmls::messages::Welcome;
+use openmls::prelude::tls_codec::Size as _;
 use openmls::prelude::{PublicGroup, Sender, StagedCommit};
 use openmls_rust_crypto::RustCrypto;
 use sha2::{Digest, Sha256};
@@ -76,6 +78,9 @@ pub(crate) fn commit(
     if entrance.is_some_and(|comes| !checks::is_leaf(comes, caller)) {
         return Err(refused(CommitCheck::Credential));
     }
+    if let Some(leaf) = staged.update_path_leaf_node() {
+        parse::within(leaf.tls_serialized_len(), LEAF_BYTES_MAX, "the leaf")?;
+    }
     let changes = changes(tx, crypto, &public_group, &staged)?;
     let added_refs: Vec<KeyPackageRef> = changes.added.iter().map(|(_, added)| added.clone()).collect();
     if !welcomes_exactly(welcome.as_ref(), &added_refs) {
@@ -100,6 +105,12 @@ pub(crate) fn commit(
     public_group
         .merge_commit(&state, *staged)
         .map_err(|_| refused(CommitCheck::PublicState))?;
+    let ratchet_tree = ratchet_tree_bytes(&public_group)?;
+    parse::within(
+        ratchet_tree.len(),
+        TREE_BYTES_MAX,
+        "the ratchet tree of the group",
+    )?;
     if !tx.advance_group(group, row.epoch, &state.encode()?, &request.group_info.0)? {
         return Err(Fault::Corrupt("a group moved under its own transaction").into());
     }
@@ -125,7 +136,7 @@ pub(crate) fn commit(
     };
     tx.deliver(&receivers, &commit_row, now)?;
     if let Some(welcome) = &request.welcome {
-        tx.insert_ratchet_tree(group, new_epoch, &ratchet_tree_bytes(&public_group)?)?;
+        tx.insert_ratchet_tree(group, new_epoch, &ratchet_tree)?;
         let joiners: Vec<DeviceKey> = changes.added.iter().map(|(device, _)| *device).collect();
         let welcome_row = NewInboxRow {
             kind: InboxKind::Welcome,

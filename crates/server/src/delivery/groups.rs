@@ -23,7 +23,7 @@ pub(crate) fn create_group(
     now: UnixSeconds,
 ) -> Result<GroupCreated, ServiceError> {
     let group_info = parse::group_info(&request.group_info.0)?;
-    let ratchet_tree = parse::ratchet_tree(&request.ratchet_tree.0)?;
+    let ratchet_tree = parse::first_ratchet_tree(&request.ratchet_tree.0)?;
     let suite = group_info.ciphersuite();
     let refuse = |check| Err(Problem::commit(check).into());
     if group_info.group_id().as_slice() != request.group_id.as_bytes() {

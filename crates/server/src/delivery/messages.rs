@@ -1,16 +1,16 @@
 use larder_judge::Judge;
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{CommitCheck, GroupId, InboxKind, MESSAGE_BYTES_MAX, Problem, ProblemType, Sent};
-use openmls::prelude::Sender;
+use larder_wire::{
+    CommitCheck, GroupId, InboxKind, LEAF_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem, ProblemType, Sent,
+};
+use openmls::prelude::tls_codec::Size as _;
+use openmls::prelude::{Proposal, Sender};
 use openmls_rust_crypto::RustCrypto;
 use sha2::{Digest, Sha256};
 
 use crate::delivery::{checks, load, parse};
 use crate::error::{Fault, ServiceError};
 use crate::store::{AcceptedKind, DeviceRow, NewAccepted, NewInboxRow, Tx};
-
-/// Proposals that wait for a Commit, per group.
-const QUEUED_PROPOSALS_MAX: usize = 256;
 
 /// Accepts an application message of the current or the previous epoch and delivers it to every other device that
 /// was a member at that epoch and still is.
@@ -21,9 +21,6 @@ pub(crate) fn send_message(
     message: &[u8],
     now: UnixSeconds,
 ) -> Result<Sent, ServiceError> {
-    if message.len() > MESSAGE_BYTES_MAX {
-        return Err(ProblemType::TooLarge.into());
-    }
     tx.lock_group(group)?;
     let members = tx.members(group)?;
     let Some((_, member_since)) = members.iter().find(|(device, _)| *device == caller.key) else {
@@ -102,8 +99,16 @@ pub(crate) fn propose(
     let judged = Judge::new(crypto, server_name)
         .proposal(&public_group, proposal)
         .map_err(checks::not_taken)?;
-    if state.queued_proposals_count() >= QUEUED_PROPOSALS_MAX {
-        return Err(ProblemType::TooLarge.into());
+    if let Proposal::Update(update) = judged.queued.proposal() {
+        parse::within(
+            update.leaf_node().tls_serialized_len(),
+            LEAF_BYTES_MAX,
+            "the leaf",
+        )?;
+    }
+    if state.queued_proposals_count() >= PROPOSALS_WAITING_MAX {
+        let detail = format!("{PROPOSALS_WAITING_MAX} proposals wait for a Commit");
+        return Err(Problem::new(ProblemType::TooLarge).with_detail(detail).into());
     }
     public_group
         .add_proposal(&state, *judged.queued)

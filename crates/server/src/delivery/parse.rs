@@ -1,7 +1,11 @@
-//! Hostile bytes become MLS objects here, or a refusal. Trailing bytes are refused everywhere.
+//! Hostile bytes become MLS objects here, or a refusal. Nothing is read of what is larger than its kind may be; trailing bytes
+//! are refused everywhere.
 
 use larder_judge::{Handshake, Unreadable};
-use larder_wire::{CommitCheck, GroupId, Problem, ProblemType};
+use larder_wire::{
+    COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, CommitCheck, GROUP_INFO_BYTES_MAX, GroupId, LEAF_BYTES_MAX,
+    MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, Problem, ProblemType,
+};
 use openmls::framing::PrivateMessageIn;
 use openmls::messages::Welcome;
 use openmls::messages::group_info::VerifiableGroupInfo;
@@ -11,7 +15,21 @@ use openmls::prelude::{ContentType, MlsMessageBodyIn, MlsMessageIn, RatchetTreeI
 use crate::delivery::checks;
 use crate::error::ServiceError;
 
-fn message(bytes: &[u8], what: &str) -> Result<MlsMessageBodyIn, ServiceError> {
+/// The ratchet tree of a group of one, in bytes: its leaf, behind the length of the list, whether there is a node, and which
+/// kind.
+const FIRST_TREE_BYTES_MAX: usize = LEAF_BYTES_MAX + 8;
+
+/// Refuses what is larger than its kind may be.
+pub(super) fn within(bytes: usize, most: usize, what: &str) -> Result<(), ServiceError> {
+    if bytes <= most {
+        return Ok(());
+    }
+    let detail = format!("{what} is larger than {most} bytes");
+    Err(Problem::new(ProblemType::TooLarge).with_detail(detail).into())
+}
+
+fn message(bytes: &[u8], most: usize, what: &str) -> Result<MlsMessageBodyIn, ServiceError> {
+    within(bytes.len(), most, what)?;
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)
         .map_err(|_| malformed(format!("{what} is not one MLSMessage")))
@@ -23,11 +41,18 @@ fn malformed(detail: impl Into<String>) -> ServiceError {
 
 /// A Commit for this group.
 pub(super) fn commit(bytes: &[u8], group: &GroupId) -> Result<Handshake, ServiceError> {
-    of_group(Handshake::commit(bytes), group)
+    within(bytes.len(), COMMIT_BYTES_MAX, "the Commit")?;
+    let commit = of_group(Handshake::commit(bytes), group)?;
+    if commit.adds_count() > COMMIT_ADDS_MAX {
+        let detail = format!("the Commit adds more than {COMMIT_ADDS_MAX} devices");
+        return Err(Problem::new(ProblemType::TooLarge).with_detail(detail).into());
+    }
+    Ok(commit)
 }
 
 /// A proposal for this group.
 pub(super) fn proposal(bytes: &[u8], group: &GroupId) -> Result<Handshake, ServiceError> {
+    within(bytes.len(), PROPOSAL_BYTES_MAX, "the proposal")?;
     of_group(Handshake::proposal(bytes), group)
 }
 
@@ -42,7 +67,7 @@ fn of_group(read: Result<Handshake, Unreadable>, group: &GroupId) -> Result<Hand
 /// An application message in private form, for this group. A PrivateMessage can hide a handshake message; its clear
 /// content type tells.
 pub(super) fn application(bytes: &[u8], group: &GroupId) -> Result<PrivateMessageIn, ServiceError> {
-    let MlsMessageBodyIn::PrivateMessage(private) = message(bytes, "the message")? else {
+    let MlsMessageBodyIn::PrivateMessage(private) = message(bytes, MESSAGE_BYTES_MAX, "the message")? else {
         return Err(malformed(
             "an application message is a PrivateMessage (RFC 9420 §6)",
         ));
@@ -57,7 +82,7 @@ pub(super) fn application(bytes: &[u8], group: &GroupId) -> Result<PrivateMessag
 }
 
 pub(super) fn welcome(bytes: &[u8]) -> Result<Welcome, ServiceError> {
-    match message(bytes, "the Welcome")? {
+    match message(bytes, COMMIT_BYTES_MAX, "the Welcome")? {
         MlsMessageBodyIn::Welcome(welcome) => Ok(welcome),
         MlsMessageBodyIn::PublicMessage(_)
         | MlsMessageBodyIn::PrivateMessage(_)
@@ -67,7 +92,7 @@ pub(super) fn welcome(bytes: &[u8]) -> Result<Welcome, ServiceError> {
 }
 
 pub(super) fn group_info(bytes: &[u8]) -> Result<VerifiableGroupInfo, ServiceError> {
-    match message(bytes, "the GroupInfo")? {
+    match message(bytes, GROUP_INFO_BYTES_MAX, "the GroupInfo")? {
         MlsMessageBodyIn::GroupInfo(group_info) => Ok(group_info),
         MlsMessageBodyIn::PublicMessage(_)
         | MlsMessageBodyIn::PrivateMessage(_)
@@ -76,6 +101,12 @@ pub(super) fn group_info(bytes: &[u8]) -> Result<VerifiableGroupInfo, ServiceErr
     }
 }
 
-pub(super) fn ratchet_tree(bytes: &[u8]) -> Result<RatchetTreeIn, ServiceError> {
+/// The ratchet tree of a group that its creator is alone in.
+pub(super) fn first_ratchet_tree(bytes: &[u8]) -> Result<RatchetTreeIn, ServiceError> {
+    within(
+        bytes.len(),
+        FIRST_TREE_BYTES_MAX,
+        "the ratchet tree of a group of one",
+    )?;
     RatchetTreeIn::tls_deserialize_exact(bytes).map_err(|_| malformed("the ratchet tree cannot be read"))
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    BODY_BYTES_MAX, DeviceId, KEY_PACKAGE_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, Problem, ProblemType,
-    ServerInfo, StateClaim, UPLOAD_KEY_PACKAGES_MAX, UserName,
+    BODY_BYTES_MAX, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, DeviceId, GROUP_INFO_BYTES_MAX, KEY_PACKAGE_BYTES_MAX,
+    LEAF_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem,
+    ProblemType, ServerInfo, StateClaim, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, UserName,
 };
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
@@ -167,6 +168,13 @@ impl Service {
                 reservation_seconds: directory.reservation_seconds,
                 message_bytes_max: MESSAGE_BYTES_MAX as u64,
                 body_bytes_max: BODY_BYTES_MAX as u64,
+                commit_bytes_max: COMMIT_BYTES_MAX as u64,
+                commit_adds_max: COMMIT_ADDS_MAX as u32,
+                proposal_bytes_max: PROPOSAL_BYTES_MAX as u64,
+                proposals_waiting_max: PROPOSALS_WAITING_MAX as u32,
+                leaf_bytes_max: LEAF_BYTES_MAX as u64,
+                tree_bytes_max: TREE_BYTES_MAX as u64,
+                group_info_bytes_max: GROUP_INFO_BYTES_MAX as u64,
                 inbox_retention_seconds: *inbox_retention_seconds,
                 user_devices_max: *user_devices_max,
                 blob_bytes_max: blobs.bytes_max,

@@ -18,6 +18,7 @@ mod audit;
 mod bad_input;
 mod blobs;
 mod blocks;
+mod bounds;
 mod check;
 mod clock;
 mod commit_model;

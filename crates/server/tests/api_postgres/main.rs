@@ -24,6 +24,8 @@ mod bad_input;
 mod blobs;
 #[path = "../api/blocks.rs"]
 mod blocks;
+#[path = "../api/bounds.rs"]
+mod bounds;
 #[path = "../api/check.rs"]
 mod check;
 #[path = "../api/clock.rs"]

@@ -1,0 +1,139 @@
+//! What is larger than its kind may be is refused before it is read, and nothing that was accepted cannot be read again.
+
+use larder_wire::{
+    Base64Url, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, CommitRequest, GROUP_INFO_BYTES_MAX, LEAF_BYTES_MAX,
+    MessageRequest, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, ProblemType, ServerInfo,
+};
+use openmls::prelude::LeafNodeParameters;
+use openmls::prelude::tls_codec::{Serialize as _, VLByteSlice};
+
+use crate::scene::Scene;
+use crate::support::{TestServer, message_bytes};
+
+fn nonsense(bytes: usize) -> Base64Url {
+    Base64Url(vec![0xff; bytes])
+}
+
+#[tokio::test]
+async fn a_group_is_created_with_one_leaf_of_a_usual_size() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    let request = alice.create_group_request(&alice.new_group());
+    let mut of_many = request.clone();
+    of_many.ratchet_tree = nonsense(LEAF_BYTES_MAX + 9);
+    let mut padded = request.clone();
+    padded.group_info = nonsense(GROUP_INFO_BYTES_MAX + 1);
+    for (key, large) in [("many", of_many), ("padded", padded)] {
+        let answer = alice.http.post_with_key("/v1/groups", key, &large).await;
+        assert!(answer.refused(ProblemType::TooLarge).detail.is_some());
+    }
+    alice
+        .http
+        .post_with_key("/v1/groups", "one", &request)
+        .await
+        .ok::<larder_wire::GroupCreated>();
+}
+
+#[tokio::test]
+async fn a_commit_and_what_belongs_to_it_is_bounded() {
+    let mut scene = Scene::set().await;
+    let good = scene.alice.stage_update(&mut scene.alices);
+    scene.alice.clear(&mut scene.alices);
+    let mut large = [good.clone(), good.clone(), good];
+    large[0].commit = nonsense(COMMIT_BYTES_MAX + 1);
+    large[1].welcome = Some(nonsense(COMMIT_BYTES_MAX + 1));
+    large[2].group_info = nonsense(GROUP_INFO_BYTES_MAX + 1);
+    for request in &large {
+        scene.refused(&scene.alice, request, ProblemType::TooLarge).await;
+    }
+    scene.still_works().await;
+}
+
+#[tokio::test]
+async fn a_commit_that_adds_too_many_is_refused_before_any_of_them_is_looked_at() {
+    let mut scene = Scene::set().await;
+    let (key_packages, _) = scene.alice.take(&[&scene.carol], &scene.gid).await;
+    let key_package = key_packages[0].tls_serialize_detached().unwrap();
+    let request = scene.stage(key_packages);
+    // By value (1), an Add (RFC 9420 §12.1.1).
+    let add = [&[1, 0, 1][..], &key_package].concat();
+    let list_of = |count: usize| VLByteSlice(&add.repeat(count)).tls_serialize_detached().unwrap();
+    let (listed, commit) = (list_of(1), &request.commit.0);
+    let at = commit
+        .windows(listed.len())
+        .position(|window| window == listed)
+        .unwrap();
+    let with = |count| CommitRequest {
+        commit: Base64Url([&commit[..at], &list_of(count), &commit[at + listed.len()..]].concat()),
+        ..request.clone()
+    };
+    scene
+        .refused(&scene.alice, &with(COMMIT_ADDS_MAX + 1), ProblemType::TooLarge)
+        .await;
+    scene
+        .refused(&scene.alice, &with(COMMIT_ADDS_MAX), ProblemType::InvalidCommit)
+        .await;
+    scene.still_works().await;
+}
+
+#[tokio::test]
+async fn as_many_proposals_wait_as_may_and_then_the_group_goes_on() {
+    let mut scene = Scene::set().await;
+    let path = format!("/v1/groups/{}/proposals", scene.gid);
+    let answer = scene
+        .bob
+        .http
+        .post(
+            &path,
+            &larder_wire::ProposalRequest {
+                proposal: nonsense(PROPOSAL_BYTES_MAX + 1),
+            },
+        )
+        .await;
+    answer.refused(ProblemType::TooLarge);
+    for number in 0..=PROPOSALS_WAITING_MAX {
+        let (proposal, _) = scene
+            .bobs
+            .propose_self_update(&scene.bob.provider, &scene.bob.mls, LeafNodeParameters::default())
+            .unwrap();
+        let request = larder_wire::ProposalRequest {
+            proposal: Base64Url(message_bytes(&proposal)),
+        };
+        let answer = scene.bob.http.post(&path, &request).await;
+        if number < PROPOSALS_WAITING_MAX {
+            answer.ok::<larder_wire::Sent>();
+        } else {
+            answer.refused(ProblemType::TooLarge);
+        }
+    }
+    scene.still_works().await;
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_limit_is_refused_unread() {
+    let scene = Scene::set().await;
+    let request = MessageRequest {
+        message: nonsense(larder_wire::MESSAGE_BYTES_MAX + 1),
+    };
+    let answer = scene
+        .alice
+        .http
+        .post(&format!("/v1/groups/{}/messages", scene.gid), &request)
+        .await;
+    answer.refused(ProblemType::TooLarge);
+}
+
+#[tokio::test]
+async fn the_bounds_are_told_to_whoever_asks() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    let info: ServerInfo = alice.http.get("/.well-known/larder").await.ok();
+    let limits = info.limits;
+    assert_eq!(limits.commit_bytes_max, COMMIT_BYTES_MAX as u64);
+    assert_eq!(limits.commit_adds_max, COMMIT_ADDS_MAX as u32);
+    assert_eq!(limits.proposal_bytes_max, PROPOSAL_BYTES_MAX as u64);
+    assert_eq!(limits.proposals_waiting_max, PROPOSALS_WAITING_MAX as u32);
+    assert_eq!(limits.leaf_bytes_max, LEAF_BYTES_MAX as u64);
+    assert_eq!(limits.group_info_bytes_max, GROUP_INFO_BYTES_MAX as u64);
+    assert_eq!(limits.tree_bytes_max, larder_wire::TREE_BYTES_MAX as u64);
+}
