@@ -1,8 +1,9 @@
 //! What only the server can tell of a leaf: whether its device is registered; and what a GroupInfo is worth.
 
 use larder_judge::{Leaf, NotTaken, Rule, Unreadable, who};
-use larder_wire::{CommitCheck, Problem, ProblemType};
+use larder_wire::{CommitCheck, LEAF_BYTES_MAX, Problem, ProblemType};
 use openmls::messages::group_info::VerifiableGroupInfo;
+use openmls::prelude::tls_codec::Size as _;
 use openmls::prelude::{
     Ciphersuite, ConfirmationTag, Credential, GroupContext, LeafNode, LeafNodeIndex,
     OpenMlsSignaturePublicKey, PublicGroup, Verifiable,
@@ -10,6 +11,7 @@ use openmls::prelude::{
 use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
 
+use crate::delivery::parse;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Tx};
 
@@ -60,6 +62,11 @@ pub(super) fn device_of_leaf(tx: &Tx<'_>, leaf: &LeafNode) -> Result<DeviceRow, 
     device_named_by(tx, leaf.credential())?
         .filter(|device| device.signature_key == leaf.signature_key().as_slice())
         .ok_or_else(|| Problem::commit(CommitCheck::Credential).into())
+}
+
+/// Refuses a fresh leaf that is larger than one may be.
+pub(super) fn fresh_leaf_is_bounded(leaf: &LeafNode) -> Result<(), ServiceError> {
+    parse::within(leaf.tls_serialized_len(), LEAF_BYTES_MAX, "the leaf")
 }
 
 /// A member's message is the caller's only if it comes from the caller's leaf.

@@ -1,8 +1,8 @@
 use larder_judge::{Entrance, Judge, JudgedCommit};
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    Accepted, CommitCheck, CommitRequest, GroupId, InboxKind, KeyPackageRef, LEAF_BYTES_MAX, Problem,
-    ProblemType, TREE_BYTES_MAX,
+    Accepted, CommitCheck, CommitRequest, GroupId, InboxKind, KeyPackageRef, Problem, ProblemType,
+    TREE_BYTES_MAX,
 };
 use openmls::messages::Welcome;
 use openmls::prelude::tls_codec::Size as _;
@@ -79,7 +79,7 @@ pub(crate) fn commit(
         return Err(refused(CommitCheck::Credential));
     }
     if let Some(leaf) = staged.update_path_leaf_node() {
-        parse::within(leaf.tls_serialized_len(), LEAF_BYTES_MAX, "the leaf")?;
+        checks::fresh_leaf_is_bounded(leaf)?;
     }
     let changes = changes(tx, crypto, &public_group, &staged)?;
     let added_refs: Vec<KeyPackageRef> = changes.added.iter().map(|(_, added)| added.clone()).collect();
@@ -105,9 +105,9 @@ pub(crate) fn commit(
     public_group
         .merge_commit(&state, *staged)
         .map_err(|_| refused(CommitCheck::PublicState))?;
-    let ratchet_tree = ratchet_tree_bytes(&public_group)?;
+    let ratchet_tree = public_group.export_ratchet_tree();
     parse::within(
-        ratchet_tree.len(),
+        ratchet_tree.tls_serialized_len(),
         TREE_BYTES_MAX,
         "the ratchet tree of the group",
     )?;
@@ -136,7 +136,7 @@ pub(crate) fn commit(
     };
     tx.deliver(&receivers, &commit_row, now)?;
     if let Some(welcome) = &request.welcome {
-        tx.insert_ratchet_tree(group, new_epoch, &ratchet_tree)?;
+        tx.insert_ratchet_tree(group, new_epoch, &ratchet_tree_bytes(&ratchet_tree)?)?;
         let joiners: Vec<DeviceKey> = changes.added.iter().map(|(device, _)| *device).collect();
         let welcome_row = NewInboxRow {
             kind: InboxKind::Welcome,

@@ -6,6 +6,7 @@ use larder_wire::{
 use openmls::group::ProposalStore;
 use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::{CreationFromExternalError, PublicGroup};
+use openmls::treesync::RatchetTree;
 use openmls_rust_crypto::RustCrypto;
 
 use crate::delivery::public_state::PublicState;
@@ -109,7 +110,7 @@ pub(crate) fn group_info(
     Ok(GroupInfoAnswer {
         epoch: row.epoch,
         group_info: Base64Url(row.group_info),
-        ratchet_tree: Base64Url(ratchet_tree_bytes(&public_group)?),
+        ratchet_tree: Base64Url(ratchet_tree_bytes(&public_group.export_ratchet_tree())?),
     })
 }
 
@@ -124,9 +125,8 @@ pub(crate) fn ratchet_tree(
         .ok_or_else(|| ProblemType::NotFound.into())
 }
 
-pub(super) fn ratchet_tree_bytes(public_group: &PublicGroup) -> Result<Vec<u8>, Fault> {
-    public_group
-        .export_ratchet_tree()
+pub(super) fn ratchet_tree_bytes(ratchet_tree: &RatchetTree) -> Result<Vec<u8>, Fault> {
+    ratchet_tree
         .tls_serialize_detached()
         .map_err(|_| Fault::Corrupt("a ratchet tree"))
 }

@@ -1,9 +1,8 @@
 use larder_judge::Judge;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    CommitCheck, GroupId, InboxKind, LEAF_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem, ProblemType, Sent,
+    CommitCheck, GroupId, InboxKind, MESSAGE_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem, ProblemType, Sent,
 };
-use openmls::prelude::tls_codec::Size as _;
 use openmls::prelude::{Proposal, Sender};
 use openmls_rust_crypto::RustCrypto;
 use sha2::{Digest, Sha256};
@@ -21,6 +20,8 @@ pub(crate) fn send_message(
     message: &[u8],
     now: UnixSeconds,
 ) -> Result<Sent, ServiceError> {
+    // Nobody waits for the group, and nothing is hashed, for the sake of what is refused anyway.
+    parse::within(message.len(), MESSAGE_BYTES_MAX, "the message")?;
     tx.lock_group(group)?;
     let members = tx.members(group)?;
     let Some((_, member_since)) = members.iter().find(|(device, _)| *device == caller.key) else {
@@ -100,15 +101,12 @@ pub(crate) fn propose(
         .proposal(&public_group, proposal)
         .map_err(checks::not_taken)?;
     if let Proposal::Update(update) = judged.queued.proposal() {
-        parse::within(
-            update.leaf_node().tls_serialized_len(),
-            LEAF_BYTES_MAX,
-            "the leaf",
-        )?;
+        checks::fresh_leaf_is_bounded(update.leaf_node())?;
     }
     if state.queued_proposals_count() >= PROPOSALS_WAITING_MAX {
-        let detail = format!("{PROPOSALS_WAITING_MAX} proposals wait for a Commit");
-        return Err(Problem::new(ProblemType::TooLarge).with_detail(detail).into());
+        return Err(parse::too_large(format!(
+            "{PROPOSALS_WAITING_MAX} proposals wait for a Commit"
+        )));
     }
     public_group
         .add_proposal(&state, *judged.queued)

@@ -24,8 +24,11 @@ pub(super) fn within(bytes: usize, most: usize, what: &str) -> Result<(), Servic
     if bytes <= most {
         return Ok(());
     }
-    let detail = format!("{what} is larger than {most} bytes");
-    Err(Problem::new(ProblemType::TooLarge).with_detail(detail).into())
+    Err(too_large(format!("{what} is larger than {most} bytes")))
+}
+
+pub(super) fn too_large(detail: String) -> ServiceError {
+    Problem::new(ProblemType::TooLarge).with_detail(detail).into()
 }
 
 fn message(bytes: &[u8], most: usize, what: &str) -> Result<MlsMessageBodyIn, ServiceError> {
@@ -44,8 +47,9 @@ pub(super) fn commit(bytes: &[u8], group: &GroupId) -> Result<Handshake, Service
     within(bytes.len(), COMMIT_BYTES_MAX, "the Commit")?;
     let commit = of_group(Handshake::commit(bytes), group)?;
     if commit.adds_count() > COMMIT_ADDS_MAX {
-        let detail = format!("the Commit adds more than {COMMIT_ADDS_MAX} devices");
-        return Err(Problem::new(ProblemType::TooLarge).with_detail(detail).into());
+        return Err(too_large(format!(
+            "the Commit adds more than {COMMIT_ADDS_MAX} devices"
+        )));
     }
     Ok(commit)
 }

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upload_in_which_every_part_comes_in_time_may_take_as_long_as_it_takes() {
+    async fn an_upload_whose_parts_come_in_time_may_take_long() {
         const PIECES: usize = 40;
         let mut body = dripping(PIECES, BLOB_PART_BYTES / 2, Duration::from_secs(10));
         let mut taken = 0;

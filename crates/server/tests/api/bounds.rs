@@ -1,11 +1,14 @@
-//! What is larger than its kind may be is refused before it is read, and nothing that was accepted cannot be read again.
+//! What is larger than its kind may be is refused, and the group goes on.
 
 use larder_wire::{
-    Base64Url, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, CommitRequest, GROUP_INFO_BYTES_MAX, LEAF_BYTES_MAX,
-    MessageRequest, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, ProblemType, ServerInfo,
+    Base64Url, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, CommitRequest, GROUP_INFO_BYTES_MAX, GroupCreated,
+    LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, ProblemType, Sent,
+    ServerInfo, TREE_BYTES_MAX,
 };
-use openmls::prelude::LeafNodeParameters;
 use openmls::prelude::tls_codec::{Serialize as _, VLByteSlice};
+use openmls::prelude::{
+    Capabilities, Extension, ExtensionType, Extensions, LeafNodeParameters, UnknownExtension,
+};
 
 use crate::scene::Scene;
 use crate::support::{TestServer, message_bytes};
@@ -31,7 +34,7 @@ async fn a_group_is_created_with_one_leaf_of_a_usual_size() {
         .http
         .post_with_key("/v1/groups", "one", &request)
         .await
-        .ok::<larder_wire::GroupCreated>();
+        .ok::<GroupCreated>();
 }
 
 #[tokio::test]
@@ -50,7 +53,7 @@ async fn a_commit_and_what_belongs_to_it_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_commit_that_adds_too_many_is_refused_before_any_of_them_is_looked_at() {
+async fn too_many_adds_are_refused_before_any_is_looked_at() {
     let mut scene = Scene::set().await;
     let (key_packages, _) = scene.alice.take(&[&scene.carol], &scene.gid).await;
     let key_package = key_packages[0].tls_serialize_detached().unwrap();
@@ -79,29 +82,20 @@ async fn a_commit_that_adds_too_many_is_refused_before_any_of_them_is_looked_at(
 #[tokio::test]
 async fn as_many_proposals_wait_as_may_and_then_the_group_goes_on() {
     let mut scene = Scene::set().await;
-    let path = format!("/v1/groups/{}/proposals", scene.gid);
-    let answer = scene
-        .bob
-        .http
-        .post(
-            &path,
-            &larder_wire::ProposalRequest {
-                proposal: nonsense(PROPOSAL_BYTES_MAX + 1),
-            },
-        )
-        .await;
+    let large = nonsense(PROPOSAL_BYTES_MAX + 1).0;
+    let answer = scene.bob.post_proposal(&scene.gid, &large).await;
     answer.refused(ProblemType::TooLarge);
     for number in 0..=PROPOSALS_WAITING_MAX {
         let (proposal, _) = scene
             .bobs
             .propose_self_update(&scene.bob.provider, &scene.bob.mls, LeafNodeParameters::default())
             .unwrap();
-        let request = larder_wire::ProposalRequest {
-            proposal: Base64Url(message_bytes(&proposal)),
-        };
-        let answer = scene.bob.http.post(&path, &request).await;
+        let answer = scene
+            .bob
+            .post_proposal(&scene.gid, &message_bytes(&proposal))
+            .await;
         if number < PROPOSALS_WAITING_MAX {
-            answer.ok::<larder_wire::Sent>();
+            answer.ok::<Sent>();
         } else {
             answer.refused(ProblemType::TooLarge);
         }
@@ -110,16 +104,51 @@ async fn as_many_proposals_wait_as_may_and_then_the_group_goes_on() {
 }
 
 #[tokio::test]
+async fn a_fresh_leaf_is_bounded_proposed_and_committed() {
+    const KIND: u16 = 0xf042;
+    let mut scene = Scene::set().await;
+    let padded = |bytes: usize| {
+        let padding = Extension::Unknown(KIND, UnknownExtension(vec![0; bytes]));
+        LeafNodeParameters::builder()
+            .with_capabilities(Capabilities::new(
+                None,
+                None,
+                Some(&[ExtensionType::Unknown(KIND)]),
+                None,
+                None,
+            ))
+            .with_extensions(Extensions::single(padding).unwrap())
+            .build()
+    };
+    let (proposal, _) = scene
+        .bobs
+        .propose_self_update(&scene.bob.provider, &scene.bob.mls, padded(LEAF_BYTES_MAX))
+        .unwrap();
+    let answer = scene
+        .bob
+        .post_proposal(&scene.gid, &message_bytes(&proposal))
+        .await;
+    assert!(answer.refused(ProblemType::TooLarge).detail.is_some());
+    for (bytes, is_taken) in [(LEAF_BYTES_MAX, false), (LEAF_BYTES_MAX / 2, true)] {
+        let parameters = padded(bytes);
+        let request = scene.alice.stage(&mut scene.alices, |commit| {
+            commit.leaf_node_parameters(parameters).force_self_update(true)
+        });
+        if is_taken {
+            scene.alice.commit(&mut scene.alices, &request).await;
+        } else {
+            scene.alice.clear(&mut scene.alices);
+            scene.refused(&scene.alice, &request, ProblemType::TooLarge).await;
+        }
+    }
+    scene.still_works().await;
+}
+
+#[tokio::test]
 async fn a_message_larger_than_the_limit_is_refused_unread() {
     let scene = Scene::set().await;
-    let request = MessageRequest {
-        message: nonsense(larder_wire::MESSAGE_BYTES_MAX + 1),
-    };
-    let answer = scene
-        .alice
-        .http
-        .post(&format!("/v1/groups/{}/messages", scene.gid), &request)
-        .await;
+    let large = nonsense(MESSAGE_BYTES_MAX + 1).0;
+    let answer = scene.alice.post_message(&scene.gid, &large).await;
     answer.refused(ProblemType::TooLarge);
 }
 
@@ -135,5 +164,5 @@ async fn the_bounds_are_told_to_whoever_asks() {
     assert_eq!(limits.proposals_waiting_max, PROPOSALS_WAITING_MAX as u32);
     assert_eq!(limits.leaf_bytes_max, LEAF_BYTES_MAX as u64);
     assert_eq!(limits.group_info_bytes_max, GROUP_INFO_BYTES_MAX as u64);
-    assert_eq!(limits.tree_bytes_max, larder_wire::TREE_BYTES_MAX as u64);
+    assert_eq!(limits.tree_bytes_max, TREE_BYTES_MAX as u64);
 }
