@@ -57,6 +57,15 @@ pub enum NotTheServer {
         /// The name that the other one gives itself: at most 64 characters of it.
         found: String,
     },
+    /// It leaves out rows of a group that this device is to get.
+    #[error("the server leaves out something of what was said in a group")]
+    LeavesOut,
+    /// It does not have rows that it has delivered before: its store is an older one than it was. This device goes on from
+    /// where the server knows it to be.
+    #[error(
+        "the server does not have all that it has delivered before: its store is an older one than it was"
+    )]
+    WentBack,
 }
 
 impl NotTheServer {
@@ -67,6 +76,8 @@ impl NotTheServer {
             Self::Tls(_) => "tls",
             Self::NotLarder { .. } => "not-larder",
             Self::Foreign { .. } => "foreign-server",
+            Self::LeavesOut => "leaves-out",
+            Self::WentBack => "went-back",
         }
     }
 }

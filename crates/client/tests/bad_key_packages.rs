@@ -403,7 +403,7 @@ async fn one_who_cannot_be_added_after_a_lost_race_does_not_stop_the_sync() {
     proxy.rule(move |seen| {
         lost |= seen.is("POST", "/commits");
         let forged = forged.clone();
-        if seen.is("GET", "/v1/inbox") && !lost {
+        if seen.is("POST", "/v1/inbox/next") && !lost {
             return Action::rewrite_json(|inbox: &mut Inbox| inbox.rows.clear());
         }
         if seen.is("POST", "/reserve") {

@@ -71,7 +71,7 @@ fn signature_key(client: &Client, group: &GroupKey) -> Vec<u8> {
 /// Delivers these Commits, one in the place of each row of this kind.
 fn deliver(proxy: &Proxy, in_the_place_of: InboxKind, group: &GroupKey, epoch: u64, commits: Vec<Vec<u8>>) {
     let group = group.clone();
-    proxy.lie("GET", "/v1/inbox", move |inbox: &mut Inbox| {
+    proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
         let rows = inbox.rows.iter_mut().filter(|row| row.kind == in_the_place_of);
         for (row, commit) in rows.zip(&commits) {
             row.kind = InboxKind::Commit;

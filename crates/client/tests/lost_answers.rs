@@ -158,10 +158,10 @@ async fn invite_is_finished_by_the_next_sync(cut: fn(&Proxy, &'static str, &'sta
         alice.send(&group, "welcome").await.unwrap().status,
         SendStatus::Pending
     );
-    let inboxes = proxy.seen("GET", "/v1/inbox").len();
+    let inboxes = proxy.seen("POST", "/v1/inbox/next").len();
     assert_unreachable(alice.sync().await);
     assert_eq!(
-        proxy.seen("GET", "/v1/inbox").len(),
+        proxy.seen("POST", "/v1/inbox/next").len(),
         inboxes,
         "the inbox waits for the fate of the Commit"
     );
@@ -255,7 +255,7 @@ async fn an_acknowledgement_that_was_lost_doubles_nothing() {
     let group = alice.group_with(&[&bob]).await;
     for cut in [Proxy::cut_before, Proxy::cut_after] {
         alice.send(&group, "one").await.unwrap();
-        cut(&proxy, "POST", "/v1/inbox/ack");
+        cut(&proxy, "POST", "/v1/inbox/next");
         assert_unreachable(bob.sync().await);
         bob.restart().await;
         alice.send(&group, "two").await.unwrap();

@@ -62,12 +62,12 @@ async fn the_start_and_the_return_of_the_server_are_reasons_for_a_refresh() {
     bob.sync().await.unwrap();
     assert_eq!(requests(&proxy).0, before + 1, "and no other without a reason");
 
-    proxy.cut_before("GET", "/v1/inbox");
+    proxy.cut_before("POST", "/v1/inbox/next");
     assert_unreachable(bob.sync().await);
     proxy.forward();
     bob.sync().await.unwrap();
     assert_eq!(requests(&proxy).0, before + 2);
-    proxy.cut_before("GET", "/v1/inbox");
+    proxy.cut_before("POST", "/v1/inbox/next");
     assert_unreachable(bob.wait(std::time::Duration::ZERO).await);
     proxy.forward();
     bob.sync().await.unwrap();
@@ -85,7 +85,7 @@ async fn a_welcome_is_a_reason_for_a_refresh_even_if_it_fails() {
         let (before, _) = requests(&proxy);
         alice.invite(&group, &[user("bob")]).await.unwrap();
         proxy.rule(move |seen| {
-            if !spoilt || !seen.is("GET", "/v1/inbox") {
+            if !spoilt || !seen.is("POST", "/v1/inbox/next") {
                 return Action::Forward;
             }
             Action::rewrite_body(|body| {

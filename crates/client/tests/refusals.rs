@@ -188,12 +188,14 @@ async fn a_proxy_without_an_answer_is_asked_again() {
     let (alice, proxy) = server.proxied("alice").await;
     for status in [408, 429, 500, 502, 503, 504] {
         let mut is_first = true;
-        proxy.rule_for("GET", "/v1/inbox", move |_| match std::mem::take(&mut is_first) {
-            true => Action::Answer(Answer::of_type(status, "text/html", "<html>")),
-            false => Action::Forward,
+        proxy.rule_for("POST", "/v1/inbox/next", move |_| {
+            match std::mem::take(&mut is_first) {
+                true => Action::Answer(Answer::of_type(status, "text/html", "<html>")),
+                false => Action::Forward,
+            }
         });
         alice.sync().await.unwrap();
-        proxy.rule_for("GET", "/v1/inbox", move |_| {
+        proxy.rule_for("POST", "/v1/inbox/next", move |_| {
             Action::Answer(Answer::empty(status).with_header("Retry-After", "4000000000"))
         });
         let error = alice.sync().await.unwrap_err();

@@ -115,6 +115,9 @@ impl Default for BlobLimits {
     }
 }
 
+/// Messages that wait in one group, in bytes: 64 MiB.
+const GROUP_WAITING_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// Devices that a user can have at a time.
 const USER_DEVICES_MAX: u32 = 8;
 
@@ -142,8 +145,11 @@ pub struct Config {
     pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
-    /// How long an unacknowledged inbox row is kept, in seconds.
+    /// How long a message is kept for members who have not come for it, in seconds.
     pub inbox_retention_seconds: u64,
+    /// Messages that wait in one group for members who have not come for them, in bytes. Beyond that, those of the sender with
+    /// most of them go, oldest first.
+    pub group_waiting_bytes_max: u64,
     /// What is stored of files.
     pub blobs: BlobLimits,
 }
@@ -163,6 +169,7 @@ impl Config {
             user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,
+            group_waiting_bytes_max: GROUP_WAITING_BYTES_MAX,
             blobs: BlobLimits::default(),
         }
     }

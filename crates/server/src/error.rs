@@ -35,6 +35,10 @@ pub enum Fault {
     /// Something stored cannot be understood.
     #[error("stored data is corrupt: {0}")]
     Corrupt(&'static str),
+    /// The public state of a group cannot be followed from what is stored of it. OpenMLS judges lifetimes by the clock: it may
+    /// be that the clock is wrong.
+    #[error("the public state of a group cannot be followed: is the clock right?")]
+    Unfollowable,
     /// The cryptographic library failed where no input can make it fail.
     #[error("the cryptographic library failed: {0}")]
     Crypto(&'static str),

@@ -35,6 +35,7 @@ const INBOX_ROWS: &str = "larder_inbox_rows_total";
 const BLOBS: &str = "larder_blobs_total";
 const BLOB_BYTES: &str = "larder_blob_bytes_total";
 const SWEPT: &str = "larder_swept_total";
+const UNFOLLOWABLE: &str = "larder_group_states_unfollowable_total";
 const CLOCK_SUSPENDED: &str = "larder_clock_suspended";
 
 /// The counts of this process.
@@ -78,6 +79,10 @@ impl Metrics {
             "Blobs that were stored or fetched whole, by which of the two"
         );
         describe_counter!(BLOB_BYTES, "Their sizes, in bytes");
+        describe_counter!(
+            UNFOLLOWABLE,
+            "Public states of groups that could not be followed from what is stored: the clock may be wrong"
+        );
         describe_gauge!(
             CLOCK_SUSPENDED,
             "1 while the clock is not believed, so that nothing ends with age, else 0"
@@ -161,6 +166,11 @@ pub(crate) fn reserved(answer: &Reserved) {
         };
         counter!(RESERVATIONS, "outcome" => outcome).increment(1);
     }
+}
+
+/// A group's public state could not be followed.
+pub(crate) fn unfollowable() {
+    counter!(UNFOLLOWABLE).increment(1);
 }
 
 /// So many inbox rows were given to a device.

@@ -15,7 +15,7 @@
 //! use larder_wire::Inbox;
 //!
 //! let proxy = Proxy::start(url);
-//! proxy.lie("GET", "/v1/inbox", |inbox: &mut Inbox| {
+//! proxy.lie("POST", "/v1/inbox/next", |inbox: &mut Inbox| {
 //!     for row in &mut inbox.rows {
 //!         row.seq = u64::MAX >> 1;
 //!     }

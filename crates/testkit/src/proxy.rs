@@ -182,7 +182,7 @@ fn converse(
 
 /// Changes the bodies of inbox rows of one kind.
 pub fn tamper_inbox(proxy: &Proxy, kind: InboxKind, change: fn(&mut [u8])) {
-    proxy.lie("GET", "/v1/inbox", move |inbox: &mut Inbox| {
+    proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
         for row in inbox.rows.iter_mut().filter(|row| row.kind == kind) {
             change(&mut row.body.0);
         }

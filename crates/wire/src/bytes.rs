@@ -21,6 +21,13 @@ pub struct MalformedBytes;
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Base64Url(pub Vec<u8>);
 
+impl Base64Url {
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl fmt::Debug for Base64Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Base64Url({} bytes)", self.0.len())

@@ -48,7 +48,7 @@ pub struct CommitRequest {
 pub struct Accepted {
     /// The group's epoch after the Commit.
     pub epoch: u64,
-    /// The Commit's number in the group's sequence, which has no gaps.
+    /// The Commit's number in the group's sequence.
     pub seq: u64,
 }
 
@@ -72,7 +72,7 @@ pub struct MessageRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Sent {
-    /// Its number in the group's sequence, which has no gaps.
+    /// Its number in the group's sequence.
     pub seq: u64,
 }
 
@@ -93,6 +93,42 @@ pub struct Membership {
     pub group_id: GroupId,
     /// Its epoch.
     pub epoch: u64,
+    /// The number of the last row of its sequence; 0 before the first.
+    pub head: u64,
+}
+
+/// `GET /v1/groups/{gid}/commits?from_epoch=`: what led the group on from an epoch: its Commits and, each before the Commit
+/// that may name it, the standalone proposals (RFC 9420 §12.4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Handshakes {
+    /// In the order of the group's sequence. Where there are more than fit into an answer, ask from the last one's epoch on.
+    pub handshakes: Vec<Handshake>,
+}
+
+/// A Commit or a standalone proposal that a group has accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Handshake {
+    /// Its number in the group's sequence.
+    pub seq: u64,
+    /// The epoch that it was made in.
+    pub epoch: u64,
+    /// The `MLSMessage`; absent once the server does not keep it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Base64Url>,
+}
+
+/// `GET /v1/groups/{gid}/epochs/{epoch}`: by which a member tells whether the server follows the same branch of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EpochAnswer {
+    /// The epoch.
+    pub epoch: u64,
+    /// The number of the Commit that led to it; 0 of the first epoch.
+    pub seq: u64,
+    /// The epoch's confirmed transcript hash (RFC 9420 §8.2).
+    pub confirmed_transcript_hash: Base64Url,
 }
 
 /// `GET /v1/groups/{gid}/info`: what an external Commit needs (RFC 9420 §12.4.3.2).

@@ -26,6 +26,8 @@ pub const LEAF_BYTES_MAX: usize = 4 * 1024;
 pub const TREE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A GroupInfo without the ratchet tree as an `MLSMessage`, in bytes.
 pub const GROUP_INFO_BYTES_MAX: usize = 16 * 1024;
+/// Groups that a device can be a member of.
+pub const GROUPS_PER_DEVICE_MAX: usize = 4096;
 /// An MLS group id, in bytes.
 pub const GROUP_ID_BYTES_MAX: usize = 64;
 /// An `Idempotency-Key`, in characters.
@@ -38,6 +40,10 @@ pub const STATE_MARKS_KNOWN_MAX: usize = 8;
 pub const INBOX_WAIT_SECONDS_MAX: u64 = 30;
 /// Inbox rows in one answer.
 pub const INBOX_PAGE_ROWS_MAX: u32 = 256;
+/// Commits and proposals in one answer.
+pub const HANDSHAKES_PAGE_ROWS_MAX: u32 = 256;
+/// Messages of one sender that wait in a group for members who have not come for them, in bytes.
+pub const SENDER_WAITING_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Ciphersuites that a deployment asks its clients to stock: each has its part of one pool.
 pub const GROUP_SUITES_MAX: usize = 8;
 /// Rows of an audit in one answer.

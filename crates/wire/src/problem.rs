@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bytes::KeyPackageRef;
+use crate::inbox::Position;
 
 /// What every problem type URN starts with.
 const URN_PREFIX: &str = "urn:larder:problem:";
@@ -67,6 +68,9 @@ codes! {
         TooManyDevices = "too-many-devices",
         /// 409: the device does not know the last request that it made: its state is older than what the server has seen.
         StateBehind = "state-behind",
+        /// 409: the device acknowledges rows that its groups do not have: the store is an older copy. `positions` tells how far
+        /// each of these groups is acknowledged here.
+        PositionAhead = "position-ahead",
         /// 410: KeyPackages in `refs` are not reserved by the caller for this group (any more).
         ReservationLapsed = "reservation-lapsed",
         /// 413: larger than the limits in `/.well-known/larder`.
@@ -209,7 +213,8 @@ impl ProblemType {
             | Self::AlreadySpent
             | Self::GroupExists
             | Self::TooManyDevices
-            | Self::StateBehind => 409,
+            | Self::StateBehind
+            | Self::PositionAhead => 409,
             Self::ReservationLapsed => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -235,6 +240,7 @@ impl ProblemType {
             Self::GroupExists => "The group id is in use",
             Self::TooManyDevices => "The user has too many devices",
             Self::StateBehind => "The device's state is older than its last request",
+            Self::PositionAhead => "The server does not have what is acknowledged",
             Self::ReservationLapsed => "A KeyPackage is not reserved for this",
             Self::TooLarge => "Too large",
             Self::UnsupportedMediaType => "The media type is not supported",
@@ -273,6 +279,9 @@ pub struct Problem {
     /// The KeyPackages concerned (`already-spent`, `reservation-lapsed`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refs: Vec<KeyPackageRef>,
+    /// How far the server knows the device to be in the groups concerned (`position-ahead`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<Position>,
     /// How long to wait before asking again, in seconds. It travels in the header `Retry-After`, not in the body.
     #[serde(skip)]
     pub retry_after_seconds: Option<NonZeroU32>,
@@ -289,6 +298,7 @@ impl Problem {
             check: None,
             current_epoch: None,
             refs: Vec::new(),
+            positions: Vec::new(),
             retry_after_seconds: None,
         }
     }
@@ -322,6 +332,14 @@ impl Problem {
         Self {
             current_epoch: Some(current_epoch),
             ..Self::new(ProblemType::WrongEpoch)
+        }
+    }
+
+    /// In these groups the device is known to be this far, and not further.
+    pub fn position_ahead(positions: Vec<Position>) -> Self {
+        Self {
+            positions,
+            ..Self::new(ProblemType::PositionAhead)
         }
     }
 

@@ -67,8 +67,10 @@ struct Inner {
     /// When it said so.
     refresh_asked_at: AtomicU64,
     server_clock: Arc<ServerClock>,
-    /// The last inbox row that the server knows to be stored here.
-    acknowledged: AtomicU64,
+    /// The last mail that has taken effect and the server does not know about; 0 when there is none.
+    mail_read: AtomicU64,
+    /// The server is to be told once more how far this device is: it may have gone back since it last was.
+    tell_everything: AtomicBool,
 }
 
 impl fmt::Debug for MlsConnection {
@@ -158,7 +160,8 @@ impl MlsConnection {
             refresh_not_before: AtomicU64::new(0),
             refresh_asked_at: AtomicU64::new(0),
             server_clock,
-            acknowledged: AtomicU64::new(0),
+            mail_read: AtomicU64::new(0),
+            tell_everything: AtomicBool::new(true),
         })))
     }
 
@@ -279,9 +282,8 @@ impl MlsConnection {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
     pub async fn wait(&self, wait: Duration) -> Result<bool, Error> {
-        let after = self.0.core.write(|tx, _| core::cursor(tx)).await?;
         let wait = wait.min(Duration::from_secs(INBOX_WAIT_SECONDS_MAX));
-        let inbox = self.0.transport.inbox(after, 1, wait).await;
+        let inbox = self.0.transport.next(1, wait).await;
         Ok(!self.note_outage(inbox)?.rows.is_empty())
     }
 }

@@ -56,10 +56,11 @@ impl MlsConnection {
         self.0.refresh_due.load(Ordering::Relaxed) && !patience.contains(&now)
     }
 
-    /// The server was gone: whatever happened meanwhile is a reason for a refresh.
+    /// The server was gone: whatever happened meanwhile is a reason for a refresh, and it may have gone back.
     pub(super) fn note_outage<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Unreachable(_) | Error::NotTheServer(_)) = &answer {
             self.0.refresh_due.store(true, Ordering::Relaxed);
+            self.0.tell_everything.store(true, Ordering::Relaxed);
         }
         answer
     }

@@ -3,11 +3,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use larder_wire::{InboxKind, InboxRow, ProblemType};
+use larder_wire::{Inbox, InboxKind, InboxRow, ProblemType};
 
 use crate::connection::MlsConnection;
-use crate::core::{self, Outcome, Purpose, QueuedRequest, Settled, Verdict};
-use crate::error::Error;
+use crate::core::{self, Outcome, Purpose, QueuedRequest, Settled, Taken, Verdict};
+use crate::error::{Error, NotTheServer};
 use crate::transport::Claim;
 use crate::types::{GroupKey, GroupState, Synced};
 
@@ -195,40 +195,84 @@ impl MlsConnection {
     }
 
     /// Takes over inbox rows until there are none.
+    ///
+    /// # Errors
+    /// [`NotTheServer::LeavesOut`] and [`NotTheServer::WentBack`], with all taken over that could be.
     pub(super) async fn drain(&self, progress: &mut Progress) -> Result<(), Error> {
-        let core = &self.0.core;
+        if self.0.tell_everything.swap(false, Ordering::Relaxed) {
+            self.0.core.write(|tx, _| core::tell_everything_again(tx)).await?;
+        }
+        // Rows that are known come once more where the server has forgotten that they are; no more than that.
+        let mut told_again = false;
         loop {
-            let cursor = core.write(|tx, _| core::cursor(tx)).await?;
-            self.acknowledge(cursor).await?;
-            let inbox = self.0.transport.inbox(cursor, PAGE_ROWS, Duration::ZERO).await?;
-            if let Some(dropped) = inbox.dropped_up_to.filter(|dropped| *dropped > cursor) {
-                let memberships = self.0.transport.memberships().await?;
-                core.write(move |tx, context| core::skip_dropped(tx, context, &memberships.groups, dropped))
-                    .await?;
-                self.0.groups_due.store(true, Ordering::Relaxed);
-            }
-            let before = progress.synced.rows;
+            let inbox = self.acknowledge_and_next().await?;
+            let (mut over, mut known, mut beyond) = (false, false, false);
             for row in inbox.rows {
-                self.take_over(row, progress).await?;
+                match self.take_over(row, progress).await? {
+                    Taken::Over(_) => over = true,
+                    Taken::Known => known = true,
+                    Taken::Beyond => beyond = true,
+                }
             }
-            if progress.synced.rows == before {
+            if over {
+                told_again = false;
+            } else if beyond {
+                return Err(NotTheServer::LeavesOut.into());
+            } else if known && !told_again {
+                told_again = true;
+            } else {
                 return Ok(());
             }
         }
     }
 
-    async fn take_over(&self, row: InboxRow, progress: &mut Progress) -> Result<(), Error> {
+    /// Tells the server what has taken effect here, and gets what comes after it.
+    async fn acknowledge_and_next(&self) -> Result<Inbox, Error> {
+        let (core, transport) = (&self.0.core, &self.0.transport);
+        let mail = Some(self.0.mail_read.load(Ordering::Relaxed)).filter(|mail| *mail > 0);
+        let Some(acknowledgement) = core.write(move |tx, _| core::unacknowledged(tx, mail)).await? else {
+            return transport.next(PAGE_ROWS, Duration::ZERO).await;
+        };
+        let positions = acknowledgement.groups.clone();
+        match transport.acknowledge_and_next(acknowledgement, PAGE_ROWS).await {
+            Ok(inbox) => {
+                core.write(move |tx, _| core::acknowledged(tx, &positions))
+                    .await?;
+                if let Some(mail) = mail {
+                    // Unless more has come meanwhile.
+                    let _ = self
+                        .0
+                        .mail_read
+                        .compare_exchange(mail, 0, Ordering::Relaxed, Ordering::Relaxed);
+                }
+                Ok(inbox)
+            }
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::PositionAhead => {
+                core.write(move |tx, context| core::go_back(tx, context, &problem.positions))
+                    .await?;
+                Err(NotTheServer::WentBack.into())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn take_over(&self, row: InboxRow, progress: &mut Progress) -> Result<Taken, Error> {
         let tree = match (row.kind, &row.group_id, row.epoch) {
             (InboxKind::Welcome, Some(group), Some(epoch)) => self.tree(group, epoch).await?,
             _ => None,
         };
-        let applied = self
+        let mail = row.group_id.is_none().then_some(row.seq);
+        let counts = row.kind != InboxKind::Passed;
+        let taken = self
             .0
             .core
             .write(move |tx, context| core::apply(tx, context, &row, tree.as_deref()))
             .await?;
-        if let Some(applied) = applied {
-            progress.synced.rows += 1;
+        if let Taken::Over(applied) = &taken {
+            if let Some(seq) = mail {
+                self.0.mail_read.fetch_max(seq, Ordering::Relaxed);
+            }
+            progress.synced.rows += u64::from(counts);
             progress.synced.joined += u64::from(applied.joined);
             if applied.refresh {
                 self.0.refresh_due.store(true, Ordering::Relaxed);
@@ -240,7 +284,7 @@ impl MlsConnection {
                 self.0.own_devices_due.store(true, Ordering::Relaxed);
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// The tree that a Welcome needs. A server that does not give it says so for good; one that cannot be reached is
@@ -256,14 +300,6 @@ impl MlsConnection {
             },
             Err(other) => Err(other),
         }
-    }
-
-    async fn acknowledge(&self, up_to: u64) -> Result<(), Error> {
-        if up_to > self.0.acknowledged.load(Ordering::Relaxed) {
-            self.0.transport.acknowledge(up_to).await?;
-            self.0.acknowledged.store(up_to, Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     /// Queues an external Commit for every group that this device lost track of. Whether there was any.

@@ -362,7 +362,7 @@ pub(crate) fn unknown_groups(tx: &Tx<'_>, all: Vec<Membership>) -> Result<Vec<Me
 
 /// These groups of the user's other devices are to be joined.
 pub(crate) fn follow_groups(tx: &Tx<'_>, groups_of_user: &[Membership]) -> Result<(), Error> {
-    for Membership { group_id, epoch } in groups_of_user {
+    for Membership { group_id, epoch, .. } in groups_of_user {
         groups::follow(tx.connection(), group_id, *epoch)?;
     }
     Ok(())

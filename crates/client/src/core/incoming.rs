@@ -9,6 +9,7 @@ use openmls::prelude::{
 use tls_codec::Deserialize as _;
 
 use crate::core::messages::{self, Content, NewMessage};
+use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
 use crate::core::{attachments, commits, groups, mls, naming, peers, requests, verdicts, welcome};
 use crate::error::Error;
@@ -51,27 +52,39 @@ impl Failed {
     }
 }
 
-/// The last inbox row whose effects are stored.
-pub(crate) fn cursor(tx: &Tx<'_>) -> Result<u64, Error> {
-    let cursor: i64 = tx
-        .connection()
-        .query_row("SELECT inbox_cursor FROM profile", [], |row| row.get(0))?;
-    Ok(cursor.cast_unsigned())
+/// What became of an inbox row.
+pub(crate) enum Taken {
+    /// It has taken effect.
+    Over(Applied),
+    /// It had before.
+    Known,
+    /// Rows before it are missing, so it has to wait for them.
+    Beyond,
 }
 
-/// Takes over one inbox row: MLS state, history and cursor in one transaction. `None` for a row that was handled before.
+/// Takes over one inbox row: MLS state, history and position in one transaction.
 ///
-/// A row that cannot be processed changes nothing but the cursor and the history, which says so.
+/// A row that cannot be processed changes nothing but the position and the history, which says so.
 pub(crate) fn apply(
     tx: &Tx<'_>,
     context: &Context,
     row: &InboxRow,
     tree: Option<&[u8]>,
-) -> Result<Option<Applied>, Error> {
-    if row.seq <= cursor(tx)? {
-        return Ok(None);
-    }
+) -> Result<Taken, Error> {
     let connection = tx.connection();
+    if let Some(group) = &row.group_id {
+        match positions::place(connection, group, row)? {
+            Place::Next => {}
+            Place::Known => {
+                positions::tell_again(connection, group, row.seq)?;
+                return Ok(Taken::Known);
+            }
+            Place::Beyond => {
+                tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
+                return Ok(Taken::Beyond);
+            }
+        }
+    }
     connection.execute_batch("SAVEPOINT larder_row")?;
     let effect = effect(tx, context, row, tree);
     let undo = "ROLLBACK TO larder_row; RELEASE larder_row";
@@ -101,8 +114,10 @@ pub(crate) fn apply(
         Err(Failed::Refused(rule)) => verdicts::refuse(tx, context, row, rule)?,
         Err(Failed::Lost) => lose(tx, context, row)?,
     }
-    connection.execute("UPDATE profile SET inbox_cursor = ?1", [row.seq.cast_signed()])?;
-    Ok(Some(Applied {
+    if let Some(group) = &row.group_id {
+        positions::advance(connection, group, row.seq)?;
+    }
+    Ok(Taken::Over(Applied {
         joined,
         refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
         own_devices: row.kind == InboxKind::DeviceChange
@@ -136,6 +151,9 @@ fn lose(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Error> {
 
 /// Whether a group was joined.
 fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -> Result<bool, Failed> {
+    if row.gone.is_some() {
+        return is_gone(tx, context, row).map(|()| false);
+    }
     match row.kind {
         InboxKind::Welcome => welcome::join(tx, context, row, tree).map(|()| true),
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
@@ -151,7 +169,44 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
             }
             Ok(false)
         }
-        InboxKind::KeyPackagesLow => Ok(false),
+        InboxKind::Passed | InboxKind::KeyPackagesLow => Ok(false),
+    }
+}
+
+/// The server has not kept what the row was. Of several such rows that follow one another the person is told once.
+fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed> {
+    const TOLD: &str =
+        "messages are missing here that the server has not kept until this device came for them";
+    let Some(group) = &row.group_id else {
+        return Ok(());
+    };
+    let Some((state, joined_epoch)) = groups::find(tx.connection(), group)? else {
+        return Ok(());
+    };
+    if !state.takes_part() {
+        return Ok(());
+    }
+    let current = mls::load(tx, group)?.epoch().as_u64();
+    match row.kind {
+        // The epoch that a Commit leads to.
+        InboxKind::Commit if row.epoch.is_some_and(|epoch| epoch <= current) => Ok(()),
+        InboxKind::Commit => Err(Failed::Lost),
+        InboxKind::Message if row.epoch.is_none_or(|epoch| epoch >= joined_epoch) => {
+            if messages::last_is_notice(tx.connection(), group, TOLD)? {
+                return Ok(());
+            }
+            messages::note(
+                tx.connection(),
+                Some(group),
+                None,
+                MessageKind::Notice,
+                TOLD,
+                context.now(),
+                false,
+            )?;
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 

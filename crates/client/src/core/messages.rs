@@ -2,7 +2,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{Base64Url, DeviceId, MessageRequest, UserName, parse_credential_identity};
 use openmls::prelude::MlsGroup;
-use rusqlite::{Connection, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde::{Deserialize, Serialize};
 
 use crate::core::attachments::{self, Announced};
@@ -337,6 +337,15 @@ pub(super) fn note_not_added(
         now,
         false,
     )
+}
+
+/// Whether the last row of a group's history is this notice.
+pub(super) fn last_is_notice(connection: &Connection, group: &GroupKey, text: &str) -> Result<bool, Error> {
+    let last: Option<(i64, String)> = connection
+        .prepare_cached("SELECT kind, text FROM messages WHERE group_id = ?1 ORDER BY row DESC LIMIT 1")?
+        .query_row([group.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(last.is_some_and(|(kind, last)| kind == MessageKind::Notice.column() && last == text))
 }
 
 /// Writes a row that says what happened to a group.

@@ -27,6 +27,7 @@ mod naming;
 mod outbox;
 mod padding;
 mod peers;
+mod positions;
 mod probe;
 mod profile;
 mod rejoin;
@@ -66,7 +67,7 @@ pub(crate) use groups::{
 };
 pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use identity::{auth_signature, registration};
-pub(crate) use incoming::{apply, cursor};
+pub(crate) use incoming::{Taken, apply};
 pub(crate) use invitation::{
     Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
     reserve_key, stage_invite,
@@ -78,6 +79,7 @@ pub(crate) use naming::rename;
 pub(crate) use outbox::{
     Outcome, Purpose, QueuedRequest, Settled, Verdict, fail_unsent, next_ready, settle, waits,
 };
+pub(crate) use positions::{acknowledged, go_back, tell_everything_again, unacknowledged};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
@@ -85,7 +87,7 @@ pub(crate) use profile::{
 pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
 pub(crate) use requests::{accept, decline, of_user as requests_of};
-pub(crate) use restore::{finish_restoring, skip_dropped, start_over};
+pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
 pub(crate) use state::{
     Standing, claim_state, fall_behind, heed_mark, require_may_restore, require_not_behind, standing,

@@ -1,11 +1,11 @@
-//! What a device does that was restored from an old copy, or was away for longer than its inbox is kept.
+//! What a device does that was restored from an old copy.
 
 use larder_pool::{DirectoryRow, Tx};
 use larder_wire::Membership;
 
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::state::{Standing, set_standing};
-use crate::core::{groups, messages, mls, outbox, peers, verdicts};
+use crate::core::{groups, messages, mls, outbox, peers, positions};
 use crate::error::Error;
 use crate::types::{GroupState, MessageKind};
 
@@ -21,49 +21,13 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
         give_up_state(tx, membership)?;
     }
     connection.execute("DELETE FROM reserve_attempts", [])?;
+    // The rows come from where the server knows the device to be, which the copy does not.
+    positions::forget(connection)?;
     connection.execute(
         "UPDATE profile SET restored_at = ?1",
         [context.now().0.cast_signed()],
     )?;
-    begin_restoring(
-        tx,
-        context,
-        "this profile is an older copy: what it had received since then is missing, and it rejoins its groups. A copy must \
-         not be used beside the other",
-    )
-}
-
-/// The server has dropped inbox rows up to this one before this device came for them. The groups that moved on meanwhile are
-/// to be rejoined, and those to which it was invited; in the others nothing was missed but messages.
-pub(crate) fn skip_dropped(
-    tx: &Tx<'_>,
-    context: &Context,
-    memberships: &[Membership],
-    dropped_up_to: u64,
-) -> Result<(), Error> {
-    let connection = tx.connection();
-    leave_others(tx, memberships)?;
-    for membership in memberships {
-        let epoch = mls::find(tx, &membership.group_id)?.map(|group| group.epoch().as_u64());
-        if epoch.is_none_or(|epoch| epoch < membership.epoch) && !verdicts::holds(tx, &membership.group_id)? {
-            give_up_state(tx, membership)?;
-        }
-    }
-    connection.execute(
-        "UPDATE profile SET inbox_cursor = ?1 WHERE inbox_cursor < ?1",
-        [dropped_up_to.cast_signed()],
-    )?;
-    begin_restoring(
-        tx,
-        context,
-        "this device was away for too long: messages that the server did not keep are missing, and it rejoins the groups \
-         that went on without it",
-    )
-}
-
-/// What follows is done at the next rounds of the sync. The person is told why.
-fn begin_restoring(tx: &Tx<'_>, context: &Context, why: &str) -> Result<(), Error> {
-    let connection = tx.connection();
+    // What follows is done at the next rounds of the sync.
     peers::check_everybody_later(connection)?;
     forget_inventory_digest(tx)?;
     set_standing(tx, Standing::Restoring)?;
@@ -72,7 +36,8 @@ fn begin_restoring(tx: &Tx<'_>, context: &Context, why: &str) -> Result<(), Erro
         None,
         None,
         MessageKind::Notice,
-        why,
+        "this profile is an older copy: what it had received since then is missing, and it rejoins its groups. A copy must \
+         not be used beside the other",
         context.now(),
         false,
     )
@@ -100,7 +65,7 @@ fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
 }
 
 /// Deletes the MLS state of a group, which is to be rejoined.
-fn give_up_state(tx: &Tx<'_>, Membership { group_id, epoch }: &Membership) -> Result<(), Error> {
+fn give_up_state(tx: &Tx<'_>, Membership { group_id, epoch, .. }: &Membership) -> Result<(), Error> {
     let connection = tx.connection();
     mls::delete(tx, group_id)?;
     outbox::start_over(connection, group_id)?;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use larder_pool::Tx;
 use larder_wire::{
-    AccountRequest, AckRequest, AuditPage, BlobId, BlobStored, DeviceId, DeviceReservation, GroupId,
-    GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, Memberships, ProblemType,
+    AccountRequest, Acknowledgement, AuditPage, BlobId, BlobStored, DeviceId, DeviceReservation, GroupId,
+    GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, Memberships, NextRequest, ProblemType,
     RatchetTreeAnswer, Registered, ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim,
     StateMark, UploadRequest, Uploaded, UserDevices, UserName,
 };
@@ -406,20 +406,34 @@ impl Transport {
         Ok(answer.ratchet_tree.0)
     }
 
-    /// The inbox rows after `after`; waits up to `wait` for one.
-    pub(crate) async fn inbox(&self, after: u64, limit: u32, wait: Duration) -> Result<Inbox, Error> {
-        let mut query = vec![("after", after.to_string()), ("limit", limit.to_string())];
-        let mut request = Request::get("/v1/inbox");
-        if !wait.is_zero() {
-            query.push(("wait", wait.as_secs().max(1).to_string()));
-            request = request.with_time(wait + WAIT_MARGIN);
-        }
-        self.call(&request.with_query(query)).await
+    /// Acknowledges rows, and gives those after them.
+    pub(crate) async fn acknowledge_and_next(
+        &self,
+        acknowledgement: Acknowledgement,
+        limit: u32,
+    ) -> Result<Inbox, Error> {
+        let request = NextRequest {
+            acknowledge: Some(acknowledgement),
+            limit: Some(limit),
+            wait: None,
+        };
+        let request = Request::post("/v1/inbox/next", &request)?;
+        self.change(self.bare_claim().await?, request).await
     }
 
-    pub(crate) async fn acknowledge(&self, up_to: u64) -> Result<(), Error> {
-        let request = Request::post("/v1/inbox/ack", &AckRequest { up_to })?;
-        self.change(self.bare_claim().await?, request).await
+    /// The inbox rows that are not acknowledged; waits up to `wait` for one.
+    pub(crate) async fn next(&self, limit: u32, wait: Duration) -> Result<Inbox, Error> {
+        let asked = NextRequest {
+            acknowledge: None,
+            limit: Some(limit),
+            wait: (!wait.is_zero()).then(|| wait.as_secs().max(1)),
+        };
+        let request = Request::post("/v1/inbox/next", &asked)?;
+        self.call(&match wait.is_zero() {
+            true => request,
+            false => request.with_time(wait + WAIT_MARGIN),
+        })
+        .await
     }
 }
 

@@ -33,7 +33,12 @@ fn shifted(ahead: i64) -> UnixSeconds {
 const DATABASE: &str = "server.db";
 
 /// What takes each migration of a client's profile away again, the newest first.
-const TAKEN_BACK: [(u32, &str); 10] = [
+const TAKEN_BACK: [(u32, &str); 11] = [
+    (
+        13,
+        "DROP TABLE positions;
+         ALTER TABLE profile ADD COLUMN inbox_cursor INTEGER NOT NULL DEFAULT 0;",
+    ),
     (
         12,
         "DROP TABLE authorities;

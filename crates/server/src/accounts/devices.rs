@@ -2,12 +2,12 @@
 
 use larder_judge::{Link, link_verifies};
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{DeviceId, DeviceInfo, InboxKind, LinkRequest, ProblemType, UserName};
+use larder_wire::{DeviceId, DeviceInfo, GroupId, LinkRequest, ProblemType, UserName};
 use openmls_rust_crypto::RustCrypto;
 
 use crate::directory;
 use crate::error::ServiceError;
-use crate::store::{DeviceKey, DeviceRow, NewInboxRow, Tx};
+use crate::store::{DeviceRow, MailKind, Tx};
 
 /// Devices that a user can have had, so that nobody's list grows without end.
 const USER_DEVICES_EVER_MAX: usize = 256;
@@ -32,7 +32,7 @@ pub(crate) fn link(
         return Err(ProblemType::Forbidden.into());
     }
     // Two devices that link one each wait for one another, and the second counts the first one's.
-    tx.lock_devices(tx.acquainted_devices(caller.key)?)?;
+    tx.lock_user(caller.user_key)?;
     let present = tx.devices_of_user(&caller.user, &caller.user)?;
     let Some(by) = present.iter().find(|known| known.device_id == authorization.by) else {
         return Err(ProblemType::Forbidden.into());
@@ -60,7 +60,7 @@ pub(crate) fn link(
     if !tx.insert_linked_device(device, by.key, &authorization.signature.0, now)? {
         return Err(ProblemType::NameTaken.into());
     }
-    tell(tx, &tx.acquainted_devices(caller.key)?, &caller.user, now)
+    tell(tx, caller, &tx.groups_of_user(caller.user_key)?, now)
 }
 
 /// Every device that a user has or had.
@@ -107,32 +107,29 @@ fn remove_all(
     for device in devices {
         tx.end_state(device.key)?;
     }
-    let mut groups = Vec::new();
-    for device in devices {
-        groups.extend(tx.memberships(device.key)?.into_iter().map(|(group, _)| group));
-    }
-    groups.sort_unstable();
-    groups.dedup();
+    tx.lock_user(caller.user_key)?;
+    let groups = tx.groups_of_user(caller.user_key)?;
     for group in &groups {
         tx.lock_group(group)?;
     }
-    let mut told = tx.acquainted_devices(caller.key)?;
-    tx.lock_devices(told.iter().copied())?;
+    tx.lock_devices(devices.iter().map(|device| device.key))?;
     for device in devices {
         directory::withdraw_all(tx, device, Some(caller), now)?;
-        tx.acknowledge(device.key, u64::MAX)?;
         tx.remove_device(device.key, now)?;
     }
-    told.retain(|key| devices.iter().all(|device| device.key != *key));
-    tell(tx, &told, &caller.user, now)
+    for group in &groups {
+        tx.note_roster_change(group, now)?;
+    }
+    tell(tx, caller, &groups, now)
 }
 
-fn tell(tx: &Tx<'_>, devices: &[DeviceKey], user: &UserName, now: UnixSeconds) -> Result<(), ServiceError> {
-    let row = NewInboxRow {
-        kind: InboxKind::DeviceChange,
-        group: None,
-        epoch: None,
-        body: Some(user.as_str().as_bytes()),
-    };
-    Ok(tx.deliver(devices, &row, now)?)
+/// Tells the members of these groups, and the user's own devices, that a device of the user came or went.
+fn tell(tx: &Tx<'_>, caller: &DeviceRow, groups: &[GroupId], now: UnixSeconds) -> Result<(), ServiceError> {
+    for group in groups {
+        tx.append_device_change(group, &caller.user, now)?;
+    }
+    for device in tx.devices_of_user(&caller.user, &caller.user)? {
+        tx.post(device.key, MailKind::DeviceChange, now)?;
+    }
+    Ok(())
 }

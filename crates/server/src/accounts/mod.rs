@@ -19,7 +19,7 @@ use crate::store::Tx;
 
 pub(crate) use devices::{link, list, remove, remove_account};
 pub(crate) use idempotency::answered_once;
-pub(crate) use state::follow;
+pub(crate) use state::{follow, may_follow};
 
 /// A challenge, in seconds: one minute.
 pub(crate) const CHALLENGE_SECONDS: u64 = 60;

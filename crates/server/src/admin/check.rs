@@ -29,8 +29,7 @@ impl Findings {
 
 impl Admin {
     /// Checks all that is stored against itself: the audit chains against the states of the KeyPackages, these against
-    /// their bytes, the rosters against the groups' public states, the numbers of inboxes and sequences, and blobs against
-    /// their parts. Changes nothing. Each device and each group is read in one snapshot and held in memory alone; `report` is called for
+    /// their bytes, the rosters against the groups' public states, the numbers of their logs, and blobs against their parts. Changes nothing. Each device and each group is read in one snapshot and held in memory alone; `report` is called for
     /// each finding, as it comes.
     ///
     /// # Errors
@@ -96,28 +95,9 @@ fn next_device(
     let subject = device.identity();
     let findings = understood(&subject, |findings| {
         check_device(tx, &RustCrypto::default(), &device, findings)?;
-        check_inbox(tx, &device, findings)?;
         Ok(())
     })?;
     Ok(Some((device.key, findings)))
-}
-
-fn check_inbox(tx: &Tx<'_>, device: &DeviceRow, findings: &mut Findings) -> Result<(), Fault> {
-    let numbers = tx.inbox_numbers(device.key)?;
-    let mut wrong = |detail: &str| findings.add(FindingCode::InboxNumbers, device.identity(), detail);
-    if numbers.highest.is_some_and(|highest| highest > numbers.last) {
-        wrong("a row has a number that was not given yet");
-    }
-    if numbers
-        .lowest
-        .is_some_and(|lowest| lowest <= numbers.acknowledged)
-    {
-        wrong("a row that was acknowledged is still there");
-    }
-    if numbers.acknowledged > numbers.last {
-        wrong("rows are acknowledged that do not exist");
-    }
-    Ok(())
 }
 
 fn next_group(tx: &Tx<'_>, after: Option<&GroupId>) -> Result<Option<(GroupId, Findings)>, Fault> {
@@ -139,9 +119,9 @@ fn next_group(tx: &Tx<'_>, after: Option<&GroupId>) -> Result<Option<(GroupId, F
 }
 
 fn check_sequence(tx: &Tx<'_>, group: &GroupId, findings: &mut Findings) -> Result<(), Fault> {
-    let numbers = tx.sequence_numbers(group)?;
+    let numbers = tx.log_numbers(group)?;
     let mut wrong = |detail: &str| findings.add(FindingCode::GroupSequence, group, detail);
-    if numbers.highest.is_some_and(|highest| highest > numbers.last) {
+    if numbers.highest.is_some_and(|highest| highest >= numbers.next) {
         wrong("something was accepted under a number that was not given yet");
     }
     if numbers.commits != numbers.commit_epochs {
@@ -153,24 +133,37 @@ fn check_sequence(tx: &Tx<'_>, group: &GroupId, findings: &mut Findings) -> Resu
     {
         wrong("a Commit was accepted in an epoch that has not ended");
     }
+    if numbers.commits != numbers.epoch {
+        wrong("there is an epoch that no Commit has led to");
+    }
+    if numbers.highest_handshake.unwrap_or(0) != numbers.state {
+        wrong("the public state is not the one after the last Commit or proposal");
+    }
+    if numbers.message_bytes != numbers.waiting_bytes
+        || numbers.commit_and_proposal_bytes != numbers.handshake_bytes
+    {
+        wrong("the bytes of the bodies are not those that were counted");
+    }
+    if numbers.intervals_beyond > 0 {
+        let detail = "a member's rows begin, end or are acknowledged where there are none yet";
+        findings.add(FindingCode::InboxNumbers, group, detail);
+    }
     Ok(())
 }
 
 /// What belongs to no device and no group.
 fn strays(tx: &Tx<'_>) -> Result<Findings, Fault> {
     let mut findings = Findings::default();
-    for body in tx.bodies_without_a_row(STRAYS_MAX)? {
-        findings.add(FindingCode::Body, body, "no inbox row waits for this body");
+    for (group, seq) in tx.bodies_without_a_row(STRAYS_MAX)? {
+        let detail = format!("there is a body of row {seq}, which has none");
+        findings.add(FindingCode::Body, group, detail);
     }
-    for (device, seq) in tx.rows_without_a_body(STRAYS_MAX)? {
-        findings.add(FindingCode::Body, device, format!("inbox row {seq} has no body"));
+    for (group, seq) in tx.rows_without_a_body(STRAYS_MAX)? {
+        let detail = format!("row {seq} has no body, or one of another size");
+        findings.add(FindingCode::Body, group, detail);
     }
-    for (group, epoch) in tx.welcomes_without_a_tree(STRAYS_MAX)? {
-        let detail = format!("the ratchet tree of epoch {epoch} is missing, and a Welcome needs it");
-        findings.add(FindingCode::RatchetTree, group, detail);
-    }
-    for (group, epoch) in tx.trees_of_no_epoch(STRAYS_MAX)? {
-        let detail = format!("there is a ratchet tree of epoch {epoch}, which the group has not reached");
+    for (group, seq) in tx.trees_without_a_welcome(STRAYS_MAX)? {
+        let detail = format!("there is a ratchet tree of row {seq}, which has no Welcome");
         findings.add(FindingCode::RatchetTree, group, detail);
     }
     for (blob, stored) in tx.blobs_of_other_sizes(STRAYS_MAX)? {

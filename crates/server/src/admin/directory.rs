@@ -233,10 +233,6 @@ fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, fin
         }
         Err((_, check)) => return wrong(FindingCode::KeyPackageInvalid, check.code()),
     };
-    // Rows of before these columns have neither.
-    let encryption_key_hash = stored.content.encryption_key_hash.as_deref();
-    let not_before = stored.lifetime.not_before;
-    let began_otherwise = not_before != UnixSeconds(0) && not_before != validated.lifetime.not_before;
     if validated.key_package_ref != *stored.key_package_ref {
         wrong(
             FindingCode::KeyPackageRow,
@@ -247,12 +243,12 @@ fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, fin
             FindingCode::KeyPackageRow,
             "its init key is not the one in its row",
         );
-    } else if encryption_key_hash.is_some_and(|stored| stored != validated.encryption_key_hash) {
+    } else if validated.encryption_key_hash[..] != stored.content.encryption_key_hash {
         wrong(
             FindingCode::KeyPackageRow,
             "its encryption key is not the one in its row",
         );
-    } else if validated.lifetime.not_after != stored.lifetime.not_after || began_otherwise {
+    } else if validated.lifetime != stored.lifetime {
         wrong(
             FindingCode::KeyPackageRow,
             "its lifetime is not the one in its row",

@@ -26,11 +26,11 @@ pub struct Admin {
 /// What was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Checked {
-    /// Devices, each with its KeyPackages, audit chain and inbox.
+    /// Devices, each with its KeyPackages and audit chain.
     pub devices: u64,
     /// KeyPackages, last resorts and tombstones included.
     pub key_packages: u64,
-    /// Groups, each with its roster and sequence.
+    /// Groups, each with its roster and log.
     pub groups: u64,
     /// What was found.
     pub findings: u64,
@@ -91,11 +91,11 @@ finding_codes! {
     GroupState = "group-state",
     /// The sequence of a group has impossible numbers, or an epoch with more than one Commit (S9).
     GroupSequence = "group-sequence",
-    /// An inbox has impossible numbers.
+    /// A member's rows have impossible numbers.
     InboxNumbers = "inbox-numbers",
-    /// A body that nobody waits for, or a row without its body.
+    /// A body of no row, or a row without its body.
     Body = "body",
-    /// A Welcome without its ratchet tree, or a tree of an epoch that never was.
+    /// A ratchet tree that no Welcome needs.
     RatchetTree = "ratchet-tree",
     /// A blob with other bytes than its row says, or with an owner who did not store it.
     Blob = "blob",

@@ -5,6 +5,7 @@
 //! is told to publish a new pool. A new incarnation tells clients what happened.
 
 use larder_lifecycle::UnixSeconds;
+use larder_wire::GroupId;
 use uuid::Uuid;
 
 use super::{Admin, fault};
@@ -31,7 +32,7 @@ impl Admin {
     /// answers to retries and the devices' marks (a device is not behind because the server is), tells every owner to
     /// publish a new pool, and gives the store a new incarnation.
     ///
-    /// Each device is one transaction. When it is interrupted, run it again: the incarnation comes last.
+    /// The numbers of the groups' logs go on far behind the last ones. Each device and each group is one transaction. When it is interrupted, run it again: the incarnation comes last.
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be written.
@@ -56,7 +57,6 @@ impl Admin {
                     tx.forget_state_mark(device.key)?;
                     tx.lock_devices([device.key])?;
                     let revoked = directory::withdraw_all(tx, &device, None, now)?;
-                    tx.skip_inbox_numbers(device.key)?;
                     directory::tell_owner(tx, &device, now)?;
                     Ok(Some((device.key, revoked)))
                 })
@@ -68,6 +68,18 @@ impl Admin {
             last = Some(device);
             devices += 1;
             revoked += of_device;
+        }
+        let mut last: Option<GroupId> = None;
+        loop {
+            let after = last;
+            last = self
+                .store
+                .write(move |tx| Ok(tx.skip_numbers(after.as_ref())?))
+                .await
+                .map_err(fault)?;
+            if last.is_none() {
+                break;
+            }
         }
         let incarnation = Uuid::new_v4().to_string();
         let new = incarnation.clone();

@@ -57,13 +57,6 @@ pub(super) fn names_removed_device(tx: &Tx<'_>, credential: &Credential) -> Resu
     }
 }
 
-/// The registered device of a leaf; a leaf that is not exactly that of a registered device is refused.
-pub(super) fn device_of_leaf(tx: &Tx<'_>, leaf: &LeafNode) -> Result<DeviceRow, ServiceError> {
-    device_named_by(tx, leaf.credential())?
-        .filter(|device| device.signature_key == leaf.signature_key().as_slice())
-        .ok_or_else(|| Problem::commit(CommitCheck::Credential).into())
-}
-
 /// Refuses a fresh leaf that is larger than one may be.
 pub(super) fn fresh_leaf_is_bounded(leaf: &LeafNode) -> Result<(), ServiceError> {
     parse::within(leaf.tls_serialized_len(), LEAF_BYTES_MAX, "the leaf")

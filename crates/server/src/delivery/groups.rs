@@ -1,28 +1,31 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    Base64Url, CommitCheck, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer, InboxKind, Problem,
-    ProblemType,
+    Accepted, CommitCheck, CreateGroupRequest, GroupCreated, GroupId, Problem, ProblemType, Sent,
 };
 use openmls::group::ProposalStore;
-use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::{CreationFromExternalError, PublicGroup};
-use openmls::treesync::RatchetTree;
 use openmls_rust_crypto::RustCrypto;
 
-use crate::delivery::public_state::PublicState;
-use crate::delivery::{checks, load, parse};
+use crate::delivery::messages::accepted_before;
+use crate::delivery::snapshot::Snapshot;
+use crate::delivery::state::{Held, first_snapshot};
+use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, NewInboxRow, Tx};
+use crate::store::{DeviceRow, LogKind, MailKind, Tx};
 
-/// Creates a group at its first epoch, with the caller as its only member.
-pub(crate) fn create_group(
-    tx: &Tx<'_>,
+/// A new group, judged: its creator is its only member.
+pub(crate) struct NewGroup {
+    suite: u16,
+    snapshot: Vec<u8>,
+}
+
+/// Judges the creation of a group by `caller`.
+pub(crate) fn judge_new_group(
     crypto: &RustCrypto,
     suites: &[u16],
     caller: &DeviceRow,
     request: &CreateGroupRequest,
-    now: UnixSeconds,
-) -> Result<GroupCreated, ServiceError> {
+) -> Result<NewGroup, ServiceError> {
     let group_info = parse::group_info(&request.group_info.0)?;
     let ratchet_tree = parse::first_ratchet_tree(&request.ratchet_tree.0)?;
     let suite = group_info.ciphersuite();
@@ -42,91 +45,110 @@ pub(crate) fn create_group(
     {
         return refuse(CommitCheck::GroupInfo);
     }
-    if tx.group_epoch(&request.group_id)?.is_some() {
-        return Err(ProblemType::GroupExists.into());
-    }
-    let state = PublicState::default();
-    let (public_group, _) =
-        PublicGroup::from_external(crypto, &state, ratchet_tree, group_info, ProposalStore::new()).map_err(
-            |error| match error {
-                CreationFromExternalError::WriteToStorageError(error) => Fault::from(error).into(),
-                _ => ServiceError::from(Problem::commit(CommitCheck::PublicState)),
-            },
-        )?;
-    let mut members = public_group.members();
-    let (Some(creator), None) = (members.next(), members.next()) else {
-        return refuse(CommitCheck::Sender);
+    let (public_group, _) = PublicGroup::from_external(
+        crypto,
+        &Snapshot::default(),
+        ratchet_tree,
+        group_info,
+        ProposalStore::new(),
+    )
+    .map_err(|error| match error {
+        CreationFromExternalError::WriteToStorageError(error) => Fault::from(error).into(),
+        _ => ServiceError::from(Problem::commit(CommitCheck::PublicState)),
+    })?;
+    let creator = {
+        let mut members = public_group.members();
+        let (Some(creator), None) = (members.next(), members.next()) else {
+            return refuse(CommitCheck::Sender);
+        };
+        creator
     };
-    if checks::device_named_by(tx, &creator.credential)?.is_none_or(|device| device.key != caller.key)
-        || creator.signature_key != caller.signature_key
-    {
+    if larder_judge::Leaf::of_member(&creator).is_none_or(|leaf| !checks::is_leaf(&leaf, caller)) {
         return refuse(CommitCheck::Credential);
     }
-    let inserted = tx.insert_group(
-        &request.group_id,
-        u16::from(suite),
-        0,
-        &state.encode()?,
-        &request.group_info.0,
-        now,
-    )?;
-    if !inserted {
+    Ok(NewGroup {
+        suite: u16::from(suite),
+        snapshot: first_snapshot(crypto, &Held::new(public_group))?,
+    })
+}
+
+/// Creates a group at its first epoch, with the caller as its only member.
+pub(crate) fn create_group(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    request: &CreateGroupRequest,
+    new: &NewGroup,
+    now: UnixSeconds,
+) -> Result<GroupCreated, ServiceError> {
+    let group = &request.group_id;
+    if !tx.insert_group(group, new.suite, now)? {
         return Err(ProblemType::GroupExists.into());
     }
-    tx.insert_member(&request.group_id, caller.key, 0)?;
+    tx.set_group_info(group, &request.group_info.0)?;
+    tx.set_snapshot(group, 0, &new.snapshot)?;
+    tx.begin_interval(group, caller.key, (0, 0))?;
     // The user's other devices join by external Commits.
-    let others: Vec<_> = tx
-        .devices_of_user(&caller.user, &caller.user)?
-        .into_iter()
-        .map(|device| device.key)
-        .filter(|device| *device != caller.key)
-        .collect();
-    let row = NewInboxRow {
-        kind: InboxKind::DeviceChange,
-        group: Some(&request.group_id),
-        epoch: None,
-        body: Some(caller.user.as_str().as_bytes()),
-    };
-    tx.deliver(&others, &row, now)?;
+    for device in tx.devices_of_user(&caller.user, &caller.user)? {
+        if device.key != caller.key {
+            tx.post(device.key, MailKind::DeviceChange, now)?;
+        }
+    }
     Ok(GroupCreated {
-        group_id: request.group_id.clone(),
+        group_id: group.clone(),
         epoch: 0,
     })
 }
 
-/// What an external Commit needs, for a device of a member user.
-pub(crate) fn group_info(
+/// What there is to judge for something that may have been accepted before.
+pub(crate) enum Standing<T> {
+    /// It was: the answer that it got.
+    Accepted(T),
+    /// It was not. The group's epoch, and the last row that changed its public state.
+    Open { epoch: u64, state_seq: u64 },
+}
+
+/// Where a group stands to a Commit with this hash. A device of a member user may know.
+pub(crate) fn standing_of_commit(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     group: &GroupId,
-) -> Result<GroupInfoAnswer, ServiceError> {
-    let Some(row) = tx.group(group)? else {
-        return Err(ProblemType::NotFound.into());
-    };
+    sha256: &[u8; 32],
+) -> Result<Standing<Accepted>, ServiceError> {
+    let row = tx.group(group)?.ok_or(ProblemType::NotFound)?;
+    if let Some(earlier) = tx.accepted(group, sha256)?
+        && earlier.kind == LogKind::Commit
+        && earlier.sender == caller.key
+    {
+        return Ok(Standing::Accepted(Accepted {
+            epoch: earlier.epoch + 1,
+            seq: earlier.seq,
+        }));
+    }
     if !tx.is_member_user(group, caller.key)? {
         return Err(ProblemType::NotFound.into());
     }
-    let (_, public_group) = load(group, &row.public_state)?;
-    Ok(GroupInfoAnswer {
+    Ok(Standing::Open {
         epoch: row.epoch,
-        group_info: Base64Url(row.group_info),
-        ratchet_tree: Base64Url(ratchet_tree_bytes(&public_group.export_ratchet_tree())?),
+        state_seq: row.state_seq,
     })
 }
 
-/// The ratchet tree that a Welcome in the caller's inbox needs.
-pub(crate) fn ratchet_tree(
+/// Where a group stands to a proposal with this hash. A member may know.
+pub(crate) fn standing_of_proposal(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     group: &GroupId,
-    epoch: u64,
-) -> Result<Vec<u8>, ServiceError> {
-    tx.ratchet_tree_for(group, epoch, caller.key)?
-        .ok_or_else(|| ProblemType::NotFound.into())
-}
-
-pub(super) fn ratchet_tree_bytes(ratchet_tree: &RatchetTree) -> Result<Vec<u8>, Fault> {
-    ratchet_tree
-        .tls_serialize_detached()
-        .map_err(|_| Fault::Corrupt("a ratchet tree"))
+    sha256: &[u8; 32],
+) -> Result<Standing<Sent>, ServiceError> {
+    let row = tx.group(group)?.ok_or(ProblemType::NotFound)?;
+    if !tx.is_member(group, caller.key)? {
+        return Err(ProblemType::NotFound.into());
+    }
+    Ok(match accepted_before(tx, caller, group, sha256)? {
+        Some(sent) => Standing::Accepted(sent),
+        None => Standing::Open {
+            epoch: row.epoch,
+            state_seq: row.state_seq,
+        },
+    })
 }

@@ -1,148 +1,153 @@
-use larder_judge::Judge;
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{
-    CommitCheck, GroupId, InboxKind, MESSAGE_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem, ProblemType, Sent,
-};
-use openmls::prelude::{Proposal, Sender};
-use openmls_rust_crypto::RustCrypto;
+use larder_wire::{GroupId, MESSAGE_BYTES_MAX, Problem, ProblemType, SENDER_WAITING_BYTES_MAX, Sent};
 use sha2::{Digest, Sha256};
 
-use crate::delivery::{checks, load, parse};
+use crate::delivery::judge::JudgedProposal;
+use crate::delivery::offer::OfferedProposal;
+use crate::delivery::parse;
 use crate::error::{Fault, ServiceError};
-use crate::store::{AcceptedKind, DeviceRow, NewAccepted, NewInboxRow, Tx};
+use crate::store::{DeviceRow, LogKind, NewRow, Tx};
 
-/// Accepts an application message of the current or the previous epoch and delivers it to every other device that
-/// was a member at that epoch and still is.
+/// Bodies that are looked at, to make room for a message.
+const LOOKED_AT_MAX: u32 = 500;
+/// How long a sender waits whose messages nobody comes for, in seconds.
+const WAITING_RETRY_SECONDS: u32 = 60;
+
+/// An application message as somebody asks for it.
+pub(crate) struct OfferedMessage {
+    group: GroupId,
+    sha256: [u8; 32],
+    bytes: Vec<u8>,
+    epoch: u64,
+}
+
+impl OfferedMessage {
+    pub(crate) fn read(group: GroupId, bytes: Vec<u8>) -> Result<Self, ServiceError> {
+        parse::within(bytes.len(), MESSAGE_BYTES_MAX, "the message")?;
+        Ok(Self {
+            epoch: parse::application(&bytes, &group)?.epoch().as_u64(),
+            sha256: Sha256::digest(&bytes).into(),
+            group,
+            bytes,
+        })
+    }
+}
+
+/// How much may wait in a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Bytes of messages that wait in one group.
+    pub(crate) group_bytes_max: u64,
+    /// Messages from before this are kept for nobody.
+    pub(crate) since: UnixSeconds,
+}
+
+/// Accepts an application message of the current or the previous epoch: one row, whoever gets it.
 pub(crate) fn send_message(
     tx: &Tx<'_>,
     caller: &DeviceRow,
-    group: &GroupId,
-    message: &[u8],
+    message: &OfferedMessage,
+    keep: Keep,
     now: UnixSeconds,
 ) -> Result<Sent, ServiceError> {
-    // Nobody waits for the group, and nothing is hashed, for the sake of what is refused anyway.
-    parse::within(message.len(), MESSAGE_BYTES_MAX, "the message")?;
-    tx.lock_group(group)?;
-    let members = tx.members(group)?;
-    let Some((_, member_since)) = members.iter().find(|(device, _)| *device == caller.key) else {
-        return Err(ProblemType::NotFound.into());
-    };
-    let sha256: [u8; 32] = Sha256::digest(message).into();
-    if let Some(sent) = accepted_before(tx, caller, group, &sha256)? {
-        return Ok(sent);
-    }
-    let private = parse::application(message, group)?;
-    let epoch = private.epoch().as_u64();
-    let current = tx
-        .group_epoch(group)?
-        .ok_or(Fault::Corrupt("members without a group"))?;
-    if epoch > current || epoch.saturating_add(1) < current || epoch < *member_since {
-        return Err(Problem::wrong_epoch(current).into());
-    }
-    let accepted = NewAccepted {
-        kind: AcceptedKind::Message,
-        epoch,
+    let (group, size) = (&message.group, message.bytes.len());
+    let appended = tx.next_for_message(group, size)?.ok_or(ProblemType::NotFound)?;
+    let sender = tx
+        .count_waiting(group, caller.key, size)?
+        .ok_or(ProblemType::NotFound)?;
+    let current = appended.epoch;
+    let is_in_time = message.epoch <= current
+        && message.epoch.saturating_add(1) >= current
+        && message.epoch >= sender.from_epoch;
+    let row = NewRow {
+        kind: LogKind::Message,
+        epoch: message.epoch,
         sender: caller.key,
-        sha256: &sha256,
+        sha256: &message.sha256,
+        transcript_hash: None,
+        body: &message.bytes,
     };
-    let seq = tx.append_accepted(group, &accepted, now)?;
-    let receivers: Vec<_> = members
-        .iter()
-        .filter(|(device, since)| *device != caller.key && *since <= epoch)
-        .map(|(device, _)| *device)
-        .collect();
-    let row = NewInboxRow {
-        kind: InboxKind::Message,
-        group: Some(group),
-        epoch: Some(epoch),
-        body: Some(message),
-    };
-    tx.deliver(&receivers, &row, now)?;
-    Ok(Sent { seq })
+    if !is_in_time || !tx.insert_row(group, appended.seq, &row, now)? {
+        return match accepted_before(tx, caller, group, &message.sha256)? {
+            Some(sent) => {
+                tx.give_back(group, caller.key, size)?;
+                Ok(sent)
+            }
+            None => Err(Problem::wrong_epoch(current).into()),
+        };
+    }
+    let mut waiting = (sender.waiting_bytes, appended.waiting_bytes);
+    if waiting.0 > SENDER_WAITING_BYTES_MAX || waiting.1 > keep.group_bytes_max {
+        waiting = make_room(tx, caller, group, keep, now)?;
+    }
+    if waiting.0 > SENDER_WAITING_BYTES_MAX {
+        let problem = Problem {
+            retry_after_seconds: std::num::NonZeroU32::new(WAITING_RETRY_SECONDS),
+            ..Problem::new(ProblemType::RateLimited)
+        };
+        let detail = format!("{SENDER_WAITING_BYTES_MAX} bytes of your messages wait in this group");
+        return Err(problem.with_detail(detail).into());
+    }
+    let over = waiting.1.saturating_sub(keep.group_bytes_max);
+    if over > 0 {
+        tx.forget_oldest_of_largest_sender(group, over)?;
+    }
+    tx.wake_group(group);
+    Ok(Sent { seq: appended.seq })
 }
 
-/// Queues a standalone proposal for the next Commit and delivers it to the other members.
-///
-/// Adds are refused by the [`Judge`]: whoever commits must hold the reservation, so an Add by reference could only be
-/// committed by its proposer, and would block everybody else.
-pub(crate) fn propose(
+/// Deletes what everybody has, and what is too old. Returns what waits then, of the caller and in the group.
+fn make_room(
     tx: &Tx<'_>,
-    (crypto, server_name): (&RustCrypto, &str),
     caller: &DeviceRow,
     group: &GroupId,
-    proposal: &[u8],
+    keep: Keep,
     now: UnixSeconds,
-) -> Result<Sent, ServiceError> {
-    tx.lock_group(group)?;
-    let members = tx.members(group)?;
-    if !members.iter().any(|(device, _)| *device == caller.key) {
+) -> Result<(u64, u64), Fault> {
+    while tx.sweep_bodies(group, (keep.since, now), LOOKED_AT_MAX)? == u64::from(LOOKED_AT_MAX) {}
+    tx.waiting_bytes(group, caller.key)
+}
+
+/// Lets a standalone proposal wait for the next Commit. `None` when the group's public state is not the one any more that it was
+/// judged against.
+pub(crate) fn propose(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    offer: &OfferedProposal,
+    judged: &JudgedProposal,
+    now: UnixSeconds,
+) -> Result<Option<Sent>, ServiceError> {
+    let group = &offer.group;
+    let Some(appended) = tx.next_for_handshake(group, judged.state_seq, (false, offer.bytes.len()))? else {
+        return Ok(None);
+    };
+    if !tx.is_member(group, caller.key)? {
         return Err(ProblemType::NotFound.into());
     }
-    let sha256: [u8; 32] = Sha256::digest(proposal).into();
-    if let Some(sent) = accepted_before(tx, caller, group, &sha256)? {
-        return Ok(sent);
-    }
-    let message = parse::proposal(proposal, group)?;
-    let row = tx
-        .group(group)?
-        .ok_or(Fault::Corrupt("members without a group"))?;
-    let epoch = message.epoch();
-    if epoch != row.epoch {
-        return Err(Problem::wrong_epoch(row.epoch).into());
-    }
-    let (state, mut public_group) = load(group, &row.public_state)?;
-    match message.sender() {
-        Sender::Member(index) if checks::is_leaf_of(&public_group, *index, caller) => {}
-        Sender::Member(_) | Sender::External(_) | Sender::NewMemberProposal | Sender::NewMemberCommit => {
-            return Err(Problem::commit(CommitCheck::Sender).into());
-        }
-    }
-    let judged = Judge::new(crypto, server_name)
-        .proposal(&public_group, proposal)
-        .map_err(checks::not_taken)?;
-    if let Proposal::Update(update) = judged.queued.proposal() {
-        checks::fresh_leaf_is_bounded(update.leaf_node())?;
-    }
-    if state.queued_proposals_count() >= PROPOSALS_WAITING_MAX {
-        return Err(parse::too_large(format!(
-            "{PROPOSALS_WAITING_MAX} proposals wait for a Commit"
-        )));
-    }
-    public_group
-        .add_proposal(&state, *judged.queued)
-        .map_err(Fault::from)?;
-    tx.set_public_state(group, &state.encode()?)?;
-    let accepted = NewAccepted {
-        kind: AcceptedKind::Proposal,
-        epoch,
+    let row = NewRow {
+        kind: LogKind::Proposal,
+        epoch: judged.epoch,
         sender: caller.key,
-        sha256: &sha256,
+        sha256: &offer.sha256,
+        transcript_hash: None,
+        body: &offer.bytes,
     };
-    let seq = tx.append_accepted(group, &accepted, now)?;
-    let receivers: Vec<_> = members
-        .iter()
-        .map(|(device, _)| *device)
-        .filter(|device| *device != caller.key)
-        .collect();
-    let row = NewInboxRow {
-        kind: InboxKind::Proposal,
-        group: Some(group),
-        epoch: Some(epoch),
-        body: Some(proposal),
-    };
-    tx.deliver(&receivers, &row, now)?;
-    Ok(Sent { seq })
+    if !tx.insert_row(group, appended.seq, &row, now)? {
+        // Bytes that were accepted as something else.
+        return Err(ProblemType::Forbidden.into());
+    }
+    tx.wake_group(group);
+    Ok(Some(Sent { seq: appended.seq }))
 }
 
 /// The answer to the same bytes from the same device, if they were accepted.
-fn accepted_before(
+pub(super) fn accepted_before(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     group: &GroupId,
-    sha256: &[u8],
+    sha256: &[u8; 32],
 ) -> Result<Option<Sent>, ServiceError> {
-    let earlier = tx.accepted(group, sha256)?;
-    match earlier {
+    match tx.accepted(group, sha256)? {
         Some(earlier) if earlier.sender == caller.key => Ok(Some(Sent { seq: earlier.seq })),
         // Somebody else's bytes: replayed, not sent.
         Some(_) => Err(ProblemType::Forbidden.into()),

@@ -1,32 +1,28 @@
-//! The delivery service (RFC 9750 §5): groups, Commits, messages and inboxes.
+//! The delivery service (RFC 9750 §5): groups, their logs, and what their members get.
+//!
+//! A Commit or a proposal is read and bounded (`offer`), judged against the group's public state outside of any transaction
+//! (`judge`, on the threads of `judges`), and then accepted in one short transaction, if the state is still the one that it was
+//! judged against. The state in memory (`state`, `states`) follows once the transaction is known to have been committed, and is
+//! stored behind it (`snapshot`).
 
 mod checks;
 mod commit;
 mod groups;
+pub(crate) mod inbox;
+mod judge;
+pub(crate) mod judges;
 mod messages;
+mod offer;
 mod parse;
-mod public_state;
 mod scrub;
+mod snapshot;
+pub(crate) mod state;
+pub(crate) mod states;
 
 pub(crate) use commit::commit;
-pub(crate) use groups::{create_group, group_info, ratchet_tree};
-pub(crate) use messages::{propose, send_message};
+pub(crate) use groups::{Standing, create_group, judge_new_group, standing_of_commit, standing_of_proposal};
+pub(crate) use judge::{commit as judge_commit, proposal as judge_proposal};
+pub(crate) use messages::{Keep, OfferedMessage, propose, send_message};
+pub(crate) use offer::{Offer, OfferedProposal};
 pub(crate) use scrub::{GroupProblem, check_group};
-
-use larder_wire::GroupId;
-use openmls::prelude::PublicGroup;
-
-use crate::error::{Fault, ServiceError};
-
-/// Loads the public state of a stored group.
-fn load(
-    group: &GroupId,
-    public_state: &[u8],
-) -> Result<(public_state::PublicState, PublicGroup), ServiceError> {
-    let state = public_state::PublicState::decode(public_state)?;
-    let group_id = openmls::group::GroupId::from_slice(group.as_bytes());
-    let public_group = PublicGroup::load(&state, &group_id)
-        .map_err(Fault::from)?
-        .ok_or(Fault::Corrupt("a group without public state"))?;
-    Ok((state, public_group))
-}
+pub(crate) use snapshot::decompress;

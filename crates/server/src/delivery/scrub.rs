@@ -1,8 +1,10 @@
 use std::collections::BTreeSet;
 
 use larder_wire::GroupId;
+use openmls_rust_crypto::RustCrypto;
 
-use crate::delivery::{checks, load, parse};
+use crate::delivery::state::Held;
+use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
 use crate::store::Tx;
 
@@ -29,7 +31,18 @@ pub(crate) fn check_group(
     mut report: impl FnMut(GroupProblem),
 ) -> Result<(), ServiceError> {
     let row = tx.group(group)?.ok_or(Fault::Corrupt("a group is missing"))?;
-    let (_, public_group) = load(group, &row.public_state)?;
+    let snapshot = tx
+        .snapshot(group)?
+        .ok_or(Fault::Corrupt("a group without public state"))?;
+    let mut held = Held::load(group, &snapshot)?;
+    let rows = tx.handshakes(group, snapshot.0, (u32::MAX, usize::MAX))?;
+    if let Err(Fault::Unfollowable) = held.follow(&RustCrypto::default(), rows) {
+        report(GroupProblem::State(
+            "the public state cannot be followed to the present epoch".to_owned(),
+        ));
+        return Ok(());
+    }
+    let public_group = &held.public_group;
     let context = public_group.group_context();
     if context.epoch().as_u64() != row.epoch || context.group_id().as_slice() != group.as_bytes() {
         let found = context.epoch().as_u64();
@@ -38,7 +51,8 @@ pub(crate) fn check_group(
             row.epoch
         )));
     }
-    match parse::group_info(&row.group_info) {
+    let group_info = tx.group_info(group)?.unwrap_or_default();
+    match parse::group_info(&group_info) {
         Ok(group_info) if group_info.group_context() == context => {}
         Ok(_) => report(GroupProblem::State(
             "the GroupInfo is not that of the public state".to_owned(),
@@ -60,7 +74,7 @@ pub(crate) fn check_group(
             ))),
         }
     }
-    let roster: BTreeSet<_> = tx.members(group)?.into_iter().map(|(device, _)| device).collect();
+    let roster: BTreeSet<_> = tx.members(group)?.into_iter().collect();
     let (absent, extra) = (
         leaves.difference(&roster).count(),
         roster.difference(&leaves).count(),

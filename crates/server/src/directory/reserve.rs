@@ -1,14 +1,14 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, DrainLimits, UnixSeconds};
 use larder_wire::{
-    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, InboxKind, ProblemType,
-    ReserveRequest, Reserved, UserReservation,
+    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, ProblemType, ReserveRequest,
+    Reserved, UserReservation,
 };
 
 use crate::directory::last_resort;
 use crate::directory::offer::{Offer, Requester};
 use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, NewInboxRow, Reservation, Serving, Tx};
+use crate::store::{DeviceRow, MailKind, Reservation, Serving, Tx};
 
 /// What a request is held against.
 #[derive(Clone, Copy)]
@@ -212,18 +212,9 @@ fn tell_owner_when_low(
     Ok(())
 }
 
-/// Puts a `key-packages-low` row into the owner's inbox unless one waits there.
+/// Tells the owner that its pool runs low.
 pub(crate) fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
-    if !tx.has_low_notice(owner.key)? {
-        let row = NewInboxRow {
-            kind: InboxKind::KeyPackagesLow,
-            group: None,
-            epoch: None,
-            body: None,
-        };
-        tx.deliver(&[owner.key], &row, now)?;
-    }
-    Ok(())
+    tx.post(owner.key, MailKind::KeyPackagesLow, now)
 }
 
 /// Nothing can be handed out: because nothing is left, or nothing of the asked suites.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -43,7 +45,7 @@ const LINGER_SECONDS_MAX: u64 = 60;
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// A connection with its place among the open ones. It keeps the place for as long as it is open, also as a WebSocket.
+/// A connection with its place among the open ones, which it keeps for as long as it is open.
 pub(super) struct Placed {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
@@ -71,8 +73,10 @@ pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, i
     let _counted = Connection::open();
     let activity = Arc::new(Activity::default());
     let seen = Arc::clone(&activity);
-    let service = service_fn(move |request| {
-        let under_way = seen.begin();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let under_way = Arc::new(seen.begin());
+        // For an answer that goes on after its head.
+        request.extensions_mut().insert(Arc::clone(&under_way));
         let answer = router.clone().oneshot(request);
         async move {
             let answer = answer.await;
@@ -96,7 +100,7 @@ pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, i
         .max_send_buf_size(SEND_AHEAD_BYTES_MAX)
         .keep_alive_interval(Duration::from_secs(HTTP2_PING_SECONDS));
     let service = TowerToHyperService::new(service);
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // An error is the peer's: a broken connection or not HTTP. It concerns nobody else.
     tokio::select! {
         _ = &mut connection => return,
@@ -115,7 +119,7 @@ struct Activity {
 }
 
 /// A request that is not answered yet, or given up by its client.
-struct UnderWay(Arc<Activity>);
+pub(super) struct UnderWay(Arc<Activity>);
 
 impl Activity {
     fn begin(self: &Arc<Self>) -> UnderWay {

@@ -122,20 +122,6 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     }
 }
 
-/// A WebSocket handshake.
-pub(super) struct WebSocketUpgrade(pub(super) axum::extract::ws::WebSocketUpgrade);
-
-impl FromRequestParts<App> for WebSocketUpgrade {
-    type Rejection = Failure;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        axum::extract::ws::WebSocketUpgrade::from_request_parts(parts, app)
-            .await
-            .map(Self)
-            .map_err(|_| malformed("a WebSocket handshake is needed").into())
-    }
-}
-
 /// Whether the answer may be a bare MLS object.
 pub(super) struct AcceptsMls(pub(super) bool);
 
@@ -200,6 +186,10 @@ async fn read_body(request: Request, app: &App) -> Result<Bytes, Failure> {
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde takes an array for an object whose members are all optional.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(malformed("expected an object"));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let message = error.to_string();
         // What serde found may be a secret, and of any length; what it expected is ours.

@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_wire::{
-    Accepted, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer,
-    Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
+    Accepted, Base64Url, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupId,
+    GroupInfoAnswer, Handshakes, Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -148,6 +148,50 @@ pub(super) async fn info(
     Path(group): Path<GroupId>,
 ) -> Result<Json<GroupInfoAnswer>, Failure> {
     Ok(Json(app.service.group_info(&caller, group).await?))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HandshakesQuery {
+    /// The epoch that the first of them was made in.
+    from_epoch: u64,
+}
+
+/// The Commits and standalone proposals that led the group on from an epoch, for a device of a member user: for a year, and
+/// 64 MiB of them.
+#[utoipa::path(
+    get, path = "/v1/groups/{gid}/commits", operation_id = "handshakes", tag = "groups",
+    params(("gid" = GroupId, Path, description = "The group"), HandshakesQuery),
+    responses((status = 200, description = "In the order of the group's sequence", body = Handshakes), FindProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn handshakes(
+    caller: Caller,
+    State(app): State<App>,
+    Path(group): Path<GroupId>,
+    Query(query): Query<HandshakesQuery>,
+) -> Result<Json<Handshakes>, Failure> {
+    Ok(Json(
+        app.service.handshakes(&caller, group, query.from_epoch).await?,
+    ))
+}
+
+/// What an epoch of the group is known by, for a device of a member user.
+#[utoipa::path(
+    get, path = "/v1/groups/{gid}/epochs/{epoch}", operation_id = "epoch", tag = "groups",
+    params(
+        ("gid" = GroupId, Path, description = "The group"),
+        ("epoch" = u64, Path, description = "The epoch"),
+    ),
+    responses((status = 200, description = "The epoch", body = EpochAnswer), FindProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn epoch(
+    caller: Caller,
+    State(app): State<App>,
+    Path((group, epoch)): Path<(GroupId, u64)>,
+) -> Result<Json<EpochAnswer>, Failure> {
+    Ok(Json(app.service.epoch(&caller, group, epoch).await?))
 }
 
 /// The ratchet tree to join with, for a device with an unacknowledged Welcome of that epoch.

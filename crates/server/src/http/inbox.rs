@@ -1,68 +1,87 @@
-//! The inbox, by request and long poll.
+//! The inbox, by request and long poll, and as a stream of events.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
-use larder_wire::{AckRequest, INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, Inbox, Problem, ProblemType};
-use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
-use utoipa::IntoParams;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use larder_wire::{
+    INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, Inbox, InboxKind, InboxRow, NextRequest, Problem,
+    ProblemType,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval_at, timeout, timeout_at};
 
 use super::App;
-use super::extract::{Json, Query};
-use super::problem::{BodyProblems, Failure, WaitProblems};
-use crate::Caller;
+use super::connection::UnderWay;
+use super::extract::{BearerToken, Json};
+use super::problem::{Failure, NextProblems, WaitProblems};
+use crate::delivery::inbox::{PAGE_BYTES, PageLimit, Positions};
+use crate::wakeups::Waiting;
+use crate::{Caller, ServiceError};
 
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct InboxQuery {
-    /// Rows after this one; without it, all that are not acknowledged.
-    after: Option<u64>,
-    /// At most so many rows; 256 unless told, never more, and fewer when they are large.
-    #[param(minimum = 1, maximum = 256)]
-    limit: Option<u32>,
-    /// When there is no row, wait this many seconds for one; 30 at most, 0 unless told.
-    #[param(maximum = 30)]
-    wait: Option<u64>,
-}
+/// A reader of a stream that gets nothing else gets a comment this often, so that whoever is between does not take it for dead.
+const COMMENT_SECONDS: u64 = 20;
+const COMMENT: &[u8] = b":\n\n";
+/// Rows of a stream that are read from the store at a time.
+const STREAM_ROWS: u32 = 64;
+/// The same in bytes of bodies: what waits for a reader.
+const STREAM_BYTES: usize = 1024 * 1024;
 
-/// The rows that the device has not acknowledged, in order.
+/// Acknowledges rows, and gives those after them; waits for one, if there is none and the request says so.
 #[utoipa::path(
-    get, path = "/v1/inbox", operation_id = "inbox", tag = "inbox",
-    params(InboxQuery),
-    responses((status = 200, description = "Without rows when none came in time", body = Inbox), WaitProblems),
+    post, path = "/v1/inbox/next", operation_id = "inbox_next", tag = "inbox",
+    request_body = NextRequest,
+    responses((status = 200, description = "Without rows when none came in time", body = Inbox), NextProblems),
     security(("session" = [])),
 )]
-pub(super) async fn read(
+pub(super) async fn next(
     caller: Caller,
     State(app): State<App>,
-    Query(query): Query<InboxQuery>,
+    Json(request): Json<NextRequest>,
 ) -> Result<Json<Inbox>, Failure> {
-    let limit = query
-        .limit
-        .unwrap_or(INBOX_PAGE_ROWS_MAX)
-        .min(INBOX_PAGE_ROWS_MAX);
-    if limit == 0 {
+    let rows = request.limit.unwrap_or(INBOX_PAGE_ROWS_MAX);
+    if rows == 0 {
         return Err(Problem::new(ProblemType::Malformed)
             .with_detail("a limit is at least 1")
             .into());
     }
-    let wait_seconds = query.wait.unwrap_or(0).min(INBOX_WAIT_SECONDS_MAX);
+    let limit = PageLimit {
+        rows: rows.min(INBOX_PAGE_ROWS_MAX),
+        bytes: PAGE_BYTES,
+    };
+    let wait_seconds = request.wait.unwrap_or(0).min(INBOX_WAIT_SECONDS_MAX);
     let deadline = Instant::now() + Duration::from_secs(wait_seconds);
-    if wait_seconds == 0 {
-        return Ok(Json(app.service.inbox(&caller, query.after, limit).await?));
-    }
     // Subscribed before the first read: a row that arrives in between is seen either way.
-    let mut arrivals = app.service.subscribe(&caller)?;
+    let mut waiting = match wait_seconds {
+        0 => None,
+        _ => Some(app.service.subscribe(&caller)?),
+    };
+    if let Some(acknowledgement) = request.acknowledge {
+        app.service.acknowledge(&caller, acknowledgement).await?;
+    }
     loop {
-        arrivals.borrow_and_update();
-        let inbox = app.service.inbox(&caller, query.after, limit).await?;
-        if !inbox.rows.is_empty() {
+        if let Some(waiting) = &mut waiting {
+            waiting.look();
+        }
+        let page = app.service.page(&caller, Positions::new(), 0, limit).await?;
+        let inbox = Inbox { rows: page.rows };
+        let Some(waiting) = &mut waiting else {
+            return Ok(Json(inbox));
+        };
+        // Nobody waits for what is not for it.
+        if inbox.rows.iter().any(|row| row.kind != InboxKind::Passed) {
             return Ok(Json(inbox));
         }
+        if waiting.listen_to(&page.groups) {
+            continue;
+        }
         let woken = tokio::select! {
-            arrived = timeout_at(deadline, arrivals.changed()) => matches!(arrived, Ok(Ok(()))),
+            arrived = timeout_at(deadline, waiting.arrived()) => matches!(arrived, Ok(true)),
             () = app.closing.wait() => false,
         };
         if !woken {
@@ -71,18 +90,145 @@ pub(super) async fn read(
     }
 }
 
-/// Acknowledges all rows up to one. The server forgets them.
+/// The rows after those that are acknowledged, as they come: each an event with an `InboxRow` as JSON for its data. Nothing is
+/// acknowledged by it. It ends with the session.
 #[utoipa::path(
-    post, path = "/v1/inbox/ack", tag = "inbox",
-    request_body = AckRequest,
-    responses((status = 204, description = "Acknowledged"), BodyProblems),
+    get, path = "/v1/inbox/events", operation_id = "inbox_events", tag = "inbox",
+    responses(
+        (status = 200, description = "Rows as they come", body = InboxRow, content_type = "text/event-stream"),
+        WaitProblems,
+    ),
     security(("session" = [])),
 )]
-pub(super) async fn acknowledge(
+pub(super) async fn events(
     caller: Caller,
+    token: BearerToken,
     State(app): State<App>,
-    Json(request): Json<AckRequest>,
-) -> Result<StatusCode, Failure> {
-    app.service.acknowledge(&caller, request.up_to).await?;
-    Ok(StatusCode::NO_CONTENT)
+    under_way: Option<Extension<Arc<UnderWay>>>,
+) -> Result<Response, Failure> {
+    let waiting = app.service.subscribe(&caller)?;
+    let (reader, events) = mpsc::channel(1);
+    let stream = Stream {
+        app,
+        caller,
+        token,
+        waiting,
+        reader,
+        read: Positions::new(),
+        mail_read: 0,
+    };
+    tokio::spawn(async move {
+        // The connection is in use for as long as there is a stream.
+        let _under_way = under_way;
+        stream.run().await;
+    });
+    let events = futures_util::stream::unfold(events, |mut events: mpsc::Receiver<Bytes>| async {
+        events
+            .recv()
+            .await
+            .map(|bytes| (Ok::<_, Infallible>(bytes), events))
+    });
+    Ok((
+        [(header::CONTENT_TYPE, "text/event-stream")],
+        Body::from_stream(events),
+    )
+        .into_response())
+}
+
+/// A stream ends: the reader has gone or is too slow, its session has ended, or the server stops or cannot answer.
+struct Ended;
+
+struct Stream {
+    app: App,
+    caller: Caller,
+    token: BearerToken,
+    waiting: Waiting,
+    reader: mpsc::Sender<Bytes>,
+    /// How far the reader is.
+    read: Positions,
+    mail_read: u64,
+}
+
+impl Stream {
+    async fn run(mut self) {
+        let Err(Ended) = self.deliver().await;
+    }
+
+    async fn deliver(&mut self) -> Result<Infallible, Ended> {
+        let app = self.app.clone();
+        let comment = Duration::from_secs(COMMENT_SECONDS);
+        let mut comments = interval_at(Instant::now() + comment, comment);
+        // A reader learns at once that there is a stream.
+        self.send(Bytes::from_static(COMMENT)).await?;
+        loop {
+            self.waiting.look();
+            self.send_rows().await?;
+            tokio::select! {
+                arrived = self.waiting.arrived() => if !arrived {
+                    return Err(Ended);
+                },
+                _ = comments.tick() => self.send(Bytes::from_static(COMMENT)).await?,
+                () = self.reader.closed() => return Err(Ended),
+                () = app.closing.wait() => return Err(Ended),
+            }
+        }
+    }
+
+    /// Sends what there is.
+    async fn send_rows(&mut self) -> Result<(), Ended> {
+        loop {
+            self.check_session().await?;
+            let limit = PageLimit {
+                rows: STREAM_ROWS,
+                bytes: STREAM_BYTES,
+            };
+            let service = &self.app.service;
+            let page = service.page(&self.caller, self.read.clone(), self.mail_read, limit);
+            let page = page.await.map_err(|_| Ended)?;
+            if page.rows.is_empty() {
+                match self.waiting.listen_to(&page.groups) {
+                    true => continue,
+                    false => return Ok(()),
+                }
+            }
+            self.send(encoded(&page.rows)?).await?;
+            for row in page.rows {
+                match row.group_id {
+                    Some(group) => {
+                        self.read.insert(group, row.seq);
+                    }
+                    None => self.mail_read = row.seq,
+                }
+            }
+            if self.app.closing.now() {
+                return Err(Ended);
+            }
+        }
+    }
+
+    async fn send(&self, bytes: Bytes) -> Result<(), Ended> {
+        let most = Duration::from_secs(self.app.service.limits().send_seconds_max);
+        match timeout(most, self.reader.send(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Ended),
+        }
+    }
+
+    /// A stream delivers nothing beyond the session that opened it.
+    async fn check_session(&self) -> Result<(), Ended> {
+        match self.app.service.authenticate(&self.token.0).await {
+            Ok(_) => Ok(()),
+            Err(ServiceError::Refused(_) | ServiceError::Fault(_)) => Err(Ended),
+        }
+    }
+}
+
+fn encoded(rows: &[InboxRow]) -> Result<Bytes, Ended> {
+    let mut events = Vec::new();
+    for row in rows {
+        events.extend(b"data: ");
+        serde_json::to_writer(&mut events, row).map_err(|_| Ended)?;
+        events.extend(b"\n\n");
+    }
+    Ok(events.into())
 }

@@ -15,7 +15,6 @@ mod meta;
 mod openapi;
 mod problem;
 mod serve;
-mod ws;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,7 +23,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use larder_wire::{BODY_BYTES_MAX, Problem, ProblemType};
+use larder_wire::{BODY_BYTES_MAX, INBOX_WAIT_SECONDS_MAX, Problem, ProblemType};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -36,7 +35,8 @@ pub use serve::serve;
 
 use crate::Service;
 
-/// A request other than a long poll, a WebSocket or the transfer of a blob is answered within this time, its body included, or given up.
+/// A request other than a stream of events or the transfer of a blob is answered within this time, its body included, or given
+/// up; one that waits for rows, within this time and that of its wait.
 const REQUEST_SECONDS_MAX: u64 = 30;
 
 /// The beginning of the year 9999, in Unix seconds: an HTTP date has four digits for the year.
@@ -73,7 +73,7 @@ impl Closing {
     }
 }
 
-/// The API as a router, for embedding: no accept loop, no sweeper, and nothing ends the long polls and WebSockets
+/// The API as a router, for embedding: no accept loop, no sweeper, and nothing ends the long polls and streams
 /// before their time. [`serve`] adds these.
 pub fn router(service: Service) -> Router {
     let (_, closing) = watch::channel(false);
@@ -130,17 +130,22 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(groups::send_message))
         .routes(routes!(groups::info))
         .routes(routes!(groups::ratchet_tree))
-        .routes(routes!(inbox::acknowledge))
+        .routes(routes!(groups::handshakes))
+        .routes(routes!(groups::epoch))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     let patient = OpenApiRouter::new()
         .routes(routes!(blobs::store))
         .routes(routes!(blobs::fetch, blobs::remove))
-        .routes(routes!(inbox::read))
-        .routes(routes!(ws::connect));
+        .routes(routes!(inbox::events));
+    let waiting = OpenApiRouter::new()
+        .routes(routes!(inbox::next))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(within_time_and_wait));
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(anonymous)
         .merge(with_session)
         .layer(middleware::from_fn(within_time))
+        .merge(waiting)
         .merge(patient)
 }
 
@@ -194,7 +199,16 @@ async fn measured(request: Request, next: Next) -> Response {
 
 /// Gives a request up that takes too long, a body that trickles in included.
 async fn within_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(Duration::from_secs(REQUEST_SECONDS_MAX), next.run(request))
+    within(REQUEST_SECONDS_MAX, request, next).await
+}
+
+/// The same, of a request that may wait.
+async fn within_time_and_wait(request: Request, next: Next) -> Response {
+    within(REQUEST_SECONDS_MAX + INBOX_WAIT_SECONDS_MAX, request, next).await
+}
+
+async fn within(seconds: u64, request: Request, next: Next) -> Response {
+    tokio::time::timeout(Duration::from_secs(seconds), next.run(request))
         .await
         .unwrap_or_else(|_| problem::respond(Problem::new(ProblemType::Unavailable)))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use larder_wire::{Ack, CommitCheck, KeyPackageCheck, Problem, ProblemType};
+use larder_wire::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{KnownFormat, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -68,7 +68,7 @@ pub(super) fn frame() -> OpenApi {
                        stable type URN. Unknown members are ignored both ways.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
-    components(schemas(Ack, Problem, ProblemType, KeyPackageCheck, CommitCheck)),
+    components(schemas(Problem, ProblemType, KeyPackageCheck, CommitCheck)),
     modifiers(&SessionScheme),
 )]
 struct Frame;

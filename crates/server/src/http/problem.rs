@@ -126,6 +126,9 @@ problem_sets! {
     ReadProblems: Malformed | Unauthenticated | Unavailable;
     /// Of waiting for something of one's own.
     WaitProblems: Malformed | Unauthenticated | RateLimited | Unavailable;
+    /// Of acknowledging something and waiting for more.
+    NextProblems: Malformed | Unauthenticated | StateBehind | PositionAhead | TooLarge | UnsupportedMediaType
+        | RateLimited | Unavailable;
     /// Of reading something that may not be there.
     FindProblems: Malformed | Unauthenticated | NotFound | Unavailable;
     /// Of changing something of one's own.
@@ -146,7 +149,7 @@ problem_sets! {
     CreateGroupProblems: Malformed | Unauthenticated | GroupExists | StateBehind | TooLarge | UnsupportedMediaType
         | InvalidCommit | IdempotencyMismatch | Unavailable;
     /// Of a Commit.
-    CommitProblems: Malformed | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | StateBehind
+    CommitProblems: Malformed | Forbidden | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | StateBehind
         | ReservationLapsed | TooLarge | UnsupportedMediaType | InvalidCommit | Unavailable;
     /// Of a blob to store.
     StoreBlobProblems: Malformed | Unauthenticated | Forbidden | StateBehind | TooLarge | UnsupportedMediaType

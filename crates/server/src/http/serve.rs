@@ -27,7 +27,8 @@ const ACCEPT_RETRY_SECONDS: u64 = 1;
 /// [`ServerLimits::connections_max`](crate::ServerLimits::connections_max) are turned away, so that those that are open
 /// are served.
 ///
-/// Then it accepts nothing more, ends long polls and WebSockets, and gives other requests under way 10 seconds.
+/// Then it accepts nothing more, ends long polls and streams, gives other requests under way 10 seconds, and stores the states of
+/// groups that it holds in memory.
 ///
 /// # Errors
 /// None at present: a connection that cannot be accepted is waited out.
@@ -42,6 +43,7 @@ pub async fn serve(
     let idle = Duration::from_secs(limits.idle_seconds);
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let sweeper = tokio::spawn(sweep(service.clone(), closing.clone()));
+    let states = service.clone();
     let router = app_router(App {
         service,
         closing: closing.clone(),
@@ -74,7 +76,7 @@ pub async fn serve(
     close.send_replace(true);
     let drained = timeout(Duration::from_secs(DRAIN_SECONDS_MAX), async {
         while connections.join_next().await.is_some() {}
-        // WebSockets live in tasks of their own; each holds a receiver until it has said goodbye.
+        // Streams are fed by tasks of their own; each holds a receiver until it has ended.
         close.closed().await;
     });
     if drained.await.is_err() {
@@ -84,6 +86,7 @@ pub async fn serve(
     sweeper.abort();
     // Aborted or not: the store is let go of when this returns.
     let _ = sweeper.await;
+    states.store_states().await;
     Ok(())
 }
 

@@ -2,8 +2,9 @@
 
 mod accounts;
 mod blobs;
-mod delivery;
 mod directory;
+mod groups;
+mod inbox;
 mod sweep;
 
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub use sweep::Swept;
 
 use crate::clock::Watch;
 use crate::config::{Clock, Config, ServerLimits};
+use crate::delivery::judges::Judges;
+use crate::delivery::states::States;
 use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, Store, Tx};
@@ -42,6 +45,8 @@ struct Inner {
     watch: Watch,
     store: Store,
     wakeups: Wakeups,
+    judges: Judges,
+    states: States,
     transfers: Transfers,
     crypto: RustCrypto,
 }
@@ -111,6 +116,8 @@ impl Service {
                 watch,
                 store,
                 wakeups,
+                judges: Judges::start()?,
+                states: States::default(),
                 crypto: RustCrypto::default(),
             }),
         })

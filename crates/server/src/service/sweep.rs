@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use larder_lifecycle::{ClockSuspension, UnixSeconds};
+use larder_wire::GroupId;
 
 use super::Service;
 use crate::accounts::CHALLENGE_SECONDS;
@@ -12,6 +13,11 @@ use crate::store::{ClockRow, Durations, Tx};
 const SWEEP_ROWS_MAX: u32 = 500;
 /// The same of blobs, whose parts are large.
 const SWEEP_BLOB_PARTS_MAX: u32 = 64;
+/// Groups that are looked up at a time.
+const SWEEP_GROUPS_MAX: u32 = 256;
+/// Commits and proposals are kept this long, in seconds: one year. Members who were away verify by them how the group has come
+/// to where it is.
+const HANDSHAKE_SECONDS: u64 = 365 * 24 * 60 * 60;
 /// Idempotent answers are kept this long, in seconds: one day.
 const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
 
@@ -20,7 +26,8 @@ const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
 pub struct Swept {
     /// KeyPackages that lapsed, expired or were forgotten.
     pub key_packages: u64,
-    /// Inbox rows, sessions, answers, memories of rates, trees and parts of blobs that were removed.
+    /// Bodies of messages, sessions, answers, memories of rates and parts of blobs that were removed, and what groups without
+    /// members left.
     pub other_rows: u64,
 }
 
@@ -37,23 +44,58 @@ impl Service {
                 return Ok(total);
             };
             let inner = Arc::clone(inner);
+            let clock = known.clone();
             let swept = self
                 .inner
                 .store
                 .write(move |tx| {
                     let is_ours =
-                        tx.take_turn_to_sweep()? && tx.note_sweep(now, inner.watch.node(), &known)?;
+                        tx.take_turn_to_sweep()? && tx.note_sweep(now, inner.watch.node(), &clock)?;
                     match is_ours {
-                        true => sweep(tx, &inner.config, now, &known),
+                        true => sweep(tx, &inner.config, now, &clock),
                         false => Ok(Swept::default()),
                     }
                 })
                 .await?;
             if swept == Swept::default() {
+                total.other_rows += self.sweep_bodies(now, &known).await?;
                 return Ok(total);
             }
             total.key_packages += swept.key_packages;
             total.other_rows += swept.other_rows;
+        }
+    }
+
+    /// Deletes the bodies of messages that everybody has, or that have waited for too long, group by group.
+    async fn sweep_bodies(&self, now: UnixSeconds, known: &ClockRow) -> Result<u64, ServiceError> {
+        let retention = self.inner.config.inbox_retention_seconds;
+        let before = ClockRow::ended_by(known.accepted_at, now, retention).minus(retention);
+        let (mut total, mut last) = (0, None);
+        loop {
+            let after: Option<GroupId> = last.clone();
+            let groups = self
+                .inner
+                .store
+                .read(move |tx| Ok(tx.groups_waiting(after.as_ref(), SWEEP_GROUPS_MAX)?))
+                .await?;
+            let Some(end) = groups.last().cloned() else {
+                return Ok(total);
+            };
+            last = Some(end);
+            for group in groups {
+                loop {
+                    let of = group.clone();
+                    let done = self
+                        .inner
+                        .store
+                        .write(move |tx| Ok(tx.sweep_bodies(&of, (before, now), SWEEP_ROWS_MAX)?))
+                        .await?;
+                    total += done;
+                    if done < u64::from(SWEEP_ROWS_MAX) {
+                        break;
+                    }
+                }
+            }
         }
     }
 
@@ -67,6 +109,7 @@ impl Service {
 fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Result<Swept, ServiceError> {
     let ended_by = |seconds| ClockRow::ended_by(known.accepted_at, now, seconds);
     let kept_since = ended_by(config.inbox_retention_seconds).minus(config.inbox_retention_seconds);
+    let handshakes_since = ended_by(HANDSHAKE_SECONDS).minus(HANDSHAKE_SECONDS);
     let answers_since = ended_by(IDEMPOTENT_ANSWER_SECONDS).minus(IDEMPOTENT_ANSWER_SECONDS);
     let durations = Durations {
         challenge: CHALLENGE_SECONDS,
@@ -79,8 +122,9 @@ fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Re
         key_packages: crate::directory::sweep(tx, &config.directory, now, SWEEP_ROWS_MAX)?,
         other_rows: tx.sweep_accounts(now, answers_since, SWEEP_ROWS_MAX)?
             + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
-            + tx.sweep_inboxes(kept_since, SWEEP_ROWS_MAX)?
-            + tx.sweep_groups(kept_since, SWEEP_ROWS_MAX)?
+            + tx.sweep_welcomes(SWEEP_ROWS_MAX)?
+            + tx.sweep_handshakes(handshakes_since, SWEEP_ROWS_MAX)?
+            + tx.sweep_empty_groups(kept_since, SWEEP_ROWS_MAX)?
             + tx.sweep_blobs(
                 ended_by(config.blobs.retention_seconds),
                 (SWEEP_BLOB_PARTS_MAX, SWEEP_ROWS_MAX),

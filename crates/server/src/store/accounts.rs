@@ -190,6 +190,15 @@ impl Tx<'_> {
         self.row(sql, params![device], |row| row.optional(0))
     }
 
+    /// Like [`state_mark`](Self::state_mark), and lets others pass.
+    pub(crate) fn last_state_mark(&self, device: DeviceKey) -> Result<Option<Option<StateMark>>, Fault> {
+        let sql = match self.engine() {
+            Engine::Sqlite(_) => "SELECT state_mark FROM devices WHERE id = ?1 AND removed_at IS NULL",
+            Engine::Postgres(_) => "SELECT state_mark FROM device_states WHERE device_id = ?1",
+        };
+        self.row(sql, params![device], |row| row.optional(0))
+    }
+
     pub(crate) fn set_state_mark(&self, device: DeviceKey, mark: &StateMark) -> Result<(), Fault> {
         let sql = match self.engine() {
             Engine::Sqlite(_) => "UPDATE devices SET state_mark = ?2 WHERE id = ?1",

@@ -93,14 +93,14 @@ impl Tx<'_> {
             self.execute(sql, params![latest, limit, latest.plus(CLOCK_STEP_SECONDS_MAX)])
         };
         from_now(
-            "UPDATE inbox SET received_at = ?1 WHERE (device_id, seq) IN (
-                 SELECT device_id, seq FROM inbox WHERE received_at > ?3 LIMIT ?2
+            "UPDATE log SET accepted_at = ?1 WHERE (group_id, seq) IN (
+                 SELECT group_id, seq FROM log WHERE accepted_at > ?3 AND kind <= 1 AND gone IS NULL LIMIT ?2
              )",
             0,
         )?;
         from_now(
-            "UPDATE accepted SET accepted_at = ?1 WHERE (group_id, seq) IN (
-                 SELECT group_id, seq FROM accepted WHERE accepted_at > ?3 LIMIT ?2
+            "UPDATE groups SET empty_since = ?1 WHERE id IN (
+                 SELECT id FROM groups WHERE empty_since > ?3 LIMIT ?2
              )",
             0,
         )?;

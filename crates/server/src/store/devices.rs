@@ -1,11 +1,11 @@
 //! The devices of a user: linked one by another, and removed.
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{Authorization, Base64Url, DeviceId, DeviceInfo, RegisterRequest, UserName};
+use larder_wire::{Authorization, Base64Url, DeviceId, DeviceInfo, GroupId, RegisterRequest, UserName};
 
 use crate::error::Fault;
 use crate::store::statement::params;
-use crate::store::tx::{DeviceKey, Engine, Tx};
+use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
 
 impl Tx<'_> {
     /// Every device that a user has or had, oldest first; none when the user is unknown.
@@ -72,21 +72,12 @@ impl Tx<'_> {
         Ok(inserted == 1)
     }
 
-    /// The devices that are told when one of this device's user comes or goes: those of every user who shares a group with
-    /// the user, and the user's own, in ascending order.
-    pub(crate) fn acquainted_devices(&self, device: DeviceKey) -> Result<Vec<DeviceKey>, Fault> {
+    /// The groups that any device of a user is a member of, by id: they are told when one of its devices comes or goes.
+    pub(crate) fn groups_of_user(&self, user: UserKey) -> Result<Vec<GroupId>, Fault> {
         self.rows(
-            "SELECT theirs.id FROM devices theirs WHERE theirs.removed_at IS NULL AND theirs.user_id IN (
-                 SELECT user_id FROM devices WHERE id = ?1
-                 UNION
-                 SELECT their.user_id FROM devices me
-                 JOIN devices mine ON mine.user_id = me.user_id
-                 JOIN members m ON m.device_id = mine.id
-                 JOIN members o ON o.group_id = m.group_id
-                 JOIN devices their ON their.id = o.device_id
-                 WHERE me.id = ?1
-             ) ORDER BY theirs.id",
-            params![device],
+            "SELECT DISTINCT m.group_id FROM devices d JOIN members m ON m.device_id = d.id
+             WHERE d.user_id = ?1 AND m.until_seq IS NULL ORDER BY m.group_id",
+            params![user],
             |row| row.get(0),
         )
     }
@@ -107,7 +98,7 @@ impl Tx<'_> {
             "UPDATE devices SET removed_at = ?2 WHERE id = ?1",
             params![device, now],
         )?;
-        for table in ["sessions", "challenges", "members", "idempotent_answers"] {
+        for table in ["sessions", "challenges", "members", "mail", "idempotent_answers"] {
             self.execute(
                 &format!("DELETE FROM {table} WHERE device_id = ?1"),
                 params![device],

@@ -7,9 +7,9 @@
 //! * a **device's state**, which each request of the device holds first (`state_mark`);
 //! * a **user's** row for how much all of the user's devices have reserved and stored together, and whom the user has
 //!   blocked;
-//! * a **group's** row for its epoch, state, roster, sequence and ratchet trees;
-//! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its inbox;
-//! * a **body's** row for who still waits for it;
+//! * a **group's** row for its epoch, state, roster and log; each number of the log is taken by a change of that row, so that
+//!   nobody sees a later row before an earlier one;
+//! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its mail;
 //! * a **blob's** row for its parts.
 //!
 //! Who removes devices takes their states, too, as if the last request of each were this one.
@@ -96,19 +96,6 @@ impl Tx<'_> {
                 )?;
                 self.lock_devices(owners)
             }
-        }
-    }
-
-    /// Keeps these bodies until the end of the transaction, for whoever decides whether they are still needed.
-    pub(super) fn lock_bodies(&self, bodies: &[i64]) -> Result<(), Fault> {
-        match self.engine() {
-            Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(session) => session
-                .lock_rows(
-                    "SELECT id FROM bodies WHERE id = ANY($1) ORDER BY id FOR UPDATE",
-                    bodies.iter().copied(),
-                )
-                .map(drop),
         }
     }
 

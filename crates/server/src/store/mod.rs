@@ -10,13 +10,15 @@ mod blobs;
 mod clock;
 mod devices;
 mod groups;
-mod inbox;
 mod invitations;
 mod key_packages;
 mod last_resorts;
 mod limits;
 mod location;
 mod locks;
+mod log;
+mod mail;
+mod members;
 mod postgres;
 mod restored;
 mod scrub;
@@ -36,14 +38,16 @@ use crate::wakeups::Wakeups;
 pub(crate) use accounts::DeviceRow;
 pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
 pub(crate) use clock::{ClockRow, Durations};
-pub(crate) use groups::{AcceptedKind, NewAccepted};
-pub(crate) use inbox::NewInboxRow;
+pub(crate) use groups::GroupRow;
 pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
+pub(crate) use log::{BodyGone, HandshakeRow, LogKind, LogRange, LogRow, NewRow, Part};
+pub(crate) use mail::MailKind;
+pub(crate) use members::Interval;
 pub use postgres::PostgresError;
 pub(crate) use scrub::Content;
-pub(crate) use tx::{BlobKey, DeviceKey, Tx, UserKey};
+pub(crate) use tx::{BlobKey, DeviceKey, News, Tx, UserKey, panic_text};
 
 /// Where refinery notes which migrations were applied.
 const MIGRATIONS_TABLE: &str = "larder_server_migrations";
@@ -77,7 +81,7 @@ enum Kind {
 impl Store {
     /// Opens the store and brings its schema up to date. `incarnation` names a new one.
     ///
-    /// After a commit, and when another node tells, those of `wakeups` wake whose inboxes got something.
+    /// After a commit, and when another node tells, those of `wakeups` wake for whom there may be something new.
     pub(crate) async fn open(
         location: &StoreLocation,
         incarnation: &str,
@@ -85,8 +89,8 @@ impl Store {
     ) -> Result<Self, Fault> {
         let engine = match location {
             StoreLocation::Sqlite(path) => {
-                Kind::Sqlite(sqlite::Sqlite::open(path, incarnation, move |devices| {
-                    wakeups.wake(devices);
+                Kind::Sqlite(sqlite::Sqlite::open(path, incarnation, move |news| {
+                    wakeups.wake(news);
                 })?)
             }
             StoreLocation::Postgres(location) => {

@@ -1,13 +1,14 @@
 //! What only the operator of a restored store writes.
 
 use larder_lifecycle::UnixSeconds;
+use larder_wire::GroupId;
 
 use crate::error::Fault;
 use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Engine, Tx};
 
-/// An inbox goes on this far behind its last number: further than a device can have read in the time that was lost.
-const INBOX_NUMBERS_SKIPPED: u64 = 1 << 32;
+/// A log goes on this far behind its last number: further than a device can have read in the time that was lost.
+const NUMBERS_SKIPPED: u64 = 1 << 32;
 
 impl Tx<'_> {
     /// Ends sessions, and forgets challenges, invitations, which may have been used or withdrawn, and the answers to retries,
@@ -27,14 +28,17 @@ impl Tx<'_> {
         self.execute(sql, params![device]).map(drop)
     }
 
-    /// Rows to come have numbers that the device has not seen: it may have read further than this store remembers, and
-    /// would take them for rows that it knows.
-    pub(crate) fn skip_inbox_numbers(&self, device: DeviceKey) -> Result<(), Fault> {
+    /// Rows to come in the group after `after`, by id, have numbers that no device has seen: one may have read further than this
+    /// store remembers, and would take them for rows that it knows. Returns the group, while there is one.
+    pub(crate) fn skip_numbers(&self, after: Option<&GroupId>) -> Result<Option<GroupId>, Fault> {
+        let Some(group) = self.group_after(after)? else {
+            return Ok(None);
+        };
         self.execute(
-            "UPDATE devices SET inbox_last = inbox_last + ?2 WHERE id = ?1",
-            params![device, INBOX_NUMBERS_SKIPPED],
-        )
-        .map(drop)
+            "UPDATE groups SET next_seq = next_seq + ?2 WHERE id = ?1",
+            params![&group, NUMBERS_SKIPPED],
+        )?;
+        Ok(Some(group))
     }
 
     pub(crate) fn set_incarnation(&self, incarnation: &str) -> Result<(), Fault> {

@@ -10,28 +10,27 @@ use crate::store::tx::{DeviceKey, Tx};
 /// What is stored of a KeyPackage beside its state.
 pub(crate) struct Content {
     pub(crate) init_key_hash: Vec<u8>,
-    pub(crate) encryption_key_hash: Option<Vec<u8>>,
+    pub(crate) encryption_key_hash: Vec<u8>,
     pub(crate) bytes: Option<Vec<u8>>,
 }
 
-/// The numbers of an inbox.
-pub(crate) struct InboxNumbers {
-    pub(crate) last: u64,
-    pub(crate) acknowledged: u64,
-    /// Of the rows that are there.
-    pub(crate) lowest: Option<u64>,
-    pub(crate) highest: Option<u64>,
-}
-
-/// The numbers of a group's sequence.
-pub(crate) struct SequenceNumbers {
+/// The numbers of a group's log.
+pub(crate) struct LogNumbers {
     pub(crate) epoch: u64,
-    pub(crate) last: u64,
-    /// Of what is remembered.
+    pub(crate) next: u64,
+    pub(crate) state: u64,
+    pub(crate) waiting_bytes: u64,
+    pub(crate) handshake_bytes: u64,
     pub(crate) highest: Option<u64>,
+    pub(crate) highest_handshake: Option<u64>,
     pub(crate) commits: u64,
     pub(crate) commit_epochs: u64,
     pub(crate) highest_commit_epoch: Option<u64>,
+    /// Of the rows whose bodies are there.
+    pub(crate) message_bytes: u64,
+    pub(crate) commit_and_proposal_bytes: u64,
+    /// Intervals that begin, end or are acknowledged beyond the log.
+    pub(crate) intervals_beyond: u64,
 }
 
 impl Tx<'_> {
@@ -81,7 +80,7 @@ impl Tx<'_> {
                 Ok(Content {
                     init_key_hash: row.get(0)?,
                     bytes: row.optional(1)?,
-                    encryption_key_hash: row.optional(2)?,
+                    encryption_key_hash: row.get(2)?,
                 })
             },
         )
@@ -98,85 +97,69 @@ impl Tx<'_> {
         )
     }
 
-    pub(crate) fn inbox_numbers(&self, device: DeviceKey) -> Result<InboxNumbers, Fault> {
+    pub(crate) fn log_numbers(&self, group: &GroupId) -> Result<LogNumbers, Fault> {
         self.one_row(
-            "SELECT d.inbox_last, d.inbox_acknowledged,
-                 (SELECT min(seq) FROM inbox WHERE device_id = ?1),
-                 (SELECT max(seq) FROM inbox WHERE device_id = ?1)
-             FROM devices d WHERE d.id = ?1",
-            params![device],
-            |row| {
-                Ok(InboxNumbers {
-                    last: row.get(0)?,
-                    acknowledged: row.get(1)?,
-                    lowest: row.optional(2)?,
-                    highest: row.optional(3)?,
-                })
-            },
-        )
-    }
-
-    pub(crate) fn sequence_numbers(&self, group: &GroupId) -> Result<SequenceNumbers, Fault> {
-        self.one_row(
-            "SELECT g.epoch, g.last_seq,
-                 (SELECT max(seq) FROM accepted WHERE group_id = ?1),
-                 (SELECT count(*) FROM accepted WHERE group_id = ?1 AND kind = 0),
-                 (SELECT count(DISTINCT epoch) FROM accepted WHERE group_id = ?1 AND kind = 0),
-                 (SELECT max(epoch) FROM accepted WHERE group_id = ?1 AND kind = 0)
+            "SELECT g.epoch, g.next_seq, g.state_seq, g.waiting_bytes, g.handshake_bytes,
+                 (SELECT max(seq) FROM log WHERE group_id = ?1),
+                 (SELECT max(seq) FROM log WHERE group_id = ?1 AND kind <= 1),
+                 (SELECT count(*) FROM log WHERE group_id = ?1 AND kind = 0),
+                 (SELECT count(DISTINCT epoch) FROM log WHERE group_id = ?1 AND kind = 0),
+                 (SELECT max(epoch) FROM log WHERE group_id = ?1 AND kind = 0),
+                 (SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM log WHERE group_id = ?1 AND kind = 2 AND gone IS NULL),
+                 (SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM log WHERE group_id = ?1 AND kind <= 1 AND gone IS NULL),
+                 (SELECT count(*) FROM members m WHERE m.group_id = ?1 AND (m.from_seq > g.next_seq
+                     OR m.until_seq >= g.next_seq OR m.acknowledged_seq >= g.next_seq))
              FROM groups g WHERE g.id = ?1",
             params![group],
             |row| {
-                Ok(SequenceNumbers {
+                Ok(LogNumbers {
                     epoch: row.get(0)?,
-                    last: row.get(1)?,
-                    highest: row.optional(2)?,
-                    commits: row.get(3)?,
-                    commit_epochs: row.get(4)?,
-                    highest_commit_epoch: row.optional(5)?,
+                    next: row.get(1)?,
+                    state: row.get(2)?,
+                    waiting_bytes: row.get(3)?,
+                    handshake_bytes: row.get(4)?,
+                    highest: row.optional(5)?,
+                    highest_handshake: row.optional(6)?,
+                    commits: row.get(7)?,
+                    commit_epochs: row.get(8)?,
+                    highest_commit_epoch: row.optional(9)?,
+                    message_bytes: row.get(10)?,
+                    commit_and_proposal_bytes: row.get(11)?,
+                    intervals_beyond: row.get(12)?,
                 })
             },
         )
     }
 
-    /// Bodies that no inbox row waits for, by their numbers, at most `limit`.
-    pub(crate) fn bodies_without_a_row(&self, limit: u32) -> Result<Vec<u64>, Fault> {
+    /// Bodies of rows that are not there, or are said to have none, at most `limit`.
+    pub(crate) fn bodies_without_a_row(&self, limit: u32) -> Result<Vec<(GroupId, u64)>, Fault> {
         self.rows(
-            "SELECT id FROM bodies b WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE body_id = b.id) ORDER BY id LIMIT ?1",
-            params![limit],
-            |row| row.get(0),
-        )
-    }
-
-    /// Inbox rows of the kinds that have a body and have none, by their devices, at most `limit`.
-    pub(crate) fn rows_without_a_body(&self, limit: u32) -> Result<Vec<(String, u64)>, Fault> {
-        self.rows(
-            "SELECT d.name, i.seq FROM inbox i JOIN devices d ON d.id = i.device_id
-             WHERE i.kind <= 3 AND NOT EXISTS (SELECT 1 FROM bodies WHERE id = i.body_id)
-             ORDER BY d.name, i.seq LIMIT ?1",
+            "SELECT b.group_id, b.seq FROM bodies b WHERE NOT EXISTS (
+                 SELECT 1 FROM log l WHERE l.group_id = b.group_id AND l.seq = b.seq AND (b.part > 0 OR l.gone IS NULL)
+             ) ORDER BY b.group_id, b.seq LIMIT ?1",
             params![limit],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
     }
 
-    /// Welcomes whose ratchet tree is not there, by their groups and epochs, at most `limit`.
-    pub(crate) fn welcomes_without_a_tree(&self, limit: u32) -> Result<Vec<(GroupId, u64)>, Fault> {
+    /// Rows whose body is not there, although nothing says why, or is of another size, at most `limit`.
+    pub(crate) fn rows_without_a_body(&self, limit: u32) -> Result<Vec<(GroupId, u64)>, Fault> {
         self.rows(
-            "SELECT DISTINCT i.group_id, i.epoch FROM inbox i
-             WHERE i.kind = 0 AND i.group_id IS NOT NULL AND i.epoch IS NOT NULL AND NOT EXISTS (
-                 SELECT 1 FROM ratchet_trees t WHERE t.group_id = i.group_id AND t.epoch = i.epoch
-             ) ORDER BY i.group_id, i.epoch LIMIT ?1",
+            "SELECT l.group_id, l.seq FROM log l WHERE l.gone IS NULL AND NOT EXISTS (
+                 SELECT 1 FROM bodies b
+                 WHERE b.group_id = l.group_id AND b.seq = l.seq AND b.part = 0 AND length(b.body) = l.size
+             ) ORDER BY l.group_id, l.seq LIMIT ?1",
             params![limit],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
     }
 
-    /// Ratchet trees of epochs that their group has not reached, at most `limit`. Those that are merely not needed any
-    /// more go with the next sweep.
-    pub(crate) fn trees_of_no_epoch(&self, limit: u32) -> Result<Vec<(GroupId, u64)>, Fault> {
+    /// Ratchet trees of rows that have no Welcome, at most `limit`.
+    pub(crate) fn trees_without_a_welcome(&self, limit: u32) -> Result<Vec<(GroupId, u64)>, Fault> {
         self.rows(
-            "SELECT t.group_id, t.epoch FROM ratchet_trees t
-             WHERE NOT EXISTS (SELECT 1 FROM groups g WHERE g.id = t.group_id AND g.epoch >= t.epoch)
-             ORDER BY t.group_id, t.epoch LIMIT ?1",
+            "SELECT t.group_id, t.seq FROM bodies t WHERE t.part = 2 AND NOT EXISTS (
+                 SELECT 1 FROM bodies w WHERE w.group_id = t.group_id AND w.seq = t.seq AND w.part = 1
+             ) ORDER BY t.group_id, t.seq LIMIT ?1",
             params![limit],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )

@@ -50,6 +50,7 @@ params_from! {
     &'a str => |value| Self::Text(Some(value));
     Option<&'a str> => |value| Self::Text(value);
     &'a [u8] => |value| Self::Bytes(Some(value));
+    Option<&'a [u8]> => |value| Self::Bytes(value);
     &'a GroupId => |value| Self::Bytes(Some(value.as_bytes()));
     &'a BlobId => |value| Self::Bytes(Some(value.as_bytes()));
     &'a KeyPackageRef => |value| Self::Bytes(Some(value.as_bytes()));

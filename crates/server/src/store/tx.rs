@@ -2,6 +2,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use larder_wire::GroupId;
 use rusqlite::Connection;
 
 use crate::error::{Fault, ServiceError};
@@ -12,12 +13,19 @@ use crate::store::postgres::Session;
 pub(crate) struct DeviceKey(pub(super) i64);
 
 /// A user's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct UserKey(pub(super) i64);
 
 /// A blob's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlobKey(pub(super) i64);
+
+#[cfg(test)]
+impl UserKey {
+    pub(crate) fn for_tests(key: i64) -> Self {
+        Self(key)
+    }
+}
 
 #[cfg(test)]
 impl DeviceKey {
@@ -26,10 +34,25 @@ impl DeviceKey {
     }
 }
 
+/// For whom there may be something new: who is told, looks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct News {
+    /// Devices with mail, and those that are members of a group from now on.
+    pub(crate) devices: Vec<DeviceKey>,
+    /// Groups whose logs go on.
+    pub(crate) groups: Vec<GroupId>,
+}
+
+impl News {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.devices.is_empty() && self.groups.is_empty()
+    }
+}
+
 /// A transaction under way. The rows of each part of the schema are in the sibling modules.
 pub(crate) struct Tx<'c> {
     engine: Engine<'c>,
-    woken: RefCell<Vec<DeviceKey>>,
+    news: RefCell<News>,
 }
 
 /// Who carries the transaction out.
@@ -42,7 +65,7 @@ impl<'c> Tx<'c> {
     pub(super) fn new(engine: Engine<'c>) -> Self {
         Self {
             engine,
-            woken: RefCell::default(),
+            news: RefCell::default(),
         }
     }
 
@@ -50,21 +73,30 @@ impl<'c> Tx<'c> {
         &self.engine
     }
 
-    /// Notes that `device` has something new in its inbox, for after the commit.
+    /// Notes that there is something new for `device`, for after the commit.
     pub(super) fn wake(&self, device: DeviceKey) {
-        self.woken.borrow_mut().push(device);
+        self.news.borrow_mut().devices.push(device);
     }
 
-    pub(super) fn woken_mark(&self) -> usize {
-        self.woken.borrow().len()
+    /// Notes that the log of `group` goes on, for after the commit.
+    pub(crate) fn wake_group(&self, group: &GroupId) {
+        self.news.borrow_mut().groups.push(group.clone());
     }
 
-    pub(super) fn forget_woken_since(&self, mark: usize) {
-        self.woken.borrow_mut().truncate(mark);
+    /// How much news there is so far.
+    pub(super) fn news_mark(&self) -> (usize, usize) {
+        let news = self.news.borrow();
+        (news.devices.len(), news.groups.len())
     }
 
-    pub(super) fn into_woken(self) -> Vec<DeviceKey> {
-        self.woken.into_inner()
+    pub(super) fn forget_news_since(&self, (devices, groups): (usize, usize)) {
+        let mut news = self.news.borrow_mut();
+        news.devices.truncate(devices);
+        news.groups.truncate(groups);
+    }
+
+    pub(super) fn into_news(self) -> News {
+        self.news.into_inner()
     }
 
     /// Does a request's work; its panic is a fault of this request alone.
@@ -79,7 +111,7 @@ impl<'c> Tx<'c> {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

@@ -244,7 +244,7 @@ async fn a_token_that_the_server_did_not_give_opens_nothing() {
     let token = alice.http.token.clone().unwrap();
     let shortened = &token[..token.len() - 1];
     for token in ["", "x", shortened, &format!("{token}A"), &"A".repeat(10_000)] {
-        let answer = server.http.with_token(token).get("/v1/inbox").await;
+        let answer = server.http.with_token(token).get("/v1/groups").await;
         answer.refused(ProblemType::Unauthenticated);
     }
     for header in [
@@ -255,7 +255,7 @@ async fn a_token_that_the_server_did_not_give_opens_nothing() {
     ] {
         let request = server
             .http
-            .request(reqwest::Method::GET, "/v1/inbox")
+            .request(reqwest::Method::GET, "/v1/groups")
             .header("Authorization", header);
         crate::support::Answer::to(request)
             .await

@@ -169,45 +169,52 @@ async fn what_is_planted_is_found() {
         ),
         ("UPDATE groups SET epoch = epoch + 1".to_owned(), F::GroupState),
         (
-            "UPDATE groups SET group_info = public_state".to_owned(),
+            "UPDATE group_infos SET group_info = group_id".to_owned(),
             F::GroupState,
         ),
         (
-            "UPDATE groups SET public_state = group_info".to_owned(),
+            "UPDATE group_states SET snapshot = group_id".to_owned(),
             F::Unreadable,
         ),
-        ("UPDATE groups SET last_seq = 1".to_owned(), F::GroupSequence),
+        ("UPDATE group_states SET seq = 99".to_owned(), F::GroupState),
         (
-            "UPDATE accepted SET epoch = epoch + 7 WHERE kind = 0".to_owned(),
+            "DELETE FROM bodies WHERE part = 0 AND seq = 1".to_owned(),
+            F::GroupState,
+        ),
+        (
+            "UPDATE groups SET next_seq = state_seq + 1".to_owned(),
+            F::GroupSequence,
+        ),
+        ("UPDATE groups SET state_seq = 0".to_owned(), F::GroupSequence),
+        (
+            "UPDATE groups SET waiting_bytes = waiting_bytes + 1".to_owned(),
             F::GroupSequence,
         ),
         (
-            "DROP INDEX accepted_one_commit_per_epoch; UPDATE accepted SET epoch = 0 WHERE kind = 0"
-                .to_owned(),
+            "UPDATE groups SET handshake_bytes = 0".to_owned(),
             F::GroupSequence,
         ),
-        ("UPDATE devices SET inbox_last = 1".to_owned(), F::InboxNumbers),
         (
-            "UPDATE devices SET inbox_acknowledged = inbox_last".to_owned(),
+            "UPDATE log SET epoch = epoch + 7 WHERE kind = 0".to_owned(),
+            F::GroupSequence,
+        ),
+        (
+            "DROP INDEX log_one_commit_per_epoch; UPDATE log SET epoch = 0 WHERE kind = 0".to_owned(),
+            F::GroupSequence,
+        ),
+        (
+            "UPDATE members SET acknowledged_seq = acknowledged_seq + 99".to_owned(),
             F::InboxNumbers,
         ),
+        ("UPDATE members SET until_seq = 99".to_owned(), F::InboxNumbers),
         (
-            "UPDATE devices SET inbox_acknowledged = inbox_last + 1".to_owned(),
-            F::InboxNumbers,
-        ),
-        (
-            "INSERT INTO bodies (body) SELECT hash FROM audit WHERE seq = 1".to_owned(),
+            "INSERT INTO bodies SELECT group_id, seq + 99, part, body FROM bodies WHERE part = 0".to_owned(),
             F::Body,
         ),
-        (
-            "UPDATE inbox SET body_id = NULL WHERE kind = 3".to_owned(),
-            F::Body,
-        ),
-        ("DELETE FROM ratchet_trees".to_owned(), F::RatchetTree),
-        (
-            "UPDATE ratchet_trees SET epoch = epoch + 99".to_owned(),
-            F::RatchetTree,
-        ),
+        ("DELETE FROM bodies WHERE part = 0".to_owned(), F::Body),
+        ("UPDATE log SET gone = 0 WHERE kind = 2".to_owned(), F::Body),
+        ("UPDATE log SET size = size + 1".to_owned(), F::Body),
+        ("DELETE FROM bodies WHERE part = 1".to_owned(), F::RatchetTree),
     ];
     for (sql, expected) in planted {
         let scene = busy().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_lifecycle::UnixSeconds;
 use larder_server::Admin;
-use larder_wire::{BlobStored, Inbox, InboxKind, Registered};
+use larder_wire::{BlobStored, InboxKind, Registered};
 use reqwest::Method;
 
 use crate::support::{Answer, Device, KeyPackageSpec, TestServer};
@@ -15,14 +15,18 @@ const DAY: i64 = 24 * HOUR;
 const TO_1970: i64 = i64::MIN;
 const STEPS: [i64; 6] = [40 * DAY, -40 * DAY, 700 * DAY, -700 * DAY, 95 * DAY, TO_1970];
 
+/// Messages that are kept for those who have not come for them.
+const WAITING: &str = "SELECT count(*) FROM log WHERE kind = 2 AND gone IS NULL";
+
 /// What is stored, as far as a sweep could take it: so many rows of each table, and of KeyPackages so many in each state.
 async fn stored(server: &TestServer) -> Vec<(String, usize)> {
     let mut stored = Vec::new();
     for table in [
-        "inbox",
+        "groups",
+        "log WHERE gone IS NULL",
         "bodies",
-        "ratchet_trees",
-        "accepted",
+        "members",
+        "mail",
         "key_package_bytes",
         "last_resort_bytes",
         "last_resort_reservations",
@@ -33,7 +37,6 @@ async fn stored(server: &TestServer) -> Vec<(String, usize)> {
         "sessions",
         "challenges",
         "pair_rates",
-        "devices WHERE inbox_dropped > 0",
     ] {
         stored.push((table.to_owned(), server.database.count(&count_of(table)).await));
     }
@@ -113,8 +116,6 @@ impl Scene {
     async fn finish(mut self, texts: &[&str]) {
         let blob = format!("/v1/blobs/{}", self.blob.blob_id);
         assert_eq!(self.bob.http.get(&blob).await.body, [7; 9]);
-        let inbox: Inbox = self.bob.http.get("/v1/inbox").await.ok();
-        assert_eq!(inbox.dropped_up_to, None);
         let mut joined = self.bob.join().await;
         assert_eq!(self.bob.catch_up(&mut joined).await, texts);
         self.alice.commit(&mut self.group, &self.staged).await;
@@ -165,8 +166,8 @@ async fn requests_go_on_while_the_clock_is_wrong() {
         let far = server.time() + 2 * 86_400;
         let past = server.time() - 2 * 86_400;
         for column in [
-            "inbox WHERE received_at",
-            "accepted WHERE accepted_at",
+            "mail WHERE received_at",
+            "log WHERE accepted_at",
             "sessions WHERE expires_at",
             "idempotent_answers WHERE created_at",
             "pair_rates WHERE forgotten_at",
@@ -180,7 +181,7 @@ async fn requests_go_on_while_the_clock_is_wrong() {
         let mut joined = scene.bob.join().await;
         assert_eq!(scene.bob.catch_up(&mut joined).await, ["one", "two"]);
         server.pass(2 * 3600);
-        let late = erin.http.get("/v1/inbox").await;
+        let late = erin.http.get("/v1/groups").await;
         late.refused(larder_wire::ProblemType::Unauthenticated);
     }
 }
@@ -216,7 +217,7 @@ async fn a_steady_clock_ends_what_is_old_also_after_a_step() {
     server.pass(31 * 86_400);
     server.sweep().await;
     assert!(!is_suspended(&server).await);
-    assert_eq!(server.database.count("SELECT count(*) FROM inbox").await, 0);
+    assert_eq!(server.database.count(WAITING).await, 0);
     assert_eq!(server.database.count("SELECT count(*) FROM sessions").await, 0);
     drop(scene);
 }
@@ -234,8 +235,7 @@ async fn a_small_step_is_accepted_after_a_steady_day() {
         server.pass(600);
         server.sweep().await;
         assert_eq!(is_suspended(&server).await, !accepted, "{step}");
-        let waiting = "SELECT count(*) FROM inbox WHERE kind = 3";
-        assert_eq!(server.database.count(waiting).await, 1, "{step}");
+        assert_eq!(server.database.count(WAITING).await, 1, "{step}");
         drop(scene);
     }
 }
@@ -264,13 +264,13 @@ async fn the_operator_accepts_a_clock_and_nothing_is_old_by_that() {
         scene.bob.open_session().await;
         assert_eq!(scene.bob.rows(InboxKind::Message).await.len(), 1, "{step}");
         let far = server.time() + 3 * 3600;
-        for column in ["inbox WHERE received_at", "sessions WHERE expires_at"] {
+        for column in ["log WHERE accepted_at", "sessions WHERE expires_at"] {
             let astray = format!("SELECT count(*) FROM {column} > {far}");
             assert_eq!(server.database.count(&astray).await, 0, "{step} {column}");
         }
         server.pass(31 * 86_400);
         server.sweep().await;
-        assert_eq!(server.database.count("SELECT count(*) FROM inbox").await, 0);
+        assert_eq!(server.database.count(WAITING).await, 0);
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use larder_wire::{
-    AckRequest, GroupCreated, GroupId, Inbox, InboxKind, MESSAGE_BYTES_MAX, MessageRequest, ProblemType,
-    RatchetTreeAnswer, Sent,
+    GroupCreated, GroupId, Inbox, InboxKind, MESSAGE_BYTES_MAX, MessageRequest, NextRequest, Position,
+    ProblemType, RatchetTreeAnswer, Sent,
 };
 use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::{MlsGroup, MlsGroupCreateConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY};
@@ -33,9 +33,19 @@ async fn messages_arrive_in_order_once_and_their_numbers_have_no_gaps() {
         seqs.push(bob.send(&mut bobs, &format!("to alice {number}")).await.seq);
     }
     assert_eq!(seqs, (2..12).collect::<Vec<_>>(), "the Commit was 1");
-    let rows = bob.inbox().await;
-    let numbers: Vec<_> = rows.iter().map(|row| row.seq).collect();
-    assert_eq!(numbers, (rows[0].seq..rows[0].seq + 5).collect::<Vec<_>>());
+    // What is bob's own is passed, so that he can tell that nothing is left out.
+    let mut rows = bob.every_row().await;
+    rows.retain(|row| row.group_id.is_some());
+    let numbers: Vec<_> = rows.iter().map(|row| (row.first, row.seq, row.kind)).collect();
+    let expected = (2..12).map(|seq| match seq % 2 {
+        0 => (None, seq, InboxKind::Message),
+        _ => (None, seq, InboxKind::Passed),
+    });
+    assert_eq!(numbers, expected.collect::<Vec<_>>());
+    assert!(
+        rows.iter()
+            .all(|row| row.body.is_empty() == (row.kind == InboxKind::Passed))
+    );
     assert_eq!(
         bob.catch_up(&mut bobs).await,
         (0..5).map(|at| format!("to bob {at}")).collect::<Vec<_>>()
@@ -272,30 +282,46 @@ async fn acknowledgements_are_cumulative_and_never_run_ahead() {
         alice.send(&mut alices, &format!("{number}")).await;
     }
     let rows = bob.inbox().await;
-    bob.ack(rows[1].seq).await;
+    bob.ack(&rows[1]).await;
     assert_eq!(bob.inbox().await, rows[2..]);
-    bob.ack(rows[0].seq).await;
+    bob.ack(&rows[0]).await;
     assert_eq!(
         bob.inbox().await,
         rows[2..],
         "an earlier acknowledgement takes nothing back"
     );
-    let page: Inbox = bob
-        .http
-        .get(&format!("/v1/inbox?after={}&limit=1", rows[2].seq))
-        .await
-        .ok();
-    assert_eq!(page.rows, rows[3..4]);
-    let from_the_start: Inbox = bob.http.get("/v1/inbox?after=0").await.ok();
+    let one = NextRequest {
+        limit: Some(1),
+        ..NextRequest::default()
+    };
+    assert_eq!(bob.next(&one).await.ok::<Inbox>().rows, rows[2..3]);
+    let group = rows[0].group_id.clone().unwrap();
+    for ahead in [rows[3].seq + 1, u64::MAX >> 1, u64::MAX] {
+        let problem = bob
+            .ack_up_to(&group, ahead)
+            .await
+            .refused(ProblemType::PositionAhead);
+        let known = Position {
+            group_id: group.clone(),
+            seq: rows[1].seq,
+        };
+        assert_eq!(problem.positions, [known]);
+    }
     assert_eq!(
-        from_the_start.rows,
+        bob.inbox().await,
         rows[2..],
-        "what is acknowledged does not come back"
+        "what runs ahead acknowledges nothing"
     );
-    bob.ack(u64::MAX >> 1).await;
+    let mut of_another_store = bob.acknowledgement();
+    of_another_store.incarnation = "another".to_owned();
+    of_another_store.groups.push(Position {
+        group_id: group.clone(),
+        seq: rows[3].seq,
+    });
+    bob.acknowledge(of_another_store).await.ok::<Inbox>();
+    assert_eq!(bob.inbox().await, rows[2..], "nor does what is of another store");
+    bob.ack(&rows[3]).await;
     assert!(bob.inbox().await.is_empty());
-    alice.send(&mut alices, "after").await;
-    assert_eq!(bob.inbox().await.len(), 1, "rows to come were not acknowledged");
 }
 
 #[tokio::test]
@@ -303,8 +329,7 @@ async fn a_long_poll_answers_when_a_row_arrives() {
     let server = TestServer::start().await;
     let (alice, mut alices, bob, _, _) = scene(&server).await;
     let started = Instant::now();
-    let http = bob.http.clone();
-    let poll = tokio::spawn(async move { http.get("/v1/inbox?wait=30").await.ok::<Inbox>() });
+    let poll = tokio::spawn(async move { bob.wait(30).await.ok::<Inbox>() });
     // Whether the poll is there first or the row, it must not wait out its deadline.
     alice.send(&mut alices, "wake up").await;
     let inbox = poll.await.unwrap();
@@ -317,7 +342,7 @@ async fn a_long_poll_without_rows_ends_empty_at_its_deadline() {
     let server = TestServer::start().await;
     let alice = server.device("alice").await;
     let started = Instant::now();
-    let inbox: Inbox = alice.http.get("/v1/inbox?wait=1").await.ok();
+    let inbox: Inbox = alice.wait(1).await.ok();
     assert!(inbox.rows.is_empty());
     assert!(started.elapsed() >= Duration::from_secs(1));
 }
@@ -452,11 +477,7 @@ async fn an_inbox_belongs_to_its_device() {
     let mallory = server.device("mallory").await;
     assert!(mallory.inbox().await.is_empty());
     let rows = bob.inbox().await;
-    mallory
-        .http
-        .post("/v1/inbox/ack", &AckRequest { up_to: rows[0].seq })
-        .await
-        .done();
+    mallory.ack(&rows[0]).await;
     assert_eq!(bob.inbox().await, rows);
     let request = MessageRequest {
         message: rows[0].body.clone(),
@@ -467,31 +488,4 @@ async fn an_inbox_belongs_to_its_device() {
         .post(&path, &request)
         .await
         .refused(ProblemType::NotFound);
-}
-
-#[tokio::test]
-async fn a_device_is_told_which_rows_were_dropped_until_it_has_acknowledged_later_ones() {
-    let server = TestServer::unswept().await;
-    let alice = server.device("alice").await;
-    let mut bob = server.device_with_key_packages("bob", 2).await;
-    let (mut group, _) = alice.create_group().await;
-    alice.invite(&mut group, &[&bob]).await;
-    alice.send(&mut group, "one").await;
-    server.pass(30 * 24 * 60 * 60 + 1);
-    server.sweep().await;
-    bob.open_session().await;
-    let read = |device: &Device, after: u64| {
-        let http = device.http.clone();
-        async move { http.get(&format!("/v1/inbox?after={after}")).await.ok::<Inbox>() }
-    };
-    let inbox = read(&bob, 0).await;
-    assert!(inbox.rows.is_empty());
-    assert_eq!(
-        inbox.dropped_up_to,
-        Some(3),
-        "a Welcome, a message, and that the pool runs low"
-    );
-    assert_eq!(read(&bob, 3).await.dropped_up_to, None, "it knows");
-    bob.ack(3).await;
-    assert_eq!(read(&bob, 0).await.dropped_up_to, None);
 }

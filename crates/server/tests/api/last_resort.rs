@@ -197,7 +197,7 @@ async fn the_owner_is_told_that_its_last_resort_was_handed_out_unless_it_has_not
         alice.reserve(&[&bob], &a_group()).await;
     }
     assert_eq!(inbox_kinds(&bob).await, [InboxKind::KeyPackagesLow]);
-    bob.ack(bob.inbox().await[0].seq).await;
+    bob.ack(&bob.inbox().await[0]).await;
     alice.reserve(&[&bob], &a_group()).await;
     assert_eq!(
         inbox_kinds(&bob).await,

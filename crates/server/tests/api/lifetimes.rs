@@ -1,8 +1,8 @@
 //! What the server's clock and sweeper do: deadlines, margins, tombstones.
 
 use larder_wire::{
-    DeviceOutcome, GroupId, KeyPackageCheck, KeyPackageState, PoolStatus, ProblemType, Reserved,
-    UploadOutcome,
+    DeviceOutcome, Gone, GroupId, InboxKind, KeyPackageCheck, KeyPackageState, PoolStatus, ProblemType,
+    Reserved, UploadOutcome,
 };
 
 use crate::support::{KeyPackageSpec, TestServer, count, outcomes, reserved_refs, snapshot, state_of};
@@ -170,19 +170,33 @@ async fn an_idempotent_answer_outlives_its_reservation() {
 }
 
 #[tokio::test]
-async fn an_unread_inbox_row_is_kept_for_thirty_days() {
+async fn an_unread_message_is_kept_for_thirty_days_and_then_said_to_be_gone() {
     let server = TestServer::unswept().await;
     let mut alice = server.device("alice").await;
     let mut bob = server.device_with_key_packages("bob", 1).await;
     let (mut group, _) = alice.create_group().await;
     alice.invite(&mut group, &[&bob]).await;
+    bob.join().await;
+    alice.send(&mut group, "unread").await;
     server.pass(29 * DAY);
     server.sweep().await;
     bob.open_session().await;
     alice.open_session().await;
-    assert!(!bob.inbox().await.is_empty());
+    let rows = bob.rows(InboxKind::Message).await;
+    assert_eq!((rows.len(), rows[0].gone), (1, None));
     server.pass(2 * DAY);
     server.sweep().await;
     bob.open_session().await;
-    assert!(bob.inbox().await.is_empty());
+    let gone = bob.rows(InboxKind::Message).await;
+    assert_eq!((gone.len(), gone[0].gone), (1, Some(Gone::Age)));
+    assert!(gone[0].body.is_empty());
+    assert_eq!(gone[0].seq, rows[0].seq);
+    // A Commit is kept for longer.
+    alice.open_session().await;
+    let update = alice.stage_update(&mut group);
+    alice.commit(&mut group, &update).await;
+    server.pass(31 * DAY);
+    server.sweep().await;
+    bob.open_session().await;
+    assert_eq!(bob.rows(InboxKind::Commit).await[0].gone, None);
 }

@@ -8,9 +8,6 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::connect_async;
-use tokio_tungstenite::tungstenite::Error;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::{Answer, Device, TestServer};
 
@@ -68,29 +65,26 @@ async fn connections_beyond_the_limit_are_turned_away_and_those_before_it_are_se
 }
 
 #[tokio::test]
-async fn a_websocket_keeps_its_place_among_the_connections() {
+async fn a_stream_keeps_its_place_among_the_connections() {
     let server = with_limits(|limits| {
         limits.connections_max = 10;
         limits.waiting_per_device_max = 100;
     })
     .await;
     let bob = server.device("bob").await;
-    let mut sockets = Vec::new();
-    while let Ok(socket) = socket(&server, &bob).await {
-        sockets.push(socket);
-        assert!(sockets.len() <= 10, "no limit is met");
+    let mut streams = Vec::new();
+    while let Ok(stream) = stream(&server, &bob).await {
+        streams.push(stream);
+        assert!(streams.len() <= 10, "no limit is met");
     }
-    assert!(!sockets.is_empty());
+    assert!(!streams.is_empty());
 }
 
 #[tokio::test]
 async fn who_asks_for_nothing_is_closed_and_who_waits_for_an_answer_is_not() {
     let server = with_limits(|limits| limits.idle_seconds = 1).await;
     let bob = server.device("bob").await;
-    let waiting = tokio::spawn(async move {
-        let answer = bob.http.get("/v1/inbox?wait=4").await;
-        answer.ok::<Inbox>()
-    });
+    let waiting = tokio::spawn(async move { bob.wait(4).await.ok::<Inbox>() });
     let silent = connection(&server, b"").await;
     let asked = connection(&server, HEALTHZ).await;
     for (stream, answered) in [(silent, false), (asked, true)] {
@@ -157,7 +151,7 @@ async fn hundreds_of_stalled_connections_hold_up_nobody() {
     );
     let starts = [
         &b""[..],
-        b"GET /v1/inbox HTTP/1.1\r\nhos",
+        b"GET /v1/groups HTTP/1.1\r\nhos",
         body.as_bytes(),
         HEALTHZ,
     ];
@@ -172,44 +166,41 @@ async fn hundreds_of_stalled_connections_hold_up_nobody() {
     assert_eq!(stalled.len(), STALLED);
 }
 
-async fn socket(server: &TestServer, device: &Device) -> Result<impl Sized + use<>, Error> {
-    let mut request = format!("ws://{}/v1/inbox/ws", server.address())
-        .into_client_request()
-        .unwrap();
-    let token = format!("Bearer {}", device.http.token.as_ref().unwrap());
-    request
-        .headers_mut()
-        .insert("authorization", token.parse().unwrap());
-    connect_async(request).await.map(|(socket, _)| socket)
+/// A stream of events on a connection of its own; or the status of what was answered instead.
+async fn stream(server: &TestServer, device: &Device) -> Result<reqwest::Response, Option<u16>> {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client
+        .get(format!("http://{}/v1/inbox/events", server.address()))
+        .bearer_auth(device.http.token.as_ref().unwrap());
+    let answer = request.send().await.map_err(|_| None)?;
+    match answer.status().as_u16() {
+        200 => Ok(answer),
+        other => Err(Some(other)),
+    }
 }
 
 #[tokio::test]
 async fn a_device_waits_in_so_many_places_and_no_more() {
     let mut server = with_limits(|limits| limits.waiting_per_device_max = 2).await;
     let (alice, bob) = (server.device("alice").await, server.device("bob").await);
-    let first = socket(&server, &bob).await.unwrap();
-    let second = socket(&server, &bob).await.unwrap();
-    match socket(&server, &bob).await.map(drop) {
-        Err(Error::Http(response)) => assert_eq!(response.status(), 429),
-        other => panic!("{other:?}"),
-    }
+    let first = stream(&server, &bob).await.unwrap();
+    let second = stream(&server, &bob).await.unwrap();
+    assert_eq!(stream(&server, &bob).await.map(drop), Err(Some(429)));
     let refused = bob
         .http
-        .request(Method::GET, "/v1/inbox?wait=30")
+        .request(Method::POST, "/v1/inbox/next")
+        .json(&serde_json::json!({"wait": 30}))
         .send()
         .await
         .unwrap();
     assert_eq!(refused.headers()["retry-after"], "30");
     assert_eq!(refused.status(), 429);
-    bob.http
-        .get("/v1/inbox?wait=30")
-        .await
-        .refused(ProblemType::RateLimited);
+    bob.wait(30).await.refused(ProblemType::RateLimited);
     assert!(bob.inbox().await.is_empty(), "who does not wait is answered");
-    let _of_another = socket(&server, &alice).await.unwrap();
+    let _of_another = stream(&server, &alice).await.unwrap();
     drop(first);
     let started = Instant::now();
-    while socket(&server, &bob).await.is_err() {
+    while stream(&server, &bob).await.is_err() {
         assert!(started.elapsed() < PATIENCE, "no place becomes free");
     }
     drop(second);

@@ -80,7 +80,7 @@ async fn an_unknown_path_and_a_wrong_method_get_the_same_problem() {
     let server = TestServer::start().await;
     let unknown = server.http.get("/v1/nothing").await;
     unknown.refused(ProblemType::NotFound);
-    let wrong_method = Answer::to(server.http.request(Method::PUT, "/v1/inbox/ack")).await;
+    let wrong_method = Answer::to(server.http.request(Method::PUT, "/v1/inbox/next")).await;
     wrong_method.refused(ProblemType::NotFound);
     assert_eq!(unknown.body, wrong_method.body);
 }

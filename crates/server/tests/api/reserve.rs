@@ -248,7 +248,7 @@ async fn the_owner_is_told_once_that_its_pool_is_low() {
         rows.iter().map(|row| row.kind).collect::<Vec<_>>(),
         [InboxKind::KeyPackagesLow]
     );
-    bob.ack(rows[0].seq).await;
+    bob.ack(&rows[0]).await;
     alice.reserve(&[&bob], &a_group()).await;
     assert_eq!(bob.inbox().await.len(), 1, "told again after the acknowledgement");
 }

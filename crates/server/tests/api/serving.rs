@@ -28,12 +28,12 @@ async fn it_is_alive_and_ready() {
 #[tokio::test]
 async fn no_answer_is_stored_by_a_cache_and_refusals_say_how_to_authenticate() {
     let server = TestServer::start().await;
-    for path in ["/.well-known/larder", "/v1/inbox", "/nowhere"] {
+    for path in ["/.well-known/larder", "/v1/groups", "/nowhere"] {
         let response = server.http.request(Method::GET, path).send().await.unwrap();
         assert_eq!(response.headers()["cache-control"], "no-store", "{path}");
         assert_eq!(
             response.headers().contains_key("www-authenticate"),
-            path == "/v1/inbox"
+            path == "/v1/groups"
         );
     }
 }
@@ -46,8 +46,9 @@ async fn stopping_ends_long_polls_at_once() {
         .map(|_| {
             let http = alice.http.clone();
             tokio::spawn(async move {
-                let response = http.request(Method::GET, "/v1/inbox?wait=30").send().await?;
-                response.bytes().await
+                let wait = serde_json::json!({"wait": 30});
+                let request = http.request(Method::POST, "/v1/inbox/next").json(&wait);
+                request.send().await?.bytes().await
             })
         })
         .collect();

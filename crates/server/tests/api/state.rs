@@ -1,8 +1,8 @@
 //! C8, the server's part: a device that does not know its own last request is refused, whatever it asks for.
 
 use larder_wire::{
-    AckRequest, Base64Url, GroupId, Membership, Memberships, ProblemType, RevokeRequest, StateClaim,
-    StateMark, UploadRequest,
+    Base64Url, GroupId, Inbox, Membership, Memberships, ProblemType, RevokeRequest, StateClaim, StateMark,
+    UploadRequest,
 };
 use reqwest::Method;
 
@@ -24,7 +24,7 @@ fn claiming(device: &Device, next: u8, known: &[u8]) -> Device {
 }
 
 async fn acknowledge(device: &Device) -> Answer {
-    device.http.post("/v1/inbox/ack", &AckRequest { up_to: 0 }).await
+    device.acknowledge(device.acknowledgement()).await
 }
 
 async fn take_over(device: &Device) -> Answer {
@@ -35,12 +35,12 @@ async fn take_over(device: &Device) -> Answer {
 async fn a_device_that_knows_its_last_request_goes_on_and_a_copy_does_not() {
     let server = TestServer::start().await;
     let alice = server.device("alice").await;
-    acknowledge(&claiming(&alice, 1, &[])).await.done();
-    acknowledge(&claiming(&alice, 2, &[1])).await.done();
+    acknowledge(&claiming(&alice, 1, &[])).await.ok::<Inbox>();
+    acknowledge(&claiming(&alice, 2, &[1])).await.ok::<Inbox>();
     // The answer was lost, and the same request is sent again.
-    acknowledge(&claiming(&alice, 2, &[1])).await.done();
+    acknowledge(&claiming(&alice, 2, &[1])).await.ok::<Inbox>();
     // The fate of 2 is not known, and neither is that of 3, which never arrived.
-    acknowledge(&claiming(&alice, 4, &[1, 2, 3])).await.done();
+    acknowledge(&claiming(&alice, 4, &[1, 2, 3])).await.ok::<Inbox>();
     // A copy that was made after 2, and one that has counted further than the device ever did.
     acknowledge(&claiming(&alice, 5, &[2]))
         .await
@@ -52,7 +52,7 @@ async fn a_device_that_knows_its_last_request_goes_on_and_a_copy_does_not() {
     acknowledge(&claiming(&alice, 2, &[1]))
         .await
         .refused(ProblemType::StateBehind);
-    acknowledge(&claiming(&alice, 5, &[4])).await.done();
+    acknowledge(&claiming(&alice, 5, &[4])).await.ok::<Inbox>();
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_device_that_is_behind_changes_nothing_by_any_request_and_may_read() {
     let create = alice.create_group_request(&new_group);
     let minted = alice.mint(KeyPackageSpec::default());
     let own = alice.inventory().await.items[0].key_package_ref.clone();
-    acknowledge(&claiming(&alice, 1, &[])).await.done();
+    acknowledge(&claiming(&alice, 1, &[])).await.ok::<Inbox>();
     let behind = claiming(&alice, 3, &[2]);
 
     let before = snapshot(&[&alice, &bob], Some(&gid)).await;
@@ -111,8 +111,8 @@ async fn a_device_that_is_behind_changes_nothing_by_any_request_and_may_read() {
 async fn marks_are_optional_until_one_was_used() {
     let server = TestServer::start().await;
     let alice = server.device("alice").await;
-    acknowledge(&alice).await.done();
-    acknowledge(&claiming(&alice, 2, &[1])).await.done();
+    acknowledge(&alice).await.ok::<Inbox>();
+    acknowledge(&claiming(&alice, 2, &[1])).await.ok::<Inbox>();
     acknowledge(&alice).await.refused(ProblemType::StateBehind);
 }
 
@@ -120,14 +120,14 @@ async fn marks_are_optional_until_one_was_used() {
 async fn a_refused_request_leaves_no_mark() {
     let server = TestServer::start().await;
     let alice = server.device("alice").await;
-    acknowledge(&claiming(&alice, 1, &[])).await.done();
+    acknowledge(&claiming(&alice, 1, &[])).await.ok::<Inbox>();
     let refused = claiming(&alice, 2, &[1]);
     let nowhere = GroupId::from_bytes(b"no group").unwrap();
     refused
         .post_message(&nowhere, b"\0\x01")
         .await
         .refused(ProblemType::NotFound);
-    acknowledge(&claiming(&alice, 3, &[1])).await.done();
+    acknowledge(&claiming(&alice, 3, &[1])).await.ok::<Inbox>();
 }
 
 #[tokio::test]
@@ -135,14 +135,14 @@ async fn a_session_tells_the_last_mark_and_a_restored_device_takes_over() {
     let server = TestServer::start().await;
     let mut alice = server.device("alice").await;
     assert_eq!(alice.open_session().await.state, None);
-    acknowledge(&claiming(&alice, 1, &[])).await.done();
+    acknowledge(&claiming(&alice, 1, &[])).await.ok::<Inbox>();
     assert_eq!(alice.open_session().await.state, Some(mark(1)));
     take_over(&alice).await.refused(ProblemType::Malformed);
     take_over(&claiming(&alice, 7, &[])).await.done();
     acknowledge(&claiming(&alice, 2, &[1]))
         .await
         .refused(ProblemType::StateBehind);
-    acknowledge(&claiming(&alice, 8, &[7])).await.done();
+    acknowledge(&claiming(&alice, 8, &[7])).await.ok::<Inbox>();
 }
 
 #[tokio::test]
@@ -180,6 +180,7 @@ async fn a_device_is_told_the_groups_that_it_is_a_member_of_and_no_others() {
     let of_bob = Membership {
         group_id: gid.clone(),
         epoch: 1,
+        head: 1,
     };
     assert_eq!(groups(&bob).await, std::slice::from_ref(&of_bob));
     assert!(groups(&alice).await.contains(&of_bob));

@@ -44,6 +44,8 @@ mod delivery;
 mod devices;
 #[path = "../api/draining.rs"]
 mod draining;
+#[path = "../api/events.rs"]
+mod events;
 #[path = "../api/external_commits.rs"]
 mod external_commits;
 #[path = "../api/forged_commits.rs"]
@@ -82,7 +84,5 @@ mod state;
 mod suites;
 #[path = "../api/upload.rs"]
 mod upload;
-#[path = "../api/websocket.rs"]
-mod websocket;
 
 mod nodes;

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_wire::{DeviceOutcome, GroupId, Inbox, KeyPackageState, ProblemType, Registered, Reserved};
-use reqwest::Method;
+use larder_wire::{
+    DeviceOutcome, GroupId, Inbox, KeyPackageState, Memberships, ProblemType, Registered, Reserved,
+};
 use tokio::task::JoinSet;
 
 use crate::database::Database;
-use crate::support::{Answer, Device, Http, TestServer, count};
+use crate::support::{Device, Http, TestServer, count};
 
 /// The first node, with the database, and the second.
 async fn two_nodes() -> (TestServer, TestServer) {
@@ -93,13 +94,14 @@ async fn retries_under_one_idempotency_key_on_two_nodes_take_one_key_package() {
 async fn woken_after(one: &TestServer, two: &TestServer, bob: &Device, alice: &Device) -> Duration {
     let waiting = through(two, bob);
     let poll = tokio::spawn(async move {
-        let answer = Answer::to(waiting.request(Method::GET, "/v1/inbox?wait=30")).await;
+        let answer = waiting
+            .post("/v1/inbox/next", &serde_json::json!({"wait": 30}))
+            .await;
         (answer.ok::<Inbox>(), Instant::now())
     });
     // By the time that these are answered, the poll before them is under way.
     for _ in 0..8 {
-        let nothing: Inbox = through(two, alice).get("/v1/inbox").await.ok();
-        assert!(nothing.rows.is_empty());
+        through(two, alice).get("/v1/groups").await.ok::<Memberships>();
     }
     let group = GroupId::from_bytes(b"g").unwrap();
     let request = alice.reserve_request(&[bob], &group);
@@ -112,7 +114,7 @@ async fn woken_after(one: &TestServer, two: &TestServer, bob: &Device, alice: &D
     assert_eq!(reserved.users[0].devices[0].outcome, DeviceOutcome::Ok);
     let (inbox, answered_at) = poll.await.unwrap();
     assert_eq!(inbox.rows.len(), 1, "the pool is low");
-    bob.ack(inbox.rows[0].seq).await;
+    bob.ack(&inbox.rows[0]).await;
     answered_at.saturating_duration_since(reserved_at)
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Device {
     pub(crate) mls: SignatureKeyPair,
     pub(crate) provider: OpenMlsRustCrypto,
     pub(crate) http: Http,
+    /// The incarnation of the server's store, as the session was told.
+    pub(crate) incarnation: String,
     /// The private halves of `auth` and `mls`.
     pub(crate) private_keys: [Vec<u8>; 2],
 }
@@ -105,6 +107,7 @@ impl Device {
             mls: key_pair(&mls, &mls_public),
             provider,
             http: http.clone(),
+            incarnation: String::new(),
             private_keys: [auth, mls],
         }
     }
@@ -125,6 +128,7 @@ impl Device {
             mls: key_pair(&self.private_keys[1], self.mls.public()),
             provider: OpenMlsRustCrypto::default(),
             http: self.http.clone(),
+            incarnation: self.incarnation.clone(),
             private_keys: self.private_keys.clone(),
         }
     }
@@ -216,6 +220,7 @@ impl Device {
         let request = self.session_request(&self.challenge().await);
         let session: Session = self.http.post("/v1/sessions", &request).await.ok();
         self.http = self.http.with_token(&session.token);
+        self.incarnation = session.incarnation.clone().expect("an incarnation");
         session
     }
 

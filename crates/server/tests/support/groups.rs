@@ -1,7 +1,7 @@
 use larder_wire::{
-    Accepted, AckRequest, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId,
-    GroupInfoAnswer, Inbox, InboxKind, InboxRow, KeyPackageRef, MessageRequest, ProposalRequest,
-    RatchetTreeAnswer, Sent,
+    Accepted, Acknowledgement, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId,
+    GroupInfoAnswer, Inbox, InboxKind, InboxRow, KeyPackageRef, MessageRequest, NextRequest, Position,
+    ProposalRequest, RatchetTreeAnswer, Sent,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
@@ -168,15 +168,76 @@ impl Device {
 
     // Inbox
 
+    /// What is not acknowledged, and not merely passed.
     pub(crate) async fn inbox(&self) -> Vec<InboxRow> {
-        self.http.get("/v1/inbox").await.ok::<Inbox>().rows
+        let mut rows = self.every_row().await;
+        rows.retain(|row| row.kind != InboxKind::Passed);
+        rows
     }
 
-    pub(crate) async fn ack(&self, up_to: u64) {
-        self.http
-            .post("/v1/inbox/ack", &AckRequest { up_to })
-            .await
-            .done();
+    /// What is not acknowledged.
+    pub(crate) async fn every_row(&self) -> Vec<InboxRow> {
+        self.next(&NextRequest::default()).await.ok::<Inbox>().rows
+    }
+
+    /// Waits up to so many seconds for something new.
+    pub(crate) async fn wait(&self, seconds: u64) -> Answer {
+        self.next(&NextRequest {
+            wait: Some(seconds),
+            ..NextRequest::default()
+        })
+        .await
+    }
+
+    pub(crate) async fn next(&self, request: &NextRequest) -> Answer {
+        self.http.post("/v1/inbox/next", request).await
+    }
+
+    /// Has stored this row and those before it, and all mail.
+    pub(crate) async fn ack(&self, row: &InboxRow) {
+        match &row.group_id {
+            Some(group_id) => {
+                let mut acknowledgement = self.acknowledgement();
+                acknowledgement.mail = Some(u64::MAX);
+                acknowledgement.groups.push(Position {
+                    group_id: group_id.clone(),
+                    seq: row.seq,
+                });
+                self.acknowledge(acknowledgement).await.ok::<Inbox>()
+            }
+            None => {
+                let mut acknowledgement = self.acknowledgement();
+                acknowledgement.mail = Some(row.seq);
+                self.acknowledge(acknowledgement).await.ok::<Inbox>()
+            }
+        };
+    }
+
+    /// Has stored the rows of a group up to this one.
+    pub(crate) async fn ack_up_to(&self, group: &GroupId, seq: u64) -> Answer {
+        let mut acknowledgement = self.acknowledgement();
+        acknowledgement.groups.push(Position {
+            group_id: group.clone(),
+            seq,
+        });
+        self.acknowledge(acknowledgement).await
+    }
+
+    /// Has stored nothing more.
+    pub(crate) fn acknowledgement(&self) -> Acknowledgement {
+        Acknowledgement {
+            incarnation: self.incarnation.clone(),
+            groups: Vec::new(),
+            mail: None,
+        }
+    }
+
+    pub(crate) async fn acknowledge(&self, acknowledgement: Acknowledgement) -> Answer {
+        let request = NextRequest {
+            acknowledge: Some(acknowledgement),
+            ..NextRequest::default()
+        };
+        self.next(&request).await
     }
 
     /// The rows of these kinds.
@@ -202,7 +263,7 @@ impl Device {
         );
         let tree: RatchetTreeAnswer = self.ratchet_tree(group, epoch).await.ok();
         let joined = self.join_with(&row.body.0, &tree.ratchet_tree.0);
-        self.ack(row.seq).await;
+        self.ack(row).await;
         assert_eq!(joined.epoch().as_u64(), epoch);
         joined
     }
@@ -214,7 +275,7 @@ impl Device {
             let group = row.group_id.as_ref().expect("a group");
             let tree: RatchetTreeAnswer = self.ratchet_tree(group, row.epoch.expect("an epoch")).await.ok();
             joined.push(self.join_with(&row.body.0, &tree.ratchet_tree.0));
-            self.ack(row.seq).await;
+            self.ack(&row).await;
         }
         joined
     }
@@ -266,9 +327,12 @@ impl Device {
                 InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
                     texts.extend(self.process(group, &row.body.0));
                 }
-                InboxKind::Welcome | InboxKind::KeyPackagesLow | InboxKind::DeviceChange => {}
+                InboxKind::Welcome
+                | InboxKind::Passed
+                | InboxKind::KeyPackagesLow
+                | InboxKind::DeviceChange => {}
             }
-            self.ack(row.seq).await;
+            self.ack(&row).await;
         }
         texts
     }

@@ -1,16 +1,18 @@
-//! Tells the other nodes whose inbox has something new, and hears it from them.
+//! Tells the other nodes for whom there is something new, and hears it from them.
 //!
-//! NOTIFY and LISTEN are quick and may fail: each node also looks every two seconds at the inboxes that somebody waits
-//! for. Nothing depends on either but how soon a message is seen.
+//! NOTIFY and LISTEN are quick and may fail: each node also looks every now and then at what somebody waits for, and often while it
+//! cannot listen. Nothing depends on either but how soon a message is seen.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::hash::Hash;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use tokio::sync::mpsc;
+use larder_wire::GroupId;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Config, NoTls};
 use uuid::Uuid;
@@ -18,32 +20,34 @@ use uuid::Uuid;
 use super::pool::connection;
 use crate::error::Fault;
 use crate::store::postgres::PostgresError;
-use crate::store::tx::DeviceKey;
+use crate::store::tx::{DeviceKey, News};
 use crate::wakeups::Wakeups;
 
-/// Transactions whose receivers wait to be told. Beyond that they are not told.
+/// Transactions whose news waits to be told. Beyond that it is not told.
 const UNTOLD_MAX: usize = 1024;
-/// Devices named in one notification, whose payload PostgreSQL limits to 8000 bytes.
-const DEVICES_PER_NOTIFICATION: usize = 350;
-/// Inboxes are looked at this often.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// Inboxes looked at in one statement.
-const DEVICES_PER_POLL: usize = 1000;
+/// A notification, whose payload PostgreSQL limits to 8000 bytes, ends with the word that reaches this size.
+const NOTIFICATION_BYTES: usize = 7500;
+/// What somebody waits for is looked at this often while the node cannot listen.
+const LOOK_DEAF: Duration = Duration::from_secs(2);
+/// And this often while it can.
+const LOOK: Duration = Duration::from_secs(30);
+/// Rows looked at in one statement.
+const ROWS_PER_LOOK: usize = 1000;
 /// After a failure the next attempt to listen waits this long, and twice as long each further time.
 const LISTEN_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// It never waits longer.
 const LISTEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Where a transaction leaves whom it woke.
+/// Where a transaction leaves what is new.
 pub(super) struct Hints {
-    untold: mpsc::Sender<Vec<DeviceKey>>,
+    untold: mpsc::Sender<News>,
 }
 
 impl Hints {
-    pub(super) fn tell(&self, devices: Vec<DeviceKey>) {
-        if !devices.is_empty() {
+    pub(super) fn tell(&self, news: News) {
+        if !news.is_empty() {
             // When there is no room, the other nodes find out by looking.
-            let _ = self.untold.try_send(devices);
+            let _ = self.untold.try_send(news);
         }
     }
 }
@@ -59,8 +63,9 @@ pub(super) fn start(
     let (untold, to_tell) = mpsc::channel(UNTOLD_MAX);
     // Several servers may share a database, each in a schema of its own.
     let channel = format!("larder_{}", incarnation.replace('-', ""));
-    background.spawn(exchange(config, channel, to_tell, wakeups.clone()));
-    background.spawn(look(pool, wakeups));
+    let (listening, listens) = watch::channel(false);
+    background.spawn(exchange(config, channel, to_tell, wakeups.clone(), listening));
+    background.spawn(look(pool, wakeups, listens));
     Hints { untold }
 }
 
@@ -68,14 +73,14 @@ pub(super) fn start(
 async fn exchange(
     config: Config,
     channel: String,
-    mut to_tell: mpsc::Receiver<Vec<DeviceKey>>,
+    mut to_tell: mpsc::Receiver<News>,
     wakeups: Wakeups,
+    listening: watch::Sender<bool>,
 ) {
     let mut pause = LISTEN_PAUSE_MIN;
     loop {
-        let mut listening = false;
-        let ended = exchange_once(&config, &channel, &mut to_tell, &wakeups, &mut listening).await;
-        if listening {
+        let ended = exchange_once(&config, &channel, &mut to_tell, &wakeups, &listening).await;
+        if listening.send_replace(false) {
             pause = LISTEN_PAUSE_MIN;
         }
         match ended {
@@ -92,9 +97,9 @@ async fn exchange(
 async fn exchange_once(
     config: &Config,
     channel: &str,
-    to_tell: &mut mpsc::Receiver<Vec<DeviceKey>>,
+    to_tell: &mut mpsc::Receiver<News>,
     wakeups: &Wakeups,
-    listening: &mut bool,
+    listening: &watch::Sender<bool>,
 ) -> Result<(), PostgresError> {
     let (client, mut connection) = config.connect(NoTls).await?;
     let node = Uuid::new_v4().to_string();
@@ -109,7 +114,7 @@ async fn exchange_once(
         Ok::<(), tokio_postgres::Error>(())
     });
     client.batch_execute(&format!("LISTEN {channel}")).await?;
-    *listening = true;
+    listening.send_replace(true);
     loop {
         let mut batch = Vec::new();
         tokio::select! {
@@ -123,11 +128,7 @@ async fn exchange_once(
                 return Ok(());
             },
         }
-        let mut devices: Vec<DeviceKey> = batch.into_iter().flatten().collect();
-        devices.sort_unstable();
-        devices.dedup();
-        for devices in devices.chunks(DEVICES_PER_NOTIFICATION) {
-            let payload = payload(&node, devices);
+        for payload in payloads(&node, batch) {
             client
                 .query_typed(
                     "SELECT pg_notify($1, $2)",
@@ -138,66 +139,118 @@ async fn exchange_once(
     }
 }
 
-/// The sender, then the devices.
-fn payload(node: &str, devices: &[DeviceKey]) -> String {
-    let mut payload = node.to_owned();
-    for device in devices {
-        payload.push(' ');
-        payload.push_str(&device.0.to_string());
+/// Each begins with the sender; then come the devices, as numbers, and the groups, as base64url behind a `g`.
+fn payloads(node: &str, news: Vec<News>) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for News { devices, groups } in news {
+        words.extend(devices.iter().map(|device| device.0.to_string()));
+        words.extend(groups.iter().map(|group| format!("g{group}")));
     }
-    payload
+    words.sort_unstable();
+    words.dedup();
+    let mut payloads: Vec<String> = Vec::new();
+    for word in words {
+        match payloads.last_mut() {
+            Some(payload) if payload.len() < NOTIFICATION_BYTES => {
+                payload.push(' ');
+                payload.push_str(&word);
+            }
+            Some(_) | None => payloads.push(format!("{node} {word}")),
+        }
+    }
+    payloads
 }
 
-/// The devices of a payload, unless it is this node's own.
-fn told_by_others(payload: &str, own: &str) -> Vec<DeviceKey> {
+/// What a payload tells, unless it is this node's own.
+fn told_by_others(payload: &str, own: &str) -> News {
+    let mut news = News::default();
     let mut words = payload.split(' ');
     if words.next() == Some(own) {
-        return Vec::new();
+        return news;
     }
-    words
-        .filter_map(|word| word.parse().ok().map(DeviceKey))
-        .collect()
+    for word in words {
+        match word.strip_prefix('g') {
+            Some(group) => news.groups.extend(group.parse::<GroupId>()),
+            None => news.devices.extend(word.parse().map(DeviceKey)),
+        }
+    }
+    news
 }
 
-/// Looks at the inboxes that somebody waits for, and wakes whoever has something new.
-async fn look(pool: Pool, wakeups: Wakeups) {
-    let mut ticks = interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = HashMap::new();
+/// Looks at what somebody waits for, and wakes whoever has something new.
+async fn look(pool: Pool, wakeups: Wakeups, mut listens: watch::Receiver<bool>) {
+    let mut seen = Seen::default();
     loop {
-        ticks.tick().await;
+        let pause = match *listens.borrow_and_update() {
+            true => LOOK,
+            false => LOOK_DEAF,
+        };
+        // What came before it could listen is found at once when it can.
+        if let Ok(Err(_)) = timeout(pause, listens.changed()).await {
+            sleep(pause).await;
+        }
         // The next look finds what this one could not.
         if let Err(error) = look_once(&pool, &wakeups, &mut seen).await {
-            tracing::debug!(%error, "the inboxes could not be looked at");
+            tracing::debug!(%error, "what is waited for could not be looked at");
         }
     }
 }
 
-async fn look_once(pool: &Pool, wakeups: &Wakeups, seen: &mut HashMap<DeviceKey, i64>) -> Result<(), Fault> {
+/// What was found by the last look.
+#[derive(Default)]
+struct Seen {
+    /// The number of the last mail, and how many groups there are.
+    devices: HashMap<DeviceKey, (i64, i64)>,
+    /// The number of the next row.
+    groups: HashMap<GroupId, i64>,
+}
+
+async fn look_once(pool: &Pool, wakeups: &Wakeups, seen: &mut Seen) -> Result<(), Fault> {
     let waiting = wakeups.waiting();
-    let mut found = HashMap::with_capacity(waiting.len());
-    for devices in waiting.chunks(DEVICES_PER_POLL) {
+    let mut found = Seen::default();
+    for devices in waiting.devices.chunks(ROWS_PER_LOOK) {
         let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
         let rows = connection(pool)
             .await?
             .query_typed(
-                "SELECT id, inbox_last FROM devices WHERE id = ANY($1)",
+                "SELECT d.id, d.mail_last, (SELECT count(*) FROM members m WHERE m.device_id = d.id)
+                 FROM devices d WHERE d.id = ANY($1)",
                 &[(&ids, Type::INT8_ARRAY)],
             )
             .await?;
         for row in rows {
-            found.insert(DeviceKey(row.try_get(0)?), row.try_get::<_, i64>(1)?);
+            let counted = (row.try_get(1)?, row.try_get(2)?);
+            found.devices.insert(DeviceKey(row.try_get(0)?), counted);
+        }
+    }
+    for groups in waiting.groups.chunks(ROWS_PER_LOOK) {
+        let ids: Vec<&[u8]> = groups.iter().map(GroupId::as_bytes).collect();
+        let rows = connection(pool)
+            .await?
+            .query_typed(
+                "SELECT id, next_seq FROM groups WHERE id = ANY($1)",
+                &[(&ids, Type::BYTEA_ARRAY)],
+            )
+            .await?;
+        for row in rows {
+            if let Ok(group) = GroupId::from_bytes(row.try_get(0)?) {
+                found.groups.insert(group, row.try_get(1)?);
+            }
         }
     }
     // One that has only begun to wait may have read before the row came that is counted here.
-    let woken: Vec<DeviceKey> = found
-        .iter()
-        .filter(|(device, last)| seen.get(*device) != Some(*last))
-        .map(|(device, _)| *device)
-        .collect();
+    let woken = News {
+        devices: changed(&found.devices, &seen.devices),
+        groups: changed(&found.groups, &seen.groups),
+    };
     *seen = found;
     wakeups.wake(&woken);
     Ok(())
+}
+
+fn changed<K: Hash + Eq + Clone, V: PartialEq>(found: &HashMap<K, V>, seen: &HashMap<K, V>) -> Vec<K> {
+    let changed = found.iter().filter(|(key, value)| seen.get(*key) != Some(*value));
+    changed.map(|(key, _)| key.clone()).collect()
 }
 
 #[cfg(test)]
@@ -205,17 +258,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_hears_of_the_devices_that_others_name_and_not_of_its_own() {
-        let devices = [DeviceKey(1), DeviceKey(i64::MAX)];
-        let told = payload("node-1", &devices);
-        assert_eq!(told_by_others(&told, "node-2"), devices);
-        assert!(told_by_others(&told, "node-1").is_empty());
-        assert!(told_by_others("node-1 not-a-number", "node-2").is_empty());
+    fn a_node_hears_of_what_others_tell_and_not_of_its_own() {
+        let news = News {
+            devices: vec![DeviceKey(1), DeviceKey(i64::MAX)],
+            groups: vec![GroupId::from_bytes(b"a group").unwrap()],
+        };
+        let [told] = &payloads("node-1", vec![news.clone(), news.clone()])[..] else {
+            panic!("one payload");
+        };
+        assert_eq!(told_by_others(told, "node-2"), news);
+        assert!(told_by_others(told, "node-1").is_empty());
+        assert!(told_by_others("node-1 not-a-number g!", "node-2").is_empty());
     }
 
     #[test]
-    fn a_notification_of_as_many_devices_as_it_may_name_fits_into_its_limit() {
-        let devices = vec![DeviceKey(i64::MAX); DEVICES_PER_NOTIFICATION];
-        assert!(payload(&Uuid::new_v4().to_string(), &devices).len() < 8000);
+    fn a_notification_fits_into_its_limit() {
+        let groups = (0..1000_u16).map(|number| {
+            let mut id = vec![0; larder_wire::GROUP_ID_BYTES_MAX];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            GroupId::from_bytes(&id).unwrap()
+        });
+        let news = News {
+            devices: vec![DeviceKey(i64::MAX)],
+            groups: groups.collect(),
+        };
+        let payloads = payloads(&Uuid::new_v4().to_string(), vec![news]);
+        assert!(payloads.len() > 1);
+        assert!(payloads.iter().all(|payload| payload.len() < 8000));
     }
 }

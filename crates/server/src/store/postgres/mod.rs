@@ -20,7 +20,7 @@ use tokio_postgres::IsolationLevel;
 
 use crate::error::{Fault, ServiceError};
 use crate::store::location::PostgresLocation;
-use crate::store::tx::{DeviceKey, Engine, Tx};
+use crate::store::tx::{Engine, News, Tx};
 use crate::wakeups::Wakeups;
 
 pub use error::PostgresError;
@@ -104,9 +104,9 @@ impl Postgres {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let (value, woken) = self.run(work, Purpose::Write).await?;
-        self.shared.wakeups.wake(&woken);
-        self.shared.hints.tell(woken);
+        let (value, news) = self.run(work, Purpose::Write).await?;
+        self.shared.wakeups.wake(&news);
+        self.shared.hints.tell(news);
         Ok(value)
     }
 
@@ -128,8 +128,8 @@ impl Postgres {
         Ok(value)
     }
 
-    /// Runs `work` in a transaction until it gets through. Returns its value and whom it woke.
-    async fn run<T, F>(&self, work: F, purpose: Purpose) -> Result<(T, Vec<DeviceKey>), ServiceError>
+    /// Runs `work` in a transaction until it gets through. Returns its value and what is new.
+    async fn run<T, F>(&self, work: F, purpose: Purpose) -> Result<(T, News), ServiceError>
     where
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
@@ -163,7 +163,7 @@ fn attempt_once<T>(
     client: &mut Object,
     work: impl FnOnce(&Tx<'_>) -> Result<T, ServiceError>,
     purpose: Purpose,
-) -> Result<(T, Vec<DeviceKey>), ServiceError> {
+) -> Result<(T, News), ServiceError> {
     let isolation = match purpose {
         Purpose::Write | Purpose::Rehearse => IsolationLevel::ReadCommitted,
         Purpose::Read => IsolationLevel::RepeatableRead,
@@ -179,7 +179,7 @@ fn attempt_once<T>(
     let failure = session.failure();
     let tx = Tx::new(Engine::Postgres(session));
     let result = tx.guarded(work);
-    let woken = tx.into_woken();
+    let news = tx.into_news();
     // PostgreSQL has given a transaction up once a statement of it failed, and answers COMMIT without an error.
     let result = match failure.take() {
         Some(error) => Err(Fault::Postgres(error).into()),
@@ -190,11 +190,11 @@ fn attempt_once<T>(
             runtime
                 .block_on(transaction.commit())
                 .map_err(|error| Fault::Postgres(PostgresError::at_commit(error)))?;
-            Ok((value, woken))
+            Ok((value, news))
         }
         (Ok(value), Purpose::Rehearse | Purpose::Read) => {
             runtime.block_on(transaction.rollback())?;
-            Ok((value, woken))
+            Ok((value, news))
         }
         (Err(error), Purpose::Write | Purpose::Rehearse | Purpose::Read) => {
             // On a broken connection there is nothing left to roll back.

@@ -121,7 +121,8 @@ async fn incarnation_of(client: &Object) -> Result<String, Fault> {
 fn migrations() -> refinery::Runner {
     let mut migrations = migrations::runner();
     migrations.set_migration_table_name(crate::store::MIGRATIONS_TABLE);
-    migrations
+    // A migration and its record in one transaction.
+    migrations.set_grouped(true)
 }
 
 refinery::embed_migrations!("migrations/postgres");

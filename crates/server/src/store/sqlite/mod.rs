@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::error::{Fault, ServiceError};
-use crate::store::tx::{DeviceKey, Tx};
+use crate::store::tx::{News, Tx};
 
 /// How long SQLite waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ impl Sqlite {
     pub(super) fn open(
         path: &Path,
         incarnation: &str,
-        wake: impl Fn(&[DeviceKey]) + Send + 'static,
+        wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         let mut connection = connect(path)?;
         migrations().run(&mut connection)?;
@@ -62,7 +62,7 @@ impl Sqlite {
     fn start(
         path: &Path,
         connection: Connection,
-        wake: impl Fn(&[DeviceKey]) + Send + 'static,
+        wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         Ok(Self {
             writer: Arc::new(writer::Writer::start(connection, wake)?),
@@ -125,7 +125,8 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
 fn migrations() -> refinery::Runner {
     let mut migrations = migrations::runner();
     migrations.set_migration_table_name(super::MIGRATIONS_TABLE);
-    migrations
+    // A migration and its record in one transaction.
+    migrations.set_grouped(true)
 }
 
 refinery::embed_migrations!("migrations/sqlite");

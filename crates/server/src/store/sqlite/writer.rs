@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::{Fault, ServiceError};
-use crate::store::tx::{DeviceKey, Engine, Tx};
+use crate::store::tx::{Engine, News, Tx};
 
 /// Requests that one commit carries at most.
 const BATCH_REQUESTS_MAX: usize = 256;
@@ -23,7 +23,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         mut connection: Connection,
-        wake: impl Fn(&[DeviceKey]) + Send + 'static,
+        wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::channel::<Job>();
         let thread = std::thread::Builder::new()
@@ -84,24 +84,20 @@ impl Drop for Writer {
 }
 
 /// Runs the jobs in one transaction, commits, wakes the receivers and answers.
-fn commit_together(
-    connection: &mut Connection,
-    jobs: impl Iterator<Item = Job>,
-    wake: &impl Fn(&[DeviceKey]),
-) {
+fn commit_together(connection: &mut Connection, jobs: impl Iterator<Item = Job>, wake: &impl Fn(&News)) {
     let mut answers = Vec::new();
     let committed = (|| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let tx = Tx::new(Engine::Sqlite(&transaction));
         answers.extend(jobs.map(|job| job(&transaction, &tx)));
-        let woken = tx.into_woken();
+        let news = tx.into_news();
         transaction.commit()?;
-        Ok::<_, rusqlite::Error>(woken)
+        Ok::<_, rusqlite::Error>(news)
     })();
     let failed = match committed {
-        Ok(woken) => {
+        Ok(news) => {
             crate::metrics::committed(answers.len());
-            wake(&woken);
+            wake(&news);
             false
         }
         Err(error) => {
@@ -120,7 +116,7 @@ fn in_savepoint<T>(
     tx: &Tx<'_>,
     work: impl FnOnce(&Tx<'_>) -> Result<T, ServiceError>,
 ) -> Result<T, ServiceError> {
-    let woken_before = tx.woken_mark();
+    let news_before = tx.news_mark();
     connection.execute_batch("SAVEPOINT request")?;
     match tx.guarded(work) {
         Ok(value) => {
@@ -128,7 +124,7 @@ fn in_savepoint<T>(
             Ok(value)
         }
         Err(error) => {
-            tx.forget_woken_since(woken_before);
+            tx.forget_news_since(news_before);
             connection.execute_batch("ROLLBACK TO request; RELEASE request")?;
             Err(error)
         }

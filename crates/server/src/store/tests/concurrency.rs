@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 
-use larder_lifecycle::DirectoryPolicy;
+use larder_lifecycle::{DirectoryPolicy, UnixSeconds};
 use larder_wire::AuditTransition;
 use tokio::task::JoinSet;
 
-use super::harness::{NOW, Opened, ad_hoc, deliver, deliver_welcome, group, serving, with_key_package};
+use super::harness::{
+    NOW, Opened, ad_hoc, commit, group, post, say, serving, start_group, waiting, with_key_package,
+};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation, Store, Tx};
 
@@ -16,50 +18,51 @@ fn cut_off(tx: &Tx<'_>) -> Result<u64, Fault> {
     ad_hoc(|| tx.execute("SELECT pg_terminate_backend(pg_backend_pid())", &[]))
 }
 
-/// S9: the numbers of an inbox have no gaps, and whoever has read up to one has missed nothing before it.
+/// S9: the numbers of a log have no gaps, and whoever has read up to one has missed nothing before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_inbox_that_two_nodes_fill_has_no_gaps_and_is_never_seen_out_of_order() {
+async fn a_log_that_two_nodes_fill_has_no_gaps_and_is_never_seen_out_of_order() {
     const EACH: u64 = 40;
     let opened = Opened::postgres().await;
     let (alice, bob) = (
         opened.register("alice", 1).await.key,
         opened.register("bob", 2).await.key,
     );
+    let start = opened.store.write(move |tx| start_group(tx, &[alice, bob]));
+    start.await.unwrap();
     let mut writers = JoinSet::new();
-    for node in [opened.store.clone(), opened.another_node().await] {
-        for _ in 0..2 {
+    for (number, node) in [opened.store.clone(), opened.another_node().await]
+        .into_iter()
+        .enumerate()
+    {
+        for writer in 0..2 {
             let node = node.clone();
             writers.spawn(async move {
-                for _ in 0..EACH {
-                    node.write(move |tx| deliver(tx, &[alice, bob], b"body"))
-                        .await
-                        .unwrap();
+                for text in 0..EACH {
+                    node.write(move |tx| {
+                        let body = format!("{number} {writer} {text}");
+                        say(tx, bob, body.as_bytes()).map(drop)
+                    })
+                    .await
+                    .unwrap();
                 }
             });
         }
     }
     let mut read = 0;
     while read < 4 * EACH {
-        let rows = opened
-            .store
-            .read(move |tx| Ok(tx.inbox(alice, read, 256)?))
-            .await
-            .unwrap();
-        for row in rows {
-            assert_eq!(row.seq, read + 1);
+        let rows = opened.store.read(move |tx| waiting(tx, alice)).await.unwrap();
+        for seq in rows {
+            assert_eq!(seq, read + 1);
             read += 1;
         }
+        let acknowledged = opened
+            .store
+            .write(move |tx| Ok(tx.acknowledge(&group(), alice, read)?));
+        acknowledged.await.unwrap();
     }
     writers.join_all().await;
-    for device in [alice, bob] {
-        let rows = opened
-            .store
-            .read(move |tx| Ok(tx.inbox(device, 0, 1000)?))
-            .await
-            .unwrap();
-        let numbers: Vec<u64> = rows.iter().map(|row| row.seq).collect();
-        assert_eq!(numbers, (1..=4 * EACH).collect::<Vec<_>>());
-    }
+    let rows = opened.store.read(move |tx| waiting(tx, bob)).await.unwrap();
+    assert_eq!(rows, (1..=4 * EACH).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -73,18 +76,23 @@ async fn of_two_transactions_that_wait_for_each_other_one_starts_over() {
     let crosswise = |first: DeviceKey, second: DeviceKey| {
         let (attempts, both_hold_one) = (Arc::clone(&attempts), Arc::clone(&both_hold_one));
         opened.store.write(move |tx| {
-            deliver(tx, &[first], b"first")?;
+            post(tx, first)?;
             if attempts.fetch_add(1, Ordering::SeqCst) < 2 {
                 both_hold_one.wait();
             }
-            deliver(tx, &[second], b"second")
+            post(tx, second)
         })
     };
     let (one, two) = tokio::join!(crosswise(alice, bob), crosswise(bob, alice));
     one.unwrap();
     two.unwrap();
     assert_eq!(attempts.load(Ordering::SeqCst), 3);
-    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 4);
+    assert_eq!(
+        opened
+            .count("SELECT CAST(sum(mail_last) AS BIGINT) FROM devices")
+            .await,
+        4
+    );
 }
 
 #[tokio::test]
@@ -96,7 +104,7 @@ async fn a_transaction_whose_connection_is_killed_starts_over_and_counts_once() 
     opened
         .store
         .write(move |tx| {
-            deliver(tx, &[alice], b"once")?;
+            post(tx, alice)?;
             if counted.fetch_add(1, Ordering::SeqCst) == 0 {
                 cut_off(tx)?;
             }
@@ -105,8 +113,7 @@ async fn a_transaction_whose_connection_is_killed_starts_over_and_counts_once() 
         .await
         .unwrap();
     assert_eq!(attempts.load(Ordering::SeqCst), 2);
-    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 1);
-    assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 1);
+    assert_eq!(opened.count("SELECT mail_last FROM devices").await, 1);
 }
 
 /// S5: nobody is told that something happened, or that it did not, when it is not known.
@@ -119,7 +126,7 @@ async fn a_commit_whose_connection_is_lost_is_a_fault_and_is_not_repeated() {
             "",
             "CREATE FUNCTION cut_off() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
-             CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON bodies DEFERRABLE INITIALLY DEFERRED
+             CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON mail DEFERRABLE INITIALLY DEFERRED
                  FOR EACH ROW EXECUTE FUNCTION cut_off()",
         )
         .await;
@@ -127,7 +134,7 @@ async fn a_commit_whose_connection_is_lost_is_a_fault_and_is_not_repeated() {
     let counted = Arc::clone(&attempts);
     let written = opened.store.write(move |tx| {
         counted.fetch_add(1, Ordering::SeqCst);
-        deliver(tx, &[alice], b"perhaps")
+        post(tx, alice)
     });
     assert!(matches!(
         written.await,
@@ -143,7 +150,7 @@ async fn a_failed_statement_fails_its_transaction_even_if_nobody_looks() {
     let opened = Opened::postgres().await;
     let alice = opened.register("alice", 1).await.key;
     let written = opened.store.write(move |tx| {
-        deliver(tx, &[alice], b"lost")?;
+        post(tx, alice)?;
         let _ = ad_hoc(|| tx.execute("SELECT 1 / 0", &[]));
         Ok(())
     });
@@ -151,7 +158,7 @@ async fn a_failed_statement_fails_its_transaction_even_if_nobody_looks() {
         written.await,
         Err(ServiceError::Fault(Fault::Postgres(_)))
     ));
-    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
+    assert_eq!(opened.count("SELECT count(*) FROM mail").await, 0);
 }
 
 /// S5.
@@ -172,40 +179,57 @@ async fn a_commit_waits_for_the_disk_whatever_the_database_is_set_to() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receivers_who_acknowledge_on_two_nodes_at_once_leave_neither_body_nor_tree_behind() {
     let opened = Opened::postgres().await;
-    let (alice, bob) = (
+    let (alice, bob, carol) = (
         opened.register("alice", 1).await.key,
         opened.register("bob", 2).await.key,
+        opened.register("carol", 3).await.key,
     );
     let other = opened.another_node().await;
-    opened
-        .store
-        .write(|tx| Ok(tx.insert_group(&group(), 99, 0, b"state", b"info", NOW)?))
-        .await
-        .unwrap();
+    let start = opened.store.write(move |tx| start_group(tx, &[alice]));
+    start.await.unwrap();
+    let commits = "SELECT count(*) FROM log WHERE kind = 0";
     for epoch in 0..30 {
-        opened
+        let seq = opened
             .store
-            .write(move |tx| deliver_welcome(tx, &[alice, bob], epoch))
+            .write(move |tx| {
+                let state_seq = tx.group(&group())?.unwrap().state_seq;
+                commit(tx, alice, (state_seq, epoch), &[bob, carol])?;
+                say(tx, alice, format!("{epoch}").as_bytes())
+            })
             .await
             .unwrap();
         let acknowledge = |node: &Store, device: DeviceKey| {
             let node = node.clone();
-            async move { node.write(move |tx| Ok(tx.acknowledge(device, u64::MAX)?)).await }
+            async move {
+                node.write(move |tx| Ok(tx.acknowledge(&group(), device, seq)?))
+                    .await
+            }
         };
-        let sweep = || opened.store.write(|tx| Ok(tx.sweep_groups(NOW, 9)?));
-        let (one, two, swept) = tokio::join!(
+        let sweep = || {
+            opened
+                .store
+                .write(|tx| Ok(tx.sweep_welcomes(9)? + tx.sweep_bodies(&group(), (UnixSeconds(0), NOW), 9)?))
+        };
+        let (one, two, three, swept) = tokio::join!(
             acknowledge(&opened.store, alice),
-            acknowledge(&other, bob),
+            acknowledge(&opened.store, bob),
+            acknowledge(&other, carol),
             sweep()
         );
-        one.unwrap();
-        two.unwrap();
+        assert_eq!((one.unwrap(), two.unwrap(), three.unwrap()), (None, None, None));
         swept.unwrap();
-        assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
-        assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 0);
         while sweep().await.unwrap() > 0 {}
-        assert_eq!(opened.count("SELECT count(*) FROM ratchet_trees").await, 0);
+        let kept = opened.count("SELECT count(*) FROM bodies").await;
+        assert_eq!(kept, opened.count(commits).await, "the Commits stay");
+        let removed = opened.store.write(move |tx| {
+            for device in [bob, carol] {
+                tx.drop_intervals(&group(), device)?;
+            }
+            Ok(())
+        });
+        removed.await.unwrap();
     }
+    assert_eq!(opened.count("SELECT waiting_bytes FROM groups").await, 0);
 }
 
 /// S3, S8: what is due moves once, and the audit tells it once.

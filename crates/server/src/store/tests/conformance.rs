@@ -1,7 +1,7 @@
-use larder_lifecycle::{DirectoryEvent, UnixSeconds};
+use larder_lifecycle::DirectoryEvent;
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
-use super::harness::{NOW, Opened, Value, deliver, deliver_welcome, group, reference, serving};
+use super::harness::{NOW, Opened, Value, group, post, reference, serving};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, Reservation};
 
@@ -15,82 +15,33 @@ on_both_engines! {
     a_rehearsal_leaves_nothing_behind;
     an_empty_pool_is_told_from_one_that_others_are_taking_from;
     the_audit_of_a_device_is_a_hash_chain;
-    an_acknowledgement_that_runs_ahead_loses_no_row_to_come;
-    rows_that_are_too_old_or_too_many_are_dropped_and_the_device_can_tell;
     a_store_that_is_opened_again_is_the_same;
-    a_ratchet_tree_goes_with_the_last_welcome_that_needs_it;
-}
-
-async fn a_ratchet_tree_goes_with_the_last_welcome_that_needs_it(opened: Opened) {
-    let (alice, bob) = (
-        opened.register("alice", 1).await.key,
-        opened.register("bob", 2).await.key,
-    );
-    opened
-        .store
-        .write(|tx| Ok(tx.insert_group(&group(), 3, 0, b"state", b"info", NOW)?))
-        .await
-        .unwrap();
-    for epoch in [1, 2] {
-        let welcomed = opened
-            .store
-            .write(move |tx| deliver_welcome(tx, &[alice, bob], epoch));
-        welcomed.await.unwrap();
-    }
-    let acknowledge = async |device: DeviceKey, up_to: u64| {
-        let done = opened.store.write(move |tx| Ok(tx.acknowledge(device, up_to)?));
-        done.await.unwrap();
-    };
-    let left_after_sweeping = async || {
-        let sweep = || opened.store.write(|tx| Ok(tx.sweep_groups(UnixSeconds(0), 1)?));
-        while sweep().await.unwrap() > 0 {}
-        opened.count("SELECT count(*) FROM ratchet_trees").await
-    };
-    acknowledge(alice, 2).await;
-    assert_eq!(left_after_sweeping().await, 2);
-    acknowledge(bob, 1).await;
-    assert_eq!(left_after_sweeping().await, 1);
-    let dropped = opened.store.write(|tx| Ok(tx.sweep_inboxes(NOW.plus(1), 9)?));
-    assert_eq!(dropped.await.unwrap(), 1);
-    assert_eq!(left_after_sweeping().await, 0);
-    assert_eq!(opened.count("SELECT count(*) FROM welcomes_gone").await, 0);
 }
 
 async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
     let alice = opened.register("alice", 1).await;
     let woken = opened.wakeups.subscribe(alice.key, 1).unwrap();
     let refused = opened.store.write(move |tx| {
-        deliver(tx, &[alice.key], b"refused")?;
+        post(tx, alice.key)?;
         Err::<(), _>(ProblemType::Forbidden.into())
     });
     let panicked = opened.store.write(move |tx| -> Result<(), ServiceError> {
-        deliver(tx, &[alice.key], b"panicked")?;
+        post(tx, alice.key)?;
         panic!("on purpose")
     });
-    let accepted = opened
-        .store
-        .write(move |tx| deliver(tx, &[alice.key], b"accepted"));
+    let accepted = opened.store.write(move |tx| post(tx, alice.key));
     let (refused, panicked, accepted) = tokio::join!(refused, panicked, accepted);
     assert!(matches!(refused, Err(ServiceError::Refused(_))));
     assert!(matches!(panicked, Err(ServiceError::Fault(_))));
     accepted.unwrap();
-    let times = *woken.borrow();
+    let times = woken.times();
     assert!(
         times == 1 || times > 1 && opened.looks_by_itself(),
         "only what was committed wakes anyone: {times}"
     );
-    let rows = opened
-        .store
-        .read(move |tx| Ok(tx.inbox(alice.key, 0, 9)?))
-        .await
-        .unwrap();
-    assert_eq!(
-        rows.iter()
-            .map(|row| (row.seq, row.body.0.as_slice()))
-            .collect::<Vec<_>>(),
-        [(1, &b"accepted"[..])],
-        "no gap and nothing of the others"
-    );
+    let mail = opened.store.read(move |tx| Ok(tx.mail(alice.key)?));
+    let numbers: Vec<u64> = mail.await.unwrap().iter().map(|mail| mail.seq).collect();
+    assert_eq!(numbers, [1], "no gap and nothing of the others");
 }
 
 /// S3.
@@ -150,8 +101,8 @@ async fn the_schema_allows_a_last_resort_exactly_its_transitions(opened: Opened)
         opened
             .try_execute(
                 "INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash,
-                     not_after, uploaded_at, retiring_until)
-                 VALUES (?1, ?2, 1, ?3, ?4, ?1, substr(?1, 1, 31), 9, 1, CASE WHEN ?3 = 1 THEN 5 END)",
+                     not_before, not_after, uploaded_at, retiring_until)
+                 VALUES (?1, ?2, 1, ?3, ?4, ?1, substr(?1, 1, 31), 0, 9, 1, CASE WHEN ?3 = 1 THEN 5 END)",
                 &[name(number), owner.into(), status.into(), used.into()],
             )
             .await
@@ -225,8 +176,8 @@ async fn a_group_has_one_commit_per_epoch(opened: Opened) {
     opened
         .store
         .write(move |tx| {
-            assert!(tx.insert_group(&group(), 1, 0, b"state", b"info", NOW)?);
-            assert!(!tx.insert_group(&group(), 1, 0, b"state", b"info", NOW)?);
+            assert!(tx.insert_group(&group(), 1, NOW)?);
+            assert!(!tx.insert_group(&group(), 1, NOW)?);
             Ok(())
         })
         .await
@@ -234,8 +185,8 @@ async fn a_group_has_one_commit_per_epoch(opened: Opened) {
     let accept = async |seq: i64, kind: i64, epoch: i64, sha256: &[u8]| {
         opened
             .try_execute(
-                "INSERT INTO accepted (group_id, seq, kind, epoch, sender, sha256, accepted_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)",
+                "INSERT INTO log (group_id, seq, kind, epoch, sender, sha256, size, accepted_at, transcript_hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, 1, CASE WHEN ?3 = 0 THEN ?6 END)",
                 &[
                     group().as_bytes().into(),
                     seq.into(),
@@ -322,15 +273,15 @@ async fn a_rehearsal_leaves_nothing_behind(opened: Opened) {
         let taken = opened
             .store
             .rehearse(move |tx| {
-                deliver(tx, &[alice], b"rehearsed")?;
+                post(tx, alice)?;
                 Ok(tx.take_available(alice, &[1], serving(), &reservation(alice, "r"))?)
             })
             .await
             .unwrap();
         assert_eq!(taken.unwrap().0, reference(1));
     }
-    assert!(!woken.has_changed().unwrap() || opened.looks_by_itself());
-    assert_eq!(opened.count("SELECT count(*) FROM inbox").await, 0);
+    assert!(woken.times() == 0 || opened.looks_by_itself());
+    assert_eq!(opened.count("SELECT count(*) FROM mail").await, 0);
     assert_eq!(
         opened
             .count("SELECT count(*) FROM key_packages WHERE status = 0")
@@ -391,77 +342,6 @@ async fn the_audit_of_a_device_is_a_hash_chain(opened: Opened) {
         .execute("UPDATE audit SET actor = 'eve/eve-1' WHERE seq = 2", &[])
         .await;
     assert!(!verify().await, "a changed row breaks the chain");
-}
-
-async fn an_acknowledgement_that_runs_ahead_loses_no_row_to_come(opened: Opened) {
-    let alice = opened.register("alice", 1).await.key;
-    let message = |body: &'static [u8]| opened.store.write(move |tx| deliver(tx, &[alice], body));
-    message(b"one").await.unwrap();
-    opened
-        .store
-        .write(move |tx| Ok(tx.acknowledge(alice, u64::MAX)?))
-        .await
-        .unwrap();
-    message(b"two").await.unwrap();
-    let rows = opened
-        .store
-        .read(move |tx| Ok(tx.inbox(alice, 0, 9)?))
-        .await
-        .unwrap();
-    assert_eq!(rows.len(), 1);
-    assert_eq!((rows[0].seq, rows[0].body.0.as_slice()), (2, &b"two"[..]));
-    assert_eq!(
-        opened.count("SELECT count(*) FROM bodies").await,
-        1,
-        "a body that nobody waits for is gone"
-    );
-}
-
-async fn rows_that_are_too_old_or_too_many_are_dropped_and_the_device_can_tell(opened: Opened) {
-    let alice = opened.register("alice", 1).await.key;
-    let bob = opened.register("bob", 2).await.key;
-    let send = |receivers: Vec<DeviceKey>| {
-        opened
-            .store
-            .write(move |tx| deliver(tx, &receivers, b"a message"))
-    };
-    let inbox = |device: DeviceKey| {
-        opened.store.read(move |tx| {
-            let rows = tx.inbox(device, 0, 9)?.iter().map(|row| row.seq).collect();
-            Ok((rows, tx.dropped_up_to(device)?))
-        })
-    };
-    send(vec![alice, bob]).await.unwrap();
-    send(vec![alice]).await.unwrap();
-    opened
-        .store
-        .write(move |tx| Ok(tx.acknowledge(bob, 1)?))
-        .await
-        .unwrap();
-    let swept = opened
-        .store
-        .write(move |tx| Ok(tx.sweep_inboxes(NOW.plus(1), 9)?));
-    assert_eq!(swept.await.unwrap(), 2);
-    send(vec![alice, bob]).await.unwrap();
-    assert_eq!(inbox(alice).await.unwrap(), (vec![3], 2));
-    assert_eq!(
-        inbox(bob).await.unwrap(),
-        (vec![2], 0),
-        "what was acknowledged was not dropped"
-    );
-    let seen = opened.store.write(move |tx| Ok(tx.acknowledge(alice, 3)?));
-    seen.await.unwrap();
-    assert_eq!(inbox(alice).await.unwrap(), (vec![], 0));
-
-    // As if as many rows as an inbox holds had come.
-    send(vec![bob]).await.unwrap();
-    let many = "UPDATE devices SET inbox_last = inbox_last + 9997 WHERE name LIKE 'bob%'";
-    assert_eq!(opened.execute(many, &[]).await, 1);
-    send(vec![bob]).await.unwrap();
-    assert_eq!(inbox(bob).await.unwrap(), (vec![2, 3, 10_001], 0));
-    send(vec![bob]).await.unwrap();
-    assert_eq!(inbox(bob).await.unwrap(), (vec![3, 10_001, 10_002], 2));
-    assert_eq!(opened.count("SELECT count(*) FROM bodies").await, 3);
 }
 
 async fn a_store_that_is_opened_again_is_the_same(opened: Opened) {

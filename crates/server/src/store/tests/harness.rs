@@ -3,12 +3,16 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use larder_lifecycle::{DirectoryPolicy, Lifetime, UnixSeconds};
-use larder_wire::{GroupId, InboxKind, KeyPackageRef};
+use larder_wire::{GroupId, KeyPackageRef};
+use sha2::{Digest as _, Sha256};
 use tokio_postgres::NoTls;
 
 use crate::error::ServiceError;
 use crate::store::statement::Param;
-use crate::store::{DeviceKey, DeviceRow, NewInboxRow, NewKeyPackage, Serving, Store, StoreLocation, Tx};
+use crate::store::{
+    DeviceKey, DeviceRow, LogKind, LogRange, MailKind, NewKeyPackage, NewRow, Part, Serving, Store,
+    StoreLocation, Tx,
+};
 use crate::wakeups::Wakeups;
 
 pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -245,25 +249,89 @@ pub(super) fn group() -> GroupId {
     GroupId::from_bytes(b"group").unwrap()
 }
 
-/// Puts a message into inboxes.
-pub(super) fn deliver(tx: &Tx<'_>, receivers: &[DeviceKey], body: &[u8]) -> Result<(), ServiceError> {
-    let row = NewInboxRow {
-        kind: InboxKind::Message,
-        group: Some(&group()),
-        epoch: Some(1),
-        body: Some(body),
-    };
-    Ok(tx.deliver(receivers, &row, NOW)?)
+/// Tells a device something.
+pub(super) fn post(tx: &Tx<'_>, device: DeviceKey) -> Result<(), ServiceError> {
+    Ok(tx.post(device, MailKind::KeyPackagesLow, NOW)?)
 }
 
-/// Puts a Welcome into inboxes, with the ratchet tree that it needs.
-pub(super) fn deliver_welcome(tx: &Tx<'_>, receivers: &[DeviceKey], epoch: u64) -> Result<(), ServiceError> {
-    tx.insert_ratchet_tree(&group(), epoch, b"tree")?;
-    let row = NewInboxRow {
-        kind: InboxKind::Welcome,
-        group: Some(&group()),
-        epoch: Some(epoch),
-        body: Some(b"welcome"),
+/// Creates the group, with these members.
+pub(super) fn start_group(tx: &Tx<'_>, members: &[DeviceKey]) -> Result<(), ServiceError> {
+    assert!(tx.insert_group(&group(), 1, NOW)?);
+    tx.set_snapshot(&group(), 0, b"snapshot")?;
+    for member in members {
+        tx.begin_interval(&group(), *member, (0, 0))?;
+    }
+    Ok(())
+}
+
+fn new_row<'a>(kind: LogKind, sender: DeviceKey, body: &'a [u8], sha256: &'a [u8; 32]) -> NewRow<'a> {
+    NewRow {
+        kind,
+        epoch: 0,
+        sender,
+        sha256,
+        transcript_hash: (kind == LogKind::Commit).then_some(b"hash"),
+        body,
+    }
+}
+
+/// Says something in the group, and returns the number of the row.
+pub(super) fn say(tx: &Tx<'_>, sender: DeviceKey, body: &[u8]) -> Result<u64, ServiceError> {
+    let seq = tx.next_for_message(&group(), body.len())?.unwrap().seq;
+    tx.count_waiting(&group(), sender, body.len())?.unwrap();
+    let sha256: [u8; 32] = Sha256::digest(body).into();
+    assert!(tx.insert_row(
+        &group(),
+        seq,
+        &new_row(LogKind::Message, sender, body, &sha256),
+        NOW
+    )?);
+    tx.wake_group(&group());
+    Ok(seq)
+}
+
+/// Commits in the group, adding these devices, and returns the number of the row.
+pub(super) fn commit(
+    tx: &Tx<'_>,
+    sender: DeviceKey,
+    (state_seq, epoch): (u64, u64),
+    added: &[DeviceKey],
+) -> Result<u64, ServiceError> {
+    let body = format!("Commit of epoch {epoch}");
+    let sha256: [u8; 32] = Sha256::digest(&body).into();
+    let seq = tx
+        .next_for_handshake(&group(), state_seq, (true, body.len()))?
+        .unwrap()
+        .seq;
+    let row = NewRow {
+        epoch,
+        ..new_row(LogKind::Commit, sender, body.as_bytes(), &sha256)
     };
-    Ok(tx.deliver(receivers, &row, NOW)?)
+    assert!(tx.insert_row(&group(), seq, &row, NOW)?);
+    if !added.is_empty() {
+        tx.insert_body(&group(), seq, Part::Welcome, b"welcome")?;
+        tx.insert_tree(&group(), seq, b"tree")?;
+    }
+    for device in added {
+        tx.begin_by_welcome(&group(), *device, (seq, epoch + 1))?;
+    }
+    tx.note_roster_change(&group(), NOW)?;
+    tx.wake_group(&group());
+    Ok(seq)
+}
+
+/// The numbers of the rows that wait for a device in the group.
+pub(super) fn waiting(tx: &Tx<'_>, device: DeviceKey) -> Result<Vec<u64>, ServiceError> {
+    let mut numbers = Vec::new();
+    for interval in tx.intervals(device)? {
+        let range = LogRange {
+            after: interval.acknowledged,
+            until: interval.head,
+            rows_max: 1000,
+            bytes_max: usize::MAX,
+        };
+        let rows = tx.log_rows(&interval.group, device, range)?;
+        numbers.extend(rows.iter().map(|row| row.seq));
+    }
+    Ok(numbers)
 }

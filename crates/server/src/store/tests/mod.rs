@@ -1,4 +1,4 @@
-//! What every engine must do. Each test of `conformance`, `in_use`, `keys` and `limits` runs on SQLite and on PostgreSQL.
+//! What every engine must do. Each test of `conformance`, `in_use`, `keys`, `limits` and `log` runs on SQLite and on PostgreSQL.
 
 /// Each of these functions, which are given a store, as a test on each engine.
 macro_rules! on_both_engines {
@@ -25,6 +25,7 @@ mod harness;
 mod in_use;
 mod keys;
 mod limits;
+mod log;
 mod plans;
 mod sqlite_only;
 

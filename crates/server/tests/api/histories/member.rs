@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use larder_wire::{DeviceOutcome, GroupId, Inbox, InboxKind, ProblemType, Reserved, SpendRequest};
+use larder_wire::{
+    DeviceOutcome, GroupId, Inbox, InboxKind, InboxRow, Position, ProblemType, Reserved, SpendRequest,
+};
 use openmls::prelude::{LeafNodeIndex, MlsGroup};
 use proptest::sample::Index;
 
@@ -19,8 +21,8 @@ pub(super) struct Member {
     pub(super) gid: GroupId,
     world: Arc<World>,
     reserved: Vec<Disclosed>,
-    /// The inbox is read, never acknowledged: it is counted in the end.
-    read_up_to: u64,
+    /// What it has found in its inbox, to be counted in the end.
+    pub(super) found: Vec<InboxRow>,
     texts: u32,
 }
 
@@ -32,7 +34,7 @@ impl Member {
             gid,
             world: Arc::clone(world),
             reserved: Vec::new(),
-            read_up_to: 0,
+            found: Vec::new(),
             texts: 0,
         }
     }
@@ -245,17 +247,35 @@ impl Member {
 
     /// Follows the others' Commits.
     async fn catch_up(&mut self) {
-        loop {
-            let path = format!("/v1/inbox?after={}", self.read_up_to);
-            let page: Inbox = self.device.http.get(&path).await.ok();
-            let Some(last) = page.rows.last() else {
-                return;
-            };
-            self.read_up_to = last.seq;
-            for row in page.rows.iter().filter(|row| row.kind == InboxKind::Commit) {
+        for row in read_all(&self.device).await {
+            if row.kind == InboxKind::Commit {
                 self.device.process(&mut self.group, &row.body.0);
             }
+            self.found.push(row);
         }
+    }
+}
+
+/// Reads an inbox to its end, page by page, and acknowledges it.
+pub(super) async fn read_all(device: &Device) -> Vec<InboxRow> {
+    let mut rows: Vec<InboxRow> = Vec::new();
+    loop {
+        let page = device.every_row().await;
+        if page.is_empty() {
+            return rows;
+        }
+        let mut acknowledgement = device.acknowledgement();
+        for row in page {
+            match &row.group_id {
+                Some(group_id) => acknowledgement.groups.push(Position {
+                    group_id: group_id.clone(),
+                    seq: row.seq,
+                }),
+                None => acknowledgement.mail = Some(row.seq),
+            }
+            rows.push(row);
+        }
+        device.acknowledge(acknowledgement).await.ok::<Inbox>();
     }
 }
 

@@ -1,5 +1,8 @@
-use std::cell::RefCell;
-
+use larder_wire::GroupId;
+use openmls::prelude::PublicGroup;
+use openmls::prelude::tls_codec::Serialize as _;
+use openmls_rust_crypto::RustCrypto;
+use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::public_storage::PublicStorageProvider;
 use openmls_traits::storage::{CURRENT_VERSION, traits};
 use serde::de::DeserializeOwned;
@@ -16,20 +19,14 @@ const ZSTD_LEVEL: i32 = 3;
 /// A group state of this size is not ours, in bytes. It bounds what a corrupt blob can make us allocate.
 const STATE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// The public state of one group, as OpenMLS stores it: loaded and stored whole, in the transaction of the request.
-#[derive(Default)]
-pub(super) struct PublicState {
-    contents: RefCell<Contents>,
-}
-
+/// The public state of one group after a Commit, as it is stored. OpenMLS loads a group from it, and keeps nothing in it:
+/// what it would store at every step is stored once in a while, all at once.
 #[derive(Default, Serialize, Deserialize)]
-struct Contents {
+pub(super) struct Snapshot {
     tree: Option<ByteBuf>,
     context: Option<ByteBuf>,
     interim_transcript_hash: Option<ByteBuf>,
     confirmation_tag: Option<ByteBuf>,
-    /// Queued proposals by their reference, in the order in which they came.
-    proposals: Vec<(ByteBuf, ByteBuf)>,
 }
 
 /// The public state could not be coded.
@@ -43,30 +40,55 @@ impl From<CodingError> for Fault {
     }
 }
 
-impl PublicState {
+impl Snapshot {
+    /// The state of a group, without the proposals that wait.
+    pub(super) fn of(crypto: &RustCrypto, group: &PublicGroup) -> Result<Self, Fault> {
+        let context = group.group_context();
+        let tag = group.confirmation_tag();
+        // interim_transcript_hash = Hash(confirmed_transcript_hash || InterimTranscriptHashInput) (RFC 9420 §8.2).
+        let mut hashed = context.confirmed_transcript_hash().to_vec();
+        tag.tls_serialize(&mut hashed).map_err(|_| CodingError)?;
+        let interim = crypto
+            .hash(context.ciphersuite().hash_algorithm(), &hashed)
+            .map_err(|_| Fault::Crypto("a transcript hash"))?;
+        Ok(Self {
+            tree: Some(to_cbor(group.treesync())?),
+            context: Some(to_cbor(context)?),
+            interim_transcript_hash: Some(to_cbor(&interim)?),
+            confirmation_tag: Some(to_cbor(tag)?),
+        })
+    }
+
+    /// The group that it is the state of.
+    pub(super) fn load(&self, group: &GroupId) -> Result<PublicGroup, Fault> {
+        let group_id = openmls::group::GroupId::from_slice(group.as_bytes());
+        PublicGroup::load(self, &group_id)?.ok_or(Fault::Corrupt("a group without public state"))
+    }
+
     pub(super) fn decode(blob: &[u8]) -> Result<Self, Fault> {
         let Some((&FORMAT_CBOR_ZSTD, compressed)) = blob.split_first() else {
             return Err(Fault::Corrupt("the format of a group's public state"));
         };
-        let cbor = zstd::bulk::Decompressor::upper_bound(compressed)
-            .filter(|size| *size <= STATE_BYTES_MAX)
-            .and_then(|size| zstd::bulk::decompress(compressed, size).ok())
-            .ok_or(CodingError)?;
-        Ok(Self {
-            contents: RefCell::new(from_cbor(&cbor)?),
-        })
+        Ok(from_cbor(&decompress(compressed, STATE_BYTES_MAX)?)?)
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>, Fault> {
-        let cbor = to_cbor(&*self.contents.borrow())?;
         let mut blob = vec![FORMAT_CBOR_ZSTD];
-        blob.extend(zstd::bulk::compress(&cbor, ZSTD_LEVEL).map_err(|_| CodingError)?);
+        blob.extend(compress(&to_cbor(self)?)?);
         Ok(blob)
     }
+}
 
-    pub(super) fn queued_proposals_count(&self) -> usize {
-        self.contents.borrow().proposals.len()
-    }
+pub(super) fn compress(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+    zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|_| CodingError.into())
+}
+
+/// What was compressed, of at most `most` bytes.
+pub(crate) fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Fault> {
+    zstd::bulk::Decompressor::upper_bound(compressed)
+        .filter(|size| *size <= most)
+        .and_then(|size| zstd::bulk::decompress(compressed, size).ok())
+        .ok_or_else(|| CodingError.into())
 }
 
 fn to_cbor<T: Serialize>(value: &T) -> Result<ByteBuf, CodingError> {
@@ -83,15 +105,14 @@ fn read<T: DeserializeOwned>(stored: Option<&ByteBuf>) -> Result<Option<T>, Codi
     stored.map(|bytes| from_cbor(bytes)).transpose()
 }
 
-impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
+impl PublicStorageProvider<CURRENT_VERSION> for Snapshot {
     type PublicError = CodingError;
 
     fn write_tree<G: traits::GroupId<CURRENT_VERSION>, T: traits::TreeSync<CURRENT_VERSION>>(
         &self,
         _: &G,
-        tree: &T,
+        _: &T,
     ) -> Result<(), CodingError> {
-        self.contents.borrow_mut().tree = Some(to_cbor(tree)?);
         Ok(())
     }
 
@@ -101,18 +122,16 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
     >(
         &self,
         _: &G,
-        hash: &H,
+        _: &H,
     ) -> Result<(), CodingError> {
-        self.contents.borrow_mut().interim_transcript_hash = Some(to_cbor(hash)?);
         Ok(())
     }
 
     fn write_context<G: traits::GroupId<CURRENT_VERSION>, C: traits::GroupContext<CURRENT_VERSION>>(
         &self,
         _: &G,
-        context: &C,
+        _: &C,
     ) -> Result<(), CodingError> {
-        self.contents.borrow_mut().context = Some(to_cbor(context)?);
         Ok(())
     }
 
@@ -122,9 +141,8 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
     >(
         &self,
         _: &G,
-        tag: &C,
+        _: &C,
     ) -> Result<(), CodingError> {
-        self.contents.borrow_mut().confirmation_tag = Some(to_cbor(tag)?);
         Ok(())
     }
 
@@ -135,13 +153,9 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
     >(
         &self,
         _: &G,
-        reference: &R,
-        proposal: &Q,
+        _: &R,
+        _: &Q,
     ) -> Result<(), CodingError> {
-        let (reference, proposal) = (to_cbor(reference)?, to_cbor(proposal)?);
-        let proposals = &mut self.contents.borrow_mut().proposals;
-        proposals.retain(|(queued, _)| *queued != reference);
-        proposals.push((reference, proposal));
         Ok(())
     }
 
@@ -153,26 +167,21 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
         &self,
         _: &G,
     ) -> Result<Vec<(R, Q)>, CodingError> {
-        let contents = self.contents.borrow();
-        contents
-            .proposals
-            .iter()
-            .map(|(r, q)| Ok((from_cbor(r)?, from_cbor(q)?)))
-            .collect()
+        Ok(Vec::new())
     }
 
     fn tree<G: traits::GroupId<CURRENT_VERSION>, T: traits::TreeSync<CURRENT_VERSION>>(
         &self,
         _: &G,
     ) -> Result<Option<T>, CodingError> {
-        read(self.contents.borrow().tree.as_ref())
+        read(self.tree.as_ref())
     }
 
     fn group_context<G: traits::GroupId<CURRENT_VERSION>, C: traits::GroupContext<CURRENT_VERSION>>(
         &self,
         _: &G,
     ) -> Result<Option<C>, CodingError> {
-        read(self.contents.borrow().context.as_ref())
+        read(self.context.as_ref())
     }
 
     fn interim_transcript_hash<
@@ -182,28 +191,25 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
         &self,
         _: &G,
     ) -> Result<Option<H>, CodingError> {
-        read(self.contents.borrow().interim_transcript_hash.as_ref())
+        read(self.interim_transcript_hash.as_ref())
     }
 
     fn confirmation_tag<G: traits::GroupId<CURRENT_VERSION>, C: traits::ConfirmationTag<CURRENT_VERSION>>(
         &self,
         _: &G,
     ) -> Result<Option<C>, CodingError> {
-        read(self.contents.borrow().confirmation_tag.as_ref())
+        read(self.confirmation_tag.as_ref())
     }
 
     fn delete_tree<G: traits::GroupId<CURRENT_VERSION>>(&self, _: &G) -> Result<(), CodingError> {
-        self.contents.borrow_mut().tree = None;
         Ok(())
     }
 
     fn delete_confirmation_tag<G: traits::GroupId<CURRENT_VERSION>>(&self, _: &G) -> Result<(), CodingError> {
-        self.contents.borrow_mut().confirmation_tag = None;
         Ok(())
     }
 
     fn delete_context<G: traits::GroupId<CURRENT_VERSION>>(&self, _: &G) -> Result<(), CodingError> {
-        self.contents.borrow_mut().context = None;
         Ok(())
     }
 
@@ -211,20 +217,14 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
         &self,
         _: &G,
     ) -> Result<(), CodingError> {
-        self.contents.borrow_mut().interim_transcript_hash = None;
         Ok(())
     }
 
     fn remove_proposal<G: traits::GroupId<CURRENT_VERSION>, R: traits::ProposalRef<CURRENT_VERSION>>(
         &self,
         _: &G,
-        reference: &R,
+        _: &R,
     ) -> Result<(), CodingError> {
-        let reference = to_cbor(reference)?;
-        self.contents
-            .borrow_mut()
-            .proposals
-            .retain(|(queued, _)| *queued != reference);
         Ok(())
     }
 
@@ -232,7 +232,6 @@ impl PublicStorageProvider<CURRENT_VERSION> for PublicState {
         &self,
         _: &G,
     ) -> Result<(), CodingError> {
-        self.contents.borrow_mut().proposals.clear();
         Ok(())
     }
 }
@@ -242,22 +241,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_survives_its_blob_and_a_damaged_blob_is_refused() {
-        let state = PublicState::default();
-        state.contents.borrow_mut().tree = Some(ByteBuf::from(vec![7; 1000]));
-        state
-            .contents
-            .borrow_mut()
-            .proposals
-            .push((ByteBuf::from(vec![1]), ByteBuf::from(vec![2])));
-        let blob = state.encode().unwrap();
+    fn a_snapshot_survives_its_blob_and_a_damaged_blob_is_refused() {
+        let snapshot = Snapshot {
+            tree: Some(ByteBuf::from(vec![7; 1000])),
+            ..Snapshot::default()
+        };
+        let blob = snapshot.encode().unwrap();
         assert!(blob.len() < 500, "{} bytes", blob.len());
-        let read = PublicState::decode(&blob).unwrap();
-        assert_eq!(read.contents.borrow().tree, state.contents.borrow().tree);
-        assert_eq!(read.queued_proposals_count(), 1);
+        assert_eq!(Snapshot::decode(&blob).unwrap().tree, snapshot.tree);
 
         for damaged in [&b""[..], &[FORMAT_CBOR_ZSTD], &[2, 0, 0], &blob[..blob.len() / 2]] {
-            assert!(PublicState::decode(damaged).is_err());
+            assert!(Snapshot::decode(damaged).is_err());
         }
     }
 }

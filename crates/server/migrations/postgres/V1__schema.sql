@@ -1,4 +1,4 @@
--- The server's state: the tables, constraints and triggers of the SQLite migrations. No private key, token, plaintext or
+-- The server's state: the tables, constraints and triggers of the SQLite schema. No private key, token, plaintext or
 -- group name is ever stored: sessions and challenges as SHA-256, MLS objects as they travelled. Times are Unix seconds.
 
 CREATE TABLE server (
@@ -26,9 +26,15 @@ CREATE TABLE devices (
     last_upload BIGINT,
     audit_seq BIGINT NOT NULL DEFAULT 0,
     audit_hash BYTEA NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
-    -- Inbox
-    inbox_last BIGINT NOT NULL DEFAULT 0,
-    inbox_acknowledged BIGINT NOT NULL DEFAULT 0
+    -- The number of the last thing that was put into the device's mail.
+    mail_last BIGINT NOT NULL DEFAULT 0,
+    -- Who linked the device, and that device's signature; NULL for the first device of a user. Each device was linked by one
+    -- with a smaller id.
+    authorized_by BIGINT REFERENCES devices (id),
+    link_signature BYTEA,
+    -- A removed device stays, without anything that it could use: its names are not given to another, and what it authorized
+    -- can still be verified.
+    removed_at BIGINT
 );
 CREATE INDEX devices_by_user ON devices (user_id, id);
 
@@ -62,6 +68,7 @@ CREATE TABLE sessions (
     device_id BIGINT NOT NULL REFERENCES devices (id),
     expires_at BIGINT NOT NULL
 );
+CREATE INDEX sessions_by_device ON sessions (device_id);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
 -- Answers to requests with an Idempotency-Key, kept a day for retries. Those to reserve requests hold the KeyPackages
@@ -92,6 +99,8 @@ CREATE TABLE key_packages (
     suite BIGINT NOT NULL,
     status BIGINT NOT NULL CHECK (status BETWEEN 0 AND 5),
     init_key_hash BYTEA NOT NULL UNIQUE,
+    encryption_key_hash BYTEA NOT NULL,
+    not_before BIGINT NOT NULL,
     not_after BIGINT NOT NULL,
     uploaded_at BIGINT NOT NULL,
     holder BIGINT REFERENCES devices (id),
@@ -102,7 +111,7 @@ CREATE TABLE key_packages (
     CHECK (status NOT IN (1, 2) OR (holder IS NOT NULL AND group_id IS NOT NULL AND reserved_until IS NOT NULL))
 );
 CREATE INDEX key_packages_by_device ON key_packages (device_id, uploaded_at);
-CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after) WHERE status = 0;
+CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after, not_before) WHERE status = 0;
 CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE status = 0;
 CREATE INDEX key_packages_to_lapse ON key_packages (reserved_until) WHERE status = 1;
 CREATE INDEX key_packages_by_reservation ON key_packages (reservation_id) WHERE status = 1;
@@ -177,6 +186,8 @@ CREATE TABLE last_resorts (
     status BIGINT NOT NULL CHECK (status BETWEEN 0 AND 2),
     used BIGINT NOT NULL CHECK (used IN (0, 1)),
     init_key_hash BYTEA NOT NULL UNIQUE,
+    encryption_key_hash BYTEA NOT NULL,
+    not_before BIGINT NOT NULL,
     not_after BIGINT NOT NULL,
     uploaded_at BIGINT NOT NULL,
     retiring_until BIGINT,
@@ -262,66 +273,222 @@ $$;
 CREATE TRIGGER last_resort_reservations_never_change BEFORE UPDATE ON last_resort_reservations
     FOR EACH ROW EXECUTE FUNCTION last_resort_reservations_never_change();
 
+-- A public key is that of one KeyPackage, whichever kind it is, as its init key or as its leaf's encryption key, tombstones
+-- included: a Commit that adds two leaves with one key is refused, and so is one that adds a key which the tree has.
+-- Triggers keep the rows, and let no KeyPackage be stored without both.
+CREATE TABLE key_package_keys (
+    hash BYTEA PRIMARY KEY
+);
+
+CREATE FUNCTION key_packages_have_keys_of_their_own() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO key_package_keys VALUES (NEW.init_key_hash), (NEW.encryption_key_hash);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER key_packages_have_keys_of_their_own AFTER INSERT ON key_packages
+    FOR EACH ROW EXECUTE FUNCTION key_packages_have_keys_of_their_own();
+CREATE TRIGGER last_resorts_have_keys_of_their_own AFTER INSERT ON last_resorts
+    FOR EACH ROW EXECUTE FUNCTION key_packages_have_keys_of_their_own();
+
+CREATE FUNCTION keys_are_forgotten() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM key_package_keys WHERE hash IN (OLD.init_key_hash, OLD.encryption_key_hash);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER keys_are_forgotten_with_a_key_package AFTER DELETE ON key_packages
+    FOR EACH ROW EXECUTE FUNCTION keys_are_forgotten();
+CREATE TRIGGER keys_are_forgotten_with_a_last_resort AFTER DELETE ON last_resorts
+    FOR EACH ROW EXECUTE FUNCTION keys_are_forgotten();
+
+-- Limits --------------------------------------------------------------------------------------------------------------
+
+-- Who asked for how much of whom, and who does not want to be asked.
+
+-- How often a user was handed KeyPackages of a device, and how often anybody was: when all that happened so far is
+-- forgotten. A row whose time has come says nothing any more.
+CREATE TABLE pair_rates (
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    device_id BIGINT NOT NULL REFERENCES devices (id),
+    forgotten_at BIGINT NOT NULL,
+    PRIMARY KEY (user_id, device_id)
+);
+CREATE INDEX pair_rates_to_forget ON pair_rates (forgotten_at);
+
+CREATE TABLE target_rates (
+    device_id BIGINT PRIMARY KEY REFERENCES devices (id),
+    forgotten_at BIGINT NOT NULL
+);
+CREATE INDEX target_rates_to_forget ON target_rates (forgotten_at);
+
+-- By name: one that nobody has yet can be blocked like any other.
+CREATE TABLE blocks (
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    blocked TEXT NOT NULL,
+    PRIMARY KEY (user_id, blocked)
+);
+
+-- What a user holds, or held until not long ago without using it.
+CREATE INDEX key_packages_held ON key_packages (holder, reserved_until) WHERE status IN (1, 3);
+CREATE INDEX last_resort_reservations_held ON last_resort_reservations (holder, reserved_until);
+
+-- Invitations to register that are not used, by the SHA-256 of what their codes hold.
+CREATE TABLE invitations (
+    hash BYTEA PRIMARY KEY CHECK (length(hash) = 32),
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL CHECK (expires_at >= created_at)
+);
+CREATE INDEX invitations_to_expire ON invitations (expires_at);
+
 -- Delivery ------------------------------------------------------------------------------------------------------------
 
+-- next_seq: of the next row of the log. state_seq: the last row that changed the public state, a Commit or a proposal; 0 at
+-- first. first_seq: no message before this row has a body. waiting_bytes: of the bodies of messages. handshake_bytes: of those
+-- of Commits and proposals. roster_version changes with who is entitled to what comes. empty_since: NULL while anybody is.
 CREATE TABLE groups (
     id BYTEA PRIMARY KEY,
     suite BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
-    last_seq BIGINT NOT NULL,
-    public_state BYTEA NOT NULL,
-    group_info BYTEA NOT NULL,
-    created_at BIGINT NOT NULL
+    next_seq BIGINT NOT NULL DEFAULT 1,
+    state_seq BIGINT NOT NULL DEFAULT 0,
+    first_seq BIGINT NOT NULL DEFAULT 1,
+    roster_version BIGINT NOT NULL DEFAULT 0,
+    waiting_bytes BIGINT NOT NULL DEFAULT 0 CHECK (waiting_bytes >= 0),
+    handshake_bytes BIGINT NOT NULL DEFAULT 0 CHECK (handshake_bytes >= 0),
+    created_at BIGINT NOT NULL,
+    empty_since BIGINT,
+    CHECK (state_seq < next_seq)
+);
+CREATE INDEX groups_waiting ON groups (id) WHERE waiting_bytes > 0;
+CREATE INDEX groups_empty ON groups (empty_since) WHERE empty_since IS NOT NULL;
+
+-- The public state after the Commit at this row, which has all Commits and proposals after it to lead on to the present one.
+CREATE TABLE group_states (
+    group_id BYTEA PRIMARY KEY REFERENCES groups (id),
+    seq BIGINT NOT NULL,
+    snapshot BYTEA NOT NULL
 );
 
--- since_epoch: the first epoch whose messages the device can read.
+-- Of the present epoch.
+CREATE TABLE group_infos (
+    group_id BYTEA PRIMARY KEY REFERENCES groups (id),
+    group_info BYTEA NOT NULL
+);
+
+-- What a group accepted, in order, and what its members are told by the server. kind: 0 commit, 1 proposal, 2 message,
+-- 3 device-change. epoch: the one that it was made in. sender and sha256: NULL of what the server tells. transcript_hash: the
+-- confirmed one after a Commit. size: of its body. gone: why there is no body any more: 0 quota, 1 age, 2 nobody needs it.
+CREATE TABLE log (
+    group_id BYTEA NOT NULL REFERENCES groups (id),
+    seq BIGINT NOT NULL,
+    kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 3),
+    epoch BIGINT NOT NULL,
+    sender BIGINT REFERENCES devices (id),
+    sha256 BYTEA,
+    transcript_hash BYTEA,
+    size BIGINT NOT NULL,
+    gone BIGINT CHECK (gone BETWEEN 0 AND 2),
+    accepted_at BIGINT NOT NULL,
+    PRIMARY KEY (group_id, seq),
+    CHECK ((kind = 3) = (sha256 IS NULL)),
+    CHECK ((kind = 3) = (sender IS NULL)),
+    CHECK ((kind = 0) = (transcript_hash IS NOT NULL))
+);
+CREATE UNIQUE INDEX log_once ON log (group_id, sha256);
+CREATE UNIQUE INDEX log_one_commit_per_epoch ON log (group_id, epoch) WHERE kind = 0;
+CREATE INDEX log_handshakes_by_age ON log (accepted_at) WHERE kind <= 1 AND gone IS NULL;
+
+-- part: 0 what everybody gets, 1 the Welcome of a Commit, 2 the ratchet tree that the Welcome needs, compressed.
+CREATE TABLE bodies (
+    group_id BYTEA NOT NULL REFERENCES groups (id),
+    seq BIGINT NOT NULL,
+    part BIGINT NOT NULL CHECK (part BETWEEN 0 AND 2),
+    body BYTEA NOT NULL,
+    PRIMARY KEY (group_id, seq, part)
+);
+CREATE INDEX bodies_of_welcomes ON bodies (group_id, seq) WHERE part = 1;
+
+-- What a device is entitled to: the rows from from_seq on, until until_seq, while that is not NULL; messages of from_epoch and
+-- later. by_welcome: the first of them is the Welcome of that Commit. A device that was removed and comes back has another one. An interval that ended and was read is deleted.
+-- waiting_bytes: of the bodies of messages that the device has sent.
 CREATE TABLE members (
     group_id BYTEA NOT NULL REFERENCES groups (id),
     device_id BIGINT NOT NULL REFERENCES devices (id),
-    since_epoch BIGINT NOT NULL,
-    PRIMARY KEY (group_id, device_id)
+    from_seq BIGINT NOT NULL,
+    from_epoch BIGINT NOT NULL,
+    by_welcome BIGINT NOT NULL CHECK (by_welcome IN (0, 1)),
+    until_seq BIGINT,
+    acknowledged_seq BIGINT NOT NULL,
+    waiting_bytes BIGINT NOT NULL DEFAULT 0 CHECK (waiting_bytes >= 0),
+    PRIMARY KEY (group_id, device_id, from_seq),
+    CHECK (acknowledged_seq >= from_seq - 1)
 );
+CREATE UNIQUE INDEX members_open ON members (group_id, device_id) WHERE until_seq IS NULL;
 CREATE INDEX members_by_device ON members (device_id);
 
--- What a group accepted: kind 0 commit, 1 proposal, 2 message. epoch is the one that the message was sent in.
-CREATE TABLE accepted (
-    group_id BYTEA NOT NULL REFERENCES groups (id),
-    seq BIGINT NOT NULL,
-    kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 2),
-    epoch BIGINT NOT NULL,
-    sender BIGINT NOT NULL REFERENCES devices (id),
-    sha256 BYTEA NOT NULL,
-    accepted_at BIGINT NOT NULL,
-    PRIMARY KEY (group_id, seq)
-);
-CREATE UNIQUE INDEX accepted_once ON accepted (group_id, sha256);
-CREATE UNIQUE INDEX accepted_one_commit_per_epoch ON accepted (group_id, epoch) WHERE kind = 0;
-CREATE INDEX accepted_by_age ON accepted (accepted_at);
-
-CREATE TABLE ratchet_trees (
-    group_id BYTEA NOT NULL REFERENCES groups (id),
-    epoch BIGINT NOT NULL,
-    tree BYTEA NOT NULL,
-    PRIMARY KEY (group_id, epoch)
-);
-
-CREATE TABLE bodies (
-    id BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
-    body BYTEA NOT NULL
-);
-
--- kind: 0 welcome, 1 commit, 2 proposal, 3 message, 4 key-packages-low, 5 device-change.
-CREATE TABLE inbox (
+-- What concerns one device alone and no group. kind: 0 key-packages-low, 1 device-change. At most one of a kind waits.
+CREATE TABLE mail (
     device_id BIGINT NOT NULL REFERENCES devices (id),
+    kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 1),
     seq BIGINT NOT NULL,
-    kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 5),
-    group_id BYTEA,
-    epoch BIGINT,
-    body_id BIGINT REFERENCES bodies (id),
     received_at BIGINT NOT NULL,
-    PRIMARY KEY (device_id, seq)
+    PRIMARY KEY (device_id, kind)
 );
-CREATE INDEX inbox_by_body ON inbox (body_id) WHERE body_id IS NOT NULL;
-CREATE INDEX inbox_welcomes ON inbox (group_id, epoch, device_id) WHERE kind = 0;
-CREATE INDEX inbox_by_age ON inbox (received_at);
-CREATE INDEX inbox_low ON inbox (device_id) WHERE kind = 4;
+
+-- Ciphertext does not become smaller.
+ALTER TABLE bodies ALTER COLUMN body SET STORAGE EXTERNAL;
+
+-- Blobs ---------------------------------------------------------------------------------------------------------------
+
+-- Files that members of a group send each other, encrypted by them.
+
+-- name: random; whoever knows it may fetch the blob. size: as announced; stored: what has come of it. sha256: NULL until all
+-- has. idempotency_key: NULL once the blob is over. expires_at: 0 once the blob is over and its parts are being removed.
+CREATE TABLE blobs (
+    id BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    name BYTEA NOT NULL UNIQUE,
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    device_id BIGINT NOT NULL REFERENCES devices (id),
+    idempotency_key TEXT,
+    size BIGINT NOT NULL CHECK (size > 0),
+    stored BIGINT NOT NULL DEFAULT 0 CHECK (stored BETWEEN 0 AND size),
+    sha256 BYTEA,
+    expires_at BIGINT NOT NULL,
+    CHECK (sha256 IS NULL OR stored = size)
+);
+CREATE UNIQUE INDEX blobs_once ON blobs (device_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX blobs_by_user ON blobs (user_id);
+CREATE INDEX blobs_by_age ON blobs (expires_at);
+
+-- In parts, so that none of them is large in anybody's memory.
+CREATE TABLE blob_parts (
+    blob_id BIGINT NOT NULL REFERENCES blobs (id),
+    number BIGINT NOT NULL,
+    bytes BYTEA NOT NULL,
+    PRIMARY KEY (blob_id, number)
+);
+
+-- How often a user stored one, like pair_rates.
+CREATE TABLE blob_rates (
+    user_id BIGINT PRIMARY KEY REFERENCES users (id),
+    forgotten_at BIGINT NOT NULL
+);
+CREATE INDEX blob_rates_to_forget ON blob_rates (forgotten_at);
+
+-- Ciphertext does not become smaller.
+ALTER TABLE blob_parts ALTER COLUMN bytes SET STORAGE EXTERNAL;
+
+-- Time ----------------------------------------------------------------------------------------------------------------
+
+-- When the store was last swept, and by which node; how often an operator has accepted a clock, and what it said the last
+-- time. Nothing is swept by age that a clock would end which does not fit.
+CREATE TABLE clock (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    last_sweep BIGINT,
+    swept_by TEXT,
+    acceptances BIGINT NOT NULL DEFAULT 0,
+    accepted_at BIGINT,
+    CHECK ((acceptances > 0) = (accepted_at IS NOT NULL))
+);
+INSERT INTO clock (id) VALUES (1);

@@ -1,0 +1,185 @@
+//! The public state of a group in memory: what Commits and proposals are judged against.
+
+use larder_wire::GroupId;
+use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _, Size as _};
+use openmls::prelude::{MlsMessageIn, ProcessedMessageContent, PublicGroup, QueuedProposal, StagedCommit};
+use openmls_rust_crypto::RustCrypto;
+
+use crate::delivery::snapshot::{Snapshot, compress};
+use crate::error::Fault;
+use crate::store::HandshakeRow;
+
+/// After so many rows a snapshot is due.
+const ROWS_MAX: u32 = 32;
+/// After so many bytes of Commits and proposals a snapshot is due.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// The state of a group after a row of its log.
+pub(crate) struct Held {
+    pub(super) public_group: PublicGroup,
+    /// The last row that it followed, a Commit or a proposal; 0 at first.
+    seq: u64,
+    /// The last Commit, whose tree this is.
+    commit_seq: u64,
+    /// Proposals that wait for a Commit.
+    pub(super) proposals: usize,
+    /// What came since the last snapshot.
+    since: Since,
+    /// The ratchet trees of Welcomes that are not stored yet, compressed, each with the row of its Commit.
+    unwritten_trees: Vec<(u64, Vec<u8>)>,
+}
+
+#[derive(Default)]
+struct Since {
+    rows: u32,
+    bytes: usize,
+}
+
+/// What is to be stored of a state, behind the requests that led to it.
+pub(crate) struct Unwritten {
+    /// The ratchet trees of Welcomes, compressed, each with the row of its Commit.
+    pub(crate) trees: Vec<(u64, Vec<u8>)>,
+    /// A snapshot, and the row that it is the state after.
+    pub(crate) snapshot: Option<(u64, Vec<u8>)>,
+}
+
+impl Held {
+    /// The state of a new group.
+    pub(super) fn new(public_group: PublicGroup) -> Self {
+        Self {
+            public_group,
+            seq: 0,
+            commit_seq: 0,
+            proposals: 0,
+            since: Since::default(),
+            unwritten_trees: Vec::new(),
+        }
+    }
+
+    /// The state that was stored, after this row.
+    pub(crate) fn load(group: &GroupId, (seq, snapshot): &(u64, Vec<u8>)) -> Result<Self, Fault> {
+        Ok(Self {
+            seq: *seq,
+            commit_seq: *seq,
+            ..Self::new(Snapshot::decode(snapshot)?.load(group)?)
+        })
+    }
+
+    /// The last row that it followed.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The row of the Commit that led to its epoch; 0 at the first.
+    pub(crate) fn commit_seq(&self) -> u64 {
+        self.commit_seq
+    }
+
+    /// Follows rows that the group has accepted; they were judged then.
+    ///
+    /// # Errors
+    /// [`Fault::Unfollowable`] when it cannot: OpenMLS judges lifetimes by the clock, so that what was right may not be any
+    /// more. What was followed before stays.
+    pub(crate) fn follow(&mut self, crypto: &RustCrypto, rows: Vec<HandshakeRow>) -> Result<(), Fault> {
+        for row in rows {
+            let bytes = row.body.ok_or(Fault::Unfollowable)?;
+            let message = MlsMessageIn::tls_deserialize_exact(&bytes)
+                .ok()
+                .and_then(|message| message.try_into_protocol_message().ok())
+                .ok_or(Fault::Unfollowable)?;
+            let processed = self
+                .public_group
+                .process_message(crypto, message)
+                .map_err(|_| Fault::Unfollowable)?;
+            match processed.into_content() {
+                ProcessedMessageContent::StagedCommitMessage(staged) if row.is_commit => {
+                    self.merge(row.seq, bytes.len(), *staged)?;
+                    if row.needs_tree {
+                        self.keep_tree()?;
+                    }
+                }
+                ProcessedMessageContent::ProposalMessage(queued) if !row.is_commit => {
+                    self.queue(row.seq, bytes.len(), *queued)?;
+                }
+                _ => return Err(Fault::Unfollowable),
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a Commit that the group has accepted at this row.
+    pub(crate) fn merge(&mut self, seq: u64, bytes: usize, staged: StagedCommit) -> Result<(), Fault> {
+        self.public_group
+            .merge_commit(&Snapshot::default(), staged)
+            .map_err(|_| Fault::Unfollowable)?;
+        self.commit_seq = seq;
+        self.proposals = 0;
+        self.count(seq, bytes);
+        Ok(())
+    }
+
+    /// Follows a proposal that the group has accepted at this row.
+    pub(crate) fn queue(&mut self, seq: u64, bytes: usize, queued: QueuedProposal) -> Result<(), Fault> {
+        self.public_group.add_proposal(&Snapshot::default(), queued)?;
+        self.proposals += 1;
+        self.count(seq, bytes);
+        Ok(())
+    }
+
+    fn count(&mut self, seq: u64, bytes: usize) {
+        self.seq = seq;
+        self.since.rows += 1;
+        self.since.bytes += bytes;
+    }
+
+    /// Keeps the ratchet tree of this epoch for those who were welcomed to it.
+    pub(crate) fn keep_tree(&mut self) -> Result<(), Fault> {
+        let tree = compress(&self.ratchet_tree()?)?;
+        self.unwritten_trees.push((self.commit_seq, tree));
+        Ok(())
+    }
+
+    /// The ratchet tree (RFC 9420 §12.4.3.3).
+    pub(crate) fn ratchet_tree(&self) -> Result<Vec<u8>, Fault> {
+        self.public_group
+            .export_ratchet_tree()
+            .tls_serialize_detached()
+            .map_err(|_| Fault::Corrupt("a ratchet tree"))
+    }
+
+    /// The size of the ratchet tree, in bytes.
+    pub(crate) fn ratchet_tree_bytes(&self) -> usize {
+        self.public_group.export_ratchet_tree().tls_serialized_len()
+    }
+
+    /// What is due to be stored; with `everything`, what is not stored yet. It is taken for stored from here on.
+    pub(crate) fn take_unwritten(
+        &mut self,
+        crypto: &RustCrypto,
+        everything: bool,
+    ) -> Result<Option<Unwritten>, Fault> {
+        let is_due = self.since.rows >= ROWS_MAX || self.since.bytes >= BYTES_MAX;
+        let snapshot = match is_due || (everything && self.since.rows > 0) {
+            true => Some((
+                self.commit_seq,
+                Snapshot::of(crypto, &self.public_group)?.encode()?,
+            )),
+            false => None,
+        };
+        if snapshot.is_none() && self.unwritten_trees.is_empty() {
+            return Ok(None);
+        }
+        if snapshot.is_some() {
+            self.since = Since::default();
+        }
+        Ok(Some(Unwritten {
+            trees: std::mem::take(&mut self.unwritten_trees),
+            snapshot,
+        }))
+    }
+}
+
+/// The snapshot of a new group.
+pub(super) fn first_snapshot(crypto: &RustCrypto, held: &Held) -> Result<Vec<u8>, Fault> {
+    Snapshot::of(crypto, &held.public_group)?.encode()
+}

@@ -1,0 +1,74 @@
+//! What concerns one device alone and no group: at most one of a kind waits for it.
+
+use larder_lifecycle::UnixSeconds;
+
+use crate::error::Fault;
+use crate::store::statement::params;
+use crate::store::tx::{DeviceKey, Tx};
+
+/// What there can be to tell a device. The schema names these numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MailKind {
+    /// Its pool runs low, or its last resort was handed out.
+    KeyPackagesLow = 0,
+    /// A device of its user came or went, or created a group.
+    DeviceChange = 1,
+}
+
+/// Something that waits.
+pub(crate) struct MailRow {
+    pub(crate) seq: u64,
+    pub(crate) kind: MailKind,
+    pub(crate) received_at: UnixSeconds,
+}
+
+impl MailKind {
+    fn from_sql(number: u8) -> Result<Self, Fault> {
+        [Self::KeyPackagesLow, Self::DeviceChange]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+            .ok_or(Fault::Corrupt("an unknown kind of mail"))
+    }
+}
+
+impl Tx<'_> {
+    /// Tells a device something, and again if it has been told and may have acted already.
+    pub(crate) fn post(&self, device: DeviceKey, kind: MailKind, now: UnixSeconds) -> Result<(), Fault> {
+        let seq: u64 = self.one_row(
+            "UPDATE devices SET mail_last = mail_last + 1 WHERE id = ?1 RETURNING mail_last",
+            params![device],
+            |row| row.get(0),
+        )?;
+        self.execute(
+            "INSERT INTO mail (device_id, kind, seq, received_at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (device_id, kind) DO UPDATE SET seq = excluded.seq, received_at = excluded.received_at",
+            params![device, kind as u8, seq, now],
+        )?;
+        self.wake(device);
+        Ok(())
+    }
+
+    /// What waits for a device, in order.
+    pub(crate) fn mail(&self, device: DeviceKey) -> Result<Vec<MailRow>, Fault> {
+        self.rows(
+            "SELECT seq, kind, received_at FROM mail WHERE device_id = ?1 ORDER BY seq",
+            params![device],
+            |row| {
+                Ok(MailRow {
+                    seq: row.get(0)?,
+                    kind: MailKind::from_sql(row.get(1)?)?,
+                    received_at: row.get(2)?,
+                })
+            },
+        )
+    }
+
+    /// The device has stored what was told up to this number.
+    pub(crate) fn acknowledge_mail(&self, device: DeviceKey, up_to: u64) -> Result<(), Fault> {
+        self.execute(
+            "DELETE FROM mail WHERE device_id = ?1 AND seq <= ?2",
+            params![device, up_to],
+        )
+        .map(drop)
+    }
+}
