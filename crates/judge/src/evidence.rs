@@ -1,9 +1,9 @@
 use larder_wire::{DeviceId, DeviceInfo};
 use openmls::prelude::OpenMlsCrypto;
-use tls_codec::{Serialize as _, VLByteSlice};
 
 use crate::leaf::Leaf;
 use crate::link::{Link, link_verifies};
+use crate::parts::{MalformedPart, push, take, text};
 
 /// The first byte, so that a later form is told apart.
 const VERSION: u8 = 1;
@@ -32,6 +32,12 @@ pub struct Evidence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not the evidence of a device")]
 pub struct MalformedEvidence;
+
+impl From<MalformedPart> for MalformedEvidence {
+    fn from(_: MalformedPart) -> Self {
+        Self
+    }
+}
 
 impl Evidence {
     /// Looks for the chain from the nearest of these leaves to a device, in the list of its user's devices. Nothing in it is
@@ -131,7 +137,7 @@ impl Evidence {
             let (mls_signature_key, after) = take(after)?;
             let (signature, after) = take(after)?;
             links.push(Link {
-                device: device_id(device)?,
+                device: text(device)?,
                 auth_key,
                 mls_signature_key,
                 signature,
@@ -139,7 +145,7 @@ impl Evidence {
             unread = after;
         }
         let evidence = Self {
-            from: device_id(from)?,
+            from: text(from)?,
             links,
         };
         let is_whole = rest.is_empty() && (1..=LINKS_MAX).contains(&evidence.links.len());
@@ -150,31 +156,4 @@ impl Evidence {
             Err(MalformedEvidence)
         }
     }
-}
-
-fn push(bytes: &mut Vec<u8>, part: &[u8]) {
-    bytes.extend(VLByteSlice(part).tls_serialize_detached().unwrap_or_default());
-}
-
-/// A part and what follows it. tls_codec panics in debug builds where less follows than a length promises.
-fn take(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), MalformedEvidence> {
-    let width = match bytes.first().ok_or(MalformedEvidence)? >> 6 {
-        0 => 1,
-        1 => 2,
-        2 => 4,
-        _ => return Err(MalformedEvidence),
-    };
-    let (length, rest) = bytes.split_at_checked(width).ok_or(MalformedEvidence)?;
-    let length = length
-        .iter()
-        .fold(0, |length, byte| (length << 8) | usize::from(*byte));
-    // The first two bits told the width.
-    let length = length & ((1 << (8 * width - 2)) - 1);
-    let (part, rest) = rest.split_at_checked(length).ok_or(MalformedEvidence)?;
-    Ok((part.to_vec(), rest))
-}
-
-fn device_id(bytes: Vec<u8>) -> Result<DeviceId, MalformedEvidence> {
-    let text = String::from_utf8(bytes).map_err(|_| MalformedEvidence)?;
-    text.parse().map_err(|_| MalformedEvidence)
 }

@@ -5,7 +5,7 @@
 //! its own, and whoever replays a group's Commits asks again. A proposal that waits for a Commit is judged in the same words.
 //!
 //! A device that was never in a group comes in by itself only with [`Evidence`] in its Commit's authenticated data: the
-//! signatures by which a device that is in the group let it in, perhaps over others.
+//! signatures by which a device that is in the group let it in, perhaps over others. One that leaves says so by a [`Departure`].
 //!
 //! # Architecture invariant
 //!
@@ -15,13 +15,16 @@
 //! whatever only one side knows: accounts, reservations, pinned and verified keys, devices that are known to be removed. Those
 //! decide what else a server refuses, and what a client tells and sends; never the verdict.
 
+mod departure;
 mod evidence;
 mod handshake;
 mod judge;
 mod leaf;
 mod link;
+mod parts;
 mod verdict;
 
+pub use departure::{Departure, MalformedDeparture};
 pub use evidence::{EVIDENCE_BYTES_MAX, Evidence, LINKS_MAX, MalformedEvidence};
 pub use handshake::{Handshake, Unreadable};
 pub use judge::Judge;

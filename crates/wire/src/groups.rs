@@ -97,6 +97,16 @@ pub struct Membership {
     pub head: u64,
 }
 
+/// `DELETE /v1/groups/{gid}/membership`: the calling device leaves, and gets nothing more of the group from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeaveRequest {
+    /// By the signature key of the device's leaf, through SignWithLabel (RFC 9420 §5.1.2) with the label `LarderLeave`, over
+    /// `"larder leave v1" || 0x00 || server_name || 0x00 || user || 0x00 || device_id || 0x00 || SHA-256 of the LeafNode || 0x00 ||
+    /// group_id`.
+    pub signature: Base64Url,
+}
+
 /// `GET /v1/groups/{gid}/commits?from_epoch=`: what led the group on from an epoch: its Commits and, each before the Commit
 /// that may name it, the standalone proposals (RFC 9420 §12.4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -79,7 +79,8 @@ pub struct InboxRow {
     /// Why the server has not got the body any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Gone>,
-    /// The `MLSMessage`; of a `device-change` row the user's name; empty for rows that carry none.
+    /// The `MLSMessage`; of a `device-change` row the user's name; of a `departure` row `0x01 || opaque user<V> ||
+    /// opaque device_id<V> || opaque leaf_hash<V> || opaque signature<V>` (RFC 9420 §2.1.2); empty for rows that carry none.
     #[serde(default, skip_serializing_if = "Base64Url::is_empty")]
     pub body: Base64Url,
 }
@@ -97,6 +98,8 @@ pub enum InboxKind {
     Proposal,
     /// An application message of another device.
     Message,
+    /// A device has left: its statement, by which a member may commit the removal of its leaf.
+    Departure,
     /// Rows that are not for this device.
     Passed,
     /// The device's pool is below the low watermark, or its last resort was handed out: refresh it. Concerns no group.

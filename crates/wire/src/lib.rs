@@ -41,7 +41,8 @@ pub use directory::{
 };
 pub use groups::{
     Accepted, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupInfoAnswer, Handshake,
-    Handshakes, Membership, Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
+    Handshakes, LeaveRequest, Membership, Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer,
+    Sent,
 };
 pub use inbox::{Acknowledgement, Gone, Inbox, InboxKind, InboxRow, NextRequest, Position};
 pub use invite_code::{INVITE_SECRET_BYTES, InviteCode, MalformedInviteCode};
@@ -57,8 +58,8 @@ pub use link_code::{LinkCode, MalformedLinkCode};
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{
-    LABEL_DEVICE_LINK, LABEL_REGISTER, link_content, registration_content, session_content,
-    sign_with_label_content,
+    LABEL_DEVICE_LINK, LABEL_LEAVE, LABEL_REGISTER, leave_content, link_content, registration_content,
+    session_content, sign_with_label_content,
 };
 pub use state::{STATE_HEADER, StateClaim};
 pub use suites::{

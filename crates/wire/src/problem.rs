@@ -264,7 +264,7 @@ pub struct Problem {
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "urn:larder:problem:wrong-epoch"))]
     pub problem_type: ProblemType,
     /// A few words for a person; the same for every problem of the type.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// What went wrong this time. Never holds secrets.
@@ -272,7 +272,7 @@ pub struct Problem {
     pub detail: Option<String>,
     /// The check that failed (`invalid-key-package`, `invalid-commit`): a [`KeyPackageCheck`] or [`CommitCheck`] code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<String>,
+    pub check: Option<Box<str>>,
     /// The epoch that the group is at (`wrong-epoch`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_epoch: Option<u64>,
@@ -280,8 +280,8 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refs: Vec<KeyPackageRef>,
     /// How far the server knows the device to be in the groups concerned (`position-ahead`).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub positions: Vec<Position>,
+    #[serde(default, skip_serializing_if = "<[Position]>::is_empty")]
+    pub positions: Box<[Position]>,
     /// How long to wait before asking again, in seconds. It travels in the header `Retry-After`, not in the body.
     #[serde(skip)]
     pub retry_after_seconds: Option<NonZeroU32>,
@@ -292,13 +292,13 @@ impl Problem {
     pub fn new(problem_type: ProblemType) -> Self {
         Self {
             problem_type,
-            title: problem_type.title().to_owned(),
+            title: problem_type.title().into(),
             status: problem_type.status(),
             detail: None,
             check: None,
             current_epoch: None,
             refs: Vec::new(),
-            positions: Vec::new(),
+            positions: Box::default(),
             retry_after_seconds: None,
         }
     }
@@ -313,7 +313,7 @@ impl Problem {
     /// A KeyPackage failed this check.
     pub fn key_package(check: KeyPackageCheck) -> Self {
         Self {
-            check: Some(check.code().to_owned()),
+            check: Some(check.code().into()),
             detail: Some(check.explanation().to_owned()),
             ..Self::new(ProblemType::InvalidKeyPackage)
         }
@@ -322,7 +322,7 @@ impl Problem {
     /// A Commit, proposal or group failed this check.
     pub fn commit(check: CommitCheck) -> Self {
         Self {
-            check: Some(check.code().to_owned()),
+            check: Some(check.code().into()),
             ..Self::new(ProblemType::InvalidCommit)
         }
     }
@@ -338,7 +338,7 @@ impl Problem {
     /// In these groups the device is known to be this far, and not further.
     pub fn position_ahead(positions: Vec<Position>) -> Self {
         Self {
-            positions,
+            positions: positions.into(),
             ..Self::new(ProblemType::PositionAhead)
         }
     }

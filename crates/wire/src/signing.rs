@@ -6,12 +6,16 @@
 use tls_codec::{Serialize as _, VLByteSlice};
 
 use crate::accounts::RegisterRequest;
+use crate::bytes::GroupId;
 use crate::names::{DeviceId, UserName};
 
 /// The SignWithLabel label (RFC 9420 §5.1.2) for [`registration_content`].
 pub const LABEL_REGISTER: &str = "LarderRegister";
 /// The SignWithLabel label (RFC 9420 §5.1.2) for [`link_content`].
 pub const LABEL_DEVICE_LINK: &str = "LarderDeviceLink";
+
+/// The SignWithLabel label (RFC 9420 §5.1.2) for [`leave_content`].
+pub const LABEL_LEAVE: &str = "LarderLeave";
 
 /// What a device signs with its authentication key to open a session.
 pub fn session_content(server_name: &str, challenge: &[u8]) -> Vec<u8> {
@@ -50,6 +54,28 @@ pub fn link_content(
             device_id.as_str().as_bytes(),
             auth_key,
             mls_signature_key,
+        ],
+    )
+}
+
+/// What a device signs with the signature key of its leaf to leave a group, through [`sign_with_label_content`] under
+/// [`LABEL_LEAVE`]. `leaf_hash` is the SHA-256 of the LeafNode (RFC 9420 §7.2): a device that comes back has another leaf, and
+/// what it said before does not concern that.
+pub fn leave_content(
+    server_name: &str,
+    user: &UserName,
+    device_id: &DeviceId,
+    leaf_hash: &[u8; 32],
+    group_id: &GroupId,
+) -> Vec<u8> {
+    domain_separated(
+        "larder leave v1",
+        &[
+            server_name.as_bytes(),
+            user.as_str().as_bytes(),
+            device_id.as_str().as_bytes(),
+            leaf_hash,
+            group_id.as_bytes(),
         ],
     )
 }

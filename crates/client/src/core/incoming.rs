@@ -169,7 +169,7 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
             }
             Ok(false)
         }
-        InboxKind::Passed | InboxKind::KeyPackagesLow => Ok(false),
+        InboxKind::Departure | InboxKind::Passed | InboxKind::KeyPackagesLow => Ok(false),
     }
 }
 

@@ -331,12 +331,12 @@ CREATE TABLE group_infos (
 );
 
 -- What a group accepted, in order, and what its members are told by the server. kind: 0 commit, 1 proposal, 2 message,
--- 3 device-change. epoch: the one that it was made in. sender and sha256: NULL of what the server tells. transcript_hash: the
+-- 3 device-change, 4 departure. epoch: the one that it was made in. sender and sha256: NULL of what the server tells. transcript_hash: the
 -- confirmed one after a Commit. size: of its body. gone: why there is no body any more: 0 quota, 1 age, 2 nobody needs it.
 CREATE TABLE log (
     group_id BLOB NOT NULL REFERENCES groups (id),
     seq INTEGER NOT NULL,
-    kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 3),
+    kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 4),
     epoch INTEGER NOT NULL,
     sender INTEGER REFERENCES devices (id),
     sha256 BLOB,
@@ -345,8 +345,8 @@ CREATE TABLE log (
     gone INTEGER CHECK (gone BETWEEN 0 AND 2),
     accepted_at INTEGER NOT NULL,
     PRIMARY KEY (group_id, seq),
-    CHECK ((kind = 3) = (sha256 IS NULL)),
-    CHECK ((kind = 3) = (sender IS NULL)),
+    CHECK ((kind >= 3) = (sha256 IS NULL)),
+    CHECK ((kind >= 3) = (sender IS NULL)),
     CHECK ((kind = 0) = (transcript_hash IS NOT NULL))
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX log_once ON log (group_id, sha256);

@@ -133,6 +133,22 @@ pub(crate) fn standing_of_commit(
     })
 }
 
+/// Where a group stands. A member may know.
+pub(crate) fn standing_of_member(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    group: &GroupId,
+) -> Result<Standing<()>, ServiceError> {
+    let row = tx.group(group)?.ok_or(ProblemType::NotFound)?;
+    match tx.is_member(group, caller.key)? {
+        true => Ok(Standing::Open {
+            epoch: row.epoch,
+            state_seq: row.state_seq,
+        }),
+        false => Err(ProblemType::NotFound.into()),
+    }
+}
+
 /// Where a group stands to a proposal with this hash. A member may know.
 pub(crate) fn standing_of_proposal(
     tx: &Tx<'_>,

@@ -217,7 +217,7 @@ fn delivered(
     } = log_row;
     let is_early = match kind {
         LogKind::Commit | LogKind::Proposal | LogKind::Message => epoch < interval.from_epoch,
-        LogKind::DeviceChange => false,
+        LogKind::DeviceChange | LogKind::Departure => false,
     };
     let is_for_others = sender == Some(caller.key) || is_early || gone == Some(BodyGone::Read);
     let is_welcome = interval.by_welcome && seq == interval.from_seq;
@@ -241,6 +241,7 @@ fn delivered(
         LogKind::Proposal => (InboxKind::Proposal, Some(epoch)),
         LogKind::Message => (InboxKind::Message, Some(epoch)),
         LogKind::DeviceChange => (InboxKind::DeviceChange, None),
+        LogKind::Departure => (InboxKind::Departure, None),
     };
     row.gone = match gone {
         Some(BodyGone::Quota) => Some(Gone::Quota),

@@ -11,6 +11,7 @@ mod groups;
 pub(crate) mod inbox;
 mod judge;
 pub(crate) mod judges;
+mod leave;
 mod messages;
 mod offer;
 mod parse;
@@ -20,8 +21,11 @@ pub(crate) mod state;
 pub(crate) mod states;
 
 pub(crate) use commit::commit;
-pub(crate) use groups::{Standing, create_group, judge_new_group, standing_of_commit, standing_of_proposal};
+pub(crate) use groups::{
+    Standing, create_group, judge_new_group, standing_of_commit, standing_of_member, standing_of_proposal,
+};
 pub(crate) use judge::{commit as judge_commit, proposal as judge_proposal};
+pub(crate) use leave::{judge_departure, leave};
 pub(crate) use messages::{Keep, OfferedMessage, propose, send_message};
 pub(crate) use offer::{Offer, OfferedProposal};
 pub(crate) use scrub::{GroupProblem, check_group};

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use larder_judge::Departure;
 use larder_wire::GroupId;
 use openmls_rust_crypto::RustCrypto;
 
@@ -59,11 +60,27 @@ pub(crate) fn check_group(
         )),
         Err(_) => report(GroupProblem::State("the GroupInfo cannot be read".to_owned())),
     }
+    let departures: Vec<Departure> = tx
+        .departures(group)?
+        .iter()
+        .filter_map(|bytes| Departure::from_bytes(bytes).ok())
+        .collect();
     let mut leaves = BTreeSet::new();
     for member in public_group.members() {
         let device = checks::device_named_by(tx, &member.credential)?
             .filter(|device| device.signature_key == member.signature_key);
+        let leaf = public_group.leaf(member.index);
+        let has_left = leaf
+            .and_then(|leaf| Departure::of_leaf(leaf, Vec::new()))
+            .is_some_and(|of_leaf| {
+                departures.iter().any(|departure| {
+                    departure.user == of_leaf.user
+                        && departure.device == of_leaf.device
+                        && departure.leaf_hash == of_leaf.leaf_hash
+                })
+            });
         match device {
+            Some(_) if has_left => {}
             Some(device) => {
                 leaves.insert(device.key);
             }

@@ -5,7 +5,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupId,
-    GroupInfoAnswer, Handshakes, Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer, Sent,
+    GroupInfoAnswer, Handshakes, LeaveRequest, Memberships, MessageRequest, ProposalRequest,
+    RatchetTreeAnswer, Sent,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +15,7 @@ use super::App;
 use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path, Query};
 use super::openapi::MlsObject;
 use super::problem::{
-    CommitProblems, CreateGroupProblems, Failure, FindProblems, ReadProblems, SendProblems,
+    CommitProblems, CreateGroupProblems, Failure, FindProblems, LeaveProblems, ReadProblems, SendProblems,
 };
 use crate::Caller;
 
@@ -148,6 +149,24 @@ pub(super) async fn info(
     Path(group): Path<GroupId>,
 ) -> Result<Json<GroupInfoAnswer>, Failure> {
     Ok(Json(app.service.group_info(&caller, group).await?))
+}
+
+/// Leaves a group, by one's own word. Nothing more of the group is delivered from here on, and the other members get the word.
+#[utoipa::path(
+    delete, path = "/v1/groups/{gid}/membership", tag = "groups",
+    params(("gid" = GroupId, Path, description = "The group")),
+    request_body = LeaveRequest,
+    responses((status = 204, description = "Left"), LeaveProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn leave(
+    caller: Caller,
+    State(app): State<App>,
+    Path(group): Path<GroupId>,
+    Json(request): Json<LeaveRequest>,
+) -> Result<StatusCode, Failure> {
+    app.service.leave(&caller, group, request).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -130,6 +130,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(groups::send_message))
         .routes(routes!(groups::info))
         .routes(routes!(groups::ratchet_tree))
+        .routes(routes!(groups::leave))
         .routes(routes!(groups::handshakes))
         .routes(routes!(groups::epoch))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));

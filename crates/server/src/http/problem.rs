@@ -148,6 +148,9 @@ problem_sets! {
     /// Of the creation of a group.
     CreateGroupProblems: Malformed | Unauthenticated | GroupExists | StateBehind | TooLarge | UnsupportedMediaType
         | InvalidCommit | IdempotencyMismatch | Unavailable;
+    /// Of leaving a group.
+    LeaveProblems: Malformed | Unauthenticated | Forbidden | NotFound | StateBehind | TooLarge | UnsupportedMediaType
+        | Unavailable;
     /// Of a Commit.
     CommitProblems: Malformed | Forbidden | Unauthenticated | NotFound | WrongEpoch | AlreadySpent | StateBehind
         | ReservationLapsed | TooLarge | UnsupportedMediaType | InvalidCommit | Unavailable;

@@ -2,25 +2,20 @@ use std::sync::Arc;
 
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupId,
-    GroupInfoAnswer, HANDSHAKES_PAGE_ROWS_MAX, Handshake, Handshakes, Membership, Memberships, Problem,
-    ProblemType, Sent, TREE_BYTES_MAX,
+    GroupInfoAnswer, HANDSHAKES_PAGE_ROWS_MAX, Handshake, Handshakes, LeaveRequest, Membership, Memberships,
+    Problem, ProblemType, Sent, TREE_BYTES_MAX,
 };
-use tokio::sync::OwnedMutexGuard;
 
+use super::states::{ATTEMPTS_MAX, Stand, Stored, evict_if_unknown, stored};
 use super::{Caller, Service};
 use crate::accounts::{self, answered_once};
 use crate::delivery::state::Held;
-use crate::delivery::{self, Offer, OfferedMessage, OfferedProposal, Standing};
+use crate::delivery::{self, Offer, OfferedMessage, OfferedProposal};
 use crate::error::{Fault, ServiceError};
-use crate::store::{GroupRow, Part, Tx};
+use crate::store::Part;
 
-/// What was judged against a state that is not the present one any more is judged again, this often.
-const ATTEMPTS_MAX: u32 = 3;
 /// An answer with Commits and proposals ends with the one that reaches this size, in bytes.
 const HANDSHAKES_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// The state of a group, for the one who judges against it.
-type Turn = OwnedMutexGuard<Option<Held>>;
 
 /// Groups.
 impl Service {
@@ -204,6 +199,36 @@ impl Service {
         .await
     }
 
+    /// Takes the calling device off the roster at its own word. Refuses with `not-found`, or `forbidden` (not its word).
+    pub async fn leave(
+        &self,
+        caller: &Caller,
+        group: GroupId,
+        request: LeaveRequest,
+    ) -> Result<(), ServiceError> {
+        let (asked, now) = (group.clone(), self.now());
+        let standing = self
+            .standing(caller, &group, move |tx, caller| {
+                delivery::standing_of_member(tx, caller, &asked)
+            })
+            .await?;
+        let Stand::Open(turn, _) = standing else {
+            return Ok(());
+        };
+        let (inner, device, asked) = (Arc::clone(&self.inner), Arc::clone(&caller.device), group.clone());
+        let (_, departure) = self
+            .judge_in_turn(caller, turn, move |held| {
+                let judged_by = (&inner.crypto, inner.config.server_name.as_str());
+                delivery::judge_departure(judged_by, &device, &asked, held, request.signature.0)
+            })
+            .await?;
+        let (departure, device) = (departure?, Arc::clone(&caller.device));
+        self.change(caller, move |tx| {
+            delivery::leave(tx, &device, &group, &departure, now)
+        })
+        .await
+    }
+
     /// The groups that the caller is a member of; or, `of_user`, that any device of its user is.
     pub async fn memberships(&self, caller: &Caller, of_user: bool) -> Result<Memberships, ServiceError> {
         let device = caller.device.key;
@@ -292,7 +317,7 @@ impl Service {
         }
         drop(turn);
         let asked = group.clone();
-        let (snapshot, mut rows) = self.inner.store.read(move |tx| stored(tx, &asked, 0)).await?;
+        let Stored { snapshot, mut rows } = self.inner.store.read(move |tx| stored(tx, &asked, 0)).await?;
         rows.retain(|row| row.seq <= seq);
         let inner = Arc::clone(&self.inner);
         self.judge(caller, move || {
@@ -393,228 +418,4 @@ impl Service {
             .await?;
         Err(ServiceError::Refused(refusal))
     }
-
-    /// Stores the states that are in memory and ahead of what is stored of them.
-    pub async fn store_states(&self) {
-        for (group, place) in self.inner.states.all() {
-            self.store_state(&group, place.lock_owned().await, true).await;
-        }
-    }
-
-    async fn judge<T: Send + 'static>(
-        &self,
-        caller: &Caller,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Fault> {
-        self.inner.judges.run(caller.device.user_key, work).await
-    }
-
-    async fn judge_in_turn<T: Send + 'static>(
-        &self,
-        caller: &Caller,
-        turn: Turn,
-        work: impl FnOnce(&Held) -> T + Send + 'static,
-    ) -> Result<(Turn, T), Fault> {
-        self.judge(caller, move || {
-            let result = turn.as_ref().map(work);
-            result.map(|result| (turn, result)).ok_or(Fault::Closed)
-        })
-        .await?
-    }
-
-    async fn turn(&self, group: &GroupId) -> Turn {
-        self.inner.states.place(group).lock_owned().await
-    }
-
-    /// Where a group stands, and the turn to judge against its present state.
-    async fn standing<T: Send + 'static>(
-        &self,
-        caller: &Caller,
-        group: &GroupId,
-        ask: impl Fn(&Tx<'_>, &crate::store::DeviceRow) -> Result<Standing<T>, ServiceError>
-        + Send
-        + Sync
-        + 'static,
-    ) -> Result<Stand<T>, ServiceError> {
-        let ask = Arc::new(ask);
-        // Nobody who is refused here makes others wait for a place.
-        for attempt in 0..=ATTEMPTS_MAX {
-            let turn = match attempt {
-                0 => self
-                    .inner
-                    .states
-                    .known(group)
-                    .and_then(|place| place.try_lock_owned().ok()),
-                _ => Some(self.turn(group).await),
-            };
-            let (device, claim, asked) = (Arc::clone(&caller.device), caller.claim.clone(), Arc::clone(&ask));
-            let mut standing = self
-                .inner
-                .store
-                .read(move |tx| {
-                    accounts::may_follow(tx, device.key, claim.as_deref())?;
-                    asked(tx, &device)
-                })
-                .await?;
-            if let Standing::Accepted(_) = standing {
-                // An answer that is given is remembered with the mark of its request.
-                let (device, asked) = (Arc::clone(&caller.device), Arc::clone(&ask));
-                standing = self.change(caller, move |tx| asked(tx, &device)).await?;
-            }
-            let (epoch, state_seq) = match standing {
-                Standing::Accepted(answer) => return Ok(Stand::Accepted(answer)),
-                Standing::Open { epoch, state_seq } => (epoch, state_seq),
-            };
-            let Some(turn) = turn else { continue };
-            let row = GroupRow {
-                epoch,
-                next_seq: 0,
-                state_seq,
-            };
-            if let Some(turn) = self.caught_up(caller, group, turn, row).await? {
-                return Ok(Stand::Open(turn, epoch));
-            }
-        }
-        Err(Fault::Busy.into())
-    }
-
-    /// The turn, with the state that the row tells of; `None` when the store has gone on meanwhile.
-    async fn caught_up(
-        &self,
-        caller: &Caller,
-        group: &GroupId,
-        turn: Turn,
-        row: GroupRow,
-    ) -> Result<Option<Turn>, ServiceError> {
-        let known = turn.as_ref().map(Held::seq);
-        if known == Some(row.state_seq) {
-            return Ok(Some(turn));
-        }
-        // A store that went back has another state.
-        let from = known.filter(|known| *known < row.state_seq).unwrap_or(0);
-        let asked = group.clone();
-        let (snapshot, rows) = self.inner.store.read(move |tx| stored(tx, &asked, from)).await?;
-        let (inner, asked) = (Arc::clone(&self.inner), group.clone());
-        let mut turn = turn;
-        let (turn, followed) = self
-            .judge(caller, move || {
-                // Taken out, so that nothing is left of it if this fails half way.
-                let held = turn.take().filter(|held| from > 0 && held.seq() == from);
-                let followed = held
-                    .map_or_else(|| Held::load(&asked, &snapshot), Ok)
-                    .and_then(|mut held| {
-                        held.follow(&inner.crypto, rows)?;
-                        Ok(held)
-                    });
-                let followed = followed.map(|held| *turn = Some(held));
-                (turn, followed)
-            })
-            .await?;
-        if let Err(fault) = followed {
-            if matches!(fault, Fault::Unfollowable) {
-                crate::metrics::unfollowable();
-            }
-            return Err(fault.into());
-        }
-        Ok((turn.as_ref().map(Held::seq) == Some(row.state_seq)).then_some(turn))
-    }
-
-    /// Lets the state in memory follow what was accepted, and stores behind it what is due. Whoever comes next waits for the
-    /// former.
-    fn follow(
-        &self,
-        group: GroupId,
-        mut turn: Turn,
-        follow: impl FnOnce(&mut Held) -> Result<(), Fault> + Send + 'static,
-    ) {
-        let service = self.clone();
-        tokio::spawn(async move {
-            let followed = tokio::task::spawn_blocking(move || {
-                // Taken out, so that nothing is left of it if this fails half way.
-                if let Some(mut held) = turn.take()
-                    && follow(&mut held).is_ok()
-                {
-                    let tree_bytes = held.ratchet_tree_bytes();
-                    *turn = Some(held);
-                    return (turn, tree_bytes);
-                }
-                (turn, 0)
-            });
-            let Ok((turn, tree_bytes)) = followed.await else {
-                return;
-            };
-            service.store_state(&group, turn, false).await;
-            for (group, place) in service.inner.states.weigh(&group, tree_bytes) {
-                service.store_state(&group, place.lock_owned().await, true).await;
-            }
-        });
-    }
-
-    /// Stores what is due of a state, or all that is not stored.
-    async fn store_state(&self, group: &GroupId, mut turn: Turn, everything: bool) {
-        let inner = Arc::clone(&self.inner);
-        let unwritten = tokio::task::spawn_blocking(move || {
-            let unwritten = turn
-                .as_mut()
-                .and_then(|held| held.take_unwritten(&inner.crypto, everything).transpose())
-                .transpose();
-            if unwritten.is_err() {
-                *turn = None;
-            }
-            unwritten
-        });
-        let Ok(Ok(Some(unwritten))) = unwritten.await else {
-            return;
-        };
-        let stored = group.clone();
-        let written = self
-            .inner
-            .store
-            .write(move |tx| {
-                for (seq, tree) in &unwritten.trees {
-                    tx.insert_tree(&stored, *seq, tree)?;
-                }
-                if let Some((seq, snapshot)) = &unwritten.snapshot {
-                    tx.set_snapshot(&stored, *seq, snapshot)?;
-                }
-                Ok(())
-            })
-            .await;
-        if let Err(error) = written {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a group's state was not stored"
-            );
-            // It is made again from what is stored.
-            *self.turn(group).await = None;
-        }
-    }
-}
-
-/// Where a group stands, for who is about to judge.
-enum Stand<T> {
-    Accepted(T),
-    /// The turn, and the group's epoch.
-    Open(Turn, u64),
-}
-
-/// What is stored of a group's public state, and the rows after that, or after `from`.
-fn stored(
-    tx: &Tx<'_>,
-    group: &GroupId,
-    from: u64,
-) -> Result<((u64, Vec<u8>), Vec<crate::store::HandshakeRow>), ServiceError> {
-    let snapshot = tx
-        .snapshot(group)?
-        .ok_or(Fault::Corrupt("a group without public state"))?;
-    let rows = tx.handshakes(group, snapshot.0.max(from), (u32::MAX, usize::MAX))?;
-    Ok((snapshot, rows))
-}
-
-/// A fault leaves open what has become of the transaction: the state is read from the store again.
-fn evict_if_unknown(mut turn: Turn, error: ServiceError) -> ServiceError {
-    if matches!(error, ServiceError::Fault(_)) {
-        *turn = None;
-    }
-    error
 }

@@ -5,6 +5,7 @@ mod blobs;
 mod directory;
 mod groups;
 mod inbox;
+mod states;
 mod sweep;
 
 use std::sync::Arc;

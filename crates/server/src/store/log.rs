@@ -18,14 +18,22 @@ pub(crate) enum LogKind {
     Message = 2,
     /// Told by the server: a device of a user in the group came or went.
     DeviceChange = 3,
+    /// Told by the server: a device has left, by its signed word.
+    Departure = 4,
 }
 
 impl LogKind {
     pub(super) fn from_sql(number: u8) -> Result<Self, Fault> {
-        [Self::Commit, Self::Proposal, Self::Message, Self::DeviceChange]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
-            .ok_or(Fault::Corrupt("an unknown kind of a row"))
+        [
+            Self::Commit,
+            Self::Proposal,
+            Self::Message,
+            Self::DeviceChange,
+            Self::Departure,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
+        .ok_or(Fault::Corrupt("an unknown kind of a row"))
     }
 }
 
@@ -185,6 +193,26 @@ impl Tx<'_> {
         user: &UserName,
         now: UnixSeconds,
     ) -> Result<(), Fault> {
+        self.append_told(group, LogKind::DeviceChange, user.as_str().as_bytes(), now)
+    }
+
+    /// Appends the word of a device that has left.
+    pub(crate) fn append_departure(
+        &self,
+        group: &GroupId,
+        departure: &[u8],
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
+        self.append_told(group, LogKind::Departure, departure, now)
+    }
+
+    fn append_told(
+        &self,
+        group: &GroupId,
+        kind: LogKind,
+        body: &[u8],
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
         let Some((seq, epoch)) = self.row(
             "UPDATE groups SET next_seq = next_seq + 1 WHERE id = ?1 RETURNING next_seq - 1, epoch",
             params![group],
@@ -193,19 +221,11 @@ impl Tx<'_> {
         else {
             return Ok(());
         };
-        let name = user.as_str().as_bytes();
         self.execute(
             "INSERT INTO log (group_id, seq, kind, epoch, size, accepted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                group,
-                seq,
-                LogKind::DeviceChange as u8,
-                epoch,
-                name.len() as u64,
-                now
-            ],
+            params![group, seq, kind as u8, epoch, body.len() as u64, now],
         )?;
-        self.insert_body(group, seq, Part::Whole, name)?;
+        self.insert_body(group, seq, Part::Whole, body)?;
         self.wake_group(group);
         Ok(())
     }

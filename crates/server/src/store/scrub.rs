@@ -131,6 +131,16 @@ impl Tx<'_> {
         )
     }
 
+    /// The words of devices that have left a group.
+    pub(crate) fn departures(&self, group: &GroupId) -> Result<Vec<Vec<u8>>, Fault> {
+        self.rows(
+            "SELECT b.body FROM log l JOIN bodies b ON b.group_id = l.group_id AND b.seq = l.seq AND b.part = 0
+             WHERE l.group_id = ?1 AND l.kind = 4 ORDER BY l.seq",
+            params![group],
+            |row| row.get(0),
+        )
+    }
+
     /// Bodies of rows that are not there, or are said to have none, at most `limit`.
     pub(crate) fn bodies_without_a_row(&self, limit: u32) -> Result<Vec<(GroupId, u64)>, Fault> {
         self.rows(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use larder_wire::{
-    GroupCreated, GroupId, Inbox, InboxKind, MESSAGE_BYTES_MAX, MessageRequest, NextRequest, Position,
+    Gone, GroupCreated, GroupId, Inbox, InboxKind, MESSAGE_BYTES_MAX, MessageRequest, NextRequest, Position,
     ProblemType, RatchetTreeAnswer, Sent,
 };
 use openmls::prelude::tls_codec::Serialize as _;
@@ -305,7 +305,7 @@ async fn acknowledgements_are_cumulative_and_never_run_ahead() {
             group_id: group.clone(),
             seq: rows[1].seq,
         };
-        assert_eq!(problem.positions, [known]);
+        assert_eq!(&*problem.positions, [known]);
     }
     assert_eq!(
         bob.inbox().await,
@@ -488,4 +488,74 @@ async fn an_inbox_belongs_to_its_device() {
         .post(&path, &request)
         .await
         .refused(ProblemType::NotFound);
+}
+
+/// One who is invited once writes as much as may wait: what others have to say comes all the same.
+#[tokio::test]
+async fn a_flood_in_one_group_takes_nothing_of_another() {
+    let server = TestServer::unswept().await;
+    let (alice, mut alices, bob, _, gid) = scene(&server).await;
+    let mallory = server.device("mallory").await;
+    let (mut mallorys, flooded) = mallory.create_group().await;
+    mallory.invite(&mut mallorys, &[&bob]).await;
+    let text = "x".repeat(60_000);
+    let mut refused = None;
+    for _ in 0..200 {
+        let message = mallory.encrypt(&mut mallorys, &text);
+        let answer = mallory.post_message(&flooded, &message).await;
+        if answer.status != 200 {
+            refused = Some(answer.refused(ProblemType::RateLimited));
+            break;
+        }
+    }
+    assert!(refused.is_some(), "no limit is met");
+    let sent = alice.send(&mut alices, "from a friend").await;
+    // Both have their part of the first page.
+    let page = bob.inbox().await;
+    let friends: Vec<u64> = page
+        .iter()
+        .filter(|row| row.group_id.as_ref() == Some(&gid))
+        .map(|row| row.seq)
+        .collect();
+    assert_eq!(friends, [sent.seq]);
+    assert!(page.iter().any(|row| row.group_id.as_ref() == Some(&flooded)));
+    // Once bob has read, there is room again, without a sweep.
+    mallory
+        .ack_up_to(&flooded, u64::from(u16::MAX))
+        .await
+        .refused(ProblemType::PositionAhead);
+    for device in [&bob, &mallory] {
+        while let Some(last) = device
+            .every_row()
+            .await
+            .iter()
+            .rfind(|row| row.group_id.as_ref() == Some(&flooded))
+        {
+            device.ack(last).await;
+        }
+    }
+    let message = mallory.encrypt(&mut mallorys, &text);
+    mallory.post_message(&flooded, &message).await.ok::<Sent>();
+}
+
+/// The sender with most of what waits loses its own oldest, and who missed it learns that.
+#[tokio::test]
+async fn what_a_group_has_no_room_for_is_told_to_be_gone() {
+    let server = TestServer::start_with(|config| config.group_waiting_bytes_max = 4000, false).await;
+    let (alice, mut alices, bob, mut bobs, gid) = scene(&server).await;
+    bob.send(&mut bobs, "small").await;
+    for number in 0..4 {
+        alice
+            .send(&mut alices, &format!("{number}{}", "x".repeat(1000)))
+            .await;
+    }
+    let rows = bob.rows(InboxKind::Message).await;
+    let gone: Vec<_> = rows.iter().map(|row| row.gone).collect();
+    assert_eq!(gone, [Some(Gone::Quota), None, None, None]);
+    assert!(rows.iter().all(|row| row.body.is_empty() == row.gone.is_some()));
+    let of_bob = alice.rows(InboxKind::Message).await;
+    assert_eq!(of_bob[0].gone, None, "the other's is still there");
+    let count = "SELECT waiting_bytes FROM groups";
+    assert!(server.database.count(count).await <= 4000);
+    bob.ack_up_to(&gid, rows[3].seq).await.ok::<Inbox>();
 }

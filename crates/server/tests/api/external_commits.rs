@@ -70,7 +70,10 @@ async fn an_outsider_does_not_come_in_by_external_commit_under_any_name() {
             CommitCheck::ExternalCommit,
             CommitCheck::Sender,
         ];
-        assert!(refusals.iter().any(|refusal| refusal.code() == check), "{check}");
+        assert!(
+            refusals.iter().any(|refusal| refusal.code() == &*check),
+            "{check}"
+        );
     }
     assert_eq!(snapshot(&[&alice, &bob, &mallory], Some(&gid)).await, before);
 }

@@ -1,5 +1,6 @@
 //! A group and those around it, for Commits that must be refused whole.
 
+use larder_server::{Admin, Finding};
 use larder_wire::{CommitCheck, CommitRequest, GroupId, Problem, ProblemType};
 use openmls::prelude::{KeyPackage, MlsGroup};
 
@@ -63,6 +64,14 @@ impl Scene {
         let request = self.alice.stage_adds(&mut self.alices, key_packages);
         self.alice.clear(&mut self.alices);
         request
+    }
+
+    /// What a check of the whole store finds.
+    pub(crate) async fn findings(&self) -> Vec<Finding> {
+        let admin = Admin::open(&self.server.database.location()).await.unwrap();
+        let mut findings = Vec::new();
+        admin.check(|finding| findings.push(finding)).await.unwrap();
+        findings
     }
 
     /// After all refusals the group still works.

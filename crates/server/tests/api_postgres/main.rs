@@ -60,10 +60,14 @@ mod last_resort;
 mod last_resort_commits;
 #[path = "../api/last_resort_uploads.rs"]
 mod last_resort_uploads;
+#[path = "../api/leaving.rs"]
+mod leaving;
 #[path = "../api/lifetimes.rs"]
 mod lifetimes;
 #[path = "../api/probe.rs"]
 mod probe;
+#[path = "../api/public_states.rs"]
+mod public_states;
 #[path = "../api/race.rs"]
 mod race;
 #[path = "../api/reserve.rs"]

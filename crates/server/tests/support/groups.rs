@@ -328,6 +328,7 @@ impl Device {
                     texts.extend(self.process(group, &row.body.0));
                 }
                 InboxKind::Welcome
+                | InboxKind::Departure
                 | InboxKind::Passed
                 | InboxKind::KeyPackagesLow
                 | InboxKind::DeviceChange => {}

@@ -131,7 +131,7 @@ impl Answer {
             (problem.status, self.status),
             (expected.status(), expected.status())
         );
-        assert_eq!(problem.title, expected.title());
+        assert_eq!(&*problem.title, expected.title());
         problem
     }
 }

@@ -1,0 +1,247 @@
+//! The public states of groups: who judges against one, has the turn; what was accepted is followed behind the answer, and stored
+//! behind that.
+
+use std::sync::Arc;
+
+use larder_wire::GroupId;
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Caller, Service};
+use crate::accounts;
+use crate::delivery::Standing;
+use crate::delivery::state::Held;
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceRow, GroupRow, HandshakeRow, Tx};
+
+/// What was judged against a state that is not the present one any more is judged again, this often.
+pub(super) const ATTEMPTS_MAX: u32 = 3;
+
+/// The state of a group, for the one who judges against it.
+pub(super) type Turn = OwnedMutexGuard<Option<Held>>;
+
+/// Where a group stands, for who is about to judge.
+pub(super) enum Stand<T> {
+    Accepted(T),
+    /// The turn, and the group's epoch.
+    Open(Turn, u64),
+}
+
+impl Service {
+    /// Stores the states that are in memory and ahead of what is stored of them.
+    pub async fn store_states(&self) {
+        for (group, place) in self.inner.states.all() {
+            self.store_state(&group, place.lock_owned().await, true).await;
+        }
+    }
+
+    pub(super) async fn judge<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.inner.judges.run(caller.device.user_key, work).await
+    }
+
+    pub(super) async fn judge_in_turn<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        turn: Turn,
+        work: impl FnOnce(&Held) -> T + Send + 'static,
+    ) -> Result<(Turn, T), Fault> {
+        self.judge(caller, move || {
+            let result = turn.as_ref().map(work);
+            result.map(|result| (turn, result)).ok_or(Fault::Closed)
+        })
+        .await?
+    }
+
+    pub(super) async fn turn(&self, group: &GroupId) -> Turn {
+        self.inner.states.place(group).lock_owned().await
+    }
+
+    /// Where a group stands, and the turn to judge against its present state.
+    pub(super) async fn standing<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        group: &GroupId,
+        ask: impl Fn(&Tx<'_>, &DeviceRow) -> Result<Standing<T>, ServiceError> + Send + Sync + 'static,
+    ) -> Result<Stand<T>, ServiceError> {
+        let ask = Arc::new(ask);
+        // Nobody who is refused here makes others wait for a place.
+        for attempt in 0..=ATTEMPTS_MAX {
+            let turn = match attempt {
+                0 => self
+                    .inner
+                    .states
+                    .known(group)
+                    .and_then(|place| place.try_lock_owned().ok()),
+                _ => Some(self.turn(group).await),
+            };
+            let (device, claim, asked) = (Arc::clone(&caller.device), caller.claim.clone(), Arc::clone(&ask));
+            let mut standing = self
+                .inner
+                .store
+                .read(move |tx| {
+                    accounts::may_follow(tx, device.key, claim.as_deref())?;
+                    asked(tx, &device)
+                })
+                .await?;
+            if let Standing::Accepted(_) = standing {
+                // An answer that is given is remembered with the mark of its request.
+                let (device, asked) = (Arc::clone(&caller.device), Arc::clone(&ask));
+                standing = self.change(caller, move |tx| asked(tx, &device)).await?;
+            }
+            let (epoch, state_seq) = match standing {
+                Standing::Accepted(answer) => return Ok(Stand::Accepted(answer)),
+                Standing::Open { epoch, state_seq } => (epoch, state_seq),
+            };
+            let Some(turn) = turn else { continue };
+            let row = GroupRow {
+                epoch,
+                next_seq: 0,
+                state_seq,
+            };
+            if let Some(turn) = self.caught_up(caller, group, turn, row).await? {
+                return Ok(Stand::Open(turn, epoch));
+            }
+        }
+        Err(Fault::Busy.into())
+    }
+
+    /// The turn, with the state that the row tells of; `None` when the store has gone on meanwhile.
+    pub(super) async fn caught_up(
+        &self,
+        caller: &Caller,
+        group: &GroupId,
+        turn: Turn,
+        row: GroupRow,
+    ) -> Result<Option<Turn>, ServiceError> {
+        let known = turn.as_ref().map(Held::seq);
+        if known == Some(row.state_seq) {
+            return Ok(Some(turn));
+        }
+        // A store that went back has another state.
+        let from = known.filter(|known| *known < row.state_seq).unwrap_or(0);
+        let asked = group.clone();
+        let Stored { snapshot, rows } = self.inner.store.read(move |tx| stored(tx, &asked, from)).await?;
+        let (inner, asked) = (Arc::clone(&self.inner), group.clone());
+        let mut turn = turn;
+        let (turn, followed) = self
+            .judge(caller, move || {
+                // Taken out, so that nothing is left of it if this fails half way.
+                let held = turn.take().filter(|held| from > 0 && held.seq() == from);
+                let followed = held
+                    .map_or_else(|| Held::load(&asked, &snapshot), Ok)
+                    .and_then(|mut held| {
+                        held.follow(&inner.crypto, rows)?;
+                        Ok(held)
+                    });
+                let followed = followed.map(|held| *turn = Some(held));
+                (turn, followed)
+            })
+            .await?;
+        if let Err(fault) = followed {
+            if matches!(fault, Fault::Unfollowable) {
+                crate::metrics::unfollowable();
+            }
+            return Err(fault.into());
+        }
+        Ok((turn.as_ref().map(Held::seq) == Some(row.state_seq)).then_some(turn))
+    }
+
+    /// Lets the state in memory follow what was accepted, and stores behind it what is due. Whoever comes next waits for the
+    /// former.
+    pub(super) fn follow(
+        &self,
+        group: GroupId,
+        mut turn: Turn,
+        follow: impl FnOnce(&mut Held) -> Result<(), Fault> + Send + 'static,
+    ) {
+        let service = self.clone();
+        tokio::spawn(async move {
+            let followed = tokio::task::spawn_blocking(move || {
+                // Taken out, so that nothing is left of it if this fails half way.
+                if let Some(mut held) = turn.take()
+                    && follow(&mut held).is_ok()
+                {
+                    let tree_bytes = held.ratchet_tree_bytes();
+                    *turn = Some(held);
+                    return (turn, tree_bytes);
+                }
+                (turn, 0)
+            });
+            let Ok((turn, tree_bytes)) = followed.await else {
+                return;
+            };
+            service.store_state(&group, turn, false).await;
+            for (group, place) in service.inner.states.weigh(&group, tree_bytes) {
+                service.store_state(&group, place.lock_owned().await, true).await;
+            }
+        });
+    }
+
+    /// Stores what is due of a state, or all that is not stored.
+    async fn store_state(&self, group: &GroupId, mut turn: Turn, everything: bool) {
+        let inner = Arc::clone(&self.inner);
+        let unwritten = tokio::task::spawn_blocking(move || {
+            let unwritten = turn
+                .as_mut()
+                .and_then(|held| held.take_unwritten(&inner.crypto, everything).transpose())
+                .transpose();
+            if unwritten.is_err() {
+                *turn = None;
+            }
+            unwritten
+        });
+        let Ok(Ok(Some(unwritten))) = unwritten.await else {
+            return;
+        };
+        let stored = group.clone();
+        let written = self
+            .inner
+            .store
+            .write(move |tx| {
+                for (seq, tree) in &unwritten.trees {
+                    tx.insert_tree(&stored, *seq, tree)?;
+                }
+                if let Some((seq, snapshot)) = &unwritten.snapshot {
+                    tx.set_snapshot(&stored, *seq, snapshot)?;
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = written {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a group's state was not stored"
+            );
+            // It is made again from what is stored.
+            *self.turn(group).await = None;
+        }
+    }
+}
+
+/// What is stored of a group's public state.
+pub(super) struct Stored {
+    /// The state after a row, and that row.
+    pub(super) snapshot: (u64, Vec<u8>),
+    /// The Commits and proposals after it.
+    pub(super) rows: Vec<HandshakeRow>,
+}
+
+/// What is stored of a group's public state, with the rows after `from` alone, if that is later than what is stored.
+pub(super) fn stored(tx: &Tx<'_>, group: &GroupId, from: u64) -> Result<Stored, ServiceError> {
+    let snapshot = tx
+        .snapshot(group)?
+        .ok_or(Fault::Corrupt("a group without public state"))?;
+    let rows = tx.handshakes(group, snapshot.0.max(from), (u32::MAX, usize::MAX))?;
+    Ok(Stored { snapshot, rows })
+}
+
+/// A fault leaves open what has become of the transaction: the state is read from the store again.
+pub(super) fn evict_if_unknown(mut turn: Turn, error: ServiceError) -> ServiceError {
+    if matches!(error, ServiceError::Fault(_)) {
+        *turn = None;
+    }
+    error
+}
