@@ -1,12 +1,21 @@
+//! Tells those who wait for rows that some may have come, and gives a message to all who are ready for it as the same bytes.
+
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use larder_wire::GroupId;
-use tokio::sync::watch;
+use axum::body::Bytes;
+use larder_lifecycle::UnixSeconds;
+use larder_wire::{Base64Url, GroupId, InboxKind, InboxRow};
+use tokio::sync::{mpsc, watch};
 
-use crate::store::{DeviceKey, News};
+use crate::delivery::inbox::{Positions, event};
+use crate::store::{DeviceKey, NewMessage, News};
 
-/// Tells those who wait for rows that some may have arrived. A hint: who is told reads the store.
+/// What waits for the reader of a stream, in bytes. What comes beyond that it reads from the store.
+const QUEUED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Those of this process who wait. A hint: who is told reads the store.
 #[derive(Clone, Default)]
 pub(crate) struct Wakeups {
     inner: Arc<Mutex<Inner>>,
@@ -17,11 +26,87 @@ struct Inner {
     devices: HashMap<DeviceKey, Device>,
     /// Who waits for the rows of a group.
     groups: HashMap<GroupId, HashSet<DeviceKey>>,
+    last_stream: u64,
 }
 
 struct Device {
     arrived: watch::Sender<u64>,
     groups: Vec<GroupId>,
+    streams: HashMap<u64, Stream>,
+}
+
+/// A stream of events, as far as it has come.
+struct Stream {
+    queue: Queue,
+    /// Its session ends.
+    until: UnixSeconds,
+    places: HashMap<GroupId, Place>,
+}
+
+/// How far a stream is in a group, and what it is entitled to there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) position: u64,
+    pub(crate) from_epoch: u64,
+    /// The roster that this is according to.
+    pub(crate) roster_version: u64,
+}
+
+/// What waits for the reader of a stream.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    events: mpsc::Sender<Bytes>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The end of a [`Queue`] that is read.
+pub(crate) struct Queued {
+    events: mpsc::Receiver<Bytes>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// A queue of at most so many events.
+    pub(crate) fn new(most: usize) -> (Self, Queued) {
+        let (sender, events) = mpsc::channel(most);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let queue = Self {
+            events: sender,
+            bytes: Arc::clone(&bytes),
+        };
+        (queue, Queued { events, bytes })
+    }
+
+    /// Waits until there is room; `false` when nobody reads any more.
+    pub(crate) async fn send(&self, event: Bytes) -> bool {
+        let length = event.len();
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        self.events.send(event).await.is_ok()
+    }
+
+    /// Returns when nobody reads any more.
+    pub(crate) async fn closed(&self) {
+        self.events.closed().await;
+    }
+
+    /// Whether there was room at once.
+    fn push(&self, event: &Bytes) -> bool {
+        let has_room = self.bytes.load(Ordering::Relaxed) < QUEUED_BYTES_MAX;
+        let pushed = has_room && self.events.try_send(event.clone()).is_ok();
+        if pushed {
+            self.bytes.fetch_add(event.len(), Ordering::Relaxed);
+        }
+        pushed
+    }
+}
+
+impl Queued {
+    /// The next event; `None` when there will be none.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        let event = self.events.recv().await?;
+        self.bytes.fetch_sub(event.len(), Ordering::Relaxed);
+        Some(event)
+    }
 }
 
 impl Inner {
@@ -45,6 +130,10 @@ impl Inner {
         }
     }
 
+    fn waiting_for(&self, group: &GroupId) -> Vec<DeviceKey> {
+        self.groups.get(group).into_iter().flatten().copied().collect()
+    }
+
     fn wake(&mut self, device: DeviceKey) {
         if let Some(waiting) = self.devices.get(&device) {
             waiting.arrived.send_modify(|count| *count += 1);
@@ -53,6 +142,48 @@ impl Inner {
             }
         }
     }
+
+    /// Gives a message to the streams that have everything before it; everybody else is woken.
+    fn push(&mut self, message: &NewMessage) {
+        let mut encoded: Option<Bytes> = None;
+        for device in self.waiting_for(&message.group) {
+            let Some(waiting) = self.devices.get_mut(&device) else {
+                continue;
+            };
+            let mut pushed = 0;
+            for stream in waiting.streams.values_mut() {
+                let Some(place) = stream.places.get_mut(&message.group) else {
+                    continue;
+                };
+                let is_next = message.received_at < stream.until
+                    && place.position + 1 == message.seq
+                    && place.roster_version == message.roster_version
+                    && place.from_epoch <= message.epoch
+                    && device != message.sender;
+                if is_next && stream.queue.push(encoded.get_or_insert_with(|| encode(message))) {
+                    place.position = message.seq;
+                    pushed += 1;
+                }
+            }
+            if pushed < waiting.arrived.receiver_count() {
+                self.wake(device);
+            }
+        }
+    }
+}
+
+/// The row as everybody gets it who is not its sender.
+fn encode(message: &NewMessage) -> Bytes {
+    event(&InboxRow {
+        group_id: Some(message.group.clone()),
+        seq: message.seq,
+        first: None,
+        kind: InboxKind::Message,
+        epoch: Some(message.epoch),
+        received_at: message.received_at.0,
+        gone: None,
+        body: Base64Url(message.body.clone()),
+    })
 }
 
 /// Somebody who waits for what arrives for a device.
@@ -60,6 +191,8 @@ pub(crate) struct Waiting {
     wakeups: Wakeups,
     device: DeviceKey,
     arrivals: watch::Receiver<u64>,
+    /// Of one that reads a stream.
+    stream: Option<u64>,
 }
 
 impl Waiting {
@@ -84,6 +217,30 @@ impl Waiting {
         true
     }
 
+    /// The stream has given its reader all that there was: what comes next is given to it at once.
+    pub(crate) fn is_at(&self, places: HashMap<GroupId, Place>) {
+        self.of_stream(|stream| stream.places = places);
+    }
+
+    /// How far the stream has come by what was given to it since.
+    pub(crate) fn positions(&self) -> Positions {
+        let mut positions = Positions::new();
+        self.of_stream(|stream| {
+            let places = stream.places.iter();
+            positions.extend(places.map(|(group, place)| (group.clone(), place.position)));
+        });
+        positions
+    }
+
+    fn of_stream(&self, work: impl FnOnce(&mut Stream)) {
+        let mut inner = self.wakeups.lock();
+        let device = inner.devices.get_mut(&self.device);
+        let stream = device.zip(self.stream);
+        if let Some(stream) = stream.and_then(|(device, stream)| device.streams.get_mut(&stream)) {
+            work(stream);
+        }
+    }
+
     /// What arrives from here on is told by [`arrived`](Self::arrived).
     pub(crate) fn look(&mut self) {
         self.arrivals.borrow_and_update();
@@ -92,6 +249,17 @@ impl Waiting {
     /// Returns once something may have arrived since the last look; `false` when nothing will any more.
     pub(crate) async fn arrived(&mut self) -> bool {
         self.arrivals.changed().await.is_ok()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream {
+            let mut inner = self.wakeups.lock();
+            if let Some(device) = inner.devices.get_mut(&self.device) {
+                device.streams.remove(&stream);
+            }
+        }
     }
 }
 
@@ -106,15 +274,45 @@ impl Waiting {
 impl Wakeups {
     /// Waits for what arrives for `device` after this call; `None` when as many as may wait for it do.
     pub(crate) fn subscribe(&self, device: DeviceKey, most: usize) -> Option<Waiting> {
+        self.wait(device, most, None)
+    }
+
+    /// The same, and what can be is put into a queue at once, until a time.
+    pub(crate) fn stream(
+        &self,
+        device: DeviceKey,
+        most: usize,
+        queue: (Queue, UnixSeconds),
+    ) -> Option<Waiting> {
+        self.wait(device, most, Some(queue))
+    }
+
+    fn wait(&self, device: DeviceKey, most: usize, queue: Option<(Queue, UnixSeconds)>) -> Option<Waiting> {
         let mut inner = self.lock();
+        inner.last_stream += 1;
+        let number = inner.last_stream;
         let waiting = inner.devices.entry(device).or_insert_with(|| Device {
             arrived: watch::Sender::new(0),
             groups: Vec::new(),
+            streams: HashMap::new(),
         });
-        (waiting.arrived.receiver_count() < most).then(|| Waiting {
+        if waiting.arrived.receiver_count() >= most {
+            return None;
+        }
+        let stream = queue.map(|(queue, until)| {
+            let stream = Stream {
+                queue,
+                until,
+                places: HashMap::new(),
+            };
+            waiting.streams.insert(number, stream);
+            number
+        });
+        Some(Waiting {
             wakeups: self.clone(),
             device,
             arrivals: waiting.arrived.subscribe(),
+            stream,
         })
     }
 
@@ -123,9 +321,11 @@ impl Wakeups {
         for device in &news.devices {
             inner.wake(*device);
         }
+        for message in &news.messages {
+            inner.push(message);
+        }
         for group in &news.groups {
-            let waiting: Vec<DeviceKey> = inner.groups.get(group).into_iter().flatten().copied().collect();
-            for device in waiting {
+            for device in inner.waiting_for(group) {
                 inner.wake(device);
             }
         }
@@ -146,6 +346,7 @@ impl Wakeups {
         News {
             devices: inner.devices.keys().copied().collect(),
             groups: inner.groups.keys().cloned().collect(),
+            messages: Vec::new(),
         }
     }
 
@@ -165,14 +366,29 @@ mod tests {
     fn of_device(device: DeviceKey) -> News {
         News {
             devices: vec![device],
-            groups: Vec::new(),
+            ..News::default()
         }
     }
 
     fn of_group(number: u8) -> News {
         News {
-            devices: Vec::new(),
             groups: vec![group(number)],
+            ..News::default()
+        }
+    }
+
+    fn said(seq: u64, epoch: u64, roster_version: u64, sender: DeviceKey) -> News {
+        News {
+            messages: vec![NewMessage {
+                group: group(1),
+                seq,
+                epoch,
+                roster_version,
+                sender,
+                received_at: UnixSeconds(1),
+                body: b"said".to_vec(),
+            }],
+            ..News::default()
         }
     }
 
@@ -217,5 +433,61 @@ mod tests {
         drop((first, second));
         assert!(wakeups.waiting().is_empty());
         assert!(wakeups.lock().groups.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_to_the_streams_that_have_everything_before_it_and_wakes_the_others() {
+        let (alice, bob) = (DeviceKey::for_tests(1), DeviceKey::for_tests(2));
+        let wakeups = Wakeups::default();
+        let (queue, mut events) = Queue::new(2);
+        let stream = wakeups.stream(bob, 9, (queue, UnixSeconds(2))).unwrap();
+        let place = Place {
+            position: 4,
+            from_epoch: 2,
+            roster_version: 7,
+        };
+        stream.listen_to(&[group(1)]);
+        stream.is_at(HashMap::from([(group(1), place)]));
+        wakeups.wake(&said(5, 2, 7, alice));
+        assert_eq!(stream.times(), 0, "it need not look");
+        let event = String::from_utf8(events.next().await.unwrap().to_vec()).unwrap();
+        assert!(
+            event.starts_with("data: {") && event.contains(r#""seq":5"#),
+            "{event}"
+        );
+        assert_eq!(stream.positions(), Positions::from([(group(1), 5)]));
+
+        // A gap, another roster, an epoch before its own, a message of its own, and no room.
+        for (told, news) in [
+            said(7, 2, 7, alice),
+            said(6, 2, 8, alice),
+            said(6, 1, 7, alice),
+            said(6, 2, 7, bob),
+        ]
+        .iter()
+        .enumerate()
+        {
+            wakeups.wake(news);
+            assert_eq!(stream.times(), told as u64 + 1);
+        }
+        for seq in [6, 7, 8] {
+            wakeups.wake(&said(seq, 2, 7, alice));
+        }
+        assert_eq!((stream.times(), stream.positions()[&group(1)]), (5, 7));
+        // Whoever waits beside a stream is woken all the same.
+        let beside = wakeups.subscribe(bob, 9).unwrap();
+        events.next().await.unwrap();
+        wakeups.wake(&said(8, 2, 7, alice));
+        assert_eq!((beside.times(), stream.positions()[&group(1)]), (6, 8));
+        drop(beside);
+        events.next().await.unwrap();
+        let mut too_late = said(9, 2, 7, alice);
+        too_late.messages[0].received_at = UnixSeconds(2);
+        wakeups.wake(&too_late);
+        assert_eq!(
+            (stream.times(), stream.positions()[&group(1)]),
+            (7, 8),
+            "its session has ended"
+        );
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use axum::body::Bytes;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{Acknowledgement, Base64Url, Gone, GroupId, InboxKind, InboxRow, Position, Problem};
 
 use crate::error::{Fault, ServiceError};
 use crate::store::{BodyGone, DeviceRow, Interval, LogKind, LogRange, LogRow, MailKind, Part, Tx};
+use crate::wakeups::Place;
 
 /// A page of a request ends with the row that reaches this size, in bytes of bodies.
 pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -27,6 +29,17 @@ pub(crate) struct Page {
     pub(crate) rows: Vec<InboxRow>,
     /// The groups that the device gets rows of, by id.
     pub(crate) groups: Vec<GroupId>,
+    /// Where it will be in those that it is a member of, once it has read to their ends.
+    pub(crate) ends: HashMap<GroupId, Place>,
+}
+
+/// A row as an event of a stream (`text/event-stream`).
+pub(crate) fn event(row: &InboxRow) -> Bytes {
+    let mut event = b"data: ".to_vec();
+    // A row can always be written as JSON.
+    let _ = serde_json::to_writer(&mut event, row);
+    event.extend(b"\n\n");
+    event.into()
 }
 
 /// Stores what a device says that it has. Numbers of another incarnation say nothing.
@@ -125,7 +138,22 @@ pub(crate) fn page(
         of_interval(tx, caller, interval, range, &mut rows)?;
     }
     in_the_order_of_time(&mut rows);
-    Ok(Page { rows, groups })
+    let ends = intervals
+        .iter()
+        .filter(|interval| interval.is_open)
+        .map(|interval| {
+            let place = Place {
+                position: interval.head,
+                from_epoch: interval.from_epoch,
+                roster_version: interval.roster_version,
+            };
+            (interval.group.clone(), place)
+        });
+    Ok(Page {
+        rows,
+        groups,
+        ends: ends.collect(),
+    })
 }
 
 /// Puts rows of several groups in the order in which they were stored. Those of a group stay as they are, whatever the clock did

@@ -6,7 +6,7 @@ use crate::delivery::judge::JudgedProposal;
 use crate::delivery::offer::OfferedProposal;
 use crate::delivery::parse;
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, LogKind, NewRow, Tx};
+use crate::store::{DeviceRow, LogKind, NewMessage, NewRow, Tx};
 
 /// Bodies that are looked at, to make room for a message.
 const LOOKED_AT_MAX: u32 = 500;
@@ -92,7 +92,15 @@ pub(crate) fn send_message(
     if over > 0 {
         tx.forget_oldest_of_largest_sender(group, over)?;
     }
-    tx.wake_group(group);
+    tx.announce(NewMessage {
+        group: group.clone(),
+        seq: appended.seq,
+        epoch: message.epoch,
+        roster_version: appended.roster_version,
+        sender: caller.key,
+        received_at: now,
+        body: message.bytes.clone(),
+    });
     Ok(Sent { seq: appended.seq })
 }
 

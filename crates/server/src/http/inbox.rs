@@ -13,15 +13,14 @@ use larder_wire::{
     INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, Inbox, InboxKind, InboxRow, NextRequest, Problem,
     ProblemType,
 };
-use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, timeout, timeout_at};
 
 use super::App;
 use super::connection::UnderWay;
 use super::extract::{BearerToken, Json};
 use super::problem::{Failure, NextProblems, WaitProblems};
-use crate::delivery::inbox::{PAGE_BYTES, PageLimit, Positions};
-use crate::wakeups::Waiting;
+use crate::delivery::inbox::{PAGE_BYTES, PageLimit, Positions, event};
+use crate::wakeups::{Queue, Waiting};
 use crate::{Caller, ServiceError};
 
 /// A reader of a stream that gets nothing else gets a comment this often, so that whoever is between does not take it for dead.
@@ -29,8 +28,10 @@ const COMMENT_SECONDS: u64 = 20;
 const COMMENT: &[u8] = b":\n\n";
 /// Rows of a stream that are read from the store at a time.
 const STREAM_ROWS: u32 = 64;
-/// The same in bytes of bodies: what waits for a reader.
+/// The same in bytes of bodies.
 const STREAM_BYTES: usize = 1024 * 1024;
+/// Events that wait for the reader of a stream.
+const STREAM_EVENTS: usize = 64;
 
 /// Acknowledges rows, and gives those after them; waits for one, if there is none and the request says so.
 #[utoipa::path(
@@ -106,14 +107,13 @@ pub(super) async fn events(
     State(app): State<App>,
     under_way: Option<Extension<Arc<UnderWay>>>,
 ) -> Result<Response, Failure> {
-    let waiting = app.service.subscribe(&caller)?;
-    let (reader, events) = mpsc::channel(1);
+    let (queue, queued) = Queue::new(STREAM_EVENTS);
     let stream = Stream {
+        waiting: app.service.stream(&caller, queue.clone())?,
         app,
         caller,
         token,
-        waiting,
-        reader,
+        queue,
         read: Positions::new(),
         mail_read: 0,
     };
@@ -122,11 +122,11 @@ pub(super) async fn events(
         let _under_way = under_way;
         stream.run().await;
     });
-    let events = futures_util::stream::unfold(events, |mut events: mpsc::Receiver<Bytes>| async {
-        events
-            .recv()
+    let events = futures_util::stream::unfold(queued, |mut queued| async {
+        queued
+            .next()
             .await
-            .map(|bytes| (Ok::<_, Infallible>(bytes), events))
+            .map(|event| (Ok::<_, Infallible>(event), queued))
     });
     Ok((
         [(header::CONTENT_TYPE, "text/event-stream")],
@@ -143,7 +143,7 @@ struct Stream {
     caller: Caller,
     token: BearerToken,
     waiting: Waiting,
-    reader: mpsc::Sender<Bytes>,
+    queue: Queue,
     /// How far the reader is.
     read: Positions,
     mail_read: u64,
@@ -163,19 +163,27 @@ impl Stream {
         loop {
             self.waiting.look();
             self.send_rows().await?;
-            tokio::select! {
-                arrived = self.waiting.arrived() => if !arrived {
-                    return Err(Ended);
-                },
-                _ = comments.tick() => self.send(Bytes::from_static(COMMENT)).await?,
-                () = self.reader.closed() => return Err(Ended),
-                () = app.closing.wait() => return Err(Ended),
+            loop {
+                tokio::select! {
+                    arrived = self.waiting.arrived() => match arrived {
+                        true => break,
+                        false => return Err(Ended),
+                    },
+                    _ = comments.tick() => {
+                        self.check_session().await?;
+                        self.send(Bytes::from_static(COMMENT)).await?;
+                    }
+                    () = self.queue.closed() => return Err(Ended),
+                    () = app.closing.wait() => return Err(Ended),
+                }
             }
         }
     }
 
-    /// Sends what there is.
+    /// Sends what there is. What is said from then on is given to the reader at once.
     async fn send_rows(&mut self) -> Result<(), Ended> {
+        // What was given to it since the last time.
+        self.read.extend(self.waiting.positions());
         loop {
             self.check_session().await?;
             let limit = PageLimit {
@@ -186,12 +194,14 @@ impl Stream {
             let page = service.page(&self.caller, self.read.clone(), self.mail_read, limit);
             let page = page.await.map_err(|_| Ended)?;
             if page.rows.is_empty() {
-                match self.waiting.listen_to(&page.groups) {
-                    true => continue,
-                    false => return Ok(()),
+                if self.waiting.listen_to(&page.groups) {
+                    continue;
                 }
+                self.waiting.is_at(page.ends);
+                return Ok(());
             }
-            self.send(encoded(&page.rows)?).await?;
+            let events: Vec<Bytes> = page.rows.iter().map(event).collect();
+            self.send(events.concat().into()).await?;
             for row in page.rows {
                 match row.group_id {
                     Some(group) => {
@@ -206,11 +216,11 @@ impl Stream {
         }
     }
 
-    async fn send(&self, bytes: Bytes) -> Result<(), Ended> {
+    async fn send(&self, event: Bytes) -> Result<(), Ended> {
         let most = Duration::from_secs(self.app.service.limits().send_seconds_max);
-        match timeout(most, self.reader.send(bytes)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Ended),
+        match timeout(most, self.queue.send(event)).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(Ended),
         }
     }
 
@@ -221,14 +231,4 @@ impl Stream {
             Err(ServiceError::Refused(_) | ServiceError::Fault(_)) => Err(Ended),
         }
     }
-}
-
-fn encoded(rows: &[InboxRow]) -> Result<Bytes, Ended> {
-    let mut events = Vec::new();
-    for row in rows {
-        events.extend(b"data: ");
-        serde_json::to_writer(&mut events, row).map_err(|_| Ended)?;
-        events.extend(b"\n\n");
-    }
-    Ok(events.into())
 }

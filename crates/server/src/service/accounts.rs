@@ -99,8 +99,9 @@ impl Service {
             .read(move |tx| Ok(tx.device_by_session(&hash, now)?))
             .await?;
         device
-            .map(|device| Caller {
+            .map(|(device, session_ends)| Caller {
                 device: Arc::new(device),
+                session_ends,
                 claim: None,
             })
             .ok_or_else(|| ProblemType::Unauthenticated.into())

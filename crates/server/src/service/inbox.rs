@@ -8,7 +8,7 @@ use crate::delivery::Keep;
 use crate::delivery::inbox::{self, Page, PageLimit, Positions};
 use crate::error::ServiceError;
 use crate::metrics;
-use crate::wakeups::Waiting;
+use crate::wakeups::{Queue, Waiting};
 
 /// Whoever waits in too many places asks again after this time, when a long poll has ended.
 const WAITING_RETRY_SECONDS: u32 = 30;
@@ -53,16 +53,19 @@ impl Service {
     /// `rate-limited` while as many as may wait for one device do.
     pub(crate) fn subscribe(&self, caller: &Caller) -> Result<Waiting, ServiceError> {
         let most = self.inner.config.limits.waiting_per_device_max;
-        self.inner
+        let waiting = self.inner.wakeups.subscribe(caller.device.key, most);
+        waiting.ok_or_else(too_many_wait)
+    }
+
+    /// The same, and messages are put into the queue as they are accepted, once the stream [is at](Waiting::is_at) what comes
+    /// before them, and until the session ends.
+    pub(crate) fn stream(&self, caller: &Caller, queue: Queue) -> Result<Waiting, ServiceError> {
+        let most = self.inner.config.limits.waiting_per_device_max;
+        let waiting = self
+            .inner
             .wakeups
-            .subscribe(caller.device.key, most)
-            .ok_or_else(|| {
-                let problem = Problem {
-                    retry_after_seconds: NonZeroU32::new(WAITING_RETRY_SECONDS),
-                    ..Problem::new(ProblemType::RateLimited)
-                };
-                problem.into()
-            })
+            .stream(caller.device.key, most, (queue, caller.session_ends));
+        waiting.ok_or_else(too_many_wait)
     }
 
     /// How much is kept for those who have not come for it.
@@ -73,4 +76,12 @@ impl Service {
             since: self.now().minus(config.inbox_retention_seconds),
         }
     }
+}
+
+fn too_many_wait() -> ServiceError {
+    let problem = Problem {
+        retry_after_seconds: NonZeroU32::new(WAITING_RETRY_SECONDS),
+        ..Problem::new(ProblemType::RateLimited)
+    };
+    problem.into()
 }

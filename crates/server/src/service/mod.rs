@@ -67,6 +67,7 @@ impl Inner {
 #[derive(Clone)]
 pub struct Caller {
     device: Arc<DeviceRow>,
+    session_ends: UnixSeconds,
     /// What it says of its own state.
     claim: Option<Arc<StateClaim>>,
 }

@@ -117,18 +117,18 @@ impl Tx<'_> {
         )
     }
 
-    /// The owner of a session that has not ended.
+    /// The owner of a session that has not ended, and when it ends.
     pub(crate) fn device_by_session(
         &self,
         hash: &[u8],
         now: UnixSeconds,
-    ) -> Result<Option<DeviceRow>, Fault> {
+    ) -> Result<Option<(DeviceRow, UnixSeconds)>, Fault> {
         self.row(
-            &format!(
-                "{DEVICE} JOIN sessions s ON s.device_id = d.id WHERE s.hash = ?1 AND s.expires_at > ?2"
-            ),
+            "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key, d.user_id, s.expires_at
+             FROM sessions s JOIN devices d ON d.id = s.device_id AND d.removed_at IS NULL
+             JOIN users u ON u.id = d.user_id WHERE s.hash = ?1 AND s.expires_at > ?2",
             params![hash, now],
-            device,
+            |row| Ok((device(row)?, row.get(6)?)),
         )
     }
 

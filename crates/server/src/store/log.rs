@@ -123,6 +123,7 @@ pub(crate) struct Appended {
     pub(crate) seq: u64,
     /// The epoch that the group is at.
     pub(crate) epoch: u64,
+    pub(crate) roster_version: u64,
     /// Bytes of the bodies of messages that wait in the group, the new one included.
     pub(crate) waiting_bytes: u64,
 }
@@ -133,7 +134,7 @@ impl Tx<'_> {
     pub(crate) fn next_for_message(&self, group: &GroupId, size: usize) -> Result<Option<Appended>, Fault> {
         self.row(
             "UPDATE groups SET next_seq = next_seq + 1, waiting_bytes = waiting_bytes + ?2 WHERE id = ?1
-             RETURNING next_seq - 1, epoch, waiting_bytes",
+             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes",
             params![group, size as u64],
             appended,
         )
@@ -151,7 +152,7 @@ impl Tx<'_> {
             "UPDATE groups SET next_seq = next_seq + 1, state_seq = next_seq, epoch = epoch + ?3,
                  handshake_bytes = handshake_bytes + ?4
              WHERE id = ?1 AND state_seq = ?2
-             RETURNING next_seq - 1, epoch, waiting_bytes",
+             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes",
             params![group, state_seq, u8::from(is_commit), size as u64],
             appended,
         )
@@ -428,6 +429,7 @@ fn appended(row: &crate::store::statement::Row<'_>) -> Result<Appended, Fault> {
     Ok(Appended {
         seq: row.get(0)?,
         epoch: row.get(1)?,
-        waiting_bytes: row.get(2)?,
+        roster_version: row.get(2)?,
+        waiting_bytes: row.get(3)?,
     })
 }

@@ -27,6 +27,10 @@ pub(crate) struct Interval {
     pub(crate) acknowledged: u64,
     /// The last row that there is for it.
     pub(crate) head: u64,
+    /// Whether it goes on.
+    pub(crate) is_open: bool,
+    /// The group's roster now.
+    pub(crate) roster_version: u64,
 }
 
 /// A row of the log that may be forgotten.
@@ -200,7 +204,7 @@ impl Tx<'_> {
     pub(crate) fn intervals(&self, device: DeviceKey) -> Result<Vec<Interval>, Fault> {
         self.rows(
             "SELECT m.group_id, m.from_seq, m.from_epoch, m.by_welcome, m.acknowledged_seq,
-                 coalesce(m.until_seq, g.next_seq - 1)
+                 coalesce(m.until_seq, g.next_seq - 1), m.until_seq, g.roster_version
              FROM members m JOIN groups g ON g.id = m.group_id
              WHERE m.device_id = ?1 ORDER BY m.group_id, m.from_seq",
             params![device],
@@ -212,6 +216,8 @@ impl Tx<'_> {
                     by_welcome: row.get(3)?,
                     acknowledged: row.get(4)?,
                     head: row.get(5)?,
+                    is_open: row.optional::<u64>(6)?.is_none(),
+                    roster_version: row.get(7)?,
                 })
             },
         )

@@ -47,7 +47,7 @@ pub(crate) use mail::MailKind;
 pub(crate) use members::Interval;
 pub use postgres::PostgresError;
 pub(crate) use scrub::Content;
-pub(crate) use tx::{BlobKey, DeviceKey, News, Tx, UserKey, panic_text};
+pub(crate) use tx::{BlobKey, DeviceKey, NewMessage, News, Tx, UserKey, panic_text};
 
 /// Where refinery notes which migrations were applied.
 const MIGRATIONS_TABLE: &str = "larder_server_migrations";

@@ -2,6 +2,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
 use rusqlite::Connection;
 
@@ -41,11 +42,27 @@ pub(crate) struct News {
     pub(crate) devices: Vec<DeviceKey>,
     /// Groups whose logs go on.
     pub(crate) groups: Vec<GroupId>,
+    /// What was said in groups.
+    pub(crate) messages: Vec<NewMessage>,
+}
+
+/// A message that a group has accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewMessage {
+    pub(crate) group: GroupId,
+    pub(crate) seq: u64,
+    /// The epoch that it was sent in.
+    pub(crate) epoch: u64,
+    /// The group's roster when it was accepted.
+    pub(crate) roster_version: u64,
+    pub(crate) sender: DeviceKey,
+    pub(crate) received_at: UnixSeconds,
+    pub(crate) body: Vec<u8>,
 }
 
 impl News {
     pub(crate) fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.groups.is_empty()
+        self.devices.is_empty() && self.groups.is_empty() && self.messages.is_empty()
     }
 }
 
@@ -83,16 +100,22 @@ impl<'c> Tx<'c> {
         self.news.borrow_mut().groups.push(group.clone());
     }
 
-    /// How much news there is so far.
-    pub(super) fn news_mark(&self) -> (usize, usize) {
-        let news = self.news.borrow();
-        (news.devices.len(), news.groups.len())
+    /// Notes a message that a group has accepted, for after the commit.
+    pub(crate) fn announce(&self, message: NewMessage) {
+        self.news.borrow_mut().messages.push(message);
     }
 
-    pub(super) fn forget_news_since(&self, (devices, groups): (usize, usize)) {
+    /// How much news there is so far.
+    pub(super) fn news_mark(&self) -> [usize; 3] {
+        let news = self.news.borrow();
+        [news.devices.len(), news.groups.len(), news.messages.len()]
+    }
+
+    pub(super) fn forget_news_since(&self, [devices, groups, messages]: [usize; 3]) {
         let mut news = self.news.borrow_mut();
         news.devices.truncate(devices);
         news.groups.truncate(groups);
+        news.messages.truncate(messages);
     }
 
     pub(super) fn into_news(self) -> News {

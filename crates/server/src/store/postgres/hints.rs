@@ -142,9 +142,15 @@ async fn exchange_once(
 /// Each begins with the sender; then come the devices, as numbers, and the groups, as base64url behind a `g`.
 fn payloads(node: &str, news: Vec<News>) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
-    for News { devices, groups } in news {
+    for News {
+        devices,
+        groups,
+        messages,
+    } in news
+    {
         words.extend(devices.iter().map(|device| device.0.to_string()));
-        words.extend(groups.iter().map(|group| format!("g{group}")));
+        let groups = groups.iter().chain(messages.iter().map(|message| &message.group));
+        words.extend(groups.map(|group| format!("g{group}")));
     }
     words.sort_unstable();
     words.dedup();
@@ -242,6 +248,7 @@ async fn look_once(pool: &Pool, wakeups: &Wakeups, seen: &mut Seen) -> Result<()
     let woken = News {
         devices: changed(&found.devices, &seen.devices),
         groups: changed(&found.groups, &seen.groups),
+        messages: Vec::new(),
     };
     *seen = found;
     wakeups.wake(&woken);
@@ -262,6 +269,7 @@ mod tests {
         let news = News {
             devices: vec![DeviceKey(1), DeviceKey(i64::MAX)],
             groups: vec![GroupId::from_bytes(b"a group").unwrap()],
+            messages: Vec::new(),
         };
         let [told] = &payloads("node-1", vec![news.clone(), news.clone()])[..] else {
             panic!("one payload");
@@ -281,6 +289,7 @@ mod tests {
         let news = News {
             devices: vec![DeviceKey(i64::MAX)],
             groups: groups.collect(),
+            messages: Vec::new(),
         };
         let payloads = payloads(&Uuid::new_v4().to_string(), vec![news]);
         assert!(payloads.len() > 1);
