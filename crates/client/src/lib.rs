@@ -31,7 +31,7 @@ mod verification;
 pub use access::{Access, Authorities};
 pub use audited::{AuditFlaw, Audited};
 pub use clocks::Clocks;
-pub use connection::{Linking, MlsConnection};
+pub use connection::{Heard, Linking, Listening, MlsConnection};
 pub use error::{CertificateFlaw, Error, Fault, KeyPackageFlaw, NotTheServer, Unreachable};
 pub use larder_lifecycle::{Level, PoolPolicy, UnixSeconds};
 pub use larder_pool::legacy::{LegacyError, LegacyLeft, LegacyReason, LegacyReport};

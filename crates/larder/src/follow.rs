@@ -1,11 +1,11 @@
-//! Staying up to date: long polls, reconnecting, the hourly refresh of the pool, printing what is new.
+//! Staying up to date: listening, reconnecting, the hourly refresh of the pool, printing what is new.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Result;
 use backon::{BackoffBuilder, ConstantBuilder, ExponentialBuilder};
-use larder_client::{Error, MlsConnection};
+use larder_client::{Error, Heard, Listening, MlsConnection};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -13,8 +13,12 @@ use crate::commands::Reading;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// One long poll. The server allows 30 s.
+/// The longest wait for something to come. The server allows 30 s.
 const POLL: Duration = Duration::from_secs(25);
+/// Where there was no stream, it is tried again after this time.
+const STREAM_RETRY: Duration = Duration::from_secs(10 * 60);
+/// One that ends within this time is not tried again at once.
+const STREAM_SHORT: Duration = Duration::from_secs(10);
 /// The first pause after the server could not be reached; each further one is twice as long, up to the longest.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -87,6 +91,17 @@ pub(crate) struct Follower {
     asked_pause: Duration,
     refresh_at: Instant,
     wait_first: bool,
+    listening: Ears,
+}
+
+/// How it is learnt that there is something new.
+enum Ears {
+    /// It has not been tried yet.
+    Idle,
+    /// By a stream.
+    Listening { stream: Listening, since: Instant },
+    /// By requests that wait, because there was no stream the last time that it was tried, or none that lasted.
+    Asking { since: Instant },
 }
 
 impl Follower {
@@ -97,6 +112,7 @@ impl Follower {
             asked_pause: Duration::ZERO,
             refresh_at: Instant::now() + refresh_pause(),
             wait_first: false,
+            listening: Ears::Idle,
         }
     }
 
@@ -123,9 +139,12 @@ impl Follower {
 
     async fn try_step(&mut self, nudge: &Notify) -> Result<(), Error> {
         if self.wait_first {
-            tokio::select! {
-                waited = self.client.wait(POLL) => { waited?; }
-                () = nudge.notified() => (),
+            let heard = tokio::select! {
+                heard = hear(&self.client, &mut self.listening) => heard?,
+                () = nudge.notified() => Heard::More,
+            };
+            if heard == Heard::Messages {
+                return Ok(());
             }
         }
         // This refreshes the pool when there is a reason, the first time among them.
@@ -150,6 +169,43 @@ impl Follower {
             () = tokio::time::sleep(pause) => (),
             () = nudge.notified() => (),
         }
+    }
+}
+
+/// Waits for something, by a stream where there is one.
+async fn hear(client: &MlsConnection, listening: &mut Ears) -> Result<Heard, Error> {
+    if let Ears::Asking { since } = listening
+        && since.elapsed() >= STREAM_RETRY
+    {
+        *listening = Ears::Idle;
+    }
+    if let Ears::Idle = listening {
+        *listening = match client.listen().await {
+            Ok(stream) => Ears::Listening {
+                stream,
+                since: Instant::now(),
+            },
+            // What is in the way of a stream may not be in the way of a request, and says what it is if it is.
+            Err(error) => {
+                tracing::debug!(code = error.code(), "there is no stream of events");
+                Ears::Asking {
+                    since: Instant::now(),
+                }
+            }
+        };
+    }
+    match listening {
+        Ears::Listening { stream, since } => {
+            let heard = stream.next(POLL).await;
+            if matches!(heard, Err(_) | Ok(Heard::Ended)) {
+                *listening = match since.elapsed() < STREAM_SHORT {
+                    true => Ears::Asking { since: *since },
+                    false => Ears::Idle,
+                };
+            }
+            heard
+        }
+        Ears::Idle | Ears::Asking { .. } => client.wait(POLL).await.map(|_| Heard::More),
     }
 }
 

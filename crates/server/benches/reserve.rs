@@ -35,8 +35,8 @@ const SQLITE_FILL: &str = "
         SELECT id, id, name || '-1', x'00', randomblob(32), 1 FROM users WHERE id > 0;
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {stored})
         INSERT INTO key_packages
-            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_after, uploaded_at)
-        SELECT randomblob(32), 1 + i % {devices}, 1, 0, randomblob(32), randomblob(32), 1805000000 + i % 1000, 1800000000 FROM n;
+            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
+        SELECT randomblob(32), 1 + i % {devices}, 1, 0, randomblob(32), randomblob(32), 0, 1805000000 + i % 1000, 1800000000 FROM n;
     INSERT INTO key_package_bytes SELECT ref, randomblob(300) FROM key_packages;
     COMMIT;
     PRAGMA wal_checkpoint(TRUNCATE);";
@@ -50,8 +50,8 @@ const POSTGRES_FILL: &str = "
     INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at)
         SELECT id, id, name || '-1', '\\x00', sha256(name::bytea), 1 FROM users WHERE id > 0;
     INSERT INTO key_packages
-            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_after, uploaded_at)
-        SELECT sha256(i::text::bytea), 1 + i % {devices}, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea),
+            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
+        SELECT sha256(i::text::bytea), 1 + i % {devices}, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea), 0,
             1805000000 + i % 1000,
             1800000000 FROM generate_series(1, {stored}) i;
     INSERT INTO key_package_bytes SELECT ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;

@@ -6,6 +6,7 @@ mod backup;
 mod blocks;
 mod devices;
 mod encryption;
+mod events;
 mod invitations;
 mod legacy;
 mod operations;
@@ -19,6 +20,7 @@ mod timeline;
 mod verification;
 
 pub use devices::Linking;
+pub use events::{Heard, Listening};
 
 use std::collections::BTreeMap;
 use std::fmt;

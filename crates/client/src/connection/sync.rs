@@ -205,12 +205,19 @@ impl MlsConnection {
         // Rows that are known come once more where the server has forgotten that they are; no more than that.
         let mut told_again = false;
         loop {
-            let inbox = self.acknowledge_and_next().await?;
+            let inbox = self.acknowledge_and_next(PAGE_ROWS).await?;
             let (mut over, mut known, mut beyond) = (false, false, false);
             for row in inbox.rows {
+                let place = row.group_id.clone().map(|group| (group, row.seq));
                 match self.take_over(row, progress).await? {
                     Taken::Over(_) => over = true,
-                    Taken::Known => known = true,
+                    Taken::Known => {
+                        known = true;
+                        self.0
+                            .core
+                            .write(move |tx, _| core::tell_again(tx, place.as_ref()))
+                            .await?;
+                    }
                     Taken::Beyond => beyond = true,
                 }
             }
@@ -227,14 +234,14 @@ impl MlsConnection {
     }
 
     /// Tells the server what has taken effect here, and gets what comes after it.
-    async fn acknowledge_and_next(&self) -> Result<Inbox, Error> {
+    pub(super) async fn acknowledge_and_next(&self, rows: u32) -> Result<Inbox, Error> {
         let (core, transport) = (&self.0.core, &self.0.transport);
         let mail = Some(self.0.mail_read.load(Ordering::Relaxed)).filter(|mail| *mail > 0);
         let Some(acknowledgement) = core.write(move |tx, _| core::unacknowledged(tx, mail)).await? else {
-            return transport.next(PAGE_ROWS, Duration::ZERO).await;
+            return transport.next(rows, Duration::ZERO).await;
         };
         let positions = acknowledgement.groups.clone();
-        match transport.acknowledge_and_next(acknowledgement, PAGE_ROWS).await {
+        match transport.acknowledge_and_next(acknowledgement, rows).await {
             Ok(inbox) => {
                 core.write(move |tx, _| core::acknowledged(tx, &positions))
                     .await?;
@@ -256,7 +263,7 @@ impl MlsConnection {
         }
     }
 
-    async fn take_over(&self, row: InboxRow, progress: &mut Progress) -> Result<Taken, Error> {
+    pub(super) async fn take_over(&self, row: InboxRow, progress: &mut Progress) -> Result<Taken, Error> {
         let tree = match (row.kind, &row.group_id, row.epoch) {
             (InboxKind::Welcome, Some(group), Some(epoch)) => self.tree(group, epoch).await?,
             _ => None,

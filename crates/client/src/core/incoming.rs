@@ -75,10 +75,7 @@ pub(crate) fn apply(
     if let Some(group) = &row.group_id {
         match positions::place(connection, group, row)? {
             Place::Next => {}
-            Place::Known => {
-                positions::tell_again(connection, group, row.seq)?;
-                return Ok(Taken::Known);
-            }
+            Place::Known => return Ok(Taken::Known),
             Place::Beyond => {
                 tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
                 return Ok(Taken::Beyond);

@@ -79,7 +79,7 @@ pub(crate) use naming::rename;
 pub(crate) use outbox::{
     Outcome, Purpose, QueuedRequest, Settled, Verdict, fail_unsent, next_ready, settle, waits,
 };
-pub(crate) use positions::{acknowledged, go_back, tell_everything_again, unacknowledged};
+pub(crate) use positions::{acknowledged, go_back, tell_again, tell_everything_again, unacknowledged};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,

@@ -58,10 +58,13 @@ pub(super) fn advance(connection: &Connection, group: &GroupKey, seq: u64) -> Re
     Ok(())
 }
 
-/// The server does not know that this row has taken effect: it is told again.
-pub(super) fn tell_again(connection: &Connection, group: &GroupKey, seq: u64) -> Result<(), Error> {
+/// The server does not know that a row has taken effect: it is told again.
+pub(crate) fn tell_again(tx: &Tx<'_>, place: Option<&(GroupKey, u64)>) -> Result<(), Error> {
+    let Some((group, seq)) = place else {
+        return Ok(());
+    };
     let before = i64::try_from(seq.saturating_sub(1)).unwrap_or(i64::MAX);
-    connection.execute(
+    tx.connection().execute(
         "UPDATE positions SET acknowledged = ?2 WHERE group_id = ?1 AND acknowledged > ?2",
         (group.as_bytes(), before),
     )?;

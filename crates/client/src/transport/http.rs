@@ -267,6 +267,29 @@ impl Http {
             .await
     }
 
+    /// Sends a request, whose answer is a stream of events.
+    pub(super) async fn stream(
+        &self,
+        request: &Request,
+        token: &Token,
+        deadline: Deadline,
+    ) -> Result<Response, Error> {
+        let response = deadline
+            .bound(async { self.send(request, Some(token)).await.map_err(no_answer) })
+            .await?;
+        let status = response.status();
+        let is_stream = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        if status == StatusCode::OK && is_stream {
+            return Ok(response);
+        }
+        let retry_after = retry_after(&response);
+        let bytes = deadline.bound(read(response, PROBLEM_BYTES_MAX)).await?;
+        Err(refusal(&bytes.unwrap_or_default(), status, retry_after))
+    }
+
     async fn attempt(&self, request: &Request, token: Option<&Token>) -> Result<Answer, Attempt> {
         let plain = |error| Attempt {
             error,
@@ -329,7 +352,7 @@ impl Http {
 }
 
 /// Why a request got no answer.
-fn no_answer(error: reqwest::Error) -> Error {
+pub(super) fn no_answer(error: reqwest::Error) -> Error {
     let error = error.without_url();
     match tls_error(&error) {
         Some(rustls::Error::InvalidCertificate(flaw)) => {

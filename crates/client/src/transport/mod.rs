@@ -2,6 +2,7 @@
 
 mod address;
 mod deadline;
+mod events;
 mod http;
 mod session;
 
@@ -27,12 +28,17 @@ use crate::transport::http::{Answer, Http, Request};
 use crate::transport::session::{Present, Sessions};
 use crate::types::Me;
 
+pub(crate) use events::Events;
+
 /// How long the transfer of a file may take, at least, and how much longer for each of so many bytes.
 const TRANSFER_TIME: Duration = Duration::from_secs(30);
 const TRANSFER_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// How long a request that waits for inbox rows may take beyond the wait.
 const WAIT_MARGIN: Duration = Duration::from_secs(10);
+
+/// How long it may take until something comes of a stream.
+const STREAM_TIME: Duration = Duration::from_secs(5);
 
 /// How long a session may take to be opened, whatever it is for.
 const SESSION_TIME: Duration = Duration::from_secs(20);
@@ -419,6 +425,22 @@ impl Transport {
         };
         let request = Request::post("/v1/inbox/next", &request)?;
         self.change(self.bare_claim().await?, request).await
+    }
+
+    /// The rows of the inbox as they come, from those on that are not acknowledged.
+    pub(crate) async fn events(&self) -> Result<Events, Error> {
+        let request = Request::get("/v1/inbox/events");
+        let deadline = Deadline::after(STREAM_TIME);
+        let Present { token, .. } = self.token(deadline).await?;
+        let answer = match self.http.stream(&request, &token, deadline).await {
+            Err(Error::Refused(problem)) if session::has_ended(&problem) => {
+                self.sessions.forget(&token).await;
+                let Present { token, .. } = self.token(deadline).await?;
+                self.http.stream(&request, &token, deadline).await
+            }
+            answer => answer,
+        };
+        Events::begin(answer?, deadline).await
     }
 
     /// The inbox rows that are not acknowledged; waits up to `wait` for one.

@@ -297,6 +297,9 @@ CREATE INDEX invitations_to_expire ON invitations (expires_at);
 
 -- Delivery ------------------------------------------------------------------------------------------------------------
 
+-- Each table here but `mail` can be distributed by the group: it comes first in every key, and nothing refers to a table that is
+-- distributed by something else.
+
 -- next_seq: of the next row of the log. state_seq: the last row that changed the public state, a Commit or a proposal; 0 at
 -- first. first_seq: no message before this row has a body. waiting_bytes: of the bodies of messages. handshake_bytes: of those
 -- of Commits and proposals. roster_version changes with who is entitled to what comes. empty_since: NULL while anybody is.
@@ -338,7 +341,7 @@ CREATE TABLE log (
     seq INTEGER NOT NULL,
     kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 4),
     epoch INTEGER NOT NULL,
-    sender INTEGER REFERENCES devices (id),
+    sender INTEGER,
     sha256 BLOB,
     transcript_hash BLOB,
     size INTEGER NOT NULL,
@@ -368,7 +371,7 @@ CREATE INDEX bodies_of_welcomes ON bodies (group_id, seq) WHERE part = 1;
 -- waiting_bytes: of the bodies of messages that the device has sent.
 CREATE TABLE members (
     group_id BLOB NOT NULL REFERENCES groups (id),
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    device_id INTEGER NOT NULL,
     from_seq INTEGER NOT NULL,
     from_epoch INTEGER NOT NULL,
     by_welcome INTEGER NOT NULL CHECK (by_welcome IN (0, 1)),

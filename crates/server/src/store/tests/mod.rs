@@ -21,6 +21,7 @@ macro_rules! on_both_engines {
 
 mod concurrency;
 mod conformance;
+mod distribution;
 mod harness;
 mod in_use;
 mod keys;

@@ -14,7 +14,7 @@ use crate::store::{Durations, NewBlob, Part, Reservation, StoreLocation};
 const READ_FROM_ONE_END: [&str; 3] = ["FROM server", "clock", "WHERE b.part = 1"];
 
 /// Does all that requests and the sweeper do with the store.
-async fn exercise(opened: &Opened) {
+pub(super) async fn exercise(opened: &Opened) {
     let alice = opened.register("alice", 1).await;
     let bob = opened.register("bob", 2).await.key;
     let ordinary = opened.store_key_package(alice.key, 1).await;
