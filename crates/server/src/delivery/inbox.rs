@@ -112,19 +112,17 @@ pub(crate) fn page(
         })
         .filter(|(after, interval)| *after < interval.head)
         .collect();
-    let groups_due = due
-        .iter()
-        .zip(&due[due.len().min(1)..])
-        .filter(|((_, one), (_, next))| one.group != next.group);
-    let groups_due = groups_due.count() + usize::from(!due.is_empty());
-    let part = limit.div_ceil(groups_due.max(1));
+    let by_group: Vec<&[(u64, &Interval)]> = due
+        .chunk_by(|(_, one), (_, next)| one.group == next.group)
+        .collect();
     // Where there are more groups than rows in a page, others come first the next time.
-    let mut first = usize::from(random_u16()) % due.len().max(1);
-    while first > 0 && due[first].1.group == due[first - 1].1.group {
-        first -= 1;
-    }
-    let (before, from) = due.split_at(first);
-    for (after, interval) in from.iter().chain(before) {
+    let first = match by_group.len() > limit {
+        true => usize::from(random_u16()) % by_group.len(),
+        false => 0,
+    };
+    let parts = by_group.len().max(1);
+    let in_turn = by_group[first..].iter().chain(&by_group[..first]);
+    for (after, interval) in in_turn.copied().flatten() {
         let left = limit.saturating_sub(rows.len());
         if left == 0 {
             break;
@@ -132,8 +130,8 @@ pub(crate) fn page(
         let range = LogRange {
             after: *after,
             until: interval.head,
-            rows_max: u32::try_from(left.min(part)).unwrap_or(1),
-            bytes_max: bytes / groups_due.max(1),
+            rows_max: u32::try_from(left.min(limit.div_ceil(parts))).unwrap_or(1),
+            bytes_max: bytes / parts,
         };
         of_interval(tx, caller, interval, range, &mut rows)?;
     }

@@ -20,13 +20,9 @@ mod snapshot;
 pub(crate) mod state;
 pub(crate) mod states;
 
-pub(crate) use commit::commit;
-pub(crate) use groups::{
-    Standing, create_group, judge_new_group, standing_of_commit, standing_of_member, standing_of_proposal,
-};
-pub(crate) use judge::{commit as judge_commit, proposal as judge_proposal};
+pub(crate) use groups::{Standing, create_group, judge_new_group, standing_of_member};
 pub(crate) use leave::{judge_departure, leave};
-pub(crate) use messages::{Keep, OfferedMessage, propose, send_message};
-pub(crate) use offer::{Offer, OfferedProposal};
+pub(crate) use messages::{Keep, OfferedMessage, send_message};
+pub(crate) use offer::{Offer, Offered, OfferedProposal};
 pub(crate) use scrub::{GroupProblem, check_group};
 pub(crate) use snapshot::decompress;

@@ -10,7 +10,7 @@ use super::states::{ATTEMPTS_MAX, Stand, Stored, evict_if_unknown, stored};
 use super::{Caller, Service};
 use crate::accounts::{self, answered_once};
 use crate::delivery::state::Held;
-use crate::delivery::{self, Offer, OfferedMessage, OfferedProposal};
+use crate::delivery::{self, Offer, Offered, OfferedMessage, OfferedProposal};
 use crate::error::{Fault, ServiceError};
 use crate::store::Part;
 
@@ -68,59 +68,7 @@ impl Service {
     ) -> Result<Accepted, ServiceError> {
         let asked = group.clone();
         let offer = self.judge(caller, move || Offer::read(asked, request)).await?;
-        let offer = self.to_members_alone(caller, &group, offer).await?;
-        let (offer, now) = (Arc::new(offer), self.now());
-        for _ in 0..ATTEMPTS_MAX {
-            let asked = Arc::clone(&offer);
-            let standing = self
-                .standing(caller, &offer.group, move |tx, caller| {
-                    delivery::standing_of_commit(tx, caller, &asked.group, &asked.sha256)
-                })
-                .await?;
-            let (turn, epoch) = match standing {
-                Stand::Accepted(accepted) => return Ok(accepted),
-                Stand::Open(turn, epoch) => (turn, epoch),
-            };
-            if offer.epoch() != epoch {
-                return Err(Problem::wrong_epoch(epoch).into());
-            }
-            let (inner, device, asked) = (
-                Arc::clone(&self.inner),
-                Arc::clone(&caller.device),
-                Arc::clone(&offer),
-            );
-            let (turn, judged) = self
-                .judge_in_turn(caller, turn, move |held| {
-                    let judged_by = (&inner.crypto, inner.config.server_name.as_str());
-                    delivery::judge_commit(judged_by, &device, held, &asked)
-                })
-                .await?;
-            let (judged, staged) = judged?;
-            let (device, asked) = (Arc::clone(&caller.device), Arc::clone(&offer));
-            let accepted = self
-                .change(caller, move |tx| {
-                    delivery::commit(tx, &device, &asked, &judged, now)
-                })
-                .await;
-            match accepted {
-                Ok(Some(accepted)) => {
-                    let (seq, has_welcome) = (accepted.seq, offer.request.welcome.is_some());
-                    let bytes = offer.request.commit.0.len();
-                    self.follow(offer.group.clone(), turn, move |held| {
-                        held.merge(seq, bytes, *staged)?;
-                        match has_welcome {
-                            true => held.keep_tree(),
-                            false => Ok(()),
-                        }
-                    });
-                    return Ok(accepted);
-                }
-                // Another node was faster.
-                Ok(None) => {}
-                Err(error) => return Err(evict_if_unknown(turn, error)),
-            }
-        }
-        Err(Fault::Busy.into())
+        self.accept(caller, &group, offer).await
     }
 
     /// Queues a standalone Remove or Update. Refuses like [`commit`](Self::commit).
@@ -134,17 +82,26 @@ impl Service {
         let offer = self
             .judge(caller, move || OfferedProposal::read(asked, proposal))
             .await?;
-        let offer = self.to_members_alone(caller, &group, offer).await?;
-        let (offer, now) = (Arc::new(offer), self.now());
+        self.accept(caller, &group, offer).await
+    }
+
+    /// Judges a Commit or a proposal against the group's public state, outside of any transaction, and accepts it in one, if it is
+    /// still that state.
+    async fn accept<O: Offered>(
+        &self,
+        caller: &Caller,
+        group: &GroupId,
+        offer: Result<O, ServiceError>,
+    ) -> Result<O::Answer, ServiceError> {
+        let offer = Arc::new(self.to_members_alone(caller, group, offer).await?);
+        let now = self.now();
         for _ in 0..ATTEMPTS_MAX {
             let asked = Arc::clone(&offer);
             let standing = self
-                .standing(caller, &offer.group, move |tx, caller| {
-                    delivery::standing_of_proposal(tx, caller, &asked.group, &asked.sha256)
-                })
+                .standing(caller, group, move |tx, caller| asked.standing(tx, caller))
                 .await?;
             let (turn, epoch) = match standing {
-                Stand::Accepted(sent) => return Ok(sent),
+                Stand::Accepted(answer) => return Ok(answer),
                 Stand::Open(turn, epoch) => (turn, epoch),
             };
             if offer.epoch() != epoch {
@@ -158,24 +115,21 @@ impl Service {
             let (turn, judged) = self
                 .judge_in_turn(caller, turn, move |held| {
                     let judged_by = (&inner.crypto, inner.config.server_name.as_str());
-                    delivery::judge_proposal(judged_by, &device, held, &asked)
+                    asked.judge(judged_by, &device, held)
                 })
                 .await?;
-            let (judged, queued) = judged?;
+            let (judged, staged) = judged?;
             let (device, asked) = (Arc::clone(&caller.device), Arc::clone(&offer));
-            let sent = self
-                .change(caller, move |tx| {
-                    delivery::propose(tx, &device, &asked, &judged, now)
-                })
+            let accepted = self
+                .change(caller, move |tx| asked.accept(tx, &device, &judged, now))
                 .await;
-            match sent {
-                Ok(Some(sent)) => {
-                    let (seq, bytes) = (sent.seq, offer.bytes.len());
-                    self.follow(offer.group.clone(), turn, move |held| {
-                        held.queue(seq, bytes, *queued)
-                    });
-                    return Ok(sent);
+            match accepted {
+                Ok(Some(answer)) => {
+                    let seq = O::seq(&answer);
+                    self.follow(group.clone(), turn, move |held| offer.follow(held, seq, staged));
+                    return Ok(answer);
                 }
+                // Another node was faster.
                 Ok(None) => {}
                 Err(error) => return Err(evict_if_unknown(turn, error)),
             }
