@@ -98,7 +98,15 @@ impl Tx<'_> {
             "UPDATE devices SET removed_at = ?2 WHERE id = ?1",
             params![device, now],
         )?;
-        for table in ["sessions", "challenges", "members", "mail", "idempotent_answers"] {
+        let groups: Vec<GroupId> = self.rows(
+            "SELECT DISTINCT m.group_id FROM members m WHERE m.device_id = ?1 ORDER BY m.group_id",
+            params![device],
+            |row| row.get(0),
+        )?;
+        for group in &groups {
+            self.drop_intervals(group, device)?;
+        }
+        for table in ["sessions", "challenges", "mail", "idempotent_answers"] {
             self.execute(
                 &format!("DELETE FROM {table} WHERE device_id = ?1"),
                 params![device],
