@@ -9,9 +9,12 @@
 
 #[path = "../../judge/tests/support/forger.rs"]
 mod forger;
+#[path = "../../judge/tests/support/gullible.rs"]
+mod gullible;
 mod support;
 
 use forger::{PublicView, external_commit};
+use gullible::Gullible;
 use larder_client::{GroupKey, GroupState};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::openmls::prelude::{
@@ -175,9 +178,18 @@ async fn a_server_does_not_take_a_members_own_place() {
 
 #[tokio::test]
 async fn a_member_does_not_become_another_nor_change_what_a_group_is() {
-    for (renames_itself, rule) in [
-        (true, "turns a member into another one"),
-        (false, "something else than to add, remove or renew members"),
+    enum Does {
+        RenamesItself,
+        RequiresSomething,
+        WedgesTheGroup,
+    }
+    for (does, rule) in [
+        (Does::RenamesItself, "turns a member into another one"),
+        (
+            Does::RequiresSomething,
+            "something else than to add, remove or renew members",
+        ),
+        (Does::WedgesTheGroup, "a key that nothing can be encrypted to"),
     ] {
         let server = TestServer::start().await;
         let (alice, proxy) = server.proxied("alice").await;
@@ -192,20 +204,25 @@ async fn a_member_does_not_become_another_nor_change_what_a_group_is() {
             };
             let required = Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&[], &[], &[]));
             let builder = state.commit_builder();
-            let builder = match renames_itself {
-                true => builder.force_self_update(true).leaf_node_parameters(
+            let mut forger = Gullible::default();
+            let builder = match does {
+                Does::RenamesItself => builder.force_self_update(true).leaf_node_parameters(
                     LeafNodeParameters::builder()
                         .with_credential_with_key(credential)
                         .build(),
                 ),
-                false => builder
+                Does::RequiresSomething => builder
                     .propose_group_context_extensions(Extensions::<GroupContext>::single(required).unwrap())
                     .unwrap(),
+                Does::WedgesTheGroup => {
+                    forger = Gullible::with_a_useless_key(1);
+                    builder.force_self_update(true)
+                }
             };
             let staged = builder
                 .load_psks(provider.storage())
                 .unwrap()
-                .build(provider.rand(), provider.crypto(), keys, |_| true)
+                .build(forger.rand(), forger.crypto(), keys, |_| true)
                 .unwrap()
                 .stage_commit(provider)
                 .unwrap();

@@ -1,13 +1,17 @@
+use std::mem;
+
 use openmls::framing::PublicMessageIn;
 use openmls::group::GroupId;
-use openmls::messages::proposals_in::{ProposalIn, ProposalOrRefIn};
+use openmls::messages::proposals_in::{ProposalIn, ProposalOrRefIn, UpdateProposalIn};
 use openmls::prelude::{ConfirmationTag, ContentType, MlsMessageBodyIn, MlsMessageIn, ProposalType, Sender};
+use openmls_traits::types::HpkeCiphertext;
 use tls_codec::{Deserialize as _, VLBytes};
 
 /// A Commit or a proposal as it travels: a PublicMessage, so that whoever has the group's public state can check it.
 pub struct Handshake {
     message: PublicMessageIn,
     proposals: Vec<ProposalOrRefIn>,
+    path_keys: Vec<VLBytes>,
 }
 
 /// Bytes that are not the handshake message that they should be.
@@ -27,9 +31,12 @@ impl Handshake {
     /// # Errors
     /// [`Unreadable`].
     pub fn commit(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let message = public_message(bytes, ContentType::Commit)?;
+        let (proposals, path_keys) = content(&mut &*bytes).map_err(|_| Unreadable::NotAMessage)?;
         Ok(Self {
-            message: public_message(bytes, ContentType::Commit)?,
-            proposals: proposals(&mut &*bytes).map_err(|_| Unreadable::NotAMessage)?,
+            message,
+            proposals,
+            path_keys,
         })
     }
 
@@ -41,6 +48,7 @@ impl Handshake {
         Ok(Self {
             message: public_message(bytes, ContentType::Proposal)?,
             proposals: Vec::new(),
+            path_keys: Vec::new(),
         })
     }
 
@@ -90,6 +98,11 @@ impl Handshake {
         })
     }
 
+    /// The public keys of the parent nodes on a Commit's path.
+    pub(crate) fn take_path_keys(&mut self) -> Vec<VLBytes> {
+        mem::take(&mut self.path_keys)
+    }
+
     pub(crate) fn into_message(self) -> PublicMessageIn {
         self.message
     }
@@ -103,8 +116,9 @@ fn public_message(bytes: &[u8], content_type: ContentType) -> Result<PublicMessa
     }
 }
 
-/// What a Commit lists (RFC 9420 §12.4); OpenMLS tells it only once it has accepted all of it.
-fn proposals(bytes: &mut &[u8]) -> Result<Vec<ProposalOrRefIn>, tls_codec::Error> {
+/// What a Commit lists and the keys of its path (RFC 9420 §7.6, §12.4); OpenMLS tells the one once it has accepted all of it, and
+/// the others never.
+fn content(bytes: &mut &[u8]) -> Result<(Vec<ProposalOrRefIn>, Vec<VLBytes>), tls_codec::Error> {
     // MLSMessage: version and wire format; FramedContent: group, epoch, sender, authenticated data, content type.
     <[u8; 4]>::tls_deserialize(bytes)?;
     GroupId::tls_deserialize(bytes)?;
@@ -112,5 +126,12 @@ fn proposals(bytes: &mut &[u8]) -> Result<Vec<ProposalOrRefIn>, tls_codec::Error
     Sender::tls_deserialize(bytes)?;
     VLBytes::tls_deserialize(bytes)?;
     u8::tls_deserialize(bytes)?;
-    Vec::tls_deserialize(bytes)
+    let proposals = Vec::tls_deserialize(bytes)?;
+    // UpdatePath: a leaf, which is all that an Update is, and nodes.
+    let path: Option<(UpdateProposalIn, Vec<PathNode>)> = Option::tls_deserialize(bytes)?;
+    let nodes = path.map(|(_, nodes)| nodes).unwrap_or_default();
+    Ok((proposals, nodes.into_iter().map(|(key, _)| key).collect()))
 }
+
+/// UpdatePathNode: a parent's public key, and its secret encrypted to those below.
+type PathNode = (VLBytes, Vec<HpkeCiphertext>);

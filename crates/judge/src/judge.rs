@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::iter;
 
 use openmls::prelude::{
     LeafNode, LeafNodeIndex, OpenMlsCrypto, ProcessedMessageContent, Proposal, ProposalType, PublicGroup,
@@ -30,12 +31,13 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
     /// # Errors
     /// [`NotTaken`]: whoever gets it keeps the state that they have.
     pub fn commit(&self, before: &PublicGroup, commit: &[u8]) -> Result<JudgedCommit, NotTaken> {
-        let commit = Handshake::commit(commit)?;
+        let mut commit = Handshake::commit(commit)?;
         let sender = commit.sender().clone();
         // First, because OpenMLS refuses some of it in its own words.
         kinds_fit(&sender, &commit)?;
         let listed = commit.proposals_count();
         let tag = commit.confirmation_tag().cloned().ok_or(NotTaken::Invalid)?;
+        let path_keys = commit.take_path_keys();
         let processed = before
             .process_message(self.crypto, commit.into_message())
             .map_err(|_| NotTaken::Invalid)?;
@@ -46,6 +48,8 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
         if staged.queued_proposals().count() != listed {
             return Err(Rule::ProposalTwice.into());
         }
+        self.can_be_encrypted_to(before, path_keys.iter().map(|key| key.as_slice()))?;
+        self.fresh_leaves_can_be_encrypted_to(before, &staged)?;
         let (committer, entrance) = match sender {
             Sender::Member(committer) => {
                 member_commits(before, committer, &staged)?;
@@ -94,7 +98,10 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
         match queued.proposal() {
             Proposal::Remove(remove) if remove.removed() == proposer => {}
             Proposal::Remove(_) | Proposal::Add(_) => return Err(Rule::ProposedByAnother.into()),
-            Proposal::Update(update) => stays_whose_it_is(before, proposer, update.leaf_node())?,
+            Proposal::Update(update) => {
+                stays_whose_it_is(before, proposer, update.leaf_node())?;
+                self.leaves_can_be_encrypted_to(before, iter::once(update.leaf_node()))?;
+            }
             _ => return Err(Rule::ProposalKind.into()),
         }
         Ok(JudgedProposal { queued, proposer })
@@ -108,6 +115,46 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
     fn proves(&self, leaves: impl Iterator<Item = Leaf>, joiner: &Leaf, evidence: &[u8]) -> bool {
         Evidence::from_bytes(evidence)
             .is_ok_and(|evidence| evidence.proves(self.crypto, self.server_name, leaves, joiner))
+    }
+
+    /// Whether later Commits can be encrypted to every leaf that a Commit brings: its own, those it adds, and those it renews.
+    fn fresh_leaves_can_be_encrypted_to(
+        &self,
+        before: &PublicGroup,
+        staged: &StagedCommit,
+    ) -> Result<(), Rule> {
+        let proposed = staged
+            .queued_proposals()
+            .filter_map(|queued| match queued.proposal() {
+                Proposal::Add(add) => Some(add.key_package().leaf_node()),
+                Proposal::Update(update) => Some(update.leaf_node()),
+                _ => None,
+            });
+        self.leaves_can_be_encrypted_to(before, staged.update_path_leaf_node().into_iter().chain(proposed))
+    }
+
+    fn leaves_can_be_encrypted_to<'l>(
+        &self,
+        before: &PublicGroup,
+        leaves: impl Iterator<Item = &'l LeafNode>,
+    ) -> Result<(), Rule> {
+        for leaf in leaves {
+            let key = larder_key_package::encryption_key(leaf).ok_or(Rule::UnusableKey)?;
+            self.can_be_encrypted_to(before, iter::once(&key[..]))?;
+        }
+        Ok(())
+    }
+
+    fn can_be_encrypted_to<'k>(
+        &self,
+        before: &PublicGroup,
+        mut keys: impl Iterator<Item = &'k [u8]>,
+    ) -> Result<(), Rule> {
+        let suite = before.ciphersuite();
+        match keys.all(|key| larder_key_package::can_be_encrypted_to(self.crypto, suite, key)) {
+            true => Ok(()),
+            false => Err(Rule::UnusableKey),
+        }
     }
 
     /// An external Commit brings a device back in the place of its own leaf, or a further device of a user who is in the group.

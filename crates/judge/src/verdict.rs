@@ -80,6 +80,9 @@ pub enum Rule {
     /// A device or a signature key would be in the group twice.
     #[error("adds a member that is in the group already")]
     LeafTwice,
+    /// A key of a leaf or of its path is one that nothing can be encrypted to: no later Commit could be made.
+    #[error("brings a key that nothing can be encrypted to")]
+    UnusableKey,
     /// It carries authenticated data that has no meaning in it.
     #[error("carries data that has no place in it")]
     AuthenticatedData,

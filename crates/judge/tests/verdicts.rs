@@ -10,8 +10,11 @@
 
 #[path = "support/forger.rs"]
 mod forger;
+#[path = "support/gullible.rs"]
+mod gullible;
 
 use forger::{PublicView, external_commit};
+use gullible::Gullible;
 use larder_judge::{Entrance, Evidence, Judge, JudgedCommit, Leaf, NotTaken, Rule, Unreadable};
 use larder_wire::{
     Authorization, Base64Url, DeviceInfo, LABEL_DEVICE_LINK, link_content, sign_with_label_content,
@@ -281,6 +284,68 @@ fn nobody_is_added_twice_or_without_being_somebodys_device() {
         });
         assert_eq!(scene.against(&commit), rule);
     }
+}
+
+#[test]
+fn no_key_is_taken_over_that_nothing_can_be_encrypted_to() {
+    let mut scene = Scene::set();
+    let useless = Some(NotTaken::Against(Rule::UnusableKey));
+    // The keys of the committer's leaf, of the root above both, and of nothing.
+    let own = [0, 1, 9].map(|nth| {
+        let commit = scene.commit(|group, alice| {
+            let forger = Gullible::with_a_useless_key(nth);
+            group
+                .commit_builder()
+                .force_self_update(true)
+                .load_psks(alice.provider.storage())
+                .unwrap()
+                .build(forger.rand(), forger.crypto(), &alice.keys, |_| true)
+                .unwrap()
+                .stage_commit(&alice.provider)
+                .unwrap()
+                .into_commit()
+                .to_bytes()
+                .unwrap()
+        });
+        scene.judged(&commit).err()
+    });
+    assert_eq!(own, [useless, useless, None]);
+
+    // The key of an added leaf, which comes after the init key.
+    let added = [1, 9].map(|nth| {
+        let carol = Device::new("carol", "c-1");
+        let key_package = KeyPackage::builder()
+            .build(
+                SUITE,
+                &Gullible::with_a_useless_key(nth),
+                &carol.keys,
+                carol.credential(),
+            )
+            .unwrap()
+            .into_key_package();
+        let commit = scene.commit(|group, alice| {
+            let (commit, ..) = group
+                .add_members(&alice.provider, &alice.keys, &[key_package])
+                .unwrap();
+            commit.to_bytes().unwrap()
+        });
+        scene.judged(&commit).err()
+    });
+    assert_eq!(added, [useless, None]);
+
+    // The key of a leaf that is proposed, and one that is taken up by a Commit.
+    let proposed = [0, 9].map(|nth| {
+        let provider = Gullible::with_a_useless_key(nth);
+        let (proposal, _) = scene
+            .group
+            .propose_self_update(&provider, &scene.alice.keys, LeafNodeParameters::default())
+            .unwrap();
+        let crypto = RustCrypto::default();
+        Judge::new(&crypto, SERVER)
+            .proposal(scene.group.public_group(), &proposal.to_bytes().unwrap())
+            .err()
+    });
+    assert_eq!(proposed, [useless, None]);
 }
 
 #[test]

@@ -111,11 +111,19 @@ fn check_keys(crypto: &impl OpenMlsCrypto, key_package: &KeyPackage) -> Result<(
         key_package.hpke_init_key().as_slice(),
         &encryption_key(key_package.leaf_node()).ok_or(Flaw::Malformed)?,
     ] {
-        crypto
-            .hpke_seal(suite.hpke_config(), key, b"", b"", b"larder key probe")
-            .map_err(|_| Flaw::UnusableKey)?;
+        if !can_be_encrypted_to(crypto, suite, key) {
+            return Err(Flaw::UnusableKey);
+        }
     }
     Ok(())
+}
+
+/// Whether anything can be encrypted to a public HPKE key of this ciphersuite. Bytes of the right length can be none, or a point of
+/// small order, with which every shared secret is zero (RFC 9180 §7.1.4); no signature tells.
+pub fn can_be_encrypted_to(crypto: &impl OpenMlsCrypto, suite: Ciphersuite, key: &[u8]) -> bool {
+    crypto
+        .hpke_seal(suite.hpke_config(), key, b"", b"", b"larder key probe")
+        .is_ok()
 }
 
 /// The bytes of a leaf's encryption key, which OpenMLS shows as they travel only. They are there whenever the leaf was

@@ -14,6 +14,6 @@ mod check;
 mod flaw;
 mod lifetime;
 
-pub use check::{check, encryption_key, read};
+pub use check::{can_be_encrypted_to, check, encryption_key, read};
 pub use flaw::Flaw;
 pub use lifetime::check_lifetime;

@@ -1,22 +1,16 @@
 //! Whoever has a group's GroupInfo and ratchet tree, as its server has, and makes external Commits of them that every secret
 //! agrees with: in a new leaf, or in the place of somebody's.
 
-use std::sync::Mutex;
-
 use openmls::prelude::tls_codec::Deserialize as _;
 use openmls::prelude::{
     BasicCredential, CredentialWithKey, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
-    OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY, RatchetTreeIn,
+    OpenMlsProvider as _, PURE_PLAINTEXT_WIRE_FORMAT_POLICY, RatchetTreeIn,
 };
 use openmls_basic_credential::SignatureKeyPair;
-use openmls_rust_crypto::{OpenMlsRustCrypto, RustCrypto};
-use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::signatures::{Signer, SignerError};
-use openmls_traits::types::{
-    AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
-    KemOutput, SignatureScheme,
-};
-use tls_codec::SecretVLBytes;
+use openmls_traits::types::SignatureScheme;
+
+use crate::gullible::Gullible;
 
 /// The public half of a group, as the server has it.
 #[derive(Clone)]
@@ -59,7 +53,7 @@ pub(crate) fn external_commit(
         ratchet_tree: replaced(&view.ratchet_tree, victim, keys.public()),
     };
     assert!(build(&provider, &doctored, credential.clone(), keys, authenticated_data).is_none());
-    let hashes = provider.crypto.hashes.lock().unwrap().clone();
+    let hashes = provider.crypto().hashes.lock().unwrap().clone();
     hashes
         .into_iter()
         .rev()
@@ -136,75 +130,5 @@ impl Signer for ForTheRealTree<'_> {
 
     fn signature_scheme(&self) -> SignatureScheme {
         self.keys.signature_scheme()
-    }
-}
-
-/// Believes every signature, and remembers every hash.
-#[derive(Default)]
-struct Gullible {
-    inner: OpenMlsRustCrypto,
-    crypto: GullibleCrypto,
-}
-
-#[derive(Default)]
-struct GullibleCrypto {
-    inner: RustCrypto,
-    hashes: Mutex<Vec<Vec<u8>>>,
-}
-
-impl OpenMlsProvider for Gullible {
-    type CryptoProvider = GullibleCrypto;
-    type RandProvider = <OpenMlsRustCrypto as OpenMlsProvider>::RandProvider;
-    type StorageProvider = <OpenMlsRustCrypto as OpenMlsProvider>::StorageProvider;
-
-    fn storage(&self) -> &Self::StorageProvider {
-        self.inner.storage()
-    }
-
-    fn crypto(&self) -> &Self::CryptoProvider {
-        &self.crypto
-    }
-
-    fn rand(&self) -> &Self::RandProvider {
-        self.inner.rand()
-    }
-}
-
-macro_rules! as_the_real_one {
-    ($(fn $name:ident(&self $(, $arg:ident: $type:ty)*) -> $answer:ty;)*) => {
-        $(fn $name(&self $(, $arg: $type)*) -> $answer {
-            self.inner.$name($($arg),*)
-        })*
-    };
-}
-
-type Crypto<T> = Result<T, CryptoError>;
-
-impl OpenMlsCrypto for GullibleCrypto {
-    fn verify_signature(&self, _: SignatureScheme, _: &[u8], _: &[u8], _: &[u8]) -> Crypto<()> {
-        Ok(())
-    }
-
-    fn hash(&self, hash_type: HashType, data: &[u8]) -> Crypto<Vec<u8>> {
-        let hash = self.inner.hash(hash_type, data)?;
-        self.hashes.lock().unwrap().push(hash.clone());
-        Ok(hash)
-    }
-
-    as_the_real_one! {
-        fn supports(&self, ciphersuite: Ciphersuite) -> Crypto<()>;
-        fn supported_ciphersuites(&self) -> Vec<Ciphersuite>;
-        fn hkdf_extract(&self, hash_type: HashType, salt: &[u8], ikm: &[u8]) -> Crypto<SecretVLBytes>;
-        fn hmac(&self, hash_type: HashType, key: &[u8], message: &[u8]) -> Crypto<SecretVLBytes>;
-        fn hkdf_expand(&self, hash_type: HashType, prk: &[u8], info: &[u8], len: usize) -> Crypto<SecretVLBytes>;
-        fn aead_encrypt(&self, alg: AeadType, key: &[u8], data: &[u8], nonce: &[u8], aad: &[u8]) -> Crypto<Vec<u8>>;
-        fn aead_decrypt(&self, alg: AeadType, key: &[u8], data: &[u8], nonce: &[u8], aad: &[u8]) -> Crypto<Vec<u8>>;
-        fn signature_key_gen(&self, alg: SignatureScheme) -> Crypto<(Vec<u8>, Vec<u8>)>;
-        fn sign(&self, alg: SignatureScheme, data: &[u8], key: &[u8]) -> Crypto<Vec<u8>>;
-        fn hpke_seal(&self, config: HpkeConfig, key: &[u8], info: &[u8], aad: &[u8], text: &[u8]) -> Crypto<HpkeCiphertext>;
-        fn hpke_open(&self, config: HpkeConfig, input: &HpkeCiphertext, key: &[u8], info: &[u8], aad: &[u8]) -> Crypto<Vec<u8>>;
-        fn hpke_setup_sender_and_export(&self, config: HpkeConfig, key: &[u8], info: &[u8], context: &[u8], len: usize) -> Crypto<(KemOutput, ExporterSecret)>;
-        fn hpke_setup_receiver_and_export(&self, config: HpkeConfig, enc: &[u8], key: &[u8], info: &[u8], context: &[u8], len: usize) -> Crypto<ExporterSecret>;
-        fn derive_hpke_keypair(&self, config: HpkeConfig, ikm: &[u8]) -> Crypto<HpkeKeyPair>;
     }
 }

@@ -9,7 +9,6 @@ use openmls::prelude::{
     OpenMlsSignaturePublicKey, PublicGroup, Verifiable,
 };
 use openmls_rust_crypto::RustCrypto;
-use openmls_traits::crypto::OpenMlsCrypto;
 
 use crate::delivery::parse;
 use crate::error::{Fault, ServiceError};
@@ -19,7 +18,9 @@ use crate::store::{DeviceRow, Tx};
 pub(super) fn not_taken(reason: NotTaken) -> ServiceError {
     let check = match reason {
         NotTaken::Unreadable(reason) => return unreadable(reason),
-        NotTaken::Invalid | NotTaken::Against(Rule::ProposalTwice) => CommitCheck::PublicState,
+        NotTaken::Invalid | NotTaken::Against(Rule::ProposalTwice | Rule::UnusableKey) => {
+            CommitCheck::PublicState
+        }
         NotTaken::Against(Rule::Sender) => CommitCheck::Sender,
         NotTaken::Against(Rule::ProposalKind | Rule::ProposedByAnother) => CommitCheck::ProposalType,
         NotTaken::Against(Rule::LeafChanged | Rule::LeafUnreadable | Rule::LeafTwice) => {
@@ -115,14 +116,6 @@ pub(super) fn external_pub_is_usable(
     suite: Ciphersuite,
 ) -> bool {
     sent.extensions().external_pub().is_some_and(|extension| {
-        crypto
-            .hpke_setup_sender_and_export(
-                suite.hpke_config(),
-                extension.external_pub().as_slice(),
-                b"",
-                b"larder external_pub probe",
-                suite.hash_length(),
-            )
-            .is_ok()
+        larder_key_package::can_be_encrypted_to(crypto, suite, extension.external_pub().as_slice())
     })
 }

@@ -63,6 +63,9 @@ pub(crate) fn judge_new_group(
         };
         creator
     };
+    if !larder_key_package::can_be_encrypted_to(crypto, suite, &creator.encryption_key) {
+        return refuse(CommitCheck::PublicState);
+    }
     if larder_judge::Leaf::of_member(&creator).is_none_or(|leaf| !checks::is_leaf(&leaf, caller)) {
         return refuse(CommitCheck::Credential);
     }

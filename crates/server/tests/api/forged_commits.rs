@@ -6,13 +6,14 @@ use larder_wire::{
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _, VLByteSlice};
 use openmls::prelude::{
-    GroupContext, KeyPackage, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider as _,
+    GroupContext, KeyPackage, LeafNodeParameters, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider,
     ProcessedMessageContent, ProposalStore, PublicGroup, PublicMessageIn, RatchetTreeIn,
 };
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::signatures::Signer as _;
 
-use crate::support::{Device, TestServer, snapshot, state_of};
+use crate::gullible::Gullible;
+use crate::support::{Answer, Device, KeyPackageSpec, TestServer, message_bytes, snapshot, state_of};
 
 /// Nothing but a member's secrets can tell that these are not the right tags.
 const TAG: [u8; 32] = [7; 32];
@@ -243,4 +244,51 @@ async fn a_member_cannot_sign_for_another_members_leaf() {
         assert_eq!(snapshot(&[&alice, &bob, &carol], Some(&gid)).await, before);
     }
     assert_eq!(state_of(&carol, &refs[0]).await, KeyPackageState::Reserved);
+}
+
+#[tokio::test]
+async fn no_key_that_nothing_can_be_encrypted_to_comes_into_a_group() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.device("alice").await, server.device("bob").await);
+    let refused = |answer: &Answer, check: CommitCheck| {
+        assert_eq!(
+            answer.refused(ProblemType::InvalidCommit).check.as_deref(),
+            Some(check.code())
+        );
+    };
+
+    let group = alice.new_group_with(&Gullible::with_a_useless_key(0));
+    let create = alice.create_group_request(&group);
+    let answer = alice.http.post_with_key("/v1/groups", "create", &create).await;
+    refused(&answer, CommitCheck::PublicState);
+
+    bob.upload(&[bob.mint(KeyPackageSpec::default())]).await;
+    let (mut group, id) = alice.create_group().await;
+    alice.invite(&mut group, &[&bob]).await;
+    // Of the committer's leaf, of the parent node above both, and of those who come by the GroupInfo.
+    for (nth, check) in [
+        (0, CommitCheck::PublicState),
+        (1, CommitCheck::PublicState),
+        (2, CommitCheck::GroupInfo),
+    ] {
+        let forger = Gullible::with_a_useless_key(nth);
+        let commit = alice.stage_with(forger.crypto(), &mut group, |commit| {
+            commit.force_self_update(true)
+        });
+        refused(&alice.post_commit(&id, &commit).await, check);
+        alice.clear(&mut group);
+    }
+    let (proposal, _) = group
+        .propose_self_update(
+            &Gullible::with_a_useless_key(0),
+            &alice.mls,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
+    let answer = alice.post_proposal(&id, &message_bytes(&proposal)).await;
+    refused(&answer, CommitCheck::PublicState);
+    group.clear_pending_proposals(alice.provider.storage()).unwrap();
+
+    let commit = alice.stage_update(&mut group);
+    alice.commit(&mut group, &commit).await;
 }

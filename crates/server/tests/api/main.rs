@@ -9,6 +9,8 @@
 
 #[path = "../databases/sqlite.rs"]
 mod database;
+#[path = "../../../judge/tests/support/gullible.rs"]
+mod gullible;
 #[path = "../support/mod.rs"]
 mod support;
 

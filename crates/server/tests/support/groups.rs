@@ -6,7 +6,7 @@ use larder_wire::{
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
     CommitBuilder, Initial, KeyPackage, LeafNodeIndex, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
-    MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider as _, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
+    MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
     ProcessedMessageContent, RatchetTreeIn, StagedWelcome,
 };
 
@@ -16,13 +16,18 @@ use super::{Answer, Device, SUITE, message_bytes};
 impl Device {
     /// A group of this device alone, which the server does not know.
     pub(crate) fn new_group(&self) -> MlsGroup {
+        self.new_group_with(&self.provider)
+    }
+
+    /// A group that is made with this provider, its storage included.
+    pub(crate) fn new_group_with(&self, provider: &impl OpenMlsProvider) -> MlsGroup {
         let config = MlsGroupCreateConfig::builder()
             .ciphersuite(SUITE)
             .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
             .use_ratchet_tree_extension(false)
             .max_past_epochs(5)
             .build();
-        MlsGroup::new(&self.provider, &self.mls, &config, self.credential()).expect("a group")
+        MlsGroup::new(provider, &self.mls, &config, self.credential()).expect("a group")
     }
 
     pub(crate) fn group_info(&self, group: &MlsGroup) -> Vec<u8> {
@@ -62,12 +67,22 @@ impl Device {
         group: &mut MlsGroup,
         propose: impl for<'a> FnOnce(CommitBuilder<'a, Initial>) -> CommitBuilder<'a, Initial>,
     ) -> CommitRequest {
+        self.stage_with(self.provider.crypto(), group, propose)
+    }
+
+    /// Stages a Commit that is made with this cryptography.
+    pub(crate) fn stage_with(
+        &self,
+        crypto: &impl OpenMlsCrypto,
+        group: &mut MlsGroup,
+        propose: impl for<'a> FnOnce(CommitBuilder<'a, Initial>) -> CommitBuilder<'a, Initial>,
+    ) -> CommitRequest {
         let bundle = propose(group.commit_builder())
             .load_psks(self.provider.storage())
             .expect("the PSKs load")
             .create_group_info(true)
             .use_ratchet_tree_extension(false)
-            .build(self.provider.rand(), self.provider.crypto(), &self.mls, |_| true)
+            .build(self.provider.rand(), crypto, &self.mls, |_| true)
             .expect("a Commit")
             .stage_commit(&self.provider)
             .expect("the Commit is staged");
