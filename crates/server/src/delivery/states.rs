@@ -20,6 +20,8 @@ pub(crate) type Place = Arc<tokio::sync::Mutex<Option<Held>>>;
 /// The states of the groups that were used last.
 pub(crate) struct States {
     inner: Mutex<Inner>,
+    /// Held by each that is on its way into the store, together, and alone by whoever waits until none is.
+    pub(crate) storing: tokio::sync::RwLock<()>,
 }
 
 struct Inner {
@@ -34,6 +36,7 @@ impl Default for States {
                 places: LruCache::unbounded(),
                 bytes: 0,
             }),
+            storing: tokio::sync::RwLock::default(),
         }
     }
 }

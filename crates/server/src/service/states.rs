@@ -32,6 +32,8 @@ impl Service {
         for (group, place) in self.inner.states.all() {
             self.store_state(&group, place.lock_owned().await, true).await;
         }
+        // What was on its way before.
+        drop(self.inner.states.storing.write().await);
     }
 
     pub(super) async fn judge<T: Send + 'static>(
@@ -183,6 +185,7 @@ impl Service {
     /// Stores what is due of a state, or all that is not stored.
     async fn store_state(&self, group: &GroupId, mut turn: Turn, everything: bool) {
         let inner = Arc::clone(&self.inner);
+        let storing = self.inner.states.storing.read().await;
         let unwritten = tokio::task::spawn_blocking(move || {
             let unwritten = turn
                 .as_mut()
@@ -210,6 +213,8 @@ impl Service {
                 Ok(())
             })
             .await;
+        // Not beside a turn.
+        drop(storing);
         if let Err(error) = written {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
