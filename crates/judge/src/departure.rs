@@ -49,6 +49,12 @@ impl Departure {
         })
     }
 
+    /// Whether it concerns this leaf. The signature is not verified.
+    pub fn is_of_leaf(&self, leaf: &LeafNode) -> bool {
+        Leaf::of_node(leaf).is_some_and(|leaf| leaf.user == self.user && leaf.device == self.device)
+            && leaf_hash(leaf) == Some(self.leaf_hash)
+    }
+
     /// Whether the device of this leaf has given its word, at this server and for this group.
     pub fn verifies(
         &self,
@@ -57,13 +63,10 @@ impl Departure {
         group: &GroupId,
         leaf: &LeafNode,
     ) -> bool {
-        let is_of_leaf = Leaf::of_node(leaf)
-            .is_some_and(|leaf| leaf.user == self.user && leaf.device == self.device)
-            && leaf_hash(leaf) == Some(self.leaf_hash);
         let content = leave_content(server_name, &self.user, &self.device, &self.leaf_hash, group);
         let labelled = sign_with_label_content(LABEL_LEAVE, &content);
         let key = leaf.signature_key().as_slice();
-        is_of_leaf
+        self.is_of_leaf(leaf)
             && crypto
                 .verify_signature(SCHEME, &labelled, key, &self.signature)
                 .is_ok()

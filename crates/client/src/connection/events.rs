@@ -79,14 +79,16 @@ impl Listening {
                 self.connection.hear(rows).await?
             }
         };
-        let is_due = self
-            .since
-            .is_some_and(|since| since.elapsed() >= UNACKNOWLEDGED_TIME);
-        // A sync acknowledges what it finds.
-        if heard != Heard::More && (is_due || self.unacknowledged >= UNACKNOWLEDGED_MAX) {
+        let is_due = self.unacknowledged >= UNACKNOWLEDGED_MAX
+            || self
+                .since
+                .is_some_and(|since| since.elapsed() >= UNACKNOWLEDGED_TIME);
+        // A sync, which comes next where more follows, acknowledges what it finds.
+        let is_left_to_sync = heard == Heard::More;
+        if is_due && !is_left_to_sync {
             self.connection.acknowledge().await?;
         }
-        if heard == Heard::More || is_due || self.unacknowledged >= UNACKNOWLEDGED_MAX {
+        if is_due || is_left_to_sync {
             (self.unacknowledged, self.since) = (0, None);
         }
         Ok(heard)

@@ -25,7 +25,7 @@ use crate::core::{self, Context, Handle};
 use crate::error::{Error, NotTheServer};
 use crate::transport::deadline::Deadline;
 use crate::transport::http::{Answer, Http, Request};
-use crate::transport::session::{Present, Sessions};
+use crate::transport::session::{Present, Sessions, Token};
 use crate::types::Me;
 
 pub(crate) use events::Events;
@@ -198,16 +198,27 @@ impl Transport {
         still_right: fn(&Tx<'_>, &Context) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
         let deadline = request.deadline();
+        let send = |token: Token| async move { self.http.call(request, Some(&token), deadline).await };
+        self.in_session(deadline, still_right, send).await
+    }
+
+    /// Sends something as [`call_if`](Self::call_if) does.
+    async fn in_session<T, A: Future<Output = Result<T, Error>>>(
+        &self,
+        deadline: Deadline,
+        still_right: fn(&Tx<'_>, &Context) -> Result<(), Error>,
+        send: impl Fn(Token) -> A,
+    ) -> Result<T, Error> {
         let Present { token, is_new } = self.token(deadline).await?;
         if is_new {
             self.core.write(still_right).await?;
         }
-        match self.http.call(request, Some(&token), deadline).await {
+        match send(token.clone()).await {
             Err(Error::Refused(problem)) if session::has_ended(&problem) => {
                 self.sessions.forget(&token).await;
                 let Present { token, .. } = self.token(deadline).await?;
                 self.core.write(still_right).await?;
-                self.http.call(request, Some(&token), deadline).await
+                send(token).await
             }
             answer => answer,
         }
@@ -429,18 +440,11 @@ impl Transport {
 
     /// The rows of the inbox as they come, from those on that are not acknowledged.
     pub(crate) async fn events(&self) -> Result<Events, Error> {
-        let request = Request::get("/v1/inbox/events");
+        let request = &Request::get("/v1/inbox/events");
         let deadline = Deadline::after(STREAM_TIME);
-        let Present { token, .. } = self.token(deadline).await?;
-        let answer = match self.http.stream(&request, &token, deadline).await {
-            Err(Error::Refused(problem)) if session::has_ended(&problem) => {
-                self.sessions.forget(&token).await;
-                let Present { token, .. } = self.token(deadline).await?;
-                self.http.stream(&request, &token, deadline).await
-            }
-            answer => answer,
-        };
-        Events::begin(answer?, deadline).await
+        let send = |token: Token| async move { self.http.stream(request, &token, deadline).await };
+        let answer = self.in_session(deadline, |_, _| Ok(()), send).await?;
+        Events::begin(answer, deadline).await
     }
 
     /// The inbox rows that are not acknowledged; waits up to `wait` for one.

@@ -8,10 +8,9 @@ use openmls_rust_crypto::RustCrypto;
 
 use crate::delivery::messages::accepted_before;
 use crate::delivery::snapshot::Snapshot;
-use crate::delivery::state::{Held, first_snapshot};
 use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, LogKind, MailKind, Tx};
+use crate::store::{DeviceRow, GroupRow, LogKind, MailKind, Tx};
 
 /// A new group, judged: its creator is its only member.
 pub(crate) struct NewGroup {
@@ -71,7 +70,7 @@ pub(crate) fn judge_new_group(
     }
     Ok(NewGroup {
         suite: u16::from(suite),
-        snapshot: first_snapshot(crypto, &Held::new(public_group))?,
+        snapshot: Snapshot::of(crypto, &public_group)?.encode()?,
     })
 }
 
@@ -106,8 +105,8 @@ pub(crate) fn create_group(
 pub(crate) enum Standing<T> {
     /// It was: the answer that it got.
     Accepted(T),
-    /// It was not. The group's epoch, and the last row that changed its public state.
-    Open { epoch: u64, state_seq: u64 },
+    /// It was not.
+    Open(GroupRow),
 }
 
 /// Where a group stands to a Commit with this hash. A device of a member user may know.
@@ -130,24 +129,18 @@ pub(crate) fn standing_of_commit(
     if !tx.is_member_user(group, caller.key)? {
         return Err(ProblemType::NotFound.into());
     }
-    Ok(Standing::Open {
-        epoch: row.epoch,
-        state_seq: row.state_seq,
-    })
+    Ok(Standing::Open(row))
 }
 
 /// Where a group stands. A member may know.
-pub(crate) fn standing_of_member(
+pub(crate) fn standing_of_member<T>(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     group: &GroupId,
-) -> Result<Standing<()>, ServiceError> {
+) -> Result<Standing<T>, ServiceError> {
     let row = tx.group(group)?.ok_or(ProblemType::NotFound)?;
     match tx.is_member(group, caller.key)? {
-        true => Ok(Standing::Open {
-            epoch: row.epoch,
-            state_seq: row.state_seq,
-        }),
+        true => Ok(Standing::Open(row)),
         false => Err(ProblemType::NotFound.into()),
     }
 }
@@ -159,15 +152,6 @@ pub(crate) fn standing_of_proposal(
     group: &GroupId,
     sha256: &[u8; 32],
 ) -> Result<Standing<Sent>, ServiceError> {
-    let row = tx.group(group)?.ok_or(ProblemType::NotFound)?;
-    if !tx.is_member(group, caller.key)? {
-        return Err(ProblemType::NotFound.into());
-    }
-    Ok(match accepted_before(tx, caller, group, sha256)? {
-        Some(sent) => Standing::Accepted(sent),
-        None => Standing::Open {
-            epoch: row.epoch,
-            state_seq: row.state_seq,
-        },
-    })
+    let open = standing_of_member(tx, caller, group)?;
+    Ok(accepted_before(tx, caller, group, sha256)?.map_or(open, Standing::Accepted))
 }

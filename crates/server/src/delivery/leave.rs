@@ -37,9 +37,10 @@ pub(crate) fn leave(
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
     tx.lock_group(group)?;
-    if !tx.drop_intervals(group, caller.key)? {
+    if !tx.is_member(group, caller.key)? {
         return Err(ProblemType::NotFound.into());
     }
+    tx.drop_intervals(group, caller.key)?;
     tx.note_roster_change(group, now)?;
     Ok(tx.append_departure(group, &departure.to_bytes(), now)?)
 }

@@ -4,7 +4,7 @@ use larder_judge::Departure;
 use larder_wire::GroupId;
 use openmls_rust_crypto::RustCrypto;
 
-use crate::delivery::state::Held;
+use crate::delivery::state::{Held, Stored};
 use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
 use crate::store::Tx;
@@ -32,11 +32,8 @@ pub(crate) fn check_group(
     mut report: impl FnMut(GroupProblem),
 ) -> Result<(), ServiceError> {
     let row = tx.group(group)?.ok_or(Fault::Corrupt("a group is missing"))?;
-    let snapshot = tx
-        .snapshot(group)?
-        .ok_or(Fault::Corrupt("a group without public state"))?;
+    let Stored { snapshot, rows } = Stored::read(tx, group, 0)?;
     let mut held = Held::load(group, &snapshot)?;
-    let rows = tx.handshakes(group, snapshot.0, (u32::MAX, usize::MAX))?;
     if let Err(Fault::Unfollowable) = held.follow(&RustCrypto::default(), rows) {
         report(GroupProblem::State(
             "the public state cannot be followed to the present epoch".to_owned(),
@@ -69,16 +66,9 @@ pub(crate) fn check_group(
     for member in public_group.members() {
         let device = checks::device_named_by(tx, &member.credential)?
             .filter(|device| device.signature_key == member.signature_key);
-        let leaf = public_group.leaf(member.index);
-        let has_left = leaf
-            .and_then(|leaf| Departure::of_leaf(leaf, Vec::new()))
-            .is_some_and(|of_leaf| {
-                departures.iter().any(|departure| {
-                    departure.user == of_leaf.user
-                        && departure.device == of_leaf.device
-                        && departure.leaf_hash == of_leaf.leaf_hash
-                })
-            });
+        let has_left = public_group
+            .leaf(member.index)
+            .is_some_and(|leaf| departures.iter().any(|departure| departure.is_of_leaf(leaf)));
         match device {
             Some(_) if has_left => {}
             Some(device) => {

@@ -7,7 +7,7 @@ use openmls_rust_crypto::RustCrypto;
 
 use crate::delivery::snapshot::{Snapshot, compress};
 use crate::error::Fault;
-use crate::store::HandshakeRow;
+use crate::store::{HandshakeRow, Tx};
 
 /// After so many rows a snapshot is due.
 const ROWS_MAX: u32 = 32;
@@ -43,25 +43,35 @@ pub(crate) struct Unwritten {
     pub(crate) snapshot: Option<(u64, Vec<u8>)>,
 }
 
-impl Held {
-    /// The state of a new group.
-    pub(super) fn new(public_group: PublicGroup) -> Self {
-        Self {
-            public_group,
-            seq: 0,
-            commit_seq: 0,
-            proposals: 0,
-            since: Since::default(),
-            unwritten_trees: Vec::new(),
-        }
-    }
+/// What is stored of a group's public state.
+pub(crate) struct Stored {
+    /// The state after a row, and that row.
+    pub(crate) snapshot: (u64, Vec<u8>),
+    /// The Commits and proposals after it.
+    pub(crate) rows: Vec<HandshakeRow>,
+}
 
+impl Stored {
+    /// Reads it, with the rows after `from` alone, if that is later than what is stored.
+    pub(crate) fn read(tx: &Tx<'_>, group: &GroupId, from: u64) -> Result<Self, Fault> {
+        let snapshot = tx
+            .snapshot(group)?
+            .ok_or(Fault::Corrupt("a group without public state"))?;
+        let rows = tx.handshakes(group, snapshot.0.max(from), (u32::MAX, usize::MAX))?;
+        Ok(Self { snapshot, rows })
+    }
+}
+
+impl Held {
     /// The state that was stored, after this row.
     pub(crate) fn load(group: &GroupId, (seq, snapshot): &(u64, Vec<u8>)) -> Result<Self, Fault> {
         Ok(Self {
+            public_group: Snapshot::decode(snapshot)?.load(group)?,
             seq: *seq,
             commit_seq: *seq,
-            ..Self::new(Snapshot::decode(snapshot)?.load(group)?)
+            proposals: 0,
+            since: Since::default(),
+            unwritten_trees: Vec::new(),
         })
     }
 
@@ -177,9 +187,4 @@ impl Held {
             snapshot,
         }))
     }
-}
-
-/// The snapshot of a new group.
-pub(super) fn first_snapshot(crypto: &RustCrypto, held: &Held) -> Result<Vec<u8>, Fault> {
-    Snapshot::of(crypto, &held.public_group)?.encode()
 }

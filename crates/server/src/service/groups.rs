@@ -6,13 +6,13 @@ use larder_wire::{
     Problem, ProblemType, Sent, TREE_BYTES_MAX,
 };
 
-use super::states::{ATTEMPTS_MAX, Stand, Stored, evict_if_unknown, stored};
+use super::states::{ATTEMPTS_MAX, Stand, evict_if_unknown};
 use super::{Caller, Service};
 use crate::accounts::{self, answered_once};
-use crate::delivery::state::Held;
+use crate::delivery::state::{Held, Stored};
 use crate::delivery::{self, Offer, Offered, OfferedMessage, OfferedProposal};
 use crate::error::{Fault, ServiceError};
-use crate::store::Part;
+use crate::store::{Part, Tx};
 
 /// An answer with Commits and proposals ends with the one that reaches this size, in bytes.
 const HANDSHAKES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -163,7 +163,7 @@ impl Service {
         let (asked, now) = (group.clone(), self.now());
         let standing = self
             .standing(caller, &group, move |tx, caller| {
-                delivery::standing_of_member(tx, caller, &asked)
+                delivery::standing_of_member::<()>(tx, caller, &asked)
             })
             .await?;
         let Stand::Open(turn, _) = standing else {
@@ -252,8 +252,7 @@ impl Service {
             .inner
             .store
             .read(move |tx| {
-                let made_in = epoch.checked_sub(1).ok_or(ProblemType::NotFound)?;
-                let (seq, _) = tx.commit_of(&asked, made_in)?.ok_or(ProblemType::NotFound)?;
+                let (seq, _) = commit_to(tx, &asked, epoch)?;
                 if !tx.is_welcomed_at(&asked, device, seq)? {
                     return Err(ProblemType::NotFound.into());
                 }
@@ -271,7 +270,11 @@ impl Service {
         }
         drop(turn);
         let asked = group.clone();
-        let Stored { snapshot, mut rows } = self.inner.store.read(move |tx| stored(tx, &asked, 0)).await?;
+        let Stored { snapshot, mut rows } = self
+            .inner
+            .store
+            .read(move |tx| Ok(Stored::read(tx, &asked, 0)?))
+            .await?;
         rows.retain(|row| row.seq <= seq);
         let inner = Arc::clone(&self.inner);
         self.judge(caller, move || {
@@ -301,10 +304,7 @@ impl Service {
                 if !tx.is_member_user(&group, device)? {
                     return Err(ProblemType::NotFound.into());
                 }
-                let after = match from_epoch.checked_sub(1) {
-                    None => 0,
-                    Some(made_in) => tx.commit_of(&group, made_in)?.ok_or(ProblemType::NotFound)?.0,
-                };
+                let (after, _) = commit_to(tx, &group, from_epoch)?;
                 let most = (HANDSHAKES_PAGE_ROWS_MAX, HANDSHAKES_BYTES_MAX);
                 Ok(tx.handshakes(&group, after, most)?)
             })
@@ -334,10 +334,7 @@ impl Service {
                 if !tx.is_member_user(&group, device)? {
                     return Err(ProblemType::NotFound.into());
                 }
-                let (seq, hash) = match epoch.checked_sub(1) {
-                    None => (0, Vec::new()),
-                    Some(made_in) => tx.commit_of(&group, made_in)?.ok_or(ProblemType::NotFound)?,
-                };
+                let (seq, hash) = commit_to(tx, &group, epoch)?;
                 Ok(EpochAnswer {
                     epoch,
                     seq,
@@ -371,5 +368,13 @@ impl Service {
             })
             .await?;
         Err(ServiceError::Refused(refusal))
+    }
+}
+
+/// The row of the Commit that led to an epoch, and the confirmed transcript hash after it; 0 and none for the first epoch.
+fn commit_to(tx: &Tx<'_>, group: &GroupId, epoch: u64) -> Result<(u64, Vec<u8>), ServiceError> {
+    match epoch.checked_sub(1) {
+        None => Ok((0, Vec::new())),
+        Some(made_in) => Ok(tx.commit_of(group, made_in)?.ok_or(ProblemType::NotFound)?),
     }
 }

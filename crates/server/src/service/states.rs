@@ -9,9 +9,9 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Caller, Service};
 use crate::accounts;
 use crate::delivery::Standing;
-use crate::delivery::state::Held;
+use crate::delivery::state::{Held, Stored};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, GroupRow, HandshakeRow, Tx};
+use crate::store::{DeviceRow, GroupRow, Tx};
 
 /// What was judged against a state that is not the present one any more is judged again, this often.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
@@ -93,18 +93,13 @@ impl Service {
                 let (device, asked) = (Arc::clone(&caller.device), Arc::clone(&ask));
                 standing = self.change(caller, move |tx| asked(tx, &device)).await?;
             }
-            let (epoch, state_seq) = match standing {
+            let row = match standing {
                 Standing::Accepted(answer) => return Ok(Stand::Accepted(answer)),
-                Standing::Open { epoch, state_seq } => (epoch, state_seq),
+                Standing::Open(row) => row,
             };
             let Some(turn) = turn else { continue };
-            let row = GroupRow {
-                epoch,
-                next_seq: 0,
-                state_seq,
-            };
             if let Some(turn) = self.caught_up(caller, group, turn, row).await? {
-                return Ok(Stand::Open(turn, epoch));
+                return Ok(Stand::Open(turn, row.epoch));
             }
         }
         Err(Fault::Busy.into())
@@ -125,7 +120,11 @@ impl Service {
         // A store that went back has another state.
         let from = known.filter(|known| *known < row.state_seq).unwrap_or(0);
         let asked = group.clone();
-        let Stored { snapshot, rows } = self.inner.store.read(move |tx| stored(tx, &asked, from)).await?;
+        let Stored { snapshot, rows } = self
+            .inner
+            .store
+            .read(move |tx| Ok(Stored::read(tx, &asked, from)?))
+            .await?;
         let (inner, asked) = (Arc::clone(&self.inner), group.clone());
         let mut turn = turn;
         let (turn, followed) = self
@@ -224,23 +223,6 @@ impl Service {
             *self.turn(group).await = None;
         }
     }
-}
-
-/// What is stored of a group's public state.
-pub(super) struct Stored {
-    /// The state after a row, and that row.
-    pub(super) snapshot: (u64, Vec<u8>),
-    /// The Commits and proposals after it.
-    pub(super) rows: Vec<HandshakeRow>,
-}
-
-/// What is stored of a group's public state, with the rows after `from` alone, if that is later than what is stored.
-pub(super) fn stored(tx: &Tx<'_>, group: &GroupId, from: u64) -> Result<Stored, ServiceError> {
-    let snapshot = tx
-        .snapshot(group)?
-        .ok_or(Fault::Corrupt("a group without public state"))?;
-    let rows = tx.handshakes(group, snapshot.0.max(from), (u32::MAX, usize::MAX))?;
-    Ok(Stored { snapshot, rows })
 }
 
 /// A fault leaves open what has become of the transaction: the state is read from the store again.

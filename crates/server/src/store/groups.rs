@@ -2,15 +2,13 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
 
 use crate::error::Fault;
-use crate::store::statement::params;
+use crate::store::statement::{Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// Where a group stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupRow {
     pub(crate) epoch: u64,
-    /// The number of the next row of the log.
-    pub(crate) next_seq: u64,
     /// The last row that changed the public state; 0 at first.
     pub(crate) state_seq: u64,
 }
@@ -26,13 +24,12 @@ pub(crate) struct MembershipRow {
 impl Tx<'_> {
     pub(crate) fn group(&self, group: &GroupId) -> Result<Option<GroupRow>, Fault> {
         self.row(
-            "SELECT epoch, next_seq, state_seq FROM groups WHERE id = ?1",
+            "SELECT epoch, state_seq FROM groups WHERE id = ?1",
             params![group],
             |row| {
                 Ok(GroupRow {
                     epoch: row.get(0)?,
-                    next_seq: row.get(1)?,
-                    state_seq: row.get(2)?,
+                    state_seq: row.get(1)?,
                 })
             },
         )
@@ -120,7 +117,7 @@ impl Tx<'_> {
     }
 }
 
-fn membership(row: &crate::store::statement::Row<'_>) -> Result<MembershipRow, Fault> {
+fn membership(row: &Row<'_>) -> Result<MembershipRow, Fault> {
     Ok(MembershipRow {
         group: row.get(0)?,
         epoch: row.get(1)?,

@@ -4,7 +4,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{GroupId, UserName};
 
 use crate::error::Fault;
-use crate::store::statement::{Reading, params};
+use crate::store::statement::{Reading, Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// Commits and proposals of one group that are kept, in bytes. Beyond that the oldest go.
@@ -425,7 +425,7 @@ impl Tx<'_> {
     }
 }
 
-fn appended(row: &crate::store::statement::Row<'_>) -> Result<Appended, Fault> {
+fn appended(row: &Row<'_>) -> Result<Appended, Fault> {
     Ok(Appended {
         seq: row.get(0)?,
         epoch: row.get(1)?,

@@ -4,8 +4,8 @@ use larder_lifecycle::{CLOCK_STEP_SECONDS_MAX, UnixSeconds};
 use larder_wire::GroupId;
 
 use crate::error::Fault;
-use crate::store::log::BodyGone;
-use crate::store::statement::params;
+use crate::store::log::{BodyGone, LogKind};
+use crate::store::statement::{Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// The place of a member that sends something.
@@ -178,14 +178,13 @@ impl Tx<'_> {
         .map(drop)
     }
 
-    /// Takes everything of a group away from a device, what it has not read included. Whether it was a member.
-    pub(crate) fn drop_intervals(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
-        let was_member = self.is_member(group, device)?;
+    /// Takes everything of a group away from a device, what it has not read included.
+    pub(crate) fn drop_intervals(&self, group: &GroupId, device: DeviceKey) -> Result<(), Fault> {
         self.execute(
             "DELETE FROM members WHERE group_id = ?1 AND device_id = ?2",
             params![group, device],
-        )?;
-        Ok(was_member)
+        )
+        .map(drop)
     }
 
     /// Notes that the roster is another one, and since when a group is without members.
@@ -325,12 +324,8 @@ impl Tx<'_> {
                 params![group],
                 |row| row.get(0),
             )?;
-            // What is left is of devices that are gone.
-            let oldest = match largest {
-                Some(sender) => self.oldest_of(group, Some(sender))?,
-                None => self.oldest_of(group, None)?,
-            };
-            let Some(oldest) = oldest else {
+            // Without one, what is left is of devices that are gone.
+            let Some(oldest) = self.oldest_of(group, largest)? else {
                 return Ok(());
             };
             over = over.saturating_sub(oldest.size.max(1));
@@ -442,10 +437,10 @@ impl Tx<'_> {
     }
 }
 
-fn waiting(row: &crate::store::statement::Row<'_>) -> Result<Waiting, Fault> {
+fn waiting(row: &Row<'_>) -> Result<Waiting, Fault> {
     Ok(Waiting {
         seq: row.get(0)?,
-        is_message: row.get::<u8>(1)? == crate::store::log::LogKind::Message as u8,
+        is_message: row.get::<u8>(1)? == LogKind::Message as u8,
         sender: row.optional(2)?,
         size: row.get(3)?,
         is_gone: row.optional::<u8>(4)?.is_some(),

@@ -17,6 +17,13 @@ fn at(server: &TestServer, device: &Device) -> crate::support::Http {
     server.http.with_token(device.http.token.as_ref().unwrap())
 }
 
+/// Returns the epoch that she comes to, and the ratchet tree of it.
+async fn invite_carol(scene: &mut Scene) -> (u64, Vec<u8>) {
+    scene.alice.invite(&mut scene.alices, &[&scene.carol]).await;
+    let tree = scene.alices.export_ratchet_tree().tls_serialize_detached();
+    (scene.alices.epoch().as_u64(), tree.unwrap())
+}
+
 #[tokio::test]
 async fn a_server_that_starts_anew_goes_on_from_what_is_stored() {
     let mut scene = Scene::set().await;
@@ -70,13 +77,7 @@ async fn a_server_that_starts_anew_goes_on_from_what_is_stored() {
 async fn a_joiner_gets_the_tree_of_its_epoch_however_much_came_since() {
     let mut scene = Scene::set().await;
     let gid = scene.gid.clone();
-    scene.alice.invite(&mut scene.alices, &[&scene.carol]).await;
-    let epoch = scene.alices.epoch().as_u64();
-    let tree = scene
-        .alices
-        .export_ratchet_tree()
-        .tls_serialize_detached()
-        .unwrap();
+    let (epoch, tree) = invite_carol(&mut scene).await;
     // More than make a snapshot due.
     for _ in 0..40 {
         let update = scene.alice.stage_update(&mut scene.alices);
@@ -101,13 +102,7 @@ async fn a_joiner_gets_the_tree_of_its_epoch_however_much_came_since() {
 async fn a_server_that_is_killed_before_it_stores_a_tree_makes_it_again() {
     let mut scene = Scene::set().await;
     let gid = scene.gid.clone();
-    scene.alice.invite(&mut scene.alices, &[&scene.carol]).await;
-    let epoch = scene.alices.epoch().as_u64();
-    let tree = scene
-        .alices
-        .export_ratchet_tree()
-        .tls_serialize_detached()
-        .unwrap();
+    let (epoch, tree) = invite_carol(&mut scene).await;
     let update = scene.alice.stage_update(&mut scene.alices);
     scene.alice.commit(&mut scene.alices, &update).await;
     let forget = "DELETE FROM bodies WHERE part = 2";
