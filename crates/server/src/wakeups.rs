@@ -222,14 +222,13 @@ impl Waiting {
         self.of_stream(|stream| stream.places = places);
     }
 
-    /// How far the stream has come by what was given to it since.
-    pub(crate) fn positions(&self) -> Positions {
-        let mut positions = Positions::new();
-        self.of_stream(|stream| {
-            let places = stream.places.iter();
-            positions.extend(places.map(|(group, place)| (group.clone(), place.position)));
-        });
-        positions
+    /// How far the stream has come by what was given to it since. It reads the store from there on, and is given nothing until it
+    /// [is at](Self::is_at) its end again, or it would have some twice.
+    pub(crate) fn read_on(&self) -> Positions {
+        let mut places = HashMap::new();
+        self.of_stream(|stream| places = std::mem::take(&mut stream.places));
+        let positions = places.into_iter().map(|(group, place)| (group, place.position));
+        positions.collect()
     }
 
     fn of_stream(&self, work: impl FnOnce(&mut Stream)) {
@@ -268,6 +267,16 @@ impl Waiting {
     /// How often something has arrived.
     pub(crate) fn times(&self) -> u64 {
         *self.arrivals.borrow()
+    }
+
+    /// How far the stream is by what was given to it.
+    fn positions(&self) -> Positions {
+        let mut positions = Positions::new();
+        self.of_stream(|stream| {
+            let places = stream.places.iter();
+            positions.extend(places.map(|(group, place)| (group.clone(), place.position)));
+        });
+        positions
     }
 }
 
@@ -489,5 +498,30 @@ mod tests {
             (7, 8),
             "its session has ended"
         );
+    }
+
+    #[test]
+    fn a_stream_that_reads_the_store_is_given_nothing_meanwhile() {
+        let (alice, bob) = (DeviceKey::for_tests(1), DeviceKey::for_tests(2));
+        let wakeups = Wakeups::default();
+        let (queue, mut events) = Queue::new(2);
+        let stream = wakeups.stream(bob, 9, (queue, UnixSeconds(2))).unwrap();
+        let place = |position| Place {
+            position,
+            from_epoch: 2,
+            roster_version: 7,
+        };
+        stream.listen_to(&[group(1)]);
+        stream.is_at(HashMap::from([(group(1), place(4))]));
+        wakeups.wake(&said(5, 2, 7, alice));
+        assert!(events.events.try_recv().is_ok());
+        assert_eq!(stream.read_on(), Positions::from([(group(1), 5)]));
+        // It is among the rows that the stream is about to read.
+        wakeups.wake(&said(6, 2, 7, alice));
+        assert!(events.events.try_recv().is_err());
+        assert_eq!(stream.times(), 1, "it looks again");
+        stream.is_at(HashMap::from([(group(1), place(6))]));
+        wakeups.wake(&said(7, 2, 7, alice));
+        assert!(events.events.try_recv().is_ok());
     }
 }

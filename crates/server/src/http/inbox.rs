@@ -183,7 +183,7 @@ impl Stream {
     /// Sends what there is. What is said from then on is given to the reader at once.
     async fn send_rows(&mut self) -> Result<(), Ended> {
         // What was given to it since the last time.
-        self.read.extend(self.waiting.positions());
+        self.read.extend(self.waiting.read_on());
         loop {
             self.check_session().await?;
             let limit = PageLimit {
