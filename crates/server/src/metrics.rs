@@ -35,6 +35,7 @@ const INBOX_ROWS: &str = "larder_inbox_rows_total";
 const BLOBS: &str = "larder_blobs_total";
 const BLOB_BYTES: &str = "larder_blob_bytes_total";
 const SWEPT: &str = "larder_swept_total";
+const POSTGRES_ROUND_TRIPS: &str = "larder_postgres_round_trips_total";
 const UNFOLLOWABLE: &str = "larder_group_states_unfollowable_total";
 const CLOCK_SUSPENDED: &str = "larder_clock_suspended";
 
@@ -79,6 +80,10 @@ impl Metrics {
             "Blobs that were stored or fetched whole, by which of the two"
         );
         describe_counter!(BLOB_BYTES, "Their sizes, in bytes");
+        describe_counter!(
+            POSTGRES_ROUND_TRIPS,
+            "Times that a transaction waited for PostgreSQL"
+        );
         describe_counter!(
             UNFOLLOWABLE,
             "Public states of groups that could not be followed from what is stored: the clock may be wrong"
@@ -166,6 +171,11 @@ pub(crate) fn reserved(answer: &Reserved) {
         };
         counter!(RESERVATIONS, "outcome" => outcome).increment(1);
     }
+}
+
+/// A transaction waits for PostgreSQL.
+pub(crate) fn postgres_round_trip() {
+    counter!(POSTGRES_ROUND_TRIPS).increment(1);
 }
 
 /// A group's public state could not be followed.

@@ -301,7 +301,7 @@ CREATE INDEX invitations_to_expire ON invitations (expires_at);
 -- distributed by something else.
 
 -- next_seq: of the next row of the log. state_seq: the last row that changed the public state, a Commit or a proposal; 0 at
--- first. first_seq: no message before this row has a body. waiting_bytes: of the bodies of messages. handshake_bytes: of those
+-- first. snapshot_seq: the row that the stored state is the one after. first_seq: no message before this row has a body. waiting_bytes: of the bodies of messages. handshake_bytes: of those
 -- of Commits and proposals. roster_version changes with who is entitled to what comes. empty_since: NULL while anybody is.
 CREATE TABLE groups (
     id BLOB PRIMARY KEY,
@@ -309,6 +309,7 @@ CREATE TABLE groups (
     epoch INTEGER NOT NULL,
     next_seq INTEGER NOT NULL DEFAULT 1,
     state_seq INTEGER NOT NULL DEFAULT 0,
+    snapshot_seq INTEGER NOT NULL DEFAULT 0,
     first_seq INTEGER NOT NULL DEFAULT 1,
     roster_version INTEGER NOT NULL DEFAULT 0,
     waiting_bytes INTEGER NOT NULL DEFAULT 0 CHECK (waiting_bytes >= 0),
@@ -317,6 +318,7 @@ CREATE TABLE groups (
     empty_since INTEGER,
     CHECK (state_seq < next_seq)
 ) WITHOUT ROWID;
+CREATE INDEX groups_behind ON groups (id) WHERE state_seq > snapshot_seq;
 CREATE INDEX groups_waiting ON groups (id) WHERE waiting_bytes > 0;
 CREATE INDEX groups_empty ON groups (empty_since) WHERE empty_since IS NOT NULL;
 
@@ -368,7 +370,7 @@ CREATE INDEX bodies_of_welcomes ON bodies (group_id, seq) WHERE part = 1;
 
 -- What a device is entitled to: the rows from from_seq on, until until_seq, while that is not NULL; messages of from_epoch and
 -- later. by_welcome: the first of them is the Welcome of that Commit. A device that was removed and comes back has another one. An interval that ended and was read is deleted.
--- waiting_bytes: of the bodies of messages that the device has sent.
+-- waiting_bytes: of the bodies of messages that the device has sent. waiting_from: none of them is before this row.
 CREATE TABLE members (
     group_id BLOB NOT NULL REFERENCES groups (id),
     device_id INTEGER NOT NULL,
@@ -378,6 +380,7 @@ CREATE TABLE members (
     until_seq INTEGER,
     acknowledged_seq INTEGER NOT NULL,
     waiting_bytes INTEGER NOT NULL DEFAULT 0 CHECK (waiting_bytes >= 0),
+    waiting_from INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (group_id, device_id, from_seq),
     CHECK (acknowledged_seq >= from_seq - 1)
 ) WITHOUT ROWID;

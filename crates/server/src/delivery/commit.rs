@@ -58,7 +58,7 @@ pub(crate) fn commit(
     }
     tx.set_group_info(group, &offer.request.group_info.0)?;
     update_roster(tx, caller, offer, judged, (appended.seq, &added), now)?;
-    tx.trim_handshakes(group)?;
+    tx.trim_handshakes(group, appended.handshake_bytes)?;
     tx.wake_group(group);
     Ok(Some(Accepted {
         epoch: appended.epoch,
@@ -68,15 +68,14 @@ pub(crate) fn commit(
 
 /// The registered devices of added leaves; a leaf that is not exactly that of a registered device is refused.
 fn registered(tx: &Tx<'_>, added: &[Named]) -> Result<Vec<DeviceKey>, ServiceError> {
-    added
-        .iter()
-        .map(|added| {
-            tx.device_by_id(&added.device)?
-                .filter(|device| device.user == added.user && device.signature_key == added.signature_key)
-                .map(|device| device.key)
-                .ok_or_else(|| Problem::commit(CommitCheck::Credential).into())
-        })
-        .collect()
+    let devices = tx.devices_by_id(added.iter().map(|added| &added.device))?;
+    let devices = added.iter().zip(devices).map(|(added, device)| {
+        device
+            .filter(|device| device.user == added.user && device.signature_key == added.signature_key)
+            .map(|device| device.key)
+            .ok_or_else(|| Problem::commit(CommitCheck::Credential).into())
+    });
+    devices.collect()
 }
 
 fn update_roster(
@@ -90,10 +89,10 @@ fn update_roster(
     let (group, new_epoch) = (&offer.group, judged.epoch + 1);
     let mut changed = false;
     if judged.entrance.is_none() {
-        for (user, device_id) in &judged.removed {
+        let devices = tx.devices_by_id(judged.removed.iter().map(|(_, device_id)| device_id))?;
+        for ((user, _), device) in judged.removed.iter().zip(devices) {
             // A device that is gone from the accounts has left the roster already.
-            let device = tx.device_by_id(device_id)?.filter(|device| device.user == *user);
-            if let Some(device) = device {
+            if let Some(device) = device.filter(|device| device.user == *user) {
                 tx.end_interval(group, device.key, seq)?;
             }
             changed = true;

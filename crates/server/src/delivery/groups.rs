@@ -6,7 +6,7 @@ use openmls::group::ProposalStore;
 use openmls::prelude::{CreationFromExternalError, PublicGroup};
 use openmls_rust_crypto::RustCrypto;
 
-use crate::delivery::messages::accepted_before;
+use crate::delivery::messages::answer_to;
 use crate::delivery::snapshot::Snapshot;
 use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
@@ -116,8 +116,10 @@ pub(crate) fn standing_of_commit(
     group: &GroupId,
     sha256: &[u8; 32],
 ) -> Result<Standing<Accepted>, ServiceError> {
-    let row = tx.group(group)?.ok_or(ProblemType::NotFound)?;
-    if let Some(earlier) = tx.accepted(group, sha256)?
+    let standing = tx
+        .standing(group, caller.key, sha256)?
+        .ok_or(ProblemType::NotFound)?;
+    if let Some(earlier) = standing.earlier
         && earlier.kind == LogKind::Commit
         && earlier.sender == caller.key
     {
@@ -126,10 +128,10 @@ pub(crate) fn standing_of_commit(
             seq: earlier.seq,
         }));
     }
-    if !tx.is_member_user(group, caller.key)? {
-        return Err(ProblemType::NotFound.into());
+    match standing.is_member || tx.is_member_user(group, caller.key)? {
+        true => Ok(Standing::Open(standing.group)),
+        false => Err(ProblemType::NotFound.into()),
     }
-    Ok(Standing::Open(row))
 }
 
 /// Where a group stands. A member may know.
@@ -152,6 +154,10 @@ pub(crate) fn standing_of_proposal(
     group: &GroupId,
     sha256: &[u8; 32],
 ) -> Result<Standing<Sent>, ServiceError> {
-    let open = standing_of_member(tx, caller, group)?;
-    Ok(accepted_before(tx, caller, group, sha256)?.map_or(open, Standing::Accepted))
+    let standing = tx
+        .standing(group, caller.key, sha256)?
+        .filter(|standing| standing.is_member)
+        .ok_or(ProblemType::NotFound)?;
+    let open = Standing::Open(standing.group);
+    Ok(answer_to(standing.earlier, caller)?.map_or(open, Standing::Accepted))
 }

@@ -6,7 +6,7 @@ use crate::delivery::judge::JudgedProposal;
 use crate::delivery::offer::OfferedProposal;
 use crate::delivery::parse;
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, LogKind, NewMessage, NewRow, Tx};
+use crate::store::{AcceptedRow, DeviceRow, LogKind, NewMessage, NewRow, Tx};
 
 /// Bodies that are looked at, to make room for a message.
 const LOOKED_AT_MAX: u32 = 500;
@@ -68,7 +68,7 @@ pub(crate) fn send_message(
         body: &message.bytes,
     };
     if !is_in_time || !tx.insert_row(group, appended.seq, &row, now)? {
-        return match accepted_before(tx, caller, group, &message.sha256)? {
+        return match answer_to(tx.accepted(group, &message.sha256)?, caller)? {
             Some(sent) => {
                 tx.give_back(group, caller.key, size)?;
                 Ok(sent)
@@ -149,13 +149,11 @@ pub(crate) fn propose(
 }
 
 /// The answer to the same bytes from the same device, if they were accepted.
-pub(super) fn accepted_before(
-    tx: &Tx<'_>,
+pub(super) fn answer_to(
+    earlier: Option<AcceptedRow>,
     caller: &DeviceRow,
-    group: &GroupId,
-    sha256: &[u8; 32],
 ) -> Result<Option<Sent>, ServiceError> {
-    match tx.accepted(group, sha256)? {
+    match earlier {
         Some(earlier) if earlier.sender == caller.key => Ok(Some(Sent { seq: earlier.seq })),
         // Somebody else's bytes: replayed, not sent.
         Some(_) => Err(ProblemType::Forbidden.into()),

@@ -28,9 +28,7 @@ pub(super) fn apply(
         Ok(next) => next,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    if !tx.move_key_package(&row, &next)? {
-        return Err(Fault::Corrupt("a KeyPackage moved under its own transaction"));
-    }
+    tx.move_key_package(&row, &next)?;
     tx.append_audit(
         row.owner,
         &row.key_package_ref,
@@ -62,8 +60,9 @@ pub(crate) fn spend(
         identity: Some(&identity),
         group: Some(group),
     };
-    for key_package_ref in refs {
-        let Some(row) = tx.key_package(key_package_ref)? else {
+    let mut moves = Vec::new();
+    for (key_package_ref, row) in refs.iter().zip(tx.key_packages(refs)?) {
+        let Some(row) = row else {
             let may_add = match tx.last_resort(key_package_ref)? {
                 Some(row) => last_resort::commit(tx, &row, (by, group), &actor, now)?,
                 None => false,
@@ -73,17 +72,11 @@ pub(crate) fn spend(
             }
             continue;
         };
-        match apply(
-            tx,
-            row,
-            DirectoryEvent::Commit {
-                by: by.key,
-                group: group.clone(),
-            },
-            &actor,
-            now,
-        )? {
-            Ok(()) => {}
+        match row.state.clone().apply(DirectoryEvent::Commit {
+            by: by.key,
+            group: group.clone(),
+        }) {
+            Ok(next) => moves.push((row, next)),
             Err(Refusal::AlreadySpent) => spent.push(key_package_ref.clone()),
             Err(
                 Refusal::NotReserved
@@ -104,7 +97,13 @@ pub(crate) fn spend(
     if !unreserved.is_empty() {
         return Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, unreserved).into());
     }
-    Ok(())
+    for (row, next) in &moves {
+        tx.move_key_package(row, next)?;
+        tx.bump_generation(row.owner)?;
+    }
+    let moved = moves.iter().map(|(row, _)| (row.owner, &row.key_package_ref));
+    let moved: Vec<_> = moved.collect();
+    Ok(tx.append_audits(&moved, actor.transition, (actor.identity, actor.group), now)?)
 }
 
 /// Withdraws KeyPackages of the caller. Those that are terminal, unknown or another's stay as they are.

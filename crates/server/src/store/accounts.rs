@@ -2,7 +2,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, StateMark, UserName};
 
 use crate::error::Fault;
-use crate::store::statement::{Row, params};
+use crate::store::statement::{Param, Row, params};
 use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
 
 /// A registered device.
@@ -83,6 +83,15 @@ impl Tx<'_> {
         )
     }
 
+    /// The devices of these ids, in their order; `None` for one that is unknown or was removed.
+    pub(crate) fn devices_by_id<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a DeviceId>,
+    ) -> Result<Vec<Option<DeviceRow>>, Fault> {
+        let ids: Vec<_> = ids.into_iter().map(|id| [Param::from(id.as_str())]).collect();
+        self.row_of_each(&format!("{DEVICE} WHERE d.name = ?1"), &ids, device)
+    }
+
     /// Like [`device_by_id`](Self::device_by_id), or a device that was removed.
     pub(crate) fn device_that_was(&self, device_id: &DeviceId) -> Result<Option<DeviceRow>, Fault> {
         self.row(
@@ -140,11 +149,11 @@ impl Tx<'_> {
         expires_at: UnixSeconds,
         keep: u32,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO challenges (hash, device_id, expires_at) VALUES (?1, ?2, ?3)",
             params![hash, device, expires_at],
         )?;
-        self.execute(
+        self.queue(
             "DELETE FROM challenges WHERE device_id = ?1 AND hash NOT IN (
                  SELECT hash FROM challenges WHERE device_id = ?1 ORDER BY expires_at DESC LIMIT ?2
              )",
@@ -173,7 +182,7 @@ impl Tx<'_> {
         device: DeviceKey,
         expires_at: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO sessions (hash, device_id, expires_at) VALUES (?1, ?2, ?3)",
             params![hash, device, expires_at],
         )?;
@@ -204,7 +213,7 @@ impl Tx<'_> {
             Engine::Sqlite(_) => "UPDATE devices SET state_mark = ?2 WHERE id = ?1",
             Engine::Postgres(_) => "UPDATE device_states SET state_mark = ?2 WHERE device_id = ?1",
         };
-        self.execute(sql, params![device, mark.as_bytes()]).map(drop)
+        self.queue(sql, params![device, mark.as_bytes()])
     }
 
     /// The stored answer to an idempotency key.
@@ -233,7 +242,7 @@ impl Tx<'_> {
         answer: &[u8],
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO idempotent_answers (device_id, idempotency_key, request_hash, answer, created_at)
              VALUES (?1, ?2, ?3, ?4, ?5)",
             params![device, idempotency_key, request_hash, answer, now],

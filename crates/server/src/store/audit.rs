@@ -1,8 +1,10 @@
+use std::collections::HashMap;
+
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{AuditHead, AuditRow, AuditTransition, Base64Url, GroupId, KeyPackageRef};
 
 use crate::error::Fault;
-use crate::store::statement::{Row, params};
+use crate::store::statement::{Param, Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
 fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
@@ -11,6 +13,15 @@ fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
         .find(|transition| transition.code() == code)
         .copied()
         .ok_or(Fault::Corrupt("an unknown transition in an audit"))
+}
+
+const HEAD: &str = "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1";
+
+fn audit_head(row: &Row<'_>) -> Result<AuditHead, Fault> {
+    Ok(AuditHead {
+        seq: row.get(0)?,
+        hash: Base64Url(row.get(1)?),
+    })
 }
 
 fn audit_row(row: &Row<'_>) -> Result<AuditRow, Fault> {
@@ -37,53 +48,65 @@ impl Tx<'_> {
         group: Option<&GroupId>,
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        let AuditHead {
-            seq: last,
-            hash: previous,
-        } = self.audit_head(owner)?;
-        let row = AuditRow {
-            seq: last + 1,
-            time: now.0,
-            key_package_ref: key_package_ref.clone(),
-            transition,
-            actor: actor.map(str::to_owned),
-            group_id: group.cloned(),
-            hash: Base64Url::default(),
-        };
-        let hash = row.hash_after(&previous.0);
-        self.execute(
-            "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                owner,
-                row.seq,
-                now,
-                key_package_ref,
-                transition.code(),
-                actor,
-                group,
-                &hash[..]
-            ],
-        )?;
-        self.execute(
-            "UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
-            params![owner, row.seq, &hash[..]],
-        )?;
+        self.append_audits(&[(owner, key_package_ref)], transition, (actor, group), now)
+    }
+
+    /// Appends a row like that to the chain of each owner, in order. An owner may be there twice.
+    pub(crate) fn append_audits(
+        &self,
+        owned: &[(DeviceKey, &KeyPackageRef)],
+        transition: AuditTransition,
+        (actor, group): (Option<&str>, Option<&GroupId>),
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
+        let owners: Vec<_> = owned.iter().map(|(owner, _)| [Param::from(*owner)]).collect();
+        let heads = self.row_of_each(HEAD, &owners, audit_head)?;
+        let heads = owned.iter().zip(heads);
+        let heads = heads.filter_map(|((owner, _), head)| Some((*owner, head?)));
+        let mut heads: HashMap<DeviceKey, AuditHead> = heads.collect();
+        for (owner, key_package_ref) in owned {
+            let head = heads
+                .get_mut(owner)
+                .ok_or(Fault::Corrupt("a KeyPackage of no device"))?;
+            let row = AuditRow {
+                seq: head.seq + 1,
+                time: now.0,
+                key_package_ref: (*key_package_ref).clone(),
+                transition,
+                actor: actor.map(str::to_owned),
+                group_id: group.cloned(),
+                hash: Base64Url::default(),
+            };
+            let hash = row.hash_after(&head.hash.0);
+            self.queue(
+                "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    *owner,
+                    row.seq,
+                    now,
+                    *key_package_ref,
+                    transition.code(),
+                    actor,
+                    group,
+                    &hash[..]
+                ],
+            )?;
+            self.queue(
+                "UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
+                params![*owner, row.seq, &hash[..]],
+            )?;
+            *head = AuditHead {
+                seq: row.seq,
+                hash: Base64Url(hash.to_vec()),
+            };
+        }
         Ok(())
     }
 
     /// The end of a device's audit chain.
     pub(crate) fn audit_head(&self, owner: DeviceKey) -> Result<AuditHead, Fault> {
-        self.one_row(
-            "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1",
-            params![owner],
-            |row| {
-                Ok(AuditHead {
-                    seq: row.get(0)?,
-                    hash: Base64Url(row.get(1)?),
-                })
-            },
-        )
+        self.one_row(HEAD, params![owner], audit_head)
     }
 
     /// The rows of a device's audit chain after `after`, in order, at most `limit`.

@@ -116,7 +116,7 @@ impl Tx<'_> {
         if appended == 0 {
             return Ok(false);
         }
-        self.execute(
+        self.queue(
             "INSERT INTO blob_parts (blob_id, number, bytes) VALUES (?1, ?2, ?3)",
             params![blob, offset / BLOB_PART_BYTES as u64, bytes],
         )?;
@@ -149,11 +149,10 @@ impl Tx<'_> {
 
     /// The blob is over. The sweeper takes its parts.
     pub(crate) fn end_blob(&self, blob: BlobKey) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE blobs SET expires_at = 0, idempotency_key = NULL WHERE id = ?1",
             params![blob],
         )
-        .map(drop)
     }
 
     /// Ends blobs whose time has come, and removes parts of those that are over, and what has no parts (any more).
@@ -192,11 +191,10 @@ impl Tx<'_> {
     }
 
     pub(crate) fn remember_blob(&self, user: UserKey, forgotten_at: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO blob_rates (user_id, forgotten_at) VALUES (?1, ?2)
              ON CONFLICT (user_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
             params![user, forgotten_at],
         )
-        .map(drop)
     }
 }

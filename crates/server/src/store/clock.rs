@@ -72,12 +72,11 @@ impl Tx<'_> {
 
     /// Notes that the operator takes this for the time.
     pub(crate) fn accept_clock(&self, now: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE clock SET last_sweep = ?1, swept_by = NULL, acceptances = acceptances + 1, accepted_at = ?1
              WHERE id = 1",
             params![now],
         )
-        .map(drop)
     }
 
     /// Gives what was stored by a clock that was far ahead the time that it would have `now`, at most `limit` of each: else it

@@ -86,15 +86,15 @@ impl Tx<'_> {
     pub(crate) fn end_state(&self, device: DeviceKey) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(_) => self
-                .execute("DELETE FROM device_states WHERE device_id = ?1", params![device])
-                .map(drop),
+            Engine::Postgres(_) => {
+                self.queue("DELETE FROM device_states WHERE device_id = ?1", params![device])
+            }
         }
     }
 
     /// Turns a device into a tombstone, and takes its sessions and its place in every group away.
     pub(crate) fn remove_device(&self, device: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE devices SET removed_at = ?2 WHERE id = ?1",
             params![device, now],
         )?;
@@ -107,7 +107,7 @@ impl Tx<'_> {
             self.drop_intervals(group, device)?;
         }
         for table in ["sessions", "challenges", "mail", "idempotent_answers"] {
-            self.execute(
+            self.queue(
                 &format!("DELETE FROM {table} WHERE device_id = ?1"),
                 params![device],
             )?;

@@ -2,6 +2,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
 
 use crate::error::Fault;
+use crate::store::log::{AcceptedRow, LogKind};
 use crate::store::statement::{Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
@@ -11,6 +12,15 @@ pub(crate) struct GroupRow {
     pub(crate) epoch: u64,
     /// The last row that changed the public state; 0 at first.
     pub(crate) state_seq: u64,
+}
+
+/// Where a group stands to a device and to a handshake message.
+pub(crate) struct StandingRow {
+    pub(crate) group: GroupRow,
+    /// Whether the device is a member.
+    pub(crate) is_member: bool,
+    /// The message, if the group has accepted it.
+    pub(crate) earlier: Option<AcceptedRow>,
 }
 
 /// A membership as its owner sees it.
@@ -35,6 +45,41 @@ impl Tx<'_> {
         )
     }
 
+    /// Where a group stands to a device and to a handshake message with this hash.
+    pub(crate) fn standing(
+        &self,
+        group: &GroupId,
+        device: DeviceKey,
+        sha256: &[u8; 32],
+    ) -> Result<Option<StandingRow>, Fault> {
+        self.row(
+            "SELECT g.epoch, g.state_seq, m.device_id, l.seq, l.epoch, l.sender, l.kind FROM groups g
+             LEFT JOIN members m ON m.group_id = g.id AND m.device_id = ?2 AND m.until_seq IS NULL
+             LEFT JOIN log l ON l.group_id = g.id AND l.sha256 = ?3
+             WHERE g.id = ?1",
+            params![group, device, sha256.as_slice()],
+            |row| {
+                let earlier: Option<u64> = row.optional(3)?;
+                Ok(StandingRow {
+                    group: GroupRow {
+                        epoch: row.get(0)?,
+                        state_seq: row.get(1)?,
+                    },
+                    is_member: row.optional::<DeviceKey>(2)?.is_some(),
+                    earlier: match earlier {
+                        Some(seq) => Some(AcceptedRow {
+                            seq,
+                            epoch: row.get(4)?,
+                            sender: row.get(5)?,
+                            kind: LogKind::from_sql(row.get(6)?)?,
+                        }),
+                        None => None,
+                    },
+                })
+            },
+        )
+    }
+
     /// `false` when the group id is in use.
     pub(crate) fn insert_group(&self, group: &GroupId, suite: u16, now: UnixSeconds) -> Result<bool, Fault> {
         let inserted = self.execute(
@@ -54,12 +99,11 @@ impl Tx<'_> {
     }
 
     pub(crate) fn set_group_info(&self, group: &GroupId, group_info: &[u8]) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO group_infos (group_id, group_info) VALUES (?1, ?2)
              ON CONFLICT (group_id) DO UPDATE SET group_info = excluded.group_info",
             params![group, group_info],
         )
-        .map(drop)
     }
 
     /// The public state that was stored last, and the row that it is the state after.
@@ -73,13 +117,26 @@ impl Tx<'_> {
 
     /// Stores a public state, unless a newer one is stored.
     pub(crate) fn set_snapshot(&self, group: &GroupId, seq: u64, snapshot: &[u8]) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO group_states (group_id, seq, snapshot) VALUES (?1, ?2, ?3)
              ON CONFLICT (group_id) DO UPDATE SET seq = excluded.seq, snapshot = excluded.snapshot
              WHERE group_states.seq < excluded.seq",
             params![group, seq, snapshot],
+        )?;
+        self.queue(
+            "UPDATE groups SET snapshot_seq = ?2 WHERE id = ?1 AND snapshot_seq < ?2",
+            params![group, seq],
         )
-        .map(drop)
+    }
+
+    /// The groups whose stored state is not the present one, after this one, by id.
+    pub(crate) fn groups_behind(&self, after: Option<&GroupId>, limit: u32) -> Result<Vec<GroupId>, Fault> {
+        let none: &[u8] = &[];
+        self.rows(
+            "SELECT id FROM groups WHERE state_seq > snapshot_seq AND id > ?1 ORDER BY id LIMIT ?2",
+            params![after.map_or(none, GroupId::as_bytes), limit],
+            |row| row.get(0),
+        )
     }
 
     /// The groups that a device is a member of, by id.

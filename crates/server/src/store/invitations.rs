@@ -21,11 +21,10 @@ impl Tx<'_> {
         now: UnixSeconds,
         expires_at: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO invitations (hash, created_at, expires_at) VALUES (?1, ?2, ?3)",
             params![hash, now, expires_at],
         )
-        .map(drop)
     }
 
     /// Takes an invitation away; `false` when it is unknown, was used, or has expired. Of those who take the same one at

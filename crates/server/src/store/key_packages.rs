@@ -138,6 +138,12 @@ impl Tx<'_> {
         )
     }
 
+    /// The KeyPackages of these references, in their order; `None` for one that is unknown.
+    pub(crate) fn key_packages(&self, refs: &[KeyPackageRef]) -> Result<Vec<Option<KeyPackageRow>>, Fault> {
+        let refs: Vec<_> = refs.iter().map(|known_by| [Param::from(known_by)]).collect();
+        self.row_of_each(&format!("{ROW} WHERE ref = ?1"), &refs, key_package_row)
+    }
+
     /// Every KeyPackage of a device, tombstones included, oldest first.
     pub(crate) fn key_packages_of(&self, owner: DeviceKey) -> Result<Vec<KeyPackageRow>, Fault> {
         self.rows(
@@ -216,7 +222,7 @@ impl Tx<'_> {
         if inserted == 0 {
             return Ok(false);
         }
-        self.execute(
+        self.queue(
             "INSERT INTO key_package_bytes (ref, bytes) VALUES (?1, ?2)",
             params![new.key_package_ref, new.bytes],
         )?;
@@ -226,7 +232,7 @@ impl Tx<'_> {
 
     /// Notes when the device's last accepted upload was.
     pub(super) fn note_upload(&self, owner: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE devices SET last_upload = ?2 WHERE id = ?1",
             params![owner, now],
         )?;
@@ -319,10 +325,10 @@ impl Tx<'_> {
         )
     }
 
-    /// Moves a KeyPackage from the state that was read to the next; its bytes go when that is terminal. `false` when
-    /// it has left the state that was read.
-    pub(crate) fn move_key_package(&self, row: &KeyPackageRow, next: &StoredState) -> Result<bool, Fault> {
-        let moved = self.execute(
+    /// Moves a KeyPackage from the state that was read to the next; its bytes go when that is terminal. When it has left the
+    /// state that was read, the transaction fails.
+    pub(crate) fn move_key_package(&self, row: &KeyPackageRow, next: &StoredState) -> Result<(), Fault> {
+        self.queue_for_one(
             "UPDATE key_packages SET status = ?3 WHERE ref = ?1 AND status = ?2",
             params![
                 &row.key_package_ref,
@@ -330,13 +336,13 @@ impl Tx<'_> {
                 status_to_sql(next.status())
             ],
         )?;
-        if moved == 1 && next.status().is_terminal() {
-            self.execute(
+        match next.status().is_terminal() {
+            true => self.queue(
                 "DELETE FROM key_package_bytes WHERE ref = ?1",
                 params![&row.key_package_ref],
-            )?;
+            ),
+            false => Ok(()),
         }
-        Ok(moved == 1)
     }
 
     /// Removes tombstones with a `not_after` before this.
@@ -351,7 +357,7 @@ impl Tx<'_> {
 
     /// Counts a change of the device's KeyPackages.
     pub(crate) fn bump_generation(&self, owner: DeviceKey) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE devices SET generation = generation + 1 WHERE id = ?1",
             params![owner],
         )?;

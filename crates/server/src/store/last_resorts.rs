@@ -158,7 +158,7 @@ impl Tx<'_> {
 
     /// Stores a last resort as active and unused. The one before it must have left that state.
     pub(crate) fn insert_last_resort(&self, new: &NewKeyPackage<'_>, now: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO last_resorts
                  (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash, not_before, not_after,
                   uploaded_at)
@@ -174,7 +174,7 @@ impl Tx<'_> {
                 now
             ],
         )?;
-        self.execute(
+        self.queue(
             "INSERT INTO last_resort_bytes (ref, bytes) VALUES (?1, ?2)",
             params![new.key_package_ref, new.bytes],
         )?;
@@ -217,7 +217,7 @@ impl Tx<'_> {
             ],
         )?;
         if moved == 1 && next == LastResortState::Gone {
-            self.execute(
+            self.queue(
                 "DELETE FROM last_resort_bytes WHERE ref = ?1",
                 params![&row.key_package_ref],
             )?;
@@ -245,7 +245,7 @@ impl Tx<'_> {
         key_package_ref: &KeyPackageRef,
         reservation: &Reservation,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO last_resort_reservations (reservation_id, ref, holder, group_id, reserved_until)
              VALUES (?1, ?2, ?3, ?4, ?5)",
             params![

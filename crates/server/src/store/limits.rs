@@ -70,21 +70,19 @@ impl Tx<'_> {
         device: DeviceKey,
         forgotten_at: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO pair_rates (user_id, device_id, forgotten_at) VALUES (?1, ?2, ?3)
              ON CONFLICT (user_id, device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
             params![user, device, forgotten_at],
         )
-        .map(drop)
     }
 
     pub(crate) fn remember_target(&self, device: DeviceKey, forgotten_at: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO target_rates (device_id, forgotten_at) VALUES (?1, ?2)
              ON CONFLICT (device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
             params![device, forgotten_at],
         )
-        .map(drop)
     }
 
     /// Whether two users share a group.
@@ -141,7 +139,7 @@ impl Tx<'_> {
         if count >= most {
             return Ok(false);
         }
-        self.execute(
+        self.queue(
             "INSERT INTO blocks (user_id, blocked) VALUES (?1, ?2)",
             params![user, blocked.as_str()],
         )?;
@@ -149,10 +147,9 @@ impl Tx<'_> {
     }
 
     pub(crate) fn remove_block(&self, user: UserKey, blocked: &UserName) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "DELETE FROM blocks WHERE user_id = ?1 AND blocked = ?2",
             params![user, blocked.as_str()],
         )
-        .map(drop)
     }
 }

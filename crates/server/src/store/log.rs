@@ -126,6 +126,8 @@ pub(crate) struct Appended {
     pub(crate) roster_version: u64,
     /// Bytes of the bodies of messages that wait in the group, the new one included.
     pub(crate) waiting_bytes: u64,
+    /// Bytes of the Commits and proposals that are kept, the new one included.
+    pub(crate) handshake_bytes: u64,
 }
 
 impl Tx<'_> {
@@ -134,7 +136,7 @@ impl Tx<'_> {
     pub(crate) fn next_for_message(&self, group: &GroupId, size: usize) -> Result<Option<Appended>, Fault> {
         self.row(
             "UPDATE groups SET next_seq = next_seq + 1, waiting_bytes = waiting_bytes + ?2 WHERE id = ?1
-             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes",
+             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes, handshake_bytes",
             params![group, size as u64],
             appended,
         )
@@ -152,7 +154,7 @@ impl Tx<'_> {
             "UPDATE groups SET next_seq = next_seq + 1, state_seq = next_seq, epoch = epoch + ?3,
                  handshake_bytes = handshake_bytes + ?4
              WHERE id = ?1 AND state_seq = ?2
-             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes",
+             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes, handshake_bytes",
             params![group, state_seq, u8::from(is_commit), size as u64],
             appended,
         )
@@ -222,7 +224,7 @@ impl Tx<'_> {
         else {
             return Ok(());
         };
-        self.execute(
+        self.queue(
             "INSERT INTO log (group_id, seq, kind, epoch, size, accepted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![group, seq, kind as u8, epoch, body.len() as u64, now],
         )?;
@@ -238,20 +240,20 @@ impl Tx<'_> {
         part: Part,
         body: &[u8],
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO bodies (group_id, seq, part, body) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
             params![group, seq, part as u8, body],
         )
-        .map(drop)
     }
 
     /// Stores the ratchet tree for the Welcome of a Commit, while there is the Welcome.
     pub(crate) fn insert_tree(&self, group: &GroupId, seq: u64, tree: &[u8]) -> Result<(), Fault> {
         self.lock_group(group)?;
-        match self.body(group, seq, Part::Welcome)? {
-            Some(_) => self.insert_body(group, seq, Part::Tree, tree),
-            None => Ok(()),
-        }
+        self.queue(
+            "INSERT INTO bodies (group_id, seq, part, body) SELECT group_id, seq, ?3, ?4 FROM bodies
+             WHERE group_id = ?1 AND seq = ?2 AND part = ?5 ON CONFLICT DO NOTHING",
+            params![group, seq, Part::Tree as u8, tree, Part::Welcome as u8],
+        )
     }
 
     pub(crate) fn body(&self, group: &GroupId, seq: u64, part: Part) -> Result<Option<Vec<u8>>, Fault> {
@@ -358,14 +360,9 @@ impl Tx<'_> {
         )
     }
 
-    /// Deletes the oldest Commits and proposals of a group of which there are too many bytes, except those that the stored
-    /// public state needs to lead on to the present one.
-    pub(crate) fn trim_handshakes(&self, group: &GroupId) -> Result<(), Fault> {
-        let kept: u64 = self.one_row(
-            "SELECT handshake_bytes FROM groups WHERE id = ?1",
-            params![group],
-            |row| row.get(0),
-        )?;
+    /// Deletes the oldest Commits and proposals of a group of which there are too many bytes, `kept`, except those that the
+    /// stored public state needs to lead on to the present one.
+    pub(crate) fn trim_handshakes(&self, group: &GroupId, kept: u64) -> Result<(), Fault> {
         let mut over = kept.saturating_sub(HANDSHAKE_BYTES_MAX);
         if over == 0 {
             return Ok(());
@@ -405,23 +402,21 @@ impl Tx<'_> {
 
     fn forget_handshake(&self, group: &GroupId, seq: u64, size: u64, why: BodyGone) -> Result<(), Fault> {
         self.forget_body(group, seq, why)?;
-        self.execute(
+        self.queue(
             "UPDATE groups SET handshake_bytes = handshake_bytes - ?2 WHERE id = ?1",
             params![group, size],
         )
-        .map(drop)
     }
 
     pub(super) fn forget_body(&self, group: &GroupId, seq: u64, why: BodyGone) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "DELETE FROM bodies WHERE group_id = ?1 AND seq = ?2 AND part = 0",
             params![group, seq],
         )?;
-        self.execute(
+        self.queue(
             "UPDATE log SET gone = ?3 WHERE group_id = ?1 AND seq = ?2",
             params![group, seq, why as u8],
         )
-        .map(drop)
     }
 }
 
@@ -431,5 +426,6 @@ fn appended(row: &Row<'_>) -> Result<Appended, Fault> {
         epoch: row.get(1)?,
         roster_version: row.get(2)?,
         waiting_bytes: row.get(3)?,
+        handshake_bytes: row.get(4)?,
     })
 }

@@ -39,7 +39,7 @@ impl Tx<'_> {
             params![device],
             |row| row.get(0),
         )?;
-        self.execute(
+        self.queue(
             "INSERT INTO mail (device_id, kind, seq, received_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (device_id, kind) DO UPDATE SET seq = excluded.seq, received_at = excluded.received_at",
             params![device, kind as u8, seq, now],
@@ -65,10 +65,9 @@ impl Tx<'_> {
 
     /// The device has stored what was told up to this number.
     pub(crate) fn acknowledge_mail(&self, device: DeviceKey, up_to: u64) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "DELETE FROM mail WHERE device_id = ?1 AND seq <= ?2",
             params![device, up_to],
         )
-        .map(drop)
     }
 }

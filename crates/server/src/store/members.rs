@@ -5,7 +5,7 @@ use larder_wire::GroupId;
 
 use crate::error::Fault;
 use crate::store::log::{BodyGone, LogKind};
-use crate::store::statement::{Row, params};
+use crate::store::statement::{Reading, Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// The place of a member that sends something.
@@ -36,10 +36,10 @@ pub(crate) struct Interval {
 /// A row of the log that may be forgotten.
 struct Waiting {
     seq: u64,
-    is_message: bool,
+    /// Whether it is a message whose body is there.
+    is_waiting: bool,
     sender: Option<DeviceKey>,
     size: u64,
-    is_gone: bool,
     accepted_at: UnixSeconds,
 }
 
@@ -93,16 +93,15 @@ impl Tx<'_> {
 
     /// Undoes what was taken and counted for a message that the group has accepted before.
     pub(crate) fn give_back(&self, group: &GroupId, device: DeviceKey, size: usize) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE groups SET next_seq = next_seq - 1, waiting_bytes = waiting_bytes - ?2 WHERE id = ?1",
             params![group, size as u64],
         )?;
-        self.execute(
+        self.queue(
             "UPDATE members SET waiting_bytes = waiting_bytes - ?3
              WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL",
             params![group, device, size as u64],
         )
-        .map(drop)
     }
 
     /// Lets a device have the rows after `after`, and messages of `from_epoch` and later: its creator's of a new group, or those
@@ -133,7 +132,7 @@ impl Tx<'_> {
         (from_seq, from_epoch): (u64, u64),
         by_welcome: bool,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "INSERT INTO members (group_id, device_id, from_seq, from_epoch, by_welcome, acknowledged_seq)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
@@ -171,32 +170,29 @@ impl Tx<'_> {
         device: DeviceKey,
         until_seq: u64,
     ) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE members SET until_seq = ?3 WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL",
             params![group, device, until_seq],
         )
-        .map(drop)
     }
 
     /// Takes everything of a group away from a device, what it has not read included.
     pub(crate) fn drop_intervals(&self, group: &GroupId, device: DeviceKey) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "DELETE FROM members WHERE group_id = ?1 AND device_id = ?2",
             params![group, device],
         )
-        .map(drop)
     }
 
     /// Notes that the roster is another one, and since when a group is without members.
     pub(crate) fn note_roster_change(&self, group: &GroupId, now: UnixSeconds) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE groups SET roster_version = roster_version + 1, empty_since = CASE
                  WHEN EXISTS (SELECT 1 FROM members WHERE group_id = ?1 AND until_seq IS NULL) THEN NULL
                  ELSE coalesce(empty_since, ?2) END
              WHERE id = ?1",
             params![group, now],
         )
-        .map(drop)
     }
 
     /// The groups that a device gets rows of, by id.
@@ -249,7 +245,7 @@ impl Tx<'_> {
             |row| row.get(0),
         )?;
         if ended.iter().any(|until| *until > 0) {
-            self.execute(
+            self.queue(
                 "DELETE FROM members WHERE group_id = ?1 AND device_id = ?2 AND until_seq <= acknowledged_seq",
                 params![group, device],
             )?;
@@ -280,35 +276,29 @@ impl Tx<'_> {
             params![group],
             |row| row.optional(0),
         )?;
-        let is_read = |seq| read_by_all.is_none_or(|read| seq <= read);
-        let (mut done, mut first) = (0, None);
-        for row in self.oldest_waiting(group, limit)? {
-            let why = match (is_read(row.seq), row.accepted_at < before) {
-                (true, _) => BodyGone::Read,
-                (false, true) => BodyGone::Age,
-                (false, false) => {
-                    if row.accepted_at > now.plus(CLOCK_STEP_SECONDS_MAX) {
-                        self.execute(
-                            "UPDATE log SET accepted_at = ?2 WHERE group_id = ?1 AND accepted_at > ?3",
-                            params![group, now, now.plus(CLOCK_STEP_SECONDS_MAX)],
-                        )?;
-                    }
-                    break;
-                }
-            };
-            first = Some(row.seq + 1);
-            done += 1;
-            if row.is_message && !row.is_gone {
-                self.forget_message(group, &row, why)?;
-            }
-        }
-        if let Some(first) = first {
-            self.execute(
-                "UPDATE groups SET first_seq = ?2 WHERE id = ?1",
-                params![group, first],
+        let why = |row: &Waiting| match read_by_all.is_none_or(|read| row.seq <= read) {
+            true => Some(BodyGone::Read),
+            false => (row.accepted_at < before).then_some(BodyGone::Age),
+        };
+        let is_done = |row: &Waiting| !row.is_waiting || why(row).is_some();
+        let mut oldest = self.oldest_waiting(group, limit, is_done)?;
+        if let Some(kept) = oldest.pop_if(|row| !is_done(row))
+            && kept.accepted_at > now.plus(CLOCK_STEP_SECONDS_MAX)
+        {
+            self.queue(
+                "UPDATE log SET accepted_at = ?2 WHERE group_id = ?1 AND accepted_at > ?3",
+                params![group, now, now.plus(CLOCK_STEP_SECONDS_MAX)],
             )?;
         }
-        Ok(done)
+        for row in oldest.iter().filter(|row| row.is_waiting) {
+            if let Some(why) = why(row) {
+                self.forget_message(group, row, why)?;
+            }
+        }
+        if let Some(last) = oldest.last() {
+            self.begin_waiting_after(group, last.seq)?;
+        }
+        Ok(oldest.len() as u64)
     }
 
     /// Deletes the oldest bodies of the messages of the sender that has most waiting in a group, until `over` bytes are freed.
@@ -318,11 +308,11 @@ impl Tx<'_> {
         mut over: u64,
     ) -> Result<(), Fault> {
         while over > 0 {
-            let largest: Option<DeviceKey> = self.row(
-                "SELECT device_id FROM members WHERE group_id = ?1 AND waiting_bytes > 0
+            let largest: Option<(DeviceKey, u64)> = self.row(
+                "SELECT device_id, waiting_from FROM members WHERE group_id = ?1 AND waiting_bytes > 0
                  ORDER BY waiting_bytes DESC, device_id LIMIT 1",
                 params![group],
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
             // Without one, what is left is of devices that are gone.
             let Some(oldest) = self.oldest_of(group, largest)? else {
@@ -330,43 +320,77 @@ impl Tx<'_> {
             };
             over = over.saturating_sub(oldest.size.max(1));
             self.forget_message(group, &oldest, BodyGone::Quota)?;
+            if largest.is_none() {
+                self.begin_waiting_after(group, oldest.seq)?;
+            }
         }
         Ok(())
     }
 
-    fn oldest_of(&self, group: &GroupId, sender: Option<DeviceKey>) -> Result<Option<Waiting>, Fault> {
+    /// The oldest message that waits of a sender, or of anybody. It is not before the row that the sender comes with.
+    fn oldest_of(&self, group: &GroupId, sender: Option<(DeviceKey, u64)>) -> Result<Option<Waiting>, Fault> {
+        let (sender, from) = sender.map_or((0, 0), |(sender, from)| (sender.0, from));
         self.row(
             "SELECT seq, kind, sender, size, gone, accepted_at FROM log
              WHERE group_id = ?1 AND kind = 2 AND gone IS NULL AND (?2 = 0 OR sender = ?2)
-                 AND seq >= (SELECT first_seq FROM groups WHERE id = ?1)
+                 AND seq >= (SELECT first_seq FROM groups WHERE id = ?1) AND seq >= ?3
              ORDER BY seq LIMIT 1",
-            params![group, sender.map_or(0, |sender| sender.0)],
+            params![group, sender, from],
             waiting,
         )
     }
 
-    fn oldest_waiting(&self, group: &GroupId, limit: u32) -> Result<Vec<Waiting>, Fault> {
-        self.rows(
+    /// The first rows from which on messages may wait: those that are done, and one more.
+    fn oldest_waiting(
+        &self,
+        group: &GroupId,
+        limit: u32,
+        is_done: impl Fn(&Waiting) -> bool,
+    ) -> Result<Vec<Waiting>, Fault> {
+        let mut oldest = Vec::new();
+        self.read_rows(
             "SELECT seq, kind, sender, size, gone, accepted_at FROM log
              WHERE group_id = ?1 AND seq >= (SELECT first_seq FROM groups WHERE id = ?1) ORDER BY seq LIMIT ?2",
             params![group, limit],
-            waiting,
+            |row| {
+                let row = waiting(row)?;
+                let goes_on = is_done(&row);
+                oldest.push(row);
+                Ok(match goes_on {
+                    true => Reading::GoOn,
+                    false => Reading::Stop,
+                })
+            },
+        )?;
+        Ok(oldest)
+    }
+
+    /// No message waits up to and including `seq`.
+    fn begin_waiting_after(&self, group: &GroupId, seq: u64) -> Result<(), Fault> {
+        self.queue(
+            "UPDATE groups SET first_seq = ?2 WHERE id = ?1",
+            params![group, seq + 1],
         )
     }
 
     fn forget_message(&self, group: &GroupId, row: &Waiting, why: BodyGone) -> Result<(), Fault> {
         self.forget_body(group, row.seq, why)?;
-        self.execute(
+        self.queue(
             "UPDATE groups SET waiting_bytes = waiting_bytes - ?2 WHERE id = ?1",
             params![group, row.size],
         )?;
         // A sender that was removed and came back has another place; what it sent before was counted there.
-        self.execute(
-            "UPDATE members SET waiting_bytes = CASE WHEN waiting_bytes < ?3 THEN 0 ELSE waiting_bytes - ?3 END
+        self.queue(
+            "UPDATE members SET waiting_bytes = CASE WHEN waiting_bytes < ?3 THEN 0 ELSE waiting_bytes - ?3 END,
+                 waiting_from = ?4
              WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL",
-            params![group, row.sender.map_or(0, |sender| sender.0), row.size],
+            params![
+                group,
+                row.sender.map_or(0, |sender| sender.0),
+                row.size,
+                row.seq + 1
+            ],
         )
-        .map(drop)
     }
 
     /// The groups in which bodies of messages wait, after this one, by id.
@@ -392,7 +416,7 @@ impl Tx<'_> {
         )?;
         for (group, seq) in &done {
             self.lock_group(group)?;
-            self.execute(
+            self.queue(
                 "DELETE FROM bodies WHERE group_id = ?1 AND seq = ?2 AND part > 0",
                 params![group, *seq],
             )?;
@@ -428,7 +452,7 @@ impl Tx<'_> {
             return Ok(removed);
         }
         for table in ["members", "group_states", "group_infos"] {
-            self.execute(
+            self.queue(
                 &format!("DELETE FROM {table} WHERE group_id = ?1"),
                 params![&group],
             )?;
@@ -440,10 +464,9 @@ impl Tx<'_> {
 fn waiting(row: &Row<'_>) -> Result<Waiting, Fault> {
     Ok(Waiting {
         seq: row.get(0)?,
-        is_message: row.get::<u8>(1)? == LogKind::Message as u8,
+        is_waiting: row.get::<u8>(1)? == LogKind::Message as u8 && row.optional::<u8>(4)?.is_none(),
         sender: row.optional(2)?,
         size: row.get(3)?,
-        is_gone: row.optional::<u8>(4)?.is_some(),
         accepted_at: row.get(5)?,
     })
 }

@@ -25,7 +25,7 @@ impl Tx<'_> {
             Engine::Sqlite(_) => "UPDATE devices SET state_mark = NULL WHERE id = ?1",
             Engine::Postgres(_) => "UPDATE device_states SET state_mark = NULL WHERE device_id = ?1",
         };
-        self.execute(sql, params![device]).map(drop)
+        self.queue(sql, params![device])
     }
 
     /// Rows to come in the group after `after`, by id, have numbers that no device has seen: one may have read further than this
@@ -34,7 +34,7 @@ impl Tx<'_> {
         let Some(group) = self.group_after(after)? else {
             return Ok(None);
         };
-        self.execute(
+        self.queue(
             "UPDATE groups SET next_seq = next_seq + ?2 WHERE id = ?1",
             params![&group, NUMBERS_SKIPPED],
         )?;
@@ -42,10 +42,9 @@ impl Tx<'_> {
     }
 
     pub(crate) fn set_incarnation(&self, incarnation: &str) -> Result<(), Fault> {
-        self.execute(
+        self.queue(
             "UPDATE server SET incarnation = ?1 WHERE id = 1",
             params![incarnation],
         )
-        .map(drop)
     }
 }

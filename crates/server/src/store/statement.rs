@@ -138,6 +138,13 @@ impl Row<'_> {
     }
 }
 
+/// How many rows a statement must touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touched {
+    Any,
+    One,
+}
+
 /// Whether a statement's rows are all read, or no more of them.
 pub(super) enum Reading {
     GoOn,
@@ -157,6 +164,32 @@ impl Tx<'_> {
                 Ok(touched as u64)
             }
             Engine::Postgres(session) => session.execute(sql, params),
+        }
+    }
+
+    /// Runs a statement of which nothing has to be known but that it succeeds, without which the transaction fails. On
+    /// PostgreSQL it goes with the next statement whose outcome is waited for, or with the commit.
+    pub(super) fn queue(&self, sql: &str, params: &[Param<'_>]) -> Result<(), Fault> {
+        self.queue_touching(sql, params, Touched::Any)
+    }
+
+    /// Like [`queue`](Self::queue), for a statement that touches exactly one row, without which the transaction fails.
+    pub(super) fn queue_for_one(&self, sql: &str, params: &[Param<'_>]) -> Result<(), Fault> {
+        self.queue_touching(sql, params, Touched::One)
+    }
+
+    fn queue_touching(&self, sql: &str, params: &[Param<'_>], expected: Touched) -> Result<(), Fault> {
+        match self.engine() {
+            Engine::Sqlite(_) => match (self.execute(sql, params)?, expected) {
+                (_, Touched::Any) | (1, Touched::One) => Ok(()),
+                (_, Touched::One) => Err(Fault::Corrupt("a row moved under its own transaction")),
+            },
+            Engine::Postgres(session) => {
+                #[cfg(test)]
+                crate::store::tests::record(true, sql);
+                session.queue(sql, params, expected);
+                Ok(())
+            }
         }
     }
 
@@ -211,6 +244,31 @@ impl Tx<'_> {
         self.read_rows(sql, params, |row| {
             found.get_or_insert(read(row)?);
             // Read to its end: PostgreSQL may still report an error after a row.
+            Ok(Reading::GoOn)
+        })?;
+        Ok(found)
+    }
+
+    /// The first row of a statement for each of `all`, if there is one.
+    pub(super) fn row_of_each<T, const N: usize>(
+        &self,
+        sql: &str,
+        all: &[[Param<'_>; N]],
+        mut read: impl FnMut(&Row<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<Option<T>>, Fault> {
+        let Engine::Postgres(session) = self.engine() else {
+            return all
+                .iter()
+                .map(|params| self.row(sql, params, &mut read))
+                .collect();
+        };
+        #[cfg(test)]
+        crate::store::tests::record(true, sql);
+        let mut found: Vec<Option<T>> = all.iter().map(|_| None).collect();
+        session.read_rows_of_each(sql, all, |index, row| {
+            if let Some(found @ None) = found.get_mut(index) {
+                *found = Some(read(row)?);
+            }
             Ok(Reading::GoOn)
         })?;
         Ok(found)

@@ -75,7 +75,7 @@ pub(crate) struct Tx<'c> {
 /// Who carries the transaction out.
 pub(super) enum Engine<'c> {
     Sqlite(&'c Connection),
-    Postgres(Session<'c>),
+    Postgres(&'c Session<'c>),
 }
 
 impl<'c> Tx<'c> {

@@ -16,7 +16,6 @@ use std::time::Duration;
 use deadpool_postgres::{Object, Pool};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio_postgres::IsolationLevel;
 
 use crate::error::{Fault, ServiceError};
 use crate::store::location::PostgresLocation;
@@ -136,11 +135,11 @@ impl Postgres {
     {
         let work = Arc::new(std::sync::Mutex::new(work));
         for attempt in 1.. {
-            let mut client = pool::connection(&self.shared.pool).await?;
+            let client = pool::connection(&self.shared.pool).await?;
             let (runtime, work) = (Handle::current(), Arc::clone(&work));
             let outcome = tokio::task::spawn_blocking(move || {
                 let work = work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                attempt_once(&runtime, &mut client, &*work, purpose)
+                attempt_once(&runtime, &client, &*work, purpose)
             })
             .await
             .map_err(|_| Fault::Closed)?;
@@ -160,48 +159,25 @@ impl Postgres {
 
 fn attempt_once<T>(
     runtime: &Handle,
-    client: &mut Object,
+    client: &Object,
     work: impl FnOnce(&Tx<'_>) -> Result<T, ServiceError>,
     purpose: Purpose,
 ) -> Result<(T, News), ServiceError> {
-    let isolation = match purpose {
-        Purpose::Write | Purpose::Rehearse => IsolationLevel::ReadCommitted,
-        Purpose::Read => IsolationLevel::RepeatableRead,
-    };
-    let transaction = runtime.block_on(
-        client
-            .build_transaction()
-            .isolation_level(isolation)
-            .read_only(purpose == Purpose::Read)
-            .start(),
-    )?;
-    let session = Session::new(runtime, &transaction);
-    let failure = session.failure();
-    let tx = Tx::new(Engine::Postgres(session));
+    let session = Session::new(runtime, client, purpose);
+    let tx = Tx::new(Engine::Postgres(&session));
     let result = tx.guarded(work);
     let news = tx.into_news();
     // PostgreSQL has given a transaction up once a statement of it failed, and answers COMMIT without an error.
-    let result = match failure.take() {
-        Some(error) => Err(Fault::Postgres(error).into()),
-        None => result,
-    };
-    match (result, purpose) {
-        (Ok(value), Purpose::Write) => {
-            runtime
-                .block_on(transaction.commit())
-                .map_err(|error| Fault::Postgres(PostgresError::at_commit(error)))?;
-            Ok((value, news))
-        }
-        (Ok(value), Purpose::Rehearse | Purpose::Read) => {
-            runtime.block_on(transaction.rollback())?;
-            Ok((value, news))
-        }
-        (Err(error), Purpose::Write | Purpose::Rehearse | Purpose::Read) => {
-            // On a broken connection there is nothing left to roll back.
-            let _ = runtime.block_on(transaction.rollback());
-            Err(error)
-        }
+    if let Some(error) = session.take_failure() {
+        return Err(Fault::Postgres(error).into());
     }
+    let value = result?;
+    match purpose {
+        Purpose::Write => session.commit().map_err(Fault::Postgres)?,
+        Purpose::Rehearse => session.carry_out().map_err(Fault::Postgres)?,
+        Purpose::Read => {}
+    }
+    Ok((value, news))
 }
 
 async fn pause(attempt: u32) {

@@ -1,47 +1,91 @@
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
-use std::future::Future;
-use std::pin::pin;
-use std::rc::Rc;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use deadpool_postgres::Transaction;
-use futures_util::TryStreamExt as _;
+use deadpool_postgres::ClientWrapper;
+use futures_util::{FutureExt as _, TryStreamExt as _};
 use tokio::runtime::Handle;
 use tokio_postgres::Statement;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
+use super::Purpose;
 use super::error::PostgresError;
 use crate::error::Fault;
-use crate::store::statement::{Param, Reading, Row};
+use crate::store::statement::{Param, Reading, Row, Touched};
 
-/// Carries a transaction's statements out, each to its end, on the thread that it is called from.
+/// A transaction, whose statements it carries out in their order on the thread that it is called from.
+///
+/// The thread waits for PostgreSQL only when it needs an answer: `BEGIN` goes with the first statement that has one, and what is
+/// queued with the next that has one, or with the `COMMIT`. Dropped before its commit, the transaction is rolled back.
 pub(crate) struct Session<'c> {
     runtime: &'c Handle,
-    transaction: &'c Transaction<'c>,
-    failure: Rc<Cell<Option<PostgresError>>>,
+    client: &'c ClientWrapper,
+    begun: Cell<Begun>,
+    queued: RefCell<Vec<Queued>>,
+    /// The first error of a statement, whatever its caller makes of it: PostgreSQL has given the transaction up then.
+    failure: Cell<Option<PostgresError>>,
+}
+
+/// Whether PostgreSQL has been told of the transaction.
+#[derive(Clone, Copy)]
+enum Begun {
+    NotYet(&'static str),
+    Yes,
+    /// And of its end.
+    Ended,
+}
+
+/// A statement that nobody waits for.
+struct Queued {
+    sql: String,
+    params: Vec<OwnedParam>,
+    expected: Touched,
+}
+
+enum OwnedParam {
+    Integer(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
 }
 
 impl<'c> Session<'c> {
-    pub(super) fn new(runtime: &'c Handle, transaction: &'c Transaction<'c>) -> Self {
+    pub(super) fn new(runtime: &'c Handle, client: &'c ClientWrapper, purpose: Purpose) -> Self {
+        let begin = match purpose {
+            Purpose::Write | Purpose::Rehearse => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Purpose::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
         Self {
             runtime,
-            transaction,
-            failure: Rc::default(),
+            client,
+            begun: Cell::new(Begun::NotYet(begin)),
+            queued: RefCell::default(),
+            failure: Cell::default(),
         }
     }
 
-    /// Holds the first error of a statement, whatever its caller makes of it.
-    pub(super) fn failure(&self) -> Rc<Cell<Option<PostgresError>>> {
-        Rc::clone(&self.failure)
+    /// The first error of a statement, if one failed.
+    pub(super) fn take_failure(&self) -> Option<PostgresError> {
+        self.failure.take()
     }
 
     pub(in crate::store) fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Fault> {
         self.run(async {
             let statement = self.prepare(sql, params).await?;
-            self.transaction.execute_raw(&statement, values(params)).await
+            self.client.execute_raw(&statement, values(params)).await
         })
+    }
+
+    /// Carries a statement out before the next one, or before the commit. What it fails with fails the transaction.
+    pub(in crate::store) fn queue(&self, sql: &str, params: &[Param<'_>], expected: Touched) {
+        self.queued.borrow_mut().push(Queued {
+            sql: sql.to_owned(),
+            params: params.iter().copied().map(OwnedParam::from).collect(),
+            expected,
+        });
     }
 
     pub(in crate::store) fn read_rows(
@@ -50,18 +94,37 @@ impl<'c> Session<'c> {
         params: &[Param<'_>],
         mut read: impl FnMut(&Row<'_>) -> Result<Reading, Fault>,
     ) -> Result<(), Fault> {
+        self.read_rows_of_each(sql, &[params], |_, row| read(row))
+    }
+
+    /// Runs a statement once for each of `all`, and waits once for the rows of all, which `read` gets with the number of those
+    /// that they are of.
+    pub(in crate::store) fn read_rows_of_each<'p>(
+        &self,
+        sql: &str,
+        all: &[impl AsRef<[Param<'p>]>],
+        mut read: impl FnMut(usize, &Row<'_>) -> Result<Reading, Fault>,
+    ) -> Result<(), Fault> {
+        let Some(first) = all.first() else {
+            return Ok(());
+        };
         let mut unread = Ok(());
         self.run(async {
-            let statement = self.prepare(sql, params).await?;
-            let rows = self.transaction.query_raw(&statement, values(params)).await?;
-            let mut rows = pin!(rows);
-            while let Some(row) = rows.try_next().await? {
-                match read(&Row::Postgres(&row)) {
-                    Ok(Reading::GoOn) => {}
-                    Ok(Reading::Stop) => break,
-                    Err(fault) => {
-                        unread = Err(fault);
-                        break;
+            let statement = self.prepare(sql, first.as_ref()).await?;
+            let mut asked = Vec::new();
+            for params in all {
+                asked.push(sent(self.client.query_raw(&statement, values(params.as_ref()))).await);
+            }
+            for (index, each) in asked.into_iter().enumerate() {
+                let mut rows = pin!(each.answer().await?);
+                while let Some(row) = rows.try_next().await? {
+                    match read(index, &Row::Postgres(&row)) {
+                        Ok(Reading::GoOn) => {}
+                        Ok(Reading::Stop) => break,
+                        Err(fault) => {
+                            unread = Err(fault);
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -83,36 +146,178 @@ impl<'c> Session<'c> {
         #[cfg(test)]
         crate::store::tests::record(true, sql);
         self.run(async {
-            let statement = self
-                .transaction
-                .prepare_typed_cached(sql, &[Type::INT8_ARRAY])
-                .await?;
-            let rows = self.transaction.query(&statement, &[&ids]).await?;
+            let statement = self.client.prepare_typed_cached(sql, &[Type::INT8_ARRAY]).await?;
+            let rows = self.client.query(&statement, &[&ids]).await?;
             rows.iter().map(|row| row.try_get(0)).collect()
+        })
+    }
+
+    /// Makes what was done durable.
+    pub(super) fn commit(&self) -> Result<(), PostgresError> {
+        if self.is_untold() {
+            return Ok(());
+        }
+        if self
+            .queued
+            .borrow()
+            .iter()
+            .any(|queued| queued.expected != Touched::Any)
+        {
+            // Nothing is committed before that is known.
+            self.carry_out()?;
+        }
+        let committed = self.answer(self.client.batch_execute("COMMIT"));
+        committed.map_err(|failed| match failed {
+            Failed::Itself(error) => PostgresError::at_commit(error),
+            // Unless PostgreSQL has refused a statement, and everything with it, the COMMIT may have reached it.
+            Failed::Before(error) if error.as_db_error().is_none() => PostgresError::at_commit(error),
+            Failed::Before(_) | Failed::Moved => failed.into(),
+        })?;
+        self.begun.set(Begun::Ended);
+        Ok(())
+    }
+
+    /// Carries out what is queued.
+    pub(super) fn carry_out(&self) -> Result<(), PostgresError> {
+        if self.is_untold() {
+            return Ok(());
+        }
+        Ok(self.answer(async { Ok(()) })?)
+    }
+
+    /// Whether PostgreSQL was asked for nothing, and is to be asked for nothing.
+    fn is_untold(&self) -> bool {
+        matches!(self.begun.get(), Begun::NotYet(_)) && self.queued.borrow().is_empty()
+    }
+
+    fn run<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
+        // What follows a failure only tells that there was one.
+        let told = || Fault::Postgres(PostgresError::other("a statement failed"));
+        if let Some(first) = self.failure.take() {
+            self.failure.set(Some(first));
+            return Err(told());
+        }
+        self.answer(work).map_err(|failed| {
+            self.failure.set(Some(failed.into()));
+            told()
+        })
+    }
+
+    /// Sends what is queued, then `last`, and waits for all of it.
+    fn answer<T>(&self, last: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
+        crate::metrics::postgres_round_trip();
+        let queued = self.queued.take();
+        let params: Vec<Vec<Param<'_>>> = queued.iter().map(Queued::params).collect();
+        self.runtime.block_on(async {
+            // All before the first is sent, or one that has to be prepared would come after those behind it.
+            let mut statements = Vec::new();
+            for (queued, params) in queued.iter().zip(&params) {
+                let statement = self.prepare(&queued.sql, params).await;
+                statements.push((statement.map_err(Failed::Before)?, params, queued.expected));
+            }
+            let begin = match self.begun.replace(Begun::Yes) {
+                Begun::NotYet(begin) => Some(sent(self.client.batch_execute(begin)).await),
+                Begun::Yes | Begun::Ended => None,
+            };
+            let mut before = Vec::new();
+            for (statement, params, expected) in &statements {
+                let executed = self.client.execute_raw(statement, values(params));
+                before.push((sent(executed).await, *expected));
+            }
+            let last = sent(last).await;
+            if let Some(begin) = begin {
+                begin.answer().await.map_err(Failed::Before)?;
+            }
+            for (executed, expected) in before {
+                let touched = executed.answer().await.map_err(Failed::Before)?;
+                if expected == Touched::One && touched != 1 {
+                    return Err(Failed::Moved);
+                }
+            }
+            last.answer().await.map_err(Failed::Itself)
         })
     }
 
     async fn prepare(&self, sql: &str, params: &[Param<'_>]) -> Result<Statement, tokio_postgres::Error> {
         let types: Vec<Type> = params.iter().map(Param::postgres_type).collect();
-        self.transaction
-            .prepare_typed_cached(&translated(sql), &types)
-            .await
+        self.client.prepare_typed_cached(&translated(sql), &types).await
     }
+}
 
-    fn run<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
-        self.runtime.block_on(work).map_err(|error| {
-            let first = self.failure.take();
-            let (first, told) = match first {
-                // What follows a failure only tells that there was one.
-                Some(first) => (first, PostgresError::from(error)),
-                None => (
-                    PostgresError::from(error),
-                    PostgresError::other("a statement failed"),
-                ),
-            };
-            self.failure.set(Some(first));
-            Fault::Postgres(told)
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Begun::Yes = self.begun.get() {
+            // Sent by the first poll. On a broken connection there is nothing left to roll back.
+            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
+        }
+    }
+}
+
+/// What failed, of what was sent together.
+enum Failed {
+    /// Something before the last.
+    Before(tokio_postgres::Error),
+    Itself(tokio_postgres::Error),
+    /// Something before the last touched another number of rows than it had to.
+    Moved,
+}
+
+impl From<Failed> for PostgresError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Before(error) | Failed::Itself(error) => error.into(),
+            Failed::Moved => Self::other("a row moved under its own transaction"),
+        }
+    }
+}
+
+impl Queued {
+    fn params(&self) -> Vec<Param<'_>> {
+        let params = self.params.iter().map(|param| match param {
+            OwnedParam::Integer(value) => Param::Integer(*value),
+            OwnedParam::Text(value) => Param::Text(value.as_deref()),
+            OwnedParam::Bytes(value) => Param::Bytes(value.as_deref()),
+        });
+        params.collect()
+    }
+}
+
+impl From<Param<'_>> for OwnedParam {
+    fn from(param: Param<'_>) -> Self {
+        match param {
+            Param::Integer(value) => Self::Integer(value),
+            Param::Text(value) => Self::Text(value.map(str::to_owned)),
+            Param::Bytes(value) => Self::Bytes(value.map(<[u8]>::to_vec)),
+        }
+    }
+}
+
+/// A request on its way to PostgreSQL.
+struct Sent<F: Future> {
+    request: Pin<Box<F>>,
+    /// The answer, if it was there at once.
+    early: Option<F::Output>,
+}
+
+/// Sends a request, which its first poll does, so that what is sent next comes after it.
+async fn sent<F: Future>(request: F) -> Sent<F> {
+    let mut request = Box::pin(request);
+    let early = poll_fn(|context| {
+        Poll::Ready(match request.as_mut().poll(context) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
         })
+    });
+    let early = early.await;
+    Sent { request, early }
+}
+
+impl<F: Future> Sent<F> {
+    async fn answer(self) -> F::Output {
+        match self.early {
+            Some(answer) => answer,
+            None => self.request.await,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
-use larder_lifecycle::DirectoryEvent;
+use larder_lifecycle::{DirectoryEvent, DirectoryState};
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
 use super::harness::{NOW, Opened, Value, group, post, reference, serving};
 use crate::error::{Fault, ServiceError};
+use crate::store::statement::params;
 use crate::store::{DeviceKey, Reservation};
 
 on_both_engines! {
@@ -12,6 +13,7 @@ on_both_engines! {
     a_group_has_one_commit_per_epoch;
     an_unknown_status_in_a_row_fails_closed;
     what_was_read_must_still_be_so_when_it_is_moved;
+    what_is_queued_last_must_succeed_too;
     a_rehearsal_leaves_nothing_behind;
     an_empty_pool_is_told_from_one_that_others_are_taking_from;
     the_audit_of_a_device_is_a_hash_chain;
@@ -234,26 +236,47 @@ async fn an_unknown_status_in_a_row_fails_closed(opened: Opened) {
 async fn what_was_read_must_still_be_so_when_it_is_moved(opened: Opened) {
     let alice = opened.register("alice", 1).await;
     let key_package_ref = opened.store_key_package(alice.key, 1).await;
-    opened
+    let expire = DirectoryEvent::Expire {
+        now: NOW,
+        served_before: NOW,
+    };
+    for again in [DirectoryEvent::Revoke, expire] {
+        let (asked, again) = (key_package_ref.clone(), again.clone());
+        let moved = opened
+            .store
+            .write(move |tx| {
+                let row = tx.key_package(&asked)?.unwrap();
+                let revoked = row.state.clone().apply(DirectoryEvent::Revoke).unwrap();
+                tx.move_key_package(&row, &revoked)?;
+                let next = row.state.clone().apply(again.clone()).unwrap();
+                Ok(tx.move_key_package(&row, &next)?)
+            })
+            .await;
+        assert!(matches!(moved, Err(ServiceError::Fault(_))), "{moved:?}");
+        let asked = key_package_ref.clone();
+        let is_as_before = opened.store.read(move |tx| {
+            let row = tx.key_package(&asked)?.unwrap();
+            Ok(row.state == DirectoryState::Available)
+        });
+        assert!(is_as_before.await.unwrap(), "nothing of it is stored");
+    }
+}
+
+async fn what_is_queued_last_must_succeed_too(opened: Opened) {
+    let alice = opened.register("alice", 1).await;
+    let written = opened
         .store
         .write(move |tx| {
-            let row = tx.key_package(&key_package_ref)?.unwrap();
-            let revoked = row.state.clone().apply(DirectoryEvent::Revoke).unwrap();
-            assert!(tx.move_key_package(&row, &revoked)?);
-            assert!(!tx.move_key_package(&row, &revoked)?, "compare and set");
-            let expired = row
-                .state
-                .clone()
-                .apply(DirectoryEvent::Expire {
-                    now: NOW,
-                    served_before: NOW,
-                })
-                .unwrap();
-            assert!(!tx.move_key_package(&row, &expired)?);
-            Ok(())
+            tx.bump_generation(alice.key)?;
+            Ok(tx.queue(
+                "UPDATE devices SET generation = NULL WHERE id = ?1",
+                params![alice.key],
+            )?)
         })
-        .await
-        .unwrap();
+        .await;
+    assert!(matches!(written, Err(ServiceError::Fault(_))), "{written:?}");
+    let generation = opened.store.read(move |tx| Ok(tx.generation(alice.key)?)).await;
+    assert_eq!(generation.unwrap(), (0, None));
 }
 
 fn reservation(by: DeviceKey, id: &str) -> Reservation {

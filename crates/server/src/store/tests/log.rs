@@ -13,6 +13,7 @@ on_both_engines! {
     a_device_finds_what_came_while_it_was_entitled_and_can_come_back;
     a_message_is_kept_until_everybody_has_it_or_it_is_too_old;
     the_sender_with_most_loses_its_own_oldest;
+    what_senders_leave_behind_goes_oldest_first;
     a_welcome_and_its_tree_go_when_the_last_joiner_has_it;
     handshakes_are_kept_for_as_long_as_the_stored_state_needs_them;
     a_group_without_members_is_deleted_with_all_that_is_its_own;
@@ -174,6 +175,48 @@ async fn the_sender_with_most_loses_its_own_oldest(opened: Opened) {
     );
     let left = run(&opened, move |tx| Ok(tx.waiting_bytes(&group(), alice)?)).await;
     assert_eq!(left, (100, 105));
+    run(&opened, move |tx| {
+        Ok(tx.forget_oldest_of_largest_sender(&group(), 1)?)
+    })
+    .await;
+    assert_eq!(
+        run(&opened, move |tx| gone(tx, carol)).await,
+        [None, quota, quota, quota]
+    );
+    run(&opened, move |tx| say(tx, alice, b"more")).await;
+    run(&opened, move |tx| {
+        Ok(tx.forget_oldest_of_largest_sender(&group(), 1)?)
+    })
+    .await;
+    assert_eq!(
+        run(&opened, move |tx| gone(tx, carol)).await,
+        [quota, quota, quota, quota, None],
+        "Bob has more"
+    );
+}
+
+async fn what_senders_leave_behind_goes_oldest_first(opened: Opened) {
+    let (alice, bob) = members(&opened).await;
+    for (sender, text) in [(alice, b"one"), (bob, b"two"), (alice, b"six")] {
+        run(&opened, move |tx| say(tx, sender, text)).await;
+    }
+    let carol = opened.register("carol", 3).await.key;
+    run(&opened, move |tx| {
+        tx.begin_interval(&group(), carol, (3, 1))?;
+        tx.drop_intervals(&group(), alice)?;
+        Ok(tx.drop_intervals(&group(), bob)?)
+    })
+    .await;
+    let quota = Some(BodyGone::Quota);
+    for expected in [[quota, None, None], [quota, quota, None], [quota; 3], [quota; 3]] {
+        run(&opened, move |tx| {
+            Ok(tx.forget_oldest_of_largest_sender(&group(), 1)?)
+        })
+        .await;
+        assert_eq!(run(&opened, move |tx| gone(tx, carol)).await, expected);
+    }
+    let left = run(&opened, move |tx| Ok(tx.waiting_bytes(&group(), carol)?)).await;
+    assert_eq!(left, (0, 0));
 }
 
 async fn a_welcome_and_its_tree_go_when_the_last_joiner_has_it(opened: Opened) {

@@ -140,7 +140,7 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.group_info(&group())?;
             let said = say(tx, alice.key, b"said")?;
             let seq = commit(tx, alice.key, (0, 0), &[bob])?;
-            tx.trim_handshakes(&group())?;
+            tx.trim_handshakes(&group(), u64::MAX)?;
             tx.accepted(&group(), &[7; 32])?;
             tx.next_for_message(&group(), 3)?;
             tx.count_waiting(&group(), alice.key, 3)?;

@@ -1,0 +1,149 @@
+//! How often a request waits for PostgreSQL, however many devices it concerns. In a program of its own, whose every wait is
+//! counted.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "the support is that of the API's tests"
+)]
+
+#[path = "../databases/postgres.rs"]
+mod database;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::future::pending;
+
+use larder_server::Metrics;
+use larder_wire::{Accepted, GroupId, Sent};
+use openmls::prelude::MlsGroup;
+use tokio::net::TcpListener;
+
+use support::{Device, TestServer};
+
+/// A transaction of its own stores the ratchet tree that the Welcome of a Commit needs.
+const BEHIND_A_COMMIT: u64 = 2;
+
+/// The counts of this process.
+struct Counts {
+    url: String,
+}
+
+impl Counts {
+    async fn start() -> Self {
+        let metrics = Metrics::install().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+        tokio::spawn(metrics.serve(listener, pending()));
+        Self { url }
+    }
+
+    /// How often anything has waited for PostgreSQL.
+    async fn round_trips(&self) -> u64 {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let text = client.get(&self.url).send().await.unwrap().text().await.unwrap();
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("larder_postgres_round_trips_total "));
+        count.map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+/// A group of Alice and so many others.
+struct Scene {
+    server: TestServer,
+    alice: Device,
+    group: MlsGroup,
+    gid: GroupId,
+}
+
+impl Scene {
+    async fn new(others: usize) -> Self {
+        let server = TestServer::start_with(|config| config.drain = support::generous(), false).await;
+        let alice = server.device("alice").await;
+        let (mut group, gid) = alice.create_group().await;
+        let others = Self::devices(&server, "member", others).await;
+        alice.invite(&mut group, &others.iter().collect::<Vec<_>>()).await;
+        let mut scene = Self {
+            server,
+            alice,
+            group,
+            gid,
+        };
+        scene.trees_are_stored(1).await;
+        scene
+    }
+
+    async fn devices(server: &TestServer, prefix: &str, count: usize) -> Vec<Device> {
+        let mut devices = Vec::new();
+        for number in 0..count {
+            devices.push(
+                server
+                    .device_with_key_packages(&format!("{prefix}{number}"), 1)
+                    .await,
+            );
+        }
+        devices
+    }
+
+    /// Waits until the ratchet trees of so many Welcomes are stored.
+    async fn trees_are_stored(&mut self, count: usize) {
+        while self
+            .server
+            .database
+            .count("SELECT count(*) FROM bodies WHERE part = 2")
+            .await
+            < count
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn message(&mut self, counts: &Counts) -> u64 {
+        let message = self.alice.encrypt(&mut self.group, "hello");
+        let before = counts.round_trips().await;
+        self.alice.post_message(&self.gid, &message).await.ok::<Sent>();
+        counts.round_trips().await - before
+    }
+
+    /// The round trips of a Commit that adds so many, and is the `number`th of the group.
+    async fn commit(&mut self, adding: usize, number: usize, counts: &Counts) -> u64 {
+        let added = Self::devices(&self.server, &format!("newcomer{number}-"), adding).await;
+        let (key_packages, _) = self
+            .alice
+            .take(&added.iter().collect::<Vec<_>>(), &self.gid)
+            .await;
+        let request = self.alice.stage_adds(&mut self.group, key_packages);
+        let before = counts.round_trips().await;
+        self.alice.post_commit(&self.gid, &request).await.ok::<Accepted>();
+        self.trees_are_stored(number).await;
+        let after = counts.round_trips().await;
+        self.alice.merge(&mut self.group);
+        after - before - BEHIND_A_COMMIT
+    }
+}
+
+#[tokio::test]
+async fn a_message_and_a_commit_wait_as_often_whatever_the_group() {
+    let counts = Counts::start().await;
+    let mut measured = Vec::new();
+    for others in [2, 40] {
+        let mut scene = Scene::new(others).await;
+        let message = scene.message(&counts).await;
+        let adding_one = scene.commit(1, 2, &counts).await;
+        let adding_twelve = scene.commit(12, 3, &counts).await;
+        measured.push((message, adding_one, adding_twelve));
+    }
+    assert_eq!(measured[0], measured[1]);
+    let (message, adding_one, adding_twelve) = measured[0];
+    assert!(message <= 8, "{message}");
+    assert!(adding_one <= 12, "{adding_one}");
+    assert_eq!(adding_one, adding_twelve);
+}
