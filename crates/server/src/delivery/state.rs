@@ -21,6 +21,8 @@ pub(crate) struct Held {
     seq: u64,
     /// The last Commit, whose tree this is.
     commit_seq: u64,
+    /// The Commit that the stored state is the one after.
+    snapshot_seq: u64,
     /// Proposals that wait for a Commit.
     pub(super) proposals: usize,
     /// What came since the last snapshot.
@@ -69,6 +71,7 @@ impl Held {
             public_group: Snapshot::decode(snapshot)?.load(group)?,
             seq: *seq,
             commit_seq: *seq,
+            snapshot_seq: *seq,
             proposals: 0,
             since: Since::default(),
             unwritten_trees: Vec::new(),
@@ -168,8 +171,9 @@ impl Held {
         crypto: &RustCrypto,
         everything: bool,
     ) -> Result<Option<Unwritten>, Fault> {
-        let is_due = self.since.rows >= ROWS_MAX || self.since.bytes >= BYTES_MAX;
-        let snapshot = match is_due || (everything && self.since.rows > 0) {
+        let is_due = everything || self.since.rows >= ROWS_MAX || self.since.bytes >= BYTES_MAX;
+        // Proposals are followed again, until there is a Commit.
+        let snapshot = match is_due && self.commit_seq > self.snapshot_seq {
             true => Some((
                 self.commit_seq,
                 Snapshot::of(crypto, &self.public_group)?.encode()?,
@@ -180,6 +184,7 @@ impl Held {
             return Ok(None);
         }
         if snapshot.is_some() {
+            self.snapshot_seq = self.commit_seq;
             self.since = Since::default();
         }
         Ok(Some(Unwritten {

@@ -1,4 +1,4 @@
-//! The accept loop, an orderly end, and the sweeper beside it.
+//! The accept loop, an orderly end, and what is done beside it every now and then.
 
 use std::future::Future;
 use std::io;
@@ -18,6 +18,8 @@ use crate::metrics;
 
 /// The sweeper runs this often.
 const SWEEP_SECONDS: u64 = 30;
+/// The states of groups are stored this often, and when the server starts, after one that was killed.
+const STATES_SECONDS: u64 = 60 * 60;
 /// Once told to stop, the server gives requests under way this long.
 const DRAIN_SECONDS_MAX: u64 = 10;
 /// After `accept` failed for want of a resource, the next attempt waits this long.
@@ -42,8 +44,15 @@ pub async fn serve(
     let limits = service.limits();
     let idle = Duration::from_secs(limits.idle_seconds);
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let sweeper = tokio::spawn(sweep(service.clone(), closing.clone()));
-    let states = service.clone();
+    let (swept, stored, states) = (service.clone(), service.clone(), service.clone());
+    let background = [
+        tokio::spawn(every(SWEEP_SECONDS, closing.clone(), move || {
+            sweep(swept.clone())
+        })),
+        tokio::spawn(every(STATES_SECONDS, closing.clone(), move || {
+            store_states(stored.clone())
+        })),
+    ];
     let router = app_router(App {
         service,
         closing: closing.clone(),
@@ -83,9 +92,11 @@ pub async fn serve(
         tracing::warn!("requests under way were cut off");
         connections.shutdown().await;
     }
-    sweeper.abort();
-    // Aborted or not: the store is let go of when this returns.
-    let _ = sweeper.await;
+    for task in background {
+        task.abort();
+        // Aborted or not: the store is let go of when this returns.
+        let _ = task.await;
+    }
     states.store_states().await;
     Ok(())
 }
@@ -98,21 +109,31 @@ fn of_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Sweeps at once and then every [`SWEEP_SECONDS`].
-async fn sweep(service: Service, closing: Closing) {
-    let mut ticks = interval(Duration::from_secs(SWEEP_SECONDS));
+/// Does something at once and then every so many seconds.
+async fn every<W: Future<Output = ()>>(seconds: u64, closing: Closing, mut work: impl FnMut() -> W) {
+    let mut ticks = interval(Duration::from_secs(seconds));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => work().await,
             () = closing.wait() => return,
         }
-        // The next sweep finds what this one left.
-        match service.sweep().await {
-            Ok(swept) => metrics::swept(&swept),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed");
-            }
-        }
+    }
+}
+
+async fn sweep(service: Service) {
+    // The next sweep finds what this one left.
+    match service.sweep().await {
+        Ok(swept) => metrics::swept(&swept),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed"),
+    }
+}
+
+async fn store_states(service: Service) {
+    if let Err(error) = service.store_states_behind().await {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "states of groups were not stored"
+        );
     }
 }

@@ -9,12 +9,15 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Caller, Service};
 use crate::accounts;
 use crate::delivery::Standing;
-use crate::delivery::state::{Held, Stored};
+use crate::delivery::state::{Held, Stored, Unwritten};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, GroupRow, Tx};
 
 /// What was judged against a state that is not the present one any more is judged again, this often.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
+
+/// Groups that are looked up at a time.
+const GROUPS_LOOKED_UP_MAX: u32 = 256;
 
 /// The state of a group, for the one who judges against it.
 pub(super) type Turn = OwnedMutexGuard<Option<Held>>;
@@ -34,6 +37,56 @@ impl Service {
         }
         // What was on its way before.
         drop(self.inner.states.storing.write().await);
+    }
+
+    /// Stores the states of all groups that are ahead of what is stored of them, whoever accepted what led to them. OpenMLS judges
+    /// lifetimes by the clock, so that Commits cannot be followed for ever.
+    pub async fn store_states_behind(&self) -> Result<(), ServiceError> {
+        let mut last = None;
+        loop {
+            let after: Option<GroupId> = last.clone();
+            let behind = self
+                .inner
+                .store
+                .read(move |tx| Ok(tx.groups_behind(after.as_ref(), GROUPS_LOOKED_UP_MAX)?))
+                .await?;
+            let Some(end) = behind.last().cloned() else {
+                return Ok(());
+            };
+            last = Some(end);
+            for group in behind {
+                self.store_state_behind(&group).await?;
+            }
+        }
+    }
+
+    async fn store_state_behind(&self, group: &GroupId) -> Result<(), ServiceError> {
+        if let Some(place) = self.inner.states.known(group) {
+            self.store_state(group, place.lock_owned().await, true).await;
+        }
+        // Another node may have gone on, or accepted what nobody here has asked for since.
+        let asked = group.clone();
+        let stored = self
+            .inner
+            .store
+            .read(move |tx| Ok(Stored::read(tx, &asked, 0)?))
+            .await?;
+        let (inner, asked) = (Arc::clone(&self.inner), group.clone());
+        let unwritten = tokio::task::spawn_blocking(move || {
+            let mut held = Held::load(&asked, &stored.snapshot)?;
+            held.follow(&inner.crypto, stored.rows)?;
+            held.take_unwritten(&inner.crypto, true)
+        });
+        match unwritten.await.map_err(|_| Fault::Closed)? {
+            Ok(Some(unwritten)) => self.write_state(group, unwritten).await,
+            Ok(None) => Ok(()),
+            Err(Fault::Unfollowable) => {
+                crate::metrics::unfollowable();
+                tracing::error!("a group's public state cannot be made again from what is stored");
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     pub(super) async fn judge<T: Send + 'static>(
@@ -198,20 +251,7 @@ impl Service {
         let Ok(Ok(Some(unwritten))) = unwritten.await else {
             return;
         };
-        let stored = group.clone();
-        let written = self
-            .inner
-            .store
-            .write(move |tx| {
-                for (seq, tree) in &unwritten.trees {
-                    tx.insert_tree(&stored, *seq, tree)?;
-                }
-                if let Some((seq, snapshot)) = &unwritten.snapshot {
-                    tx.set_snapshot(&stored, *seq, snapshot)?;
-                }
-                Ok(())
-            })
-            .await;
+        let written = self.write_state(group, unwritten).await;
         // Not beside a turn.
         drop(storing);
         if let Err(error) = written {
@@ -222,6 +262,20 @@ impl Service {
             // It is made again from what is stored.
             *self.turn(group).await = None;
         }
+    }
+
+    async fn write_state(&self, group: &GroupId, unwritten: Unwritten) -> Result<(), ServiceError> {
+        let group = group.clone();
+        let written = self.inner.store.write(move |tx| {
+            for (seq, tree) in &unwritten.trees {
+                tx.insert_tree(&group, *seq, tree)?;
+            }
+            if let Some((seq, snapshot)) = &unwritten.snapshot {
+                tx.set_snapshot(&group, *seq, snapshot)?;
+            }
+            Ok(())
+        });
+        written.await
     }
 }
 

@@ -129,6 +129,45 @@ async fn a_server_that_is_killed_before_it_stores_a_tree_makes_it_again() {
     );
 }
 
+/// OpenMLS judges lifetimes by the clock: what is followed months after it was accepted may not be followable.
+#[tokio::test]
+async fn what_a_killed_server_has_not_stored_of_a_state_another_one_stores() {
+    let mut scene = Scene::set().await;
+    let gid = scene.gid.clone();
+    invite_carol(&mut scene).await;
+    let stored_at = |seq: u64| format!("SELECT count(*) FROM group_states WHERE seq = {seq}");
+    let database = Arc::clone(&scene.server.database);
+    let update = scene.alice.stage_update(&mut scene.alices);
+    let last = scene.alice.commit(&mut scene.alices, &update).await.seq;
+    assert_eq!(database.count(&stored_at(last)).await, 0, "it is not due");
+    let another = beside(&scene.server).await;
+    another.service.store_states_behind().await.unwrap();
+    assert_eq!(database.count(&stored_at(last)).await, 1);
+    // Of what waits for a Commit nothing can be stored.
+    scene.bob.catch_up(&mut scene.bobs).await;
+    let (proposal, _) = scene
+        .bobs
+        .propose_self_update(&scene.bob.provider, &scene.bob.mls, Default::default())
+        .unwrap();
+    let proposal = message_bytes(&proposal);
+    scene.bob.post_proposal(&gid, &proposal).await.ok::<Sent>();
+    another.service.store_states_behind().await.unwrap();
+    assert_eq!(database.count(&stored_at(last)).await, 1);
+    // By the server that holds the state in memory.
+    scene.alice.catch_up(&mut scene.alices).await;
+    let update = scene.alice.stage_update(&mut scene.alices);
+    let last = scene.alice.commit(&mut scene.alices, &update).await.seq;
+    scene.server.service.store_states_behind().await.unwrap();
+    assert_eq!(database.count(&stored_at(last)).await, 1);
+    // And by each that starts.
+    let update = scene.alice.stage_update(&mut scene.alices);
+    let last = scene.alice.commit(&mut scene.alices, &update).await.seq;
+    let _starting = TestServer::start_on(Arc::clone(&database), |_| {}, true).await;
+    while database.count(&stored_at(last)).await == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn epochs_and_what_led_to_them_are_told_to_members_alone() {
     let mut scene = Scene::set().await;
