@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod delivery;
+
 #[path = "../../../server/tests/databases/postgres.rs"]
 #[allow(dead_code, reason = "shared with the tests of the server")]
 mod database;
@@ -108,6 +110,14 @@ fn parsed<T: serde::de::DeserializeOwned>((status, body): &(u16, Vec<u8>)) -> T 
     serde_json::from_slice(body).unwrap()
 }
 
+/// A registered device with a session.
+async fn enrol(http: &Http, user: &str) -> Device {
+    let mut device = Device::new(http, user);
+    device.register().await.ok::<larder_wire::Registered>();
+    device.open_session().await;
+    device
+}
+
 /// What one adder was told.
 struct Told {
     outcome: DeviceOutcome,
@@ -174,13 +184,7 @@ async fn kill_one_of_two_after(enough: usize) {
     let database = Database::create().await;
     let (mut killed, kept) = (Node::start(&database), Node::start(&database));
     let (at_killed, at_kept) = (Http::new(&killed.address), Http::new(&kept.address));
-    let enrol = async |name: String| {
-        let mut device = Device::new(&at_kept, &name);
-        device.register().await.ok::<larder_wire::Registered>();
-        device.open_session().await;
-        device
-    };
-    let bob = Arc::new(enrol("bob".to_owned()).await);
+    let bob = Arc::new(enrol(&at_kept, "bob").await);
     bob.stock(POOL).await;
     let start = Arc::new(Barrier::new(ADDERS));
     let progress = Arc::new(Progress {
@@ -190,7 +194,7 @@ async fn kill_one_of_two_after(enough: usize) {
     });
     let mut adders = JoinSet::new();
     for number in 0..ADDERS {
-        let adder = enrol(format!("adder{number}")).await;
+        let adder = enrol(&at_kept, &format!("adder{number}")).await;
         let (bob, start, progress) = (Arc::clone(&bob), Arc::clone(&start), Arc::clone(&progress));
         let nodes = if number % 2 == 0 {
             [at_killed.clone(), at_kept.clone()]

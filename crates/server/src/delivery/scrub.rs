@@ -4,7 +4,7 @@ use larder_judge::Departure;
 use larder_wire::GroupId;
 use openmls_rust_crypto::RustCrypto;
 
-use crate::delivery::state::{Held, Stored};
+use crate::delivery::state::Stored;
 use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
 use crate::store::Tx;
@@ -32,14 +32,16 @@ pub(crate) fn check_group(
     mut report: impl FnMut(GroupProblem),
 ) -> Result<(), ServiceError> {
     let row = tx.group(group)?.ok_or(Fault::Corrupt("a group is missing"))?;
-    let Stored { snapshot, rows } = Stored::read(tx, group, 0)?;
-    let mut held = Held::load(group, &snapshot)?;
-    if let Err(Fault::Unfollowable) = held.follow(&RustCrypto::default(), rows) {
-        report(GroupProblem::State(
-            "the public state cannot be followed to the present epoch".to_owned(),
-        ));
-        return Ok(());
-    }
+    let stored = Stored::read(tx, group)?;
+    let held = match stored.lead_on(&RustCrypto::default(), group, None) {
+        Err(Fault::Unfollowable) => {
+            report(GroupProblem::State(
+                "the public state cannot be followed to the present epoch".to_owned(),
+            ));
+            return Ok(());
+        }
+        held => held?,
+    };
     let public_group = &held.public_group;
     let context = public_group.group_context();
     if context.epoch().as_u64() != row.epoch || context.group_id().as_slice() != group.as_bytes() {

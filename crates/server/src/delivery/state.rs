@@ -47,26 +47,58 @@ pub(crate) struct Unwritten {
 
 /// What is stored of a group's public state.
 pub(crate) struct Stored {
-    /// The state after a row, and that row.
-    pub(crate) snapshot: (u64, Vec<u8>),
+    /// The state after a row, and that row; `None` when the rows lead on from one that is known.
+    snapshot: Option<(u64, Vec<u8>)>,
     /// The Commits and proposals after it.
     pub(crate) rows: Vec<HandshakeRow>,
 }
 
 impl Stored {
-    /// Reads it, with the rows after `from` alone, if that is later than what is stored.
-    pub(crate) fn read(tx: &Tx<'_>, group: &GroupId, from: u64) -> Result<Self, Fault> {
+    /// Reads it.
+    pub(crate) fn read(tx: &Tx<'_>, group: &GroupId) -> Result<Self, Fault> {
         let snapshot = tx
             .snapshot(group)?
             .ok_or(Fault::Corrupt("a group without public state"))?;
-        let rows = tx.handshakes(group, snapshot.0.max(from), (u32::MAX, usize::MAX))?;
-        Ok(Self { snapshot, rows })
+        Ok(Self {
+            rows: tx.handshakes(group, snapshot.0, (u32::MAX, usize::MAX))?,
+            snapshot: Some(snapshot),
+        })
+    }
+
+    /// Reads what leads on from the state after the row `known`. The rows from before a stored state, which may be another
+    /// node's, do not have to be there any more.
+    pub(crate) fn read_after(tx: &Tx<'_>, group: &GroupId, known: u64) -> Result<Self, Fault> {
+        match tx.snapshot_seq(group)? {
+            Some(seq) if seq <= known => Ok(Self {
+                rows: tx.handshakes(group, known, (u32::MAX, usize::MAX))?,
+                snapshot: None,
+            }),
+            Some(_) | None => Self::read(tx, group),
+        }
+    }
+
+    /// The state that it leads to. `known` is the one after the row that it was read after.
+    ///
+    /// # Errors
+    /// [`Fault::Unfollowable`].
+    pub(crate) fn lead_on(
+        self,
+        crypto: &RustCrypto,
+        group: &GroupId,
+        known: Option<Held>,
+    ) -> Result<Held, Fault> {
+        let mut held = match &self.snapshot {
+            Some(snapshot) => Held::load(group, snapshot)?,
+            None => known.ok_or(Fault::Unfollowable)?,
+        };
+        held.follow(crypto, self.rows)?;
+        Ok(held)
     }
 }
 
 impl Held {
     /// The state that was stored, after this row.
-    pub(crate) fn load(group: &GroupId, (seq, snapshot): &(u64, Vec<u8>)) -> Result<Self, Fault> {
+    fn load(group: &GroupId, (seq, snapshot): &(u64, Vec<u8>)) -> Result<Self, Fault> {
         Ok(Self {
             public_group: Snapshot::decode(snapshot)?.load(group)?,
             seq: *seq,
@@ -93,7 +125,7 @@ impl Held {
     /// # Errors
     /// [`Fault::Unfollowable`] when it cannot: OpenMLS judges lifetimes by the clock, so that what was right may not be any
     /// more. What was followed before stays.
-    pub(crate) fn follow(&mut self, crypto: &RustCrypto, rows: Vec<HandshakeRow>) -> Result<(), Fault> {
+    fn follow(&mut self, crypto: &RustCrypto, rows: Vec<HandshakeRow>) -> Result<(), Fault> {
         for row in rows {
             let bytes = row.body.ok_or(Fault::Unfollowable)?;
             let message = MlsMessageIn::tls_deserialize_exact(&bytes)

@@ -270,16 +270,15 @@ impl Service {
         }
         drop(turn);
         let asked = group.clone();
-        let Stored { snapshot, mut rows } = self
+        let mut stored = self
             .inner
             .store
-            .read(move |tx| Ok(Stored::read(tx, &asked, 0)?))
+            .read(move |tx| Ok(Stored::read(tx, &asked)?))
             .await?;
-        rows.retain(|row| row.seq <= seq);
+        stored.rows.retain(|row| row.seq <= seq);
         let inner = Arc::clone(&self.inner);
         self.judge(caller, move || {
-            let mut held = Held::load(&group, &snapshot)?;
-            held.follow(&inner.crypto, rows)?;
+            let held = stored.lead_on(&inner.crypto, &group, None)?;
             match held.commit_seq() == seq {
                 true => Ok(held.ratchet_tree()?),
                 // A snapshot of a later epoch has been stored, and the tree with it.

@@ -69,12 +69,11 @@ impl Service {
         let stored = self
             .inner
             .store
-            .read(move |tx| Ok(Stored::read(tx, &asked, 0)?))
+            .read(move |tx| Ok(Stored::read(tx, &asked)?))
             .await?;
         let (inner, asked) = (Arc::clone(&self.inner), group.clone());
         let unwritten = tokio::task::spawn_blocking(move || {
-            let mut held = Held::load(&asked, &stored.snapshot)?;
-            held.follow(&inner.crypto, stored.rows)?;
+            let mut held = stored.lead_on(&inner.crypto, &asked, None)?;
             held.take_unwritten(&inner.crypto, true)
         });
         match unwritten.await.map_err(|_| Fault::Closed)? {
@@ -171,25 +170,25 @@ impl Service {
             return Ok(Some(turn));
         }
         // A store that went back has another state.
-        let from = known.filter(|known| *known < row.state_seq).unwrap_or(0);
+        let known = known.filter(|known| *known < row.state_seq);
         let asked = group.clone();
-        let Stored { snapshot, rows } = self
+        let stored = self
             .inner
             .store
-            .read(move |tx| Ok(Stored::read(tx, &asked, from)?))
+            .read(move |tx| {
+                Ok(match known {
+                    Some(known) => Stored::read_after(tx, &asked, known)?,
+                    None => Stored::read(tx, &asked)?,
+                })
+            })
             .await?;
         let (inner, asked) = (Arc::clone(&self.inner), group.clone());
         let mut turn = turn;
         let (turn, followed) = self
             .judge(caller, move || {
                 // Taken out, so that nothing is left of it if this fails half way.
-                let held = turn.take().filter(|held| from > 0 && held.seq() == from);
-                let followed = held
-                    .map_or_else(|| Held::load(&asked, &snapshot), Ok)
-                    .and_then(|mut held| {
-                        held.follow(&inner.crypto, rows)?;
-                        Ok(held)
-                    });
+                let held = turn.take();
+                let followed = stored.lead_on(&inner.crypto, &asked, held);
                 let followed = followed.map(|held| *turn = Some(held));
                 (turn, followed)
             })

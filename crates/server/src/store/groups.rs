@@ -115,6 +115,15 @@ impl Tx<'_> {
         )
     }
 
+    /// The row that the public state that was stored last is the one after.
+    pub(crate) fn snapshot_seq(&self, group: &GroupId) -> Result<Option<u64>, Fault> {
+        self.row(
+            "SELECT snapshot_seq FROM groups WHERE id = ?1",
+            params![group],
+            |row| row.get(0),
+        )
+    }
+
     /// Stores a public state, unless a newer one is stored.
     pub(crate) fn set_snapshot(&self, group: &GroupId, seq: u64, snapshot: &[u8]) -> Result<(), Fault> {
         self.queue(

@@ -169,6 +169,31 @@ async fn what_a_killed_server_has_not_stored_of_a_state_another_one_stores() {
 }
 
 #[tokio::test]
+async fn a_node_goes_on_where_another_one_has_stored_a_later_state() {
+    let mut scene = Scene::set().await;
+    let gid = scene.gid.clone();
+    let another = beside(&scene.server).await;
+    // As many as make a snapshot due, and nothing after it, then one more.
+    for after in [0, 1] {
+        let update = scene.alice.stage_update(&mut scene.alices);
+        scene.alice.commit(&mut scene.alices, &update).await;
+        for last in 0..2 {
+            for _ in 0..after * last + 1 {
+                let update = scene.alice.stage_update(&mut scene.alices);
+                at(&another, &scene.alice)
+                    .post(&format!("/v1/groups/{gid}/commits"), &update)
+                    .await
+                    .ok::<Accepted>();
+                scene.alice.merge(&mut scene.alices);
+            }
+            another.service.store_states().await;
+        }
+    }
+    let update = scene.alice.stage_update(&mut scene.alices);
+    scene.alice.commit(&mut scene.alices, &update).await;
+}
+
+#[tokio::test]
 async fn epochs_and_what_led_to_them_are_told_to_members_alone() {
     let mut scene = Scene::set().await;
     let gid = scene.gid.clone();
