@@ -17,11 +17,11 @@ const SESSION_SECONDS: u64 = 60 * 60;
 const CONNECTIONS_MAX: usize = 16 * 1024;
 /// A connection without a request, in seconds.
 const IDLE_SECONDS: u64 = 30;
-/// A frame to a WebSocket, in seconds.
+/// A stream of events whose client does not read, in seconds.
 const SEND_SECONDS_MAX: u64 = 10;
 /// Requests that use the store or wait for it.
 const STORE_REQUESTS_MAX: usize = 1024;
-/// Long polls and WebSockets of one device.
+/// Long polls and streams of one device.
 const WAITING_PER_DEVICE_MAX: usize = 8;
 
 /// Blobs that are stored or fetched.
@@ -38,12 +38,12 @@ pub struct ServerLimits {
     pub connections_max: usize,
     /// A connection that asks for nothing is closed after this time, or twice as much, in seconds.
     pub idle_seconds: u64,
-    /// A WebSocket whose client has not taken a frame after this time is closed, in seconds. The client catches up when it
+    /// A stream of events whose client has taken nothing for this time ends, in seconds. The client catches up when it
     /// connects again.
     pub send_seconds_max: u64,
     /// Requests that use the store or wait for it at once. Others are told to come back (`unavailable`).
     pub store_requests_max: usize,
-    /// Long polls and WebSockets of one device at once. Others are refused (`rate-limited`).
+    /// Long polls and streams of one device at once. Others are refused (`rate-limited`).
     pub waiting_per_device_max: usize,
     /// Blobs that are stored or fetched at once; each needs memory for two parts of 256 KiB. Others are told to come back
     /// (`unavailable`).

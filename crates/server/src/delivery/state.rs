@@ -7,7 +7,7 @@ use openmls_rust_crypto::RustCrypto;
 
 use crate::delivery::snapshot::{Snapshot, compress};
 use crate::error::Fault;
-use crate::store::{HandshakeRow, Tx};
+use crate::store::{GroupRow, HandshakeRow, Tx};
 
 /// After so many rows a snapshot is due.
 const ROWS_MAX: u32 = 32;
@@ -53,6 +53,28 @@ pub(crate) struct Stored {
     pub(crate) rows: Vec<HandshakeRow>,
 }
 
+/// What a state in memory is known by.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The last row that it followed.
+    seq: u64,
+    epoch: u64,
+    /// The confirmed transcript hash; empty before the first Commit.
+    transcript_hash: Vec<u8>,
+}
+
+impl Known {
+    /// Whether it is where the group stands.
+    pub(crate) fn is_at(&self, row: &GroupRow) -> bool {
+        (self.seq, self.epoch) == (row.state_seq, row.epoch) && self.transcript_hash == row.transcript_hash
+    }
+
+    /// Whether the group, if it stands there, may have gone on from it.
+    pub(crate) fn is_before(&self, row: &GroupRow) -> bool {
+        self.seq < row.state_seq
+    }
+}
+
 impl Stored {
     /// Reads it.
     pub(crate) fn read(tx: &Tx<'_>, group: &GroupId) -> Result<Self, Fault> {
@@ -65,16 +87,23 @@ impl Stored {
         })
     }
 
-    /// Reads what leads on from the state after the row `known`. The rows from before a stored state, which may be another
-    /// node's, do not have to be there any more.
-    pub(crate) fn read_after(tx: &Tx<'_>, group: &GroupId, known: u64) -> Result<Self, Fault> {
-        match tx.snapshot_seq(group)? {
-            Some(seq) if seq <= known => Ok(Self {
-                rows: tx.handshakes(group, known, (u32::MAX, usize::MAX))?,
-                snapshot: None,
-            }),
-            Some(_) | None => Self::read(tx, group),
+    /// Reads what leads on from a known state: from none that another node's is stored after, whose rows do not have to be
+    /// there any more, and from none that the store does not have, because it went back.
+    pub(crate) fn read_after(tx: &Tx<'_>, group: &GroupId, known: &Known) -> Result<Self, Fault> {
+        let is_stored_before = tx.snapshot_seq(group)?.is_some_and(|seq| seq <= known.seq);
+        let is_in_store = match known.epoch.checked_sub(1) {
+            None => true,
+            Some(made_in) => tx
+                .commit_of(group, made_in)?
+                .is_some_and(|(_, hash)| hash == known.transcript_hash),
+        };
+        if !is_stored_before || !is_in_store {
+            return Self::read(tx, group);
         }
+        Ok(Self {
+            rows: tx.handshakes(group, known.seq, (u32::MAX, usize::MAX))?,
+            snapshot: None,
+        })
     }
 
     /// The state that it leads to. `known` is the one after the row that it was read after.
@@ -111,8 +140,18 @@ impl Held {
     }
 
     /// The last row that it followed.
-    pub(crate) fn seq(&self) -> u64 {
+    pub(super) fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// What it is known by.
+    pub(crate) fn known(&self) -> Known {
+        let context = self.public_group.group_context();
+        Known {
+            seq: self.seq,
+            epoch: context.epoch().as_u64(),
+            transcript_hash: context.confirmed_transcript_hash().to_vec(),
+        }
     }
 
     /// The row of the Commit that led to its epoch; 0 at the first.

@@ -14,6 +14,8 @@ use crate::delivery::{self, Offer, Offered, OfferedMessage, OfferedProposal};
 use crate::error::{Fault, ServiceError};
 use crate::store::{Part, Tx};
 
+/// A Commit with what belongs to it of this size, in bytes, is read in less time than it takes to change to a thread that may take longer.
+const READ_AT_ONCE_BYTES_MAX: usize = 16 * 1024;
 /// An answer with Commits and proposals ends with the one that reaches this size, in bytes.
 const HANDSHAKES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -67,7 +69,13 @@ impl Service {
         request: CommitRequest,
     ) -> Result<Accepted, ServiceError> {
         let asked = group.clone();
-        let offer = self.judge(caller, move || Offer::read(asked, request)).await?;
+        let welcome = request.welcome.as_ref().map_or(0, |welcome| welcome.0.len());
+        let size = request.commit.0.len() + welcome + request.group_info.0.len();
+        let read = move || Offer::read(asked, request);
+        let offer = match size <= READ_AT_ONCE_BYTES_MAX {
+            true => read(),
+            false => self.judge(caller, read).await?,
+        };
         self.accept(caller, &group, offer).await
     }
 
@@ -78,10 +86,7 @@ impl Service {
         group: GroupId,
         proposal: Vec<u8>,
     ) -> Result<Sent, ServiceError> {
-        let asked = group.clone();
-        let offer = self
-            .judge(caller, move || OfferedProposal::read(asked, proposal))
-            .await?;
+        let offer = OfferedProposal::read(group.clone(), proposal);
         self.accept(caller, &group, offer).await
     }
 
@@ -227,7 +232,7 @@ impl Service {
                 })
                 .await?;
             let turn = self.turn(&group).await;
-            let Some(turn) = self.caught_up(caller, &group, turn, row).await? else {
+            let Some(turn) = self.caught_up(caller, &group, turn, &row).await? else {
                 continue;
             };
             let (_, ratchet_tree) = self.judge_in_turn(caller, turn, Held::ratchet_tree).await?;

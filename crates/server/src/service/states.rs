@@ -150,7 +150,7 @@ impl Service {
                 Standing::Open(row) => row,
             };
             let Some(turn) = turn else { continue };
-            if let Some(turn) = self.caught_up(caller, group, turn, row).await? {
+            if let Some(turn) = self.caught_up(caller, group, turn, &row).await? {
                 return Ok(Stand::Open(turn, row.epoch));
             }
         }
@@ -163,20 +163,19 @@ impl Service {
         caller: &Caller,
         group: &GroupId,
         turn: Turn,
-        row: GroupRow,
+        row: &GroupRow,
     ) -> Result<Option<Turn>, ServiceError> {
-        let known = turn.as_ref().map(Held::seq);
-        if known == Some(row.state_seq) {
+        let known = turn.as_ref().map(Held::known);
+        if known.as_ref().is_some_and(|known| known.is_at(row)) {
             return Ok(Some(turn));
         }
-        // A store that went back has another state.
-        let known = known.filter(|known| *known < row.state_seq);
+        let known = known.filter(|known| known.is_before(row));
         let asked = group.clone();
         let stored = self
             .inner
             .store
             .read(move |tx| {
-                Ok(match known {
+                Ok(match &known {
                     Some(known) => Stored::read_after(tx, &asked, known)?,
                     None => Stored::read(tx, &asked)?,
                 })
@@ -199,7 +198,8 @@ impl Service {
             }
             return Err(fault.into());
         }
-        Ok((turn.as_ref().map(Held::seq) == Some(row.state_seq)).then_some(turn))
+        let is_there = turn.as_ref().is_some_and(|held| held.known().is_at(row));
+        Ok(is_there.then_some(turn))
     }
 
     /// Lets the state in memory follow what was accepted, and stores behind it what is due. Whoever comes next waits for the

@@ -7,11 +7,13 @@ use crate::store::statement::{Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// Where a group stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupRow {
     pub(crate) epoch: u64,
     /// The last row that changed the public state; 0 at first.
     pub(crate) state_seq: u64,
+    /// The confirmed transcript hash after the last Commit; empty before the first.
+    pub(crate) transcript_hash: Vec<u8>,
 }
 
 /// Where a group stands to a device and to a handshake message.
@@ -34,14 +36,11 @@ pub(crate) struct MembershipRow {
 impl Tx<'_> {
     pub(crate) fn group(&self, group: &GroupId) -> Result<Option<GroupRow>, Fault> {
         self.row(
-            "SELECT epoch, state_seq FROM groups WHERE id = ?1",
+            "SELECT g.epoch, g.state_seq, c.transcript_hash FROM groups g
+             LEFT JOIN log c ON c.group_id = g.id AND c.kind = 0 AND c.epoch = g.epoch - 1
+             WHERE g.id = ?1",
             params![group],
-            |row| {
-                Ok(GroupRow {
-                    epoch: row.get(0)?,
-                    state_seq: row.get(1)?,
-                })
-            },
+            |row| group_row(row, 2),
         )
     }
 
@@ -53,18 +52,16 @@ impl Tx<'_> {
         sha256: &[u8; 32],
     ) -> Result<Option<StandingRow>, Fault> {
         self.row(
-            "SELECT g.epoch, g.state_seq, m.device_id, l.seq, l.epoch, l.sender, l.kind FROM groups g
+            "SELECT g.epoch, g.state_seq, m.device_id, l.seq, l.epoch, l.sender, l.kind, c.transcript_hash FROM groups g
              LEFT JOIN members m ON m.group_id = g.id AND m.device_id = ?2 AND m.until_seq IS NULL
              LEFT JOIN log l ON l.group_id = g.id AND l.sha256 = ?3
+             LEFT JOIN log c ON c.group_id = g.id AND c.kind = 0 AND c.epoch = g.epoch - 1
              WHERE g.id = ?1",
             params![group, device, sha256.as_slice()],
             |row| {
                 let earlier: Option<u64> = row.optional(3)?;
                 Ok(StandingRow {
-                    group: GroupRow {
-                        epoch: row.get(0)?,
-                        state_seq: row.get(1)?,
-                    },
+                    group: group_row(row, 7)?,
                     is_member: row.optional::<DeviceKey>(2)?.is_some(),
                     earlier: match earlier {
                         Some(seq) => Some(AcceptedRow {
@@ -181,6 +178,14 @@ impl Tx<'_> {
             params![group, device],
         )
     }
+}
+
+fn group_row(row: &Row<'_>, transcript_hash: usize) -> Result<GroupRow, Fault> {
+    Ok(GroupRow {
+        epoch: row.get(0)?,
+        state_seq: row.get(1)?,
+        transcript_hash: row.optional(transcript_hash)?.unwrap_or_default(),
+    })
 }
 
 fn membership(row: &Row<'_>) -> Result<MembershipRow, Fault> {

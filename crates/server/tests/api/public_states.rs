@@ -193,6 +193,33 @@ async fn a_node_goes_on_where_another_one_has_stored_a_later_state() {
     scene.alice.commit(&mut scene.alices, &update).await;
 }
 
+/// A standby that lags takes over: what one node still has in memory never was.
+#[tokio::test]
+async fn a_node_does_not_judge_by_a_state_that_the_store_has_lost() {
+    let mut scene = Scene::set().await;
+    let gid = scene.gid.clone();
+    let lost = scene.alice.stage_update(&mut scene.alices);
+    let seq = scene.alice.commit(&mut scene.alices, &lost).await.seq;
+    scene
+        .server
+        .database
+        .corrupt(&format!(
+            "DELETE FROM bodies WHERE seq = {seq};
+             DELETE FROM log WHERE seq = {seq};
+             UPDATE groups SET next_seq = {seq}, state_seq = {seq} - 1, epoch = epoch - 1"
+        ))
+        .await;
+    let another = beside(&scene.server).await;
+    for server in [&another, &scene.server] {
+        let update = scene.bob.stage_update(&mut scene.bobs);
+        at(server, &scene.bob)
+            .post(&format!("/v1/groups/{gid}/commits"), &update)
+            .await
+            .ok::<Accepted>();
+        scene.bob.merge(&mut scene.bobs);
+    }
+}
+
 #[tokio::test]
 async fn epochs_and_what_led_to_them_are_told_to_members_alone() {
     let mut scene = Scene::set().await;
