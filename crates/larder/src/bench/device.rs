@@ -41,8 +41,14 @@ impl Http {
     pub(super) fn new(url: &str) -> Result<Self> {
         // reqwest wants a provider of TLS although plain HTTP is spoken. One that is there already does as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        // Probes to thousands of idle connections at once are more than the loopback interface queues; what it drops would
+        // end them. A server on this machine does not vanish silently.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tcp_keepalive(None)
+            .build()?;
         Ok(Self {
-            client: reqwest::Client::builder().no_proxy().build()?,
+            client,
             url: url.to_owned(),
             token: None,
         })
