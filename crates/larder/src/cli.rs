@@ -1,9 +1,11 @@
 //! The command line.
 
 mod backup;
+mod bench;
 mod messages;
 
 pub(crate) use backup::{Export, Import};
+pub(crate) use bench::{BenchCommand, BenchGroups};
 pub(crate) use messages::{Recv, Send};
 
 use std::fmt;
@@ -578,13 +580,6 @@ pub(crate) enum GroupCommand {
         /// The new name; only members learn it
         name: String,
     },
-}
-
-/// `larder bench`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// How long a keystroke takes to be on the screen, with 10,000 messages in a group and 200 groups
-    Chat,
 }
 
 /// `larder pool`.

@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use larder_client::zeroize::Zeroizing;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin};
 use tokio::time::Instant;
 
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::passphrase::random_passphrase;
+use crate::process::{self, Process};
 use crate::shutdown::Shutdown;
 
 /// Far more than it takes.
@@ -33,7 +33,7 @@ pub(crate) async fn demo(output: &Output) -> Result<ExitCode> {
         () = shutdown.requested() => Err(Failure::new(Exit::Failed, "interrupted", "interrupted").into()),
     };
     // Every process is a value of the story, killed when it is dropped: none is left to write there.
-    remove(directory).await?;
+    process::remove(directory).await?;
     told?;
     let seconds = started.elapsed().as_secs_f32();
     output.note(format!(
@@ -46,7 +46,6 @@ pub(crate) async fn demo(output: &Output) -> Result<ExitCode> {
 async fn tell(output: &Output, directory: &Path) -> Result<()> {
     let mut stage = Stage {
         output,
-        program: std::env::current_exe().context("this program cannot be found")?,
         home: directory.to_owned(),
         server: String::new(),
         passphrase: random_passphrase()?,
@@ -123,10 +122,9 @@ async fn tell(output: &Output, directory: &Path) -> Result<()> {
     server.end().await
 }
 
-/// What the story needs: this program, a directory, an address, and somewhere to print.
+/// What the story needs: a directory, an address, and somewhere to print.
 struct Stage<'a> {
     output: &'a Output,
-    program: PathBuf,
     home: PathBuf,
     server: String,
     /// Of every profile. It is handed over through the pipe that is a child's standard input.
@@ -151,25 +149,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// This program, with nothing of the caller's own settings, as a child that does not outlive us.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .args(arguments)
-            .env("LARDER_HOME", &self.home)
-            .env_remove("LARDER_SERVER")
-            .env_remove("LARDER_PROFILE")
-            .env_remove("LARDER_PASSPHRASE_COMMAND")
-            .env_remove("LARDER_INVITATIONS")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        command
-    }
-
     /// Starts a command of a person, whose first line of input is the passphrase.
     async fn start_as_person(&self, person: &str, arguments: &[&str]) -> Result<(Child, ChildStdin)> {
-        let mut command = self.command(arguments);
+        let mut command = process::command(&self.home, arguments)?;
         command
             .env("LARDER_PROFILE", person)
             .env("LARDER_SERVER", &self.server)
@@ -188,16 +170,9 @@ impl Stage<'_> {
 
     async fn start_server(&mut self) -> Result<Process> {
         self.line("$ larder serve")?;
-        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
-        // Not into a store that is meant for a server that stays.
-        command.env_remove("LARDER_STORE");
-        let mut process = Process::new(command.spawn()?, "the server")?;
-        let ready = process.line().await?;
-        self.line(&ready)?;
-        let Some(url) = ready.strip_prefix("listening on ") else {
-            bail!("the server said: {ready}");
-        };
-        url.clone_into(&mut self.server);
+        let (process, url) = Process::serve(&self.home, None).await?;
+        self.line(&format!("listening on {url}"))?;
+        self.server = url;
         Ok(process)
     }
 
@@ -265,38 +240,9 @@ impl Stage<'_> {
         let (child, keyboard) = self.start_as_person(person, &["chat", GROUP]).await?;
         Ok(Chat {
             person: person.to_owned(),
-            process: Process::new(child, person)?,
+            process: Process::new(child, &format!("the chat of {person}"))?,
             keyboard,
         })
-    }
-}
-
-/// A child that goes on until it is told to end.
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    name: String,
-}
-
-impl Process {
-    fn new(mut child: Child, name: &str) -> Result<Self> {
-        let stdout = child.stdout.take().context("no pipe from the child")?;
-        Ok(Self {
-            child,
-            lines: BufReader::new(stdout).lines(),
-            name: name.to_owned(),
-        })
-    }
-
-    async fn line(&mut self) -> Result<String> {
-        let line = self.lines.next_line().await?;
-        line.with_context(|| format!("{} ended early", self.name))
-    }
-
-    /// Ends it: the server by a signal would need one to be sent, and it is as safe to kill.
-    async fn end(mut self) -> Result<()> {
-        self.child.kill().await?;
-        Ok(())
     }
 }
 
@@ -322,13 +268,7 @@ impl Chat {
 
     async fn quits(mut self) -> Result<()> {
         self.keyboard.write_all(b"/quit\n").await?;
-        let mut rest = Vec::new();
-        self.process.lines.into_inner().read_to_end(&mut rest).await?;
-        let status = self.process.child.wait().await?;
-        if !status.success() {
-            bail!("the chat of {} ended with {status}", self.person);
-        }
-        Ok(())
+        self.process.ended().await
     }
 }
 
@@ -340,17 +280,4 @@ fn quoted(argument: &str) -> String {
         true => argument.to_owned(),
         false => format!("'{argument}'"),
     }
-}
-
-/// Removes the directory. A child that was killed a moment ago may still be ending, so a failure is tried again.
-async fn remove(directory: TempDir) -> Result<()> {
-    let path = directory.keep();
-    for _ in 0..20 {
-        match tokio::fs::remove_dir_all(&path).await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-    std::fs::remove_dir_all(&path).with_context(|| format!("{} cannot be removed", path.display()))
 }

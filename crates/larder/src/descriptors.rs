@@ -6,29 +6,13 @@ const OTHERS: u64 = 2048;
 
 /// Raises this process's limit, as far as the system lets it, to what so many connections need. Where that is not far
 /// enough, the server works until they run out, and then accepts nobody for a while: so it is only warned of.
-#[cfg(unix)]
 pub(crate) fn allow_for(connections_max: usize) {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
     let needed = u64::try_from(connections_max)
         .unwrap_or(u64::MAX)
         .saturating_add(OTHERS);
-    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok(limits) => limits,
-        Err(error) => {
-            tracing::warn!(%error, needed, "the limit of file descriptors cannot be read");
-            return;
-        }
-    };
-    let mut allowed = soft;
-    let wanted = needed.min(hard);
-    if soft < wanted {
-        match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
-            Ok(()) => allowed = wanted,
-            Err(error) => tracing::warn!(%error, wanted, "the limit of file descriptors cannot be raised"),
-        }
-    }
-    if allowed < needed {
+    if let Some(allowed) = raise(needed)
+        && allowed < needed
+    {
         tracing::warn!(
             allowed,
             needed,
@@ -38,6 +22,33 @@ pub(crate) fn allow_for(connections_max: usize) {
     }
 }
 
+/// Raises this process's limit towards so many. How many it may have then; `None` where that cannot be told.
+#[cfg(unix)]
+pub(crate) fn raise(needed: u64) -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok(limits) => limits,
+        Err(error) => {
+            tracing::warn!(%error, needed, "the limit of file descriptors cannot be read");
+            return None;
+        }
+    };
+    let wanted = needed.min(hard);
+    if soft >= wanted {
+        return Some(soft);
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+        Ok(()) => Some(wanted),
+        Err(error) => {
+            tracing::warn!(%error, wanted, "the limit of file descriptors cannot be raised");
+            Some(soft)
+        }
+    }
+}
+
 /// Where there is no such limit.
 #[cfg(not(unix))]
-pub(crate) fn allow_for(_: usize) {}
+pub(crate) fn raise(_: u64) -> Option<u64> {
+    None
+}

@@ -8,14 +8,17 @@
 //!   unlocks them, `clock` tells the time, `descriptors` asks the system for enough of them, `dumps`
 //!   forbids core dumps.
 //! * `backup` reads and writes encrypted copies of a profile.
+//! * `bench` measures a server, `process` starts this program as a child, for that and for the demonstration.
 //! * `config` is what a person has written down once instead of typing it each time.
 //!
 //! # Architecture invariant
 //!
-//! This crate alone has a terminal, a real clock, jitter and `anyhow`. Absent here: MLS, SQL and HTTP; whatever is said
-//! to a server is said by `larder-client`.
+//! This crate alone has a terminal, a real clock, jitter and `anyhow`. Absent here, but for `bench`, which holds a server
+//! against what MLS, SQL and HTTP cost alone: MLS, SQL and HTTP. Whatever else is said to a server is said by
+//! `larder-client`.
 
 mod backup;
+mod bench;
 mod chat;
 mod cli;
 mod clock;
@@ -33,6 +36,7 @@ mod manual;
 mod migration;
 mod output;
 mod passphrase;
+mod process;
 mod profile;
 mod record;
 mod schema;

@@ -1,9 +1,11 @@
 //! What commands print: one type, with a line for people and a JSON object for programs.
 
 mod lines;
+mod measured;
 mod pool;
 
 pub(crate) use lines::group_label;
+pub(crate) use measured::Measured;
 pub(crate) use pool::Pool;
 
 use larder_client::InviteCode;
@@ -281,6 +283,8 @@ pub(crate) enum Record {
         p99_us: u128,
         longest_us: u128,
     },
+    /// What some work of a server costs, beside a limit of the same run.
+    Measured(Measured),
     /// This computer's clock and the server's disagree.
     ClockOff {
         /// Negative when it is slow.

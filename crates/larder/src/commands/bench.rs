@@ -1,9 +1,11 @@
-//! `bench chat`.
+//! `bench chat` and `bench groups`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::bench;
+use crate::cli::BenchGroups;
 use crate::output::Output;
 use crate::record::Record;
 use crate::tui;
@@ -25,5 +27,10 @@ pub(super) fn chat(output: &Output) -> Result<ExitCode> {
         });
     }
     output.print(&records)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn groups(output: &Output, options: BenchGroups) -> Result<ExitCode> {
+    bench::groups(output, options.store.as_ref(), options.quick).await?;
     Ok(ExitCode::SUCCESS)
 }

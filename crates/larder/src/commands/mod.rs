@@ -107,6 +107,7 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
         Command::Man { command, dir } => documents::man(context, &command, dir.as_deref()),
         Command::Schema => documents::schema(context),
         Command::Bench(BenchCommand::Chat) => bench::chat(output),
+        Command::Bench(BenchCommand::Groups(options)) => bench::groups(output, options).await,
         Command::Demo => demo::demo(output).await,
     }
 }

@@ -426,6 +426,7 @@ impl Record {
                 "a key at the {at} messages: {median_us} µs at the median, {p99_us} µs at the 99th percentile, {longest_us} µs \
                  at most, of {frames} frames"
             ),
+            Self::Measured(measured) => measured.line(),
             Self::Quarantined {
                 explanation,
                 attempts,

@@ -9,6 +9,7 @@
 
 mod admin;
 mod backups;
+mod bench;
 #[cfg(unix)]
 mod configuration;
 mod conversation;

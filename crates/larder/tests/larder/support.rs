@@ -402,7 +402,7 @@ fn close(schema: &mut Value) {
             Value::Array(objects) => objects.iter_mut().collect(),
             Value::Object(objects) => {
                 // These are parts of records too, which have other keys beside.
-                let parts = ["Record", "Pool", "Migration", "FirstAndAll"];
+                let parts = ["Record", "Pool", "Measured", "Migration", "FirstAndAll"];
                 let whole = objects
                     .iter_mut()
                     .filter(|(name, _)| !parts.contains(&name.as_str()));

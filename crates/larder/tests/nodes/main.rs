@@ -1,4 +1,4 @@
-//! Two server processes on one PostgreSQL database, one of which is killed.
+//! Server processes on a PostgreSQL database: two, one of which is killed, and one that is measured.
 
 #![expect(
     clippy::expect_used,
@@ -275,12 +275,13 @@ async fn a_store_that_cannot_be_opened_is_named_without_its_password() {
         format!("postgres://larder:{SECRET}@127.0.0.1:no-port/larder"),
         format!("postgres://larder:{SECRET}@/nowhere?no_such_option={SECRET}"),
     ] {
-        for json in [false, true] {
-            let arguments = ["serve", "--listen", "127.0.0.1:0", "--store", &url];
-            let mut command = alone(PROGRAM, &arguments, &std::env::temp_dir());
+        let serve = ["serve", "--listen", "127.0.0.1:0"];
+        for (command, json) in [(&serve[..], false), (&serve, true), (&["bench", "groups"], true)] {
+            let mut command = alone(PROGRAM, command, &std::env::temp_dir());
             command
                 .stdin(Stdio::null())
                 .env("RUST_LOG", "trace")
+                .args(["--store", &url])
                 .args(json.then_some("--json"));
             let output = command.output().unwrap();
             assert!(!output.status.success());
@@ -290,4 +291,37 @@ async fn a_store_that_cannot_be_opened_is_named_without_its_password() {
             assert!(written.len() > 20, "it says why: {written}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_groups_cost_is_measured_in_a_schema_that_is_gone_then() {
+    let database = Database::create().await;
+    let (server, _) = database.url().split_once('?').unwrap();
+    let output = alone(
+        PROGRAM,
+        &["bench", "groups", "--quick", "--json"],
+        &std::env::temp_dir(),
+    )
+    .env("LARDER_BENCH_STORE", server)
+    .stdin(Stdio::null())
+    .output()
+    .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}");
+    let rows: Vec<serde_json::Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        rows.len(),
+        if cfg!(target_os = "linux") { 10 } else { 6 },
+        "{printed}"
+    );
+    for row in &rows {
+        assert_eq!(row["engine"], "postgresql", "{row}");
+        assert!(row["larder"].as_f64().is_some_and(|figure| figure > 0.0), "{row}");
+        assert!(row["limit"].as_f64().is_some_and(|figure| figure > 0.0), "{row}");
+    }
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'larder_bench_%'";
+    assert_eq!(database.count(left).await, 0);
 }

@@ -1,0 +1,148 @@
+//! How fast rows reach connected devices, and how fast HTTP alone pushes the same bytes.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use larder_wire::Sent;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::broadcast;
+
+use super::device::Http;
+use super::scene::Scene;
+use super::stream::{Stream, read_all};
+use super::{AT_ONCE, Plan, median, progress, rounded};
+use crate::record::Measured;
+
+/// The events of an inbox.
+pub(super) const EVENTS: &str = "/v1/inbox/events";
+
+/// Messages to a group whose members are all connected, from the first request until all have all of them; and as many events
+/// of the same bytes, pushed to as many connections by nothing but HTTP.
+pub(super) async fn measure(scene: &mut Scene, plan: &Plan, connected: usize) -> Result<Measured> {
+    progress(&format!("connecting {connected} devices"));
+    scene.catch_up(connected).await?;
+    let members = scene.devices.iter().take(connected);
+    let mut ours_streams = Stream::open_all(members.map(|device| device.http.clone()), EVENTS).await?;
+    let bare = BarePush::start(plan.pushed)?;
+    let bare_http = Http::new(&bare.url)?;
+    let mut bare_streams = Stream::open_all((0..connected).map(|_| bare_http.clone()), "/").await?;
+
+    // The first message is not measured: every stream is where it should be once it has come.
+    (ours_streams, _) = push(scene, connected, 1, ours_streams).await?;
+    let event = ours_streams.first().context("nobody is connected")?.last();
+    let (mut ours, mut limit) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        let took;
+        (ours_streams, took) = push(scene, connected, plan.pushed, ours_streams).await?;
+        ours.push(took);
+
+        let started = Instant::now();
+        bare.push(&event, plan.pushed)?;
+        bare_streams = read_all(bare_streams, plan.pushed).await?;
+        limit.push(started.elapsed());
+    }
+    let rate = |times| (connected * plan.pushed) as f64 / median(times).as_secs_f64();
+    let (larder, limit) = (rate(ours), rate(limit));
+    Ok(Measured {
+        work: "fan_out",
+        devices: Some(connected),
+        engine: scene.engine,
+        unit: "rows/s",
+        larder: larder.round(),
+        limit: limit.round(),
+        ratio: rounded(larder / limit),
+        limit_of: "the same bytes pushed by nothing but HTTP",
+        samples: plan.rounds,
+    })
+}
+
+/// Sends messages to the group of this size until its members have them. How long that took.
+async fn push(
+    scene: &mut Scene,
+    size: usize,
+    messages: usize,
+    streams: Vec<Stream>,
+) -> Result<(Vec<Stream>, Duration)> {
+    let owner = &scene.owner;
+    let group = scene
+        .groups
+        .iter_mut()
+        .find(|group| group.members == (0..size))
+        .context("no group has these members")?;
+    let requests = (0..messages)
+        .map(|number| Ok(group.message(owner, &format!("message {number}"))?.1))
+        .collect::<Result<Vec<_>>>()?;
+    let started = Instant::now();
+    let sending = stream::iter(requests)
+        .map(|request| owner.http.send::<Sent>(request))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<Vec<_>>();
+    let (sent, streams) = tokio::try_join!(sending, read_all(streams, messages))?;
+    let took = started.elapsed();
+    for sent in &sent {
+        group.has_sent(sent);
+    }
+    Ok((streams, took))
+}
+
+/// Pushes the same bytes to everybody, and does nothing else; on threads of its own, as a server is.
+struct BarePush {
+    url: String,
+    events: broadcast::Sender<Bytes>,
+    runtime: Option<Runtime>,
+}
+
+impl BarePush {
+    /// So many events wait for a reader at most.
+    fn start(waiting_max: usize) -> Result<Self> {
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let (events, _) = broadcast::channel::<Bytes>(waiting_max);
+        let subscribe = events.clone();
+        let push = move || {
+            let pushed = subscribe.subscribe();
+            async move {
+                let events = stream::unfold(pushed, |mut pushed| async {
+                    let event = pushed.recv().await.ok()?;
+                    Some((Ok::<_, Infallible>(event), pushed))
+                });
+                let first = stream::once(async { Ok(Bytes::from_static(b":\n\n")) });
+                Body::from_stream(first.chain(events))
+            }
+        };
+        let router = Router::new().route("/", get(push));
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, router).await
+        });
+        Ok(Self {
+            url,
+            events,
+            runtime: Some(runtime),
+        })
+    }
+
+    fn push(&self, event: &Bytes, count: usize) -> Result<()> {
+        for _ in 0..count {
+            self.events.send(event.clone()).context("nobody is connected")?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for BarePush {
+    fn drop(&mut self) {
+        // It must not be waited for on a thread that does not block.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
