@@ -41,6 +41,9 @@ const HTTP2_PING_SECONDS: u64 = 30;
 /// A connection that is told to end has this long to read what it asked for.
 const LINGER_SECONDS_MAX: u64 = 60;
 
+/// What a connection over HTTP/2 begins with (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// What a connection beyond the last one is told.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -62,6 +65,29 @@ impl Placed {
     }
 }
 
+/// What a connection speaks, by its first bytes.
+enum Version {
+    Http1,
+    Http2,
+    /// They may become the beginning of either.
+    Undecided,
+}
+
+impl Placed {
+    /// Looks at the first bytes and leaves them where they are: read ahead, they would make the buffer of every connection
+    /// twice as large. `None` when there are none.
+    async fn version(&self) -> io::Result<Option<Version>> {
+        let mut first = [0; HTTP2_PREFACE.len()];
+        let read = self.stream.peek(&mut first).await?;
+        Ok(match first.get(..read) {
+            None | Some([]) => None,
+            Some(HTTP2_PREFACE) => Some(Version::Http2),
+            Some(first) if HTTP2_PREFACE.starts_with(first) => Some(Version::Undecided),
+            Some(_) => Some(Version::Http1),
+        })
+    }
+}
+
 /// Ends a connection for which there is no place. It costs no task and waits for nothing.
 pub(super) fn turn_away(stream: TcpStream) {
     // A new socket's buffer has room for it; a peer that is gone already need not be told.
@@ -71,6 +97,13 @@ pub(super) fn turn_away(stream: TcpStream) {
 /// Serves one connection to its end: the peer's, the server's, or `idle` without a request.
 pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, idle: Duration) {
     let _counted = Connection::open();
+    let version = tokio::select! {
+        version = timeout(idle, stream.version()) => version,
+        () = closing.wait() => return,
+    };
+    let Ok(Ok(Some(version))) = version else {
+        return;
+    };
     let activity = Arc::new(Activity::default());
     let seen = Arc::clone(&activity);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -84,7 +117,12 @@ pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, i
             answer
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = match version {
+        Version::Http1 => builder.http1_only(),
+        Version::Http2 => builder.http2_only(),
+        Version::Undecided => builder,
+    };
     builder
         .http1()
         .timer(TokioTimer::new())

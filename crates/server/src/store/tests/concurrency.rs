@@ -86,7 +86,8 @@ async fn of_two_transactions_that_wait_for_each_other_one_starts_over() {
     let (one, two) = tokio::join!(crosswise(alice, bob), crosswise(bob, alice));
     one.unwrap();
     two.unwrap();
-    assert_eq!(attempts.load(Ordering::SeqCst), 3);
+    // The one that starts over may be there again before the other one has been woken, and they meet once more.
+    assert!(attempts.load(Ordering::SeqCst) >= 3);
     assert_eq!(
         opened
             .count("SELECT CAST(sum(mail_last) AS BIGINT) FROM devices")
