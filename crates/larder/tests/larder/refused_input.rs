@@ -202,6 +202,41 @@ mod on_terminals {
     }
 
     #[test]
+    fn what_is_no_text_on_a_screen_is_told_and_takes_no_key_along() {
+        let world = alice_and_bob();
+        let mut alice = Screen::of(&world, "alice", &["room"]);
+        alice.status("online");
+        // The emulator shows nothing for U+FFFD; what was written to it tells.
+        for (typed, end) in [
+            (&b"caf\xe9 au lait"[..], "au lait"),
+            (b"\xf0\x9f\x98thumb", "thumb"),
+            (b"\x1b[200~in a \xffpaste\x1b[201~", "paste"),
+        ] {
+            alice.press(typed);
+            alice.until("what was typed, and that it is no text", |view| {
+                view.composer.trim_end().ends_with(end) && view.word.contains("is not UTF-8 text")
+            });
+            alice.press("\r");
+            alice.until("nothing more", |view| {
+                !view.status.is_empty() && view.composer.trim().is_empty() && !view.word.contains("UTF-8")
+            });
+        }
+        // Nor is the end of the line lost behind it.
+        alice.press(b"na\xefve\xe9\r");
+        alice.reads("na");
+        let written = String::from_utf8(alice.quit()).unwrap();
+        assert!(written.contains("caf\u{fffd} au lait"), "{written:?}");
+        world.ok("alice", &["recv"]);
+        let sent = [
+            "caf\u{fffd} au lait",
+            "\u{fffd}thumb",
+            "in a \u{fffd}paste",
+            "na\u{fffd}ve\u{fffd}",
+        ];
+        assert_eq!(received(&world), sent);
+    }
+
+    #[test]
     fn what_is_entered_last_is_sent_before_a_screen_ends() {
         let world = alice_and_bob();
         let mut alice = Screen::of(&world, "alice", &["room"]);
@@ -217,7 +252,7 @@ mod on_terminals {
         let world = alice_and_bob();
         let mut alice = Screen::of(&world, "alice", &["room"]);
         alice.status("online");
-        alice.press(&format!("\x1b[200~{}\x1b[201~", "x".repeat(70_000)));
+        alice.press(format!("\x1b[200~{}\x1b[201~", "x".repeat(70_000)));
         let view = alice.word("nothing was pasted: it has 70000 bytes");
         assert_eq!(view.composer.trim(), "");
         alice.quit();
