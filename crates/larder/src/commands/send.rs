@@ -81,10 +81,11 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
 
 /// Whether nothing can be sent as long as that is so: it need not be tried again.
 fn is_in_the_way(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unreachable(_) | Error::NotTheServer(_) | Error::UnknownAccount
-    )
+    match error {
+        Error::Unreachable(_) | Error::NotTheServer(_) | Error::UnknownAccount => true,
+        Error::Refused(problem) => problem.problem_type == ProblemType::StateBehind,
+        _ => false,
+    }
 }
 
 struct Sender<'a> {
