@@ -9,6 +9,7 @@
 
 mod admin;
 mod backups;
+mod clocks;
 #[cfg(unix)]
 mod configuration;
 mod conversation;
@@ -44,3 +45,5 @@ mod support;
 #[cfg(unix)]
 mod terminal;
 mod transcripts;
+#[cfg(unix)]
+mod waiting;
