@@ -9,6 +9,7 @@ use larder_wire::{
 use openmls::prelude::{Ciphersuite, KeyPackage, MlsGroup, OpenMlsProvider};
 use openmls::treesync::errors::LifetimeError;
 use rusqlite::OptionalExtension;
+use serde::{Deserialize, Serialize};
 
 use crate::core::adding::stage_adds;
 use crate::core::outbox::{Intent, InvitePackage};
@@ -22,13 +23,29 @@ use crate::verification::Verification;
 /// answers for a day; after an hour what it reserved may have lapsed.
 const RESERVE_ATTEMPT_SECONDS: u64 = larder_lifecycle::RESERVATION_SECONDS;
 
-/// Whether those who can be added are added when others cannot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether those who can be added are added when others cannot. It is stored as whether all or nobody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
 pub(crate) enum Extent {
     /// They are.
     WhoeverCan,
     /// Nobody is.
     AllOrNobody,
+}
+
+impl From<bool> for Extent {
+    fn from(all_or_nobody: bool) -> Self {
+        match all_or_nobody {
+            true => Self::AllOrNobody,
+            false => Self::WhoeverCan,
+        }
+    }
+}
+
+impl From<Extent> for bool {
+    fn from(extent: Extent) -> Self {
+        extent == Extent::AllOrNobody
+    }
 }
 
 /// What became of a reservation after the checks.
@@ -365,7 +382,7 @@ pub(crate) fn stage_invite(
     let intent = Intent::Invite {
         reservation_id,
         packages: adding.packages,
-        all_or_nobody: extent == Extent::AllOrNobody,
+        extent,
     };
     commits::push(tx, group, &request, &intent).map(Some)
 }
