@@ -158,8 +158,9 @@ pub enum Error {
     /// It makes no sense with this user itself.
     #[error("that is you")]
     Oneself,
-    /// More users than one request may name were to be added all or not at all.
-    #[error("at most 64 users can be added all or not at all")]
+    /// More users than one request may name, or with more devices than one Commit may add, were to be added all or not at
+    /// all.
+    #[error("at most 64 users with 256 devices can be added all or not at all")]
     TooManyUsers,
     /// What was given is not a link code, or its proofs do not verify.
     #[error("not a link code, or one that was damaged on its way")]

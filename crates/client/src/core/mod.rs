@@ -69,7 +69,7 @@ pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{Taken, apply};
 pub(crate) use invitation::{
-    Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
+    Checked, Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
     reserve_key, stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
