@@ -122,7 +122,7 @@ pub enum Error {
         outcomes: Vec<(UserName, NotAdded)>,
     },
     /// Nobody could be added, and this user's KeyPackage was not acceptable.
-    #[error("{user} cannot be added with the KeyPackage that the directory gave: {flaw}")]
+    #[error("{user} {}", NotAdded::InvalidKeyPackage(*flaw))]
     InvalidKeyPackage {
         /// The user.
         user: UserName,

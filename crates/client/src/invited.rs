@@ -3,6 +3,7 @@
 use std::fmt;
 
 use larder_key_package::Flaw;
+use larder_lifecycle::SKEW_SECONDS;
 use larder_wire::{DeviceId, UserName, suite_name};
 
 /// The outcome of an invitation.
@@ -116,7 +117,10 @@ impl fmt::Display for NotAdded {
             Self::Overtaken => f.write_str(
                 "has withdrawn the KeyPackage meanwhile, or it cannot be used any more; try again",
             ),
-            // It may be the owner's fault, the directory's or this clock's.
+            Self::InvalidKeyPackage(flaw) if flaw.is_of_clocks() => {
+                write!(f, "cannot be added yet with the KeyPackage of theirs: {flaw}")
+            }
+            // It may be the owner's fault or the directory's.
             Self::InvalidKeyPackage(flaw) => {
                 write!(
                     f,
@@ -172,8 +176,16 @@ pub enum KeyPackageFlaw {
     WrongReference,
     /// Its total lifetime is longer than anyone may ask for (RFC 9420 §7.2).
     Lifetime,
-    /// It is not valid yet, by this computer's clock.
-    NotYetValid,
+    /// It is valid only in so many seconds, by the server's clock.
+    NotYetValid {
+        /// How many.
+        seconds: u64,
+    },
+    /// By the server's clock it is valid, and by this computer's, which every Commit is made by, only in so many seconds.
+    NotYetValidHere {
+        /// How many.
+        seconds: u64,
+    },
     /// It is not valid any more, by this computer's clock.
     Expired,
     /// Its ciphersuite is not the group's.
@@ -204,7 +216,7 @@ impl KeyPackageFlaw {
             Self::NotAccepted => "not-accepted",
             Self::WrongReference => "wrong-reference",
             Self::Lifetime => "lifetime",
-            Self::NotYetValid => "not-yet-valid",
+            Self::NotYetValid { .. } | Self::NotYetValidHere { .. } => "not-yet-valid",
             Self::Expired => "expired",
             Self::Ciphersuite => "ciphersuite",
             Self::Credential => "credential",
@@ -216,6 +228,16 @@ impl KeyPackageFlaw {
 }
 
 impl KeyPackageFlaw {
+    /// Whether clocks that differ are enough to explain it: this computer's is behind the server's, or the owner's was ahead by
+    /// what a server lets pass.
+    pub fn is_of_clocks(self) -> bool {
+        match self {
+            Self::NotYetValidHere { .. } => true,
+            Self::NotYetValid { seconds } => seconds <= SKEW_SECONDS,
+            _ => false,
+        }
+    }
+
     /// What a KeyPackage says of itself.
     pub(crate) fn of(flaw: Flaw) -> Self {
         match flaw {
@@ -228,7 +250,7 @@ impl KeyPackageFlaw {
             Flaw::SameKeys => Self::SameKeys,
             Flaw::UnusableKey => Self::UnusableKey,
             Flaw::LifetimeTooLong => Self::Lifetime,
-            Flaw::NotYetValid => Self::NotYetValid,
+            Flaw::NotYetValid { seconds } => Self::NotYetValid { seconds },
             Flaw::Expired => Self::Expired,
         }
     }
@@ -251,7 +273,16 @@ impl fmt::Display for KeyPackageFlaw {
             Self::NotAccepted => "the group does not accept it",
             Self::WrongReference => "it is not the one that was reserved",
             Self::Lifetime => "its lifetime is longer than anyone may ask for",
-            Self::NotYetValid => "it is not valid yet by this computer's clock",
+            Self::NotYetValid { seconds } => {
+                return write!(f, "it is valid only in {} by the server's clock", wait(*seconds));
+            }
+            Self::NotYetValidHere { seconds } => {
+                return write!(
+                    f,
+                    "it is valid only in {} by this computer's clock",
+                    wait(*seconds)
+                );
+            }
             Self::Expired => "it is not valid any more by this computer's clock",
             Self::Ciphersuite => "its ciphersuite is not the group's",
             Self::Credential => "it names another user or device",
@@ -261,5 +292,40 @@ impl fmt::Display for KeyPackageFlaw {
                 "it is a last resort that was handed out as single-use, or the other way round"
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_blamed_for_clocks_that_differ() {
+        let told = |flaw: KeyPackageFlaw| {
+            assert_eq!(flaw.code(), "not-yet-valid");
+            NotAdded::InvalidKeyPackage(flaw).to_string()
+        };
+        let (blamed, not_blamed) = (
+            "cannot be added with the KeyPackage that the directory gave: it is valid only in ",
+            "cannot be added yet with the KeyPackage of theirs: it is valid only in ",
+        );
+        for (seconds, wait) in [(1, "1 min"), (SKEW_SECONDS, "5 min")] {
+            assert_eq!(
+                told(KeyPackageFlaw::NotYetValid { seconds }),
+                format!("{not_blamed}{wait} by the server's clock")
+            );
+        }
+        assert_eq!(
+            told(KeyPackageFlaw::NotYetValid {
+                seconds: SKEW_SECONDS + 1
+            }),
+            format!("{blamed}6 min by the server's clock")
+        );
+        // The server's clock says that it is valid: this one is slow.
+        assert_eq!(
+            told(KeyPackageFlaw::NotYetValidHere { seconds: 42 * 60 }),
+            format!("{not_blamed}42 min by this computer's clock")
+        );
+        assert!(!KeyPackageFlaw::Expired.is_of_clocks());
     }
 }

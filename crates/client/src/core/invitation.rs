@@ -376,9 +376,12 @@ pub(super) fn check(
     // A Commit is built and processed by the system's clock.
     key_package.life_time().validate().map_err(|error| match error {
         LifetimeError::Expired { .. } => KeyPackageFlaw::Expired,
-        LifetimeError::NotValidYet { .. } | LifetimeError::SystemTimeBeforeUnixEpoch => {
-            KeyPackageFlaw::NotYetValid
-        }
+        LifetimeError::NotValidYet { not_before, now } => KeyPackageFlaw::NotYetValidHere {
+            seconds: not_before.saturating_sub(now),
+        },
+        LifetimeError::SystemTimeBeforeUnixEpoch => KeyPackageFlaw::NotYetValidHere {
+            seconds: key_package.life_time().not_before(),
+        },
     })?;
     match mls::who(key_package.leaf_node().credential()) {
         Some((name, id)) if name == *user && id == *device => Ok(key_package),
