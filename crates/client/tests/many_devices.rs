@@ -42,9 +42,9 @@ async fn more_devices_than_one_commit_may_add_are_added_by_several() {
     let mut server = TestServer::start().await;
     server.restart_where_users_have(256).await;
     let alice = server.client("alice").await;
-    let (bob, carol) = (
-        with_devices(&server, "bob", 129).await,
-        with_devices(&server, "carol", 129).await,
+    let (bob, carol) = tokio::join!(
+        with_devices(&server, "bob", 129),
+        with_devices(&server, "carol", 129)
     );
     let group = alice.create_group("lunch").await.unwrap().id;
     let before = alice.epoch(&group).await;
