@@ -1,7 +1,5 @@
-use std::fmt;
 use std::time::Duration;
 
-use larder_key_package::Flaw;
 use larder_pool::legacy::LegacyError;
 use larder_pool::{PoolError, StoreError};
 use larder_wire::{DeviceId, Problem, ProblemType, UserName, suite_name};
@@ -9,6 +7,7 @@ use larder_wire::{DeviceId, Problem, ProblemType, UserName, suite_name};
 use crate::clocks::Clocks;
 use crate::types::{GroupKey, GroupState, NotAdded};
 
+pub use crate::invited::KeyPackageFlaw;
 pub use crate::reach::{CertificateFlaw, NotTheServer, Unreachable};
 
 /// A longer pause than this is not kept, whatever the server asks for: nobody is to be made deaf by one
@@ -123,7 +122,7 @@ pub enum Error {
         outcomes: Vec<(UserName, NotAdded)>,
     },
     /// Nobody could be added, and this user's KeyPackage was not acceptable.
-    #[error("{user} cannot be added with the KeyPackage that the directory gave: {flaw}")]
+    #[error("{user} {}", NotAdded::InvalidKeyPackage(*flaw))]
     InvalidKeyPackage {
         /// The user.
         user: UserName,
@@ -158,8 +157,9 @@ pub enum Error {
     /// It makes no sense with this user itself.
     #[error("that is you")]
     Oneself,
-    /// More users than one request may name were to be added all or not at all.
-    #[error("at most 64 users can be added all or not at all")]
+    /// More users than one request may name, or with more devices than one Commit may add, were to be added all or not at
+    /// all.
+    #[error("at most 64 users with 256 devices can be added all or not at all")]
     TooManyUsers,
     /// What was given is not a link code, or its proofs do not verify.
     #[error("not a link code, or one that was damaged on its way")]
@@ -233,125 +233,6 @@ pub enum Error {
 
 /// A failure inside a library.
 pub type Fault = Box<dyn std::error::Error + Send + Sync>;
-
-/// What is wrong with a KeyPackage that the directory handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum KeyPackageFlaw {
-    /// Not an `MLSMessage` with a KeyPackage inside, or bytes follow it.
-    Malformed,
-    /// A signature does not verify (RFC 9420 §10.1).
-    Invalid,
-    /// It carries an extension that does not belong there, that its leaf does not list, or that OpenMLS refuses (GREASE).
-    Extension,
-    /// Its leaf does not list its own ciphersuite.
-    CiphersuiteNotListed,
-    /// Its leaf does not list MLS 1.0.
-    VersionNotListed,
-    /// Its leaf does not list the type of its own credential.
-    CredentialNotListed,
-    /// Its init key and its leaf's encryption key are the same.
-    SameKeys,
-    /// Nothing can be encrypted to one of its keys.
-    UnusableKey,
-    /// One of its keys is in the group already, or in another KeyPackage that is added.
-    KeyInUse,
-    /// The group does not accept it: no Commit can add it.
-    NotAccepted,
-    /// It is not the KeyPackage that was reserved.
-    WrongReference,
-    /// Its total lifetime is longer than anyone may ask for (RFC 9420 §7.2).
-    Lifetime,
-    /// It is not valid yet, by this computer's clock.
-    NotYetValid,
-    /// It is not valid any more, by this computer's clock.
-    Expired,
-    /// Its ciphersuite is not the group's.
-    Ciphersuite,
-    /// Its credential does not name that user and device.
-    Credential,
-    /// The same KeyPackage was handed out for two devices.
-    Duplicate,
-    /// The directory reported a KeyPackage and gave none.
-    Missing,
-    /// It is a last resort (RFC 9420 §16.8) and was handed out as if it were single-use, or the other way round.
-    LastResort,
-}
-
-impl KeyPackageFlaw {
-    /// A stable code.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Invalid => "invalid",
-            Self::Extension => "extension",
-            Self::CiphersuiteNotListed => "ciphersuite-not-listed",
-            Self::VersionNotListed => "version-not-listed",
-            Self::CredentialNotListed => "credential-not-listed",
-            Self::SameKeys => "same-keys",
-            Self::UnusableKey => "unusable-key",
-            Self::KeyInUse => "key-in-use",
-            Self::NotAccepted => "not-accepted",
-            Self::WrongReference => "wrong-reference",
-            Self::Lifetime => "lifetime",
-            Self::NotYetValid => "not-yet-valid",
-            Self::Expired => "expired",
-            Self::Ciphersuite => "ciphersuite",
-            Self::Credential => "credential",
-            Self::Duplicate => "duplicate",
-            Self::Missing => "missing",
-            Self::LastResort => "last-resort",
-        }
-    }
-}
-
-impl KeyPackageFlaw {
-    /// What a KeyPackage says of itself.
-    pub(crate) fn of(flaw: Flaw) -> Self {
-        match flaw {
-            Flaw::Malformed | Flaw::TrailingBytes => Self::Malformed,
-            Flaw::Signature => Self::Invalid,
-            Flaw::Extension => Self::Extension,
-            Flaw::CiphersuiteNotListed => Self::CiphersuiteNotListed,
-            Flaw::VersionNotListed => Self::VersionNotListed,
-            Flaw::CredentialNotListed => Self::CredentialNotListed,
-            Flaw::SameKeys => Self::SameKeys,
-            Flaw::UnusableKey => Self::UnusableKey,
-            Flaw::LifetimeTooLong => Self::Lifetime,
-            Flaw::NotYetValid => Self::NotYetValid,
-            Flaw::Expired => Self::Expired,
-        }
-    }
-}
-
-impl fmt::Display for KeyPackageFlaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "it cannot be read",
-            Self::Invalid => "a signature does not verify",
-            Self::Extension => {
-                "it carries an extension that its leaf does not list, or that cannot be accepted"
-            }
-            Self::CiphersuiteNotListed => "its leaf does not list its own ciphersuite",
-            Self::VersionNotListed => "its leaf does not list MLS 1.0",
-            Self::CredentialNotListed => "its leaf does not list the type of its own credential",
-            Self::SameKeys => "its init key and its encryption key are the same",
-            Self::UnusableKey => "nothing can be encrypted to one of its keys",
-            Self::KeyInUse => "it has a key that is in the group already, or in another KeyPackage",
-            Self::NotAccepted => "the group does not accept it",
-            Self::WrongReference => "it is not the one that was reserved",
-            Self::Lifetime => "its lifetime is longer than anyone may ask for",
-            Self::NotYetValid => "it is not valid yet by this computer's clock",
-            Self::Expired => "it is not valid any more by this computer's clock",
-            Self::Ciphersuite => "its ciphersuite is not the group's",
-            Self::Credential => "it names another user or device",
-            Self::Duplicate => "it was handed out for two devices",
-            Self::Missing => "it was announced, and is not there",
-            Self::LastResort => {
-                "it is a last resort that was handed out as single-use, or the other way round"
-            }
-        })
-    }
-}
 
 fn names(suites: &[u16]) -> String {
     let names: Vec<String> = suites.iter().map(|suite| suite_name(*suite)).collect();

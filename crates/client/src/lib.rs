@@ -22,6 +22,7 @@ mod clocks;
 mod connection;
 mod core;
 mod error;
+mod invited;
 mod reach;
 pub mod text;
 mod transport;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
 use larder_pool::{PoolHealth, StoreKey};
-use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName, suite_name};
+use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName};
 
 use crate::access::Access;
-use crate::error::{Error, KeyPackageFlaw};
+use crate::error::Error;
 use crate::verification::Verification;
+
+pub use crate::invited::{Invited, NotAdded};
 
 /// Tells the time. Only the application reads a real clock.
 pub type Clock = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
@@ -258,146 +260,6 @@ impl DeviceToLink {
 pub struct Declined {
     /// Whether there is a history of the group from before the invitation. It is kept.
     pub kept: bool,
-}
-
-/// The outcome of an invitation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Invited {
-    /// Users who are members now.
-    pub added: Vec<UserName>,
-    /// Those of them who were added with the last resort of one of their devices, because nothing else was left for this
-    /// user.
-    pub by_last_resort: Vec<UserName>,
-    /// Users who were not added, each with the reason.
-    pub not_added: Vec<(UserName, NotAdded)>,
-}
-
-/// Why a user was not added to a group.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum NotAdded {
-    /// A member already; nothing was reserved.
-    AlreadyMember,
-    /// No such user, or not one that the caller may reach.
-    NotFound,
-    /// No KeyPackage is left.
-    Exhausted,
-    /// Could have been added, if everybody could: all or nobody was asked for.
-    Withheld,
-    /// There are KeyPackages, but none of the group's ciphersuite.
-    Incompatible {
-        /// The group's ciphersuite (RFC 9420 §17.1).
-        suite: u16,
-    },
-    /// This user asked for it too often, or holds too many reservations.
-    RateLimited {
-        /// How long to wait at least, in seconds, if the server says so.
-        retry_after_seconds: Option<u64>,
-    },
-    /// The directory handed out something that is not an acceptable KeyPackage of that user, or not one that can be added to
-    /// the group.
-    InvalidKeyPackage(KeyPackageFlaw),
-    /// Their KeyPackage could not be used any more by the time that the Commit was due: it was withdrawn, say.
-    Overtaken,
-    /// The directory handed out a KeyPackage with another signature key than the one known for this device.
-    KeyChanged {
-        /// The device.
-        device: DeviceId,
-    },
-    /// The user was verified, and has other keys now.
-    VerificationChanged,
-    /// The directory handed out a KeyPackage of a device that no other device of the user has authorized, or that the user
-    /// has removed.
-    Unauthorized {
-        /// The device.
-        device: DeviceId,
-    },
-}
-
-impl NotAdded {
-    /// How long to wait at least before asking again, in seconds, if that helps and the server says so.
-    pub fn retry_after_seconds(&self) -> Option<u64> {
-        match self {
-            Self::RateLimited { retry_after_seconds } => *retry_after_seconds,
-            Self::AlreadyMember
-            | Self::NotFound
-            | Self::Exhausted
-            | Self::Withheld
-            | Self::Incompatible { .. }
-            | Self::InvalidKeyPackage(_)
-            | Self::Overtaken
-            | Self::KeyChanged { .. }
-            | Self::VerificationChanged
-            | Self::Unauthorized { .. } => None,
-        }
-    }
-
-    /// A stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::AlreadyMember => "already-member",
-            Self::NotFound => "not-found",
-            Self::Exhausted => "exhausted",
-            Self::Withheld => "withheld",
-            Self::Incompatible { .. } => "incompatible",
-            Self::RateLimited { .. } => "rate-limited",
-            Self::InvalidKeyPackage(_) => "invalid-key-package",
-            Self::Overtaken => "overtaken",
-            Self::KeyChanged { .. } => "key-changed",
-            Self::VerificationChanged => "verification-changed",
-            Self::Unauthorized { .. } => "unauthorized-device",
-        }
-    }
-}
-
-impl fmt::Display for NotAdded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AlreadyMember => f.write_str("is a member already"),
-            Self::NotFound => f.write_str("no such user"),
-            Self::Exhausted => f.write_str("has no KeyPackage left"),
-            Self::Withheld => f.write_str("could be added, but not all of them"),
-            Self::Incompatible { suite } => write!(
-                f,
-                "has no KeyPackage of the group's ciphersuite, {}: their program does not support it, or has \
-                 not been online since the server asked for it",
-                suite_name(*suite)
-            ),
-            Self::RateLimited {
-                retry_after_seconds: Some(seconds),
-            } => write!(f, "was asked for too often; try again in {}", wait(*seconds)),
-            Self::RateLimited {
-                retry_after_seconds: None,
-            } => f.write_str("was asked for too often; try again later"),
-            Self::Overtaken => f.write_str(
-                "has withdrawn the KeyPackage meanwhile, or it cannot be used any more; try again",
-            ),
-            // It may be the owner's fault, the directory's or this clock's.
-            Self::InvalidKeyPackage(flaw) => {
-                write!(
-                    f,
-                    "cannot be added with the KeyPackage that the directory gave: {flaw}"
-                )
-            }
-            Self::KeyChanged { device } => {
-                write!(
-                    f,
-                    "the signature key of device {device} is not the one known before"
-                )
-            }
-            Self::VerificationChanged => f.write_str("has other keys than those that you have verified"),
-            Self::Unauthorized { device } => {
-                write!(f, "no other device of theirs has authorized device {device}")
-            }
-        }
-    }
-}
-
-/// A time to wait, rounded up, for a person.
-fn wait(seconds: u64) -> String {
-    match seconds.div_ceil(60) {
-        minutes @ 0..120 => format!("{} min", minutes.max(1)),
-        minutes => format!("{} h", minutes.div_ceil(60)),
-    }
 }
 
 /// What somebody who adds this device would get.

@@ -11,7 +11,7 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use larder_client::{Error, GroupKey, Invited, KeyPackageFlaw, MessageKind, NotAdded};
+use larder_client::{Error, GroupKey, Invited, KeyPackageFlaw, MessageKind, NotAdded, UserName};
 use larder_pool::LocalStore;
 use larder_pool::openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, CredentialType, CredentialWithKey, Extension, ExtensionType,
@@ -143,7 +143,20 @@ fn hand_out(proxy: &Proxy, name: &'static str, (key_package_ref, bytes): (KeyPac
 
 fn flawed(invited: &Invited, name: &str, flaw: KeyPackageFlaw) {
     let expected = [(user(name), NotAdded::InvalidKeyPackage(flaw))];
-    assert_eq!(invited.not_added, expected);
+    assert_eq!(to_the_hour(&invited.not_added), expected);
+}
+
+/// The same, with times rounded up to hours: some seconds pass.
+fn to_the_hour(not_added: &[(UserName, NotAdded)]) -> Vec<(UserName, NotAdded)> {
+    let rounded = not_added.iter().map(|(user, why)| match why {
+        NotAdded::InvalidKeyPackage(KeyPackageFlaw::NotYetValid { seconds }) => {
+            let seconds = seconds.next_multiple_of(3600);
+            let flaw = KeyPackageFlaw::NotYetValid { seconds };
+            (user.clone(), NotAdded::InvalidKeyPackage(flaw))
+        }
+        why => (user.clone(), why.clone()),
+    });
+    rounded.collect()
 }
 
 async fn lapsed_and_reserved(client: &Client) -> (u32, u32) {
@@ -162,7 +175,7 @@ fn forgeries() -> Vec<(Forgery, KeyPackageFlaw)> {
         lifetime: Some(Lifetime::init(from, to)),
         ..Forgery::default()
     };
-    let (now, soon, late) = (now().0, now().plus(60).0, now().plus(60 * DAY).0);
+    let (now, soon, late) = (now().0, now().plus(3600).0, now().plus(60 * DAY).0);
     vec![
         (
             listing(capabilities().ciphersuites(vec![]).build()),
@@ -208,7 +221,7 @@ fn forgeries() -> Vec<(Forgery, KeyPackageFlaw)> {
             },
             KeyPackageFlaw::UnusableKey,
         ),
-        (lasting(soon, late), KeyPackageFlaw::NotYetValid),
+        (lasting(soon, late), KeyPackageFlaw::NotYetValid { seconds: 3600 }),
         (lasting(now - DAY, now - 1), KeyPackageFlaw::Expired),
         (lasting(now - DAY, late + 30 * DAY), KeyPackageFlaw::Lifetime),
     ]
@@ -237,7 +250,10 @@ async fn one_bad_key_package_keeps_nobody_else_out() {
             (user("bad"), NotAdded::InvalidKeyPackage(flaw)),
             (user("good"), NotAdded::Withheld),
         ];
-        assert_eq!((invited.added.len(), invited.not_added), (0, reasons.to_vec()));
+        assert_eq!(
+            (invited.added.len(), to_the_hour(&invited.not_added)),
+            (0, reasons.to_vec())
+        );
 
         proxy.forward();
         let invited = alice.invite(&group, &[user("bad")]).await.unwrap();
@@ -434,4 +450,25 @@ async fn one_who_cannot_be_added_after_a_lost_race_does_not_stop_the_sync() {
     }
     support::catch_up(&[&alice, &bob, &carol, &good]).await;
     assert_eq!(bob.users(&group).await, ["alice", "bob", "carol", "good"]);
+}
+
+#[tokio::test]
+async fn a_key_package_that_a_slow_clock_finds_not_valid_yet_blames_nobody() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let mut bob = server.client("bob").await;
+    let forger = Forger::of(&mut bob).await;
+    server.set_clock(50 * 60).await;
+    let lifetime = Lifetime::init(now().plus(30 * 60).0, now().plus(60 * DAY).0);
+    let early = Forgery {
+        lifetime: Some(lifetime),
+        ..Forgery::default()
+    };
+    hand_out(&proxy, "bob", forger.forge(early));
+    let group = alice.create_group("lunch").await.unwrap().id;
+    let refused = alice.invite(&group, &[user("bob")]).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "bob cannot be added yet with the KeyPackage of theirs: it is valid only in 30 min by this computer's clock"
+    );
 }

@@ -23,8 +23,11 @@ pub enum Flaw {
     UnusableKey,
     /// Its total lifetime is longer than anybody may ask for (RFC 9420 §7.2), or runs backwards.
     LifetimeTooLong,
-    /// It is not valid yet.
-    NotYetValid,
+    /// It is valid only in so many seconds.
+    NotYetValid {
+        /// How many.
+        seconds: u64,
+    },
     /// It is not valid any more.
     Expired,
 }
@@ -42,7 +45,7 @@ impl fmt::Display for Flaw {
             Self::SameKeys => "its init key and its encryption key are the same",
             Self::UnusableKey => "nothing can be encrypted to one of its keys",
             Self::LifetimeTooLong => "its lifetime is longer than anybody may ask for",
-            Self::NotYetValid => "it is not valid yet",
+            Self::NotYetValid { .. } => "it is not valid yet",
             Self::Expired => "it has expired",
         })
     }

@@ -17,7 +17,8 @@ pub fn check_lifetime(lifetime: &Lifetime, now: UnixSeconds) -> Result<(), Flaw>
         Some(_) | None => return Err(Flaw::LifetimeTooLong),
     }
     if now.0 < not_before {
-        return Err(Flaw::NotYetValid);
+        let seconds = not_before - now.0;
+        return Err(Flaw::NotYetValid { seconds });
     }
     if not_after <= now.0 {
         return Err(Flaw::Expired);
@@ -35,7 +36,8 @@ mod tests {
         let check = |from, to, now| check_lifetime(&Lifetime::init(from, to), UnixSeconds(now));
         assert_eq!(check(1000, 2000, 1500), Ok(()));
         assert_eq!(check(1000, 2000, 1000), Ok(()));
-        assert_eq!(check(1000, 2000, 999), Err(Flaw::NotYetValid));
+        assert_eq!(check(1000, 2000, 999), Err(Flaw::NotYetValid { seconds: 1 }));
+        assert_eq!(check(1000, 2000, 0), Err(Flaw::NotYetValid { seconds: 1000 }));
         assert_eq!(check(1000, 2000, 1999), Ok(()));
         assert_eq!(check(1000, 2000, 2000), Err(Flaw::Expired));
         assert_eq!(check(1000, 1000 + MAX, 1500), Ok(()));

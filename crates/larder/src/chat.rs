@@ -3,7 +3,6 @@
 use std::io;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Result;
 use larder_client::{GroupKey, MlsConnection, SendStatus};
@@ -22,9 +21,6 @@ use crate::shutdown::Shutdown;
 use crate::slash::{self, Entered, Slash};
 use crate::text::{label, plain};
 use crate::{terminal, tui};
-
-/// How long a line may take that was typed before the chat had to end.
-const REST: Duration = Duration::from_millis(500);
 
 const HELP: &str = "\
 /invite USER…  add users to the group
@@ -252,8 +248,7 @@ impl Session<'_> {
             Last::Line => None,
             // Whoever reads the lines knows, and says, whether this was the last one.
             Last::Quit => lines.recv().await,
-            // What is there to be read is read at once; what is not there is not lost.
-            Last::Signal | Last::Outage => tokio::time::timeout(REST, lines.recv()).await.ok().flatten(),
+            Last::Signal | Last::Outage => input::rest(lines).await,
         };
         let Some(Line { number, text }) = rest else { return };
         let why = match last {

@@ -3,20 +3,20 @@
 mod backup;
 mod bench;
 mod messages;
+mod server;
 
 pub(crate) use backup::{Export, Import};
 pub(crate) use bench::{BenchCommand, BenchGroups};
 pub(crate) use messages::{Recv, Send};
+pub(crate) use server::{AdminCommand, Serve, StoreOptions};
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use larder_client::Invitations;
-use larder_server::InvitationId;
-use larder_wire::{Registration, UserName, parse_suite};
+use larder_wire::UserName;
 
 use crate::profile::ProfileName;
 
@@ -355,93 +355,6 @@ pub(crate) struct Verify {
     pub(crate) compare: Option<String>,
 }
 
-/// `larder serve`.
-#[derive(Debug, Args)]
-pub(crate) struct Serve {
-    /// The address to listen on; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4000")]
-    pub(crate) listen: SocketAddr,
-    #[command(flatten)]
-    pub(crate) store: StoreOptions,
-    /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
-    /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
-    #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
-    pub(crate) suites: Vec<u16>,
-    /// Serve counts for Prometheus at http://ADDRESS/metrics, to anybody who can reach it
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) metrics: Option<SocketAddr>,
-    /// Let clients say themselves which KeyPackages they have spent, because another service delivers their Commits
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        value_name = "true|false",
-        default_value = "false",
-        default_missing_value = "true",
-        hide_default_value = true,
-        hide_possible_values = true,
-        action = ArgAction::Set
-    )]
-    pub(crate) external_delivery: bool,
-    /// Who may create an account. Linking a further device takes no code, whatever this says
-    #[arg(long, value_name = "WHO", default_value = "open")]
-    pub(crate) registration: WhoMayRegister,
-    /// How many devices a user may have at a time
-    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) user_devices: u32,
-    /// How large a file that members of a group send each other may be, in MiB; 0 for no files
-    #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=64))]
-    pub(crate) attachment_mib: u64,
-    /// How much of such files is kept for each user, in MiB
-    #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
-    pub(crate) user_attachments_mib: u64,
-    /// The name that clients sign their sessions for; it must not change later
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    pub(crate) server_name: String,
-}
-
-/// `serve --registration`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WhoMayRegister {
-    /// Anyone
-    Open,
-    /// Whoever has a code of `larder admin invite`
-    Invited,
-    /// Nobody
-    Closed,
-}
-
-impl From<WhoMayRegister> for Registration {
-    fn from(who: WhoMayRegister) -> Self {
-        match who {
-            WhoMayRegister::Open => Self::Open,
-            WhoMayRegister::Invited => Self::Invited,
-            WhoMayRegister::Closed => Self::Closed,
-        }
-    }
-}
-
-/// Where a server keeps everything.
-#[derive(Debug, Args)]
-pub(crate) struct StoreOptions {
-    /// Keep the database in this directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Keep the database in this file
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
-    pub(crate) database: Option<PathBuf>,
-    /// Keep everything in postgres://USER:PASSWORD@HOST/DATABASE, which several servers may share, or in sqlite://FILE.
-    /// Others on this machine can read a command line: a password belongs into the variable
-    #[arg(
-        long,
-        env = "LARDER_STORE",
-        hide_env_values = true,
-        value_name = "URL|FILE",
-        conflicts_with_all = ["data", "database"]
-    )]
-    pub(crate) store: Option<StoreUrl>,
-}
-
 macro_rules! secret_text {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -495,54 +408,6 @@ pub(crate) struct Passphrase {
     /// Take a passphrase of fewer than 8 characters
     #[arg(long, conflicts_with = "keychain")]
     pub(crate) weak_passphrase: bool,
-}
-
-/// `larder admin`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum AdminCommand {
-    /// Check all that a server has stored against itself. No server may use it meanwhile
-    Check {
-        #[command(flatten)]
-        store: StoreOptions,
-    },
-    /// Copy a server's SQLite database to a new file. The server may go on meanwhile
-    Backup {
-        #[command(flatten)]
-        store: StoreOptions,
-        /// The file to create
-        file: PathBuf,
-    },
-    /// Make codes for people who are to register, while the server goes on. Whoever has one can use it, once
-    Invite {
-        #[command(flatten)]
-        store: StoreOptions,
-        /// How many
-        #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
-        count: u32,
-        /// How long they can be used
-        #[arg(long, value_name = "DAYS", default_value = "7", value_parser = clap::value_parser!(u32).range(1..=366))]
-        valid: u32,
-    },
-    /// List the invitations that can be used, or withdraw some
-    Invitations {
-        #[command(flatten)]
-        store: StoreOptions,
-        /// Withdraw this one; may be repeated
-        #[arg(long, value_name = "ID")]
-        revoke: Vec<InvitationId>,
-    },
-    /// After a backup was restored, and before it is served: withdraw what may have been handed out since. No server may use
-    /// it meanwhile
-    Restored {
-        #[command(flatten)]
-        store: StoreOptions,
-    },
-    /// Take what the clock of this computer says for the time, after it was set to another while servers ran. They may go on
-    /// meanwhile
-    AcceptClock {
-        #[command(flatten)]
-        store: StoreOptions,
-    },
 }
 
 /// `larder device`.
@@ -605,74 +470,4 @@ pub(crate) enum PoolCommand {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn what_can_be_typed_in_the_chat_can_be_done_from_a_script() {
-        let mut program = Cli::command();
-        program.build();
-        for (usage, _) in crate::slash::all() {
-            let name = usage.trim_start_matches('/').split(' ').next().unwrap();
-            let path: &[&str] = match name {
-                "new" => &["group", "create"],
-                "rename" => &["group", "rename"],
-                "pool" => &["pool", "status"],
-                // The argument of a command.
-                "attach" => &["send"],
-                // Of the screen.
-                "copy" | "edit" | "group" | "help" | "quit" => continue,
-                same => &[same],
-            };
-            let mut command = Some(&program);
-            for name in path {
-                command = command.and_then(|command| command.find_subcommand(name));
-            }
-            assert!(command.is_some(), "{usage}");
-        }
-    }
-
-    #[test]
-    fn a_store_shows_no_password() {
-        let cli =
-            Cli::try_parse_from(["larder", "serve", "--store", "postgres://a:secret@db/larder"]).unwrap();
-        assert!(!format!("{cli:?}").contains("secret"));
-    }
-
-    #[test]
-    fn an_invitation_code_is_not_shown_not_even_a_wrong_one() {
-        let cli = Cli::try_parse_from(["larder", "register", "alice", "--invite", "nearly-a-code"]).unwrap();
-        assert!(!format!("{cli:?}").contains("nearly"));
-    }
-
-    #[test]
-    fn suites_of_a_server_are_named_in_order_and_unknown_names_are_refused() {
-        let cli = Cli::try_parse_from([
-            "larder",
-            "serve",
-            "--suite",
-            "0x0003",
-            "--suite",
-            "x25519-aes128gcm",
-        ]);
-        assert!(matches!(cli.unwrap().command, Command::Serve(Serve { suites, .. }) if suites == [3, 1]));
-        assert!(Cli::try_parse_from(["larder", "serve", "--suite", "rot13"]).is_err());
-    }
-
-    #[test]
-    fn a_message_is_words_and_takes_flags_only_after_two_hyphens() {
-        let cli = Cli::try_parse_from(["larder", "send", "room", "-5", "degrees", "--json"]).unwrap();
-        assert!(cli.global.json);
-        assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["-5", "degrees"]));
-        let cli = Cli::try_parse_from(["larder", "send", "room", "--", "--json"]).unwrap();
-        assert!(!cli.global.json);
-        assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["--json"]));
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead};
 use std::thread;
+use std::time::Duration;
 
 use larder_client::TEXT_BYTES_MAX;
 use tokio::sync::mpsc;
@@ -13,6 +14,9 @@ use crate::slash::{self, Entered, Slash};
 pub(crate) const LINES_WAITING_MAX: usize = 16;
 /// Bytes of a line that are kept: one more than a message may have, and a line's end of two bytes.
 const LINE_BYTES_KEPT: usize = TEXT_BYTES_MAX + 3;
+
+/// How long it may take until a line is there that was given before no more were taken.
+const REST: Duration = Duration::from_millis(500);
 
 /// The code of a failure after which no more is read.
 pub(crate) const UNREADABLE: &str = "stdin-unreadable";
@@ -70,6 +74,17 @@ pub(crate) fn lines(purpose: For) -> Lines {
         }
     });
     lines
+}
+
+/// The first of the lines that are left when no more are taken. What is there to be read is read at once; what is not
+/// there is not lost. Blank ones say nothing.
+pub(crate) async fn rest(lines: &mut Lines) -> Option<Line> {
+    loop {
+        let line = tokio::time::timeout(REST, lines.recv()).await.ok().flatten()?;
+        if !line.text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
+            return Some(line);
+        }
+    }
 }
 
 /// Whether a line ends a chat.

@@ -7,15 +7,17 @@ use larder_wire::{
 use crate::connection::MlsConnection;
 use crate::connection::operations::finish;
 use crate::connection::sync::Progress;
-use crate::core::{self, Extent};
+use crate::core::{self, Checked, Extent};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, Invited, NotAdded};
 
-/// Users whom one Commit adds: each may have 8 devices, where the server is not configured otherwise.
+/// Users whom KeyPackages are reserved of at once: where each has no more than 8 devices, which a server allows unless it is
+/// told otherwise, one Commit adds them. What is more is added by several.
 const USERS_AT_ONCE: usize = COMMIT_ADDS_MAX / 8;
 
 impl MlsConnection {
-    /// Adds users to a group: all of their devices, by one Commit.
+    /// Adds users to a group, each with all of their devices: by one Commit, or by several where they have more than one may
+    /// add.
     ///
     /// Reserves a KeyPackage of each device, checks everything that the directory handed out (what fails is reported and
     /// never added, and its reservation is given up, so that nobody gets it again), stages Commit and Welcome, and merges the Commit when the server has accepted it. When another
@@ -73,7 +75,7 @@ impl MlsConnection {
     /// back. (Users who are members already keep nobody out.)
     ///
     /// # Errors
-    /// [`Error::TooManyUsers`]; otherwise those of [`invite`](Self::invite), except that the reasons are in the answer also when
+    /// [`Error::TooManyUsers`], also when they have more devices than one Commit may add; otherwise those of [`invite`](Self::invite), except that the reasons are in the answer also when
     /// nobody was added.
     pub async fn invite_all(&self, group: &GroupKey, users: &[UserName]) -> Result<Invited, Error> {
         let _operation = self.0.operation.lock().await;
@@ -195,21 +197,74 @@ impl MlsConnection {
         let reservation_id = reserved.reservation_id.clone();
         let of_users = reserved.users.iter().flat_map(|answer| &answer.devices);
         let handed_out = of_users.filter(|device| device.key_package_ref.is_some()).count();
-        // One transaction, so that until the Commit is in the outbox the reservation can be asked for again.
-        let (key, asked) = (group.clone(), users.to_vec());
-        let (mut checked, staged) = core
+        // One transaction, so that until the first Commit is in the outbox the reservation can be asked for again.
+        let (key, asked, terms) = (group.clone(), users.to_vec(), (reservation_id.clone(), extent));
+        let (not_added, parts, first) = core
             .write(move |tx, context| {
                 core::reserve_finished(tx, &key, &asked, extent)?;
                 let mut checked = core::check_reservation(tx, context, &key, &asked, &reserved, extent)?;
-                let staged = if checked.users().is_empty() {
-                    None
-                } else {
-                    let terms = (reserved.reservation_id, extent);
-                    core::stage_invite(tx, context, &key, &mut checked, terms)?
+                let mut parts = checked.take_parts(COMMIT_ADDS_MAX);
+                let first = match parts.as_mut_slice() {
+                    [_, _, ..] if extent == Extent::AllOrNobody => None,
+                    [first, ..] => core::stage_invite(tx, context, &key, first, terms)?,
+                    [] => None,
                 };
-                Ok((checked, staged))
+                Ok((checked.not_added, parts, first))
             })
             .await?;
+        let fits = extent == Extent::WhoeverCan || parts.len() < 2;
+        let mut invited = Invited {
+            not_added,
+            ..Invited::default()
+        };
+        let mut count = 0;
+        let mut staged = Some(first);
+        for part in parts.into_iter().filter(|_| fits) {
+            let (mut part, id) = match staged.take() {
+                Some(first) => (part, first),
+                None => {
+                    self.stage_part(group, part, (reservation_id.clone(), extent))
+                        .await?
+                }
+            };
+            self.settle_part(group, &mut part, id, extent).await?;
+            count += part.count();
+            invited.added.extend(part.users());
+            invited.by_last_resort.extend(part.by_last_resort());
+            invited.not_added.extend(part.not_added);
+        }
+        if let Some(id) = reservation_id.filter(|_| count < handed_out) {
+            self.give_back(&id).await;
+        }
+        match fits {
+            true => Ok(invited),
+            false => Err(Error::TooManyUsers),
+        }
+    }
+
+    /// Stages the Commit that adds a part of what was reserved, when one before it is merged.
+    async fn stage_part(
+        &self,
+        group: &GroupKey,
+        mut part: Checked,
+        terms: (Option<String>, Extent),
+    ) -> Result<(Checked, Option<i64>), Error> {
+        let key = group.clone();
+        let staging = self.0.core.write(move |tx, context| {
+            let staged = core::stage_invite(tx, context, &key, &mut part, terms)?;
+            Ok((part, staged))
+        });
+        staging.await
+    }
+
+    /// Has the server judge the Commit that adds these, and leaves out whom it does not let in.
+    async fn settle_part(
+        &self,
+        group: &GroupKey,
+        part: &mut Checked,
+        staged: Option<i64>,
+        extent: Extent,
+    ) -> Result<(), Error> {
         if let Some(id) = staged {
             match finish(self.settle(id).await?) {
                 Err(Error::Refused(problem))
@@ -217,19 +272,14 @@ impl MlsConnection {
                 finished => finished?,
             }
         }
-        let (key, asked) = (group.clone(), checked.users());
-        let overtaken = core
+        let (key, asked) = (group.clone(), part.users());
+        let overtaken = self
+            .0
+            .core
             .write(move |tx, _| core::not_members(tx, &key, &asked))
             .await?;
-        checked.leave_out(overtaken.into_iter().map(|user| (user, NotAdded::Overtaken)));
-        if let Some(id) = reservation_id.filter(|_| checked.count() < handed_out) {
-            self.give_back(&id).await;
-        }
-        Ok(Invited {
-            added: checked.users(),
-            by_last_resort: checked.by_last_resort(),
-            not_added: checked.not_added,
-        })
+        part.leave_out(overtaken.into_iter().map(|user| (user, NotAdded::Overtaken)));
+        Ok(())
     }
 
     /// Gives up what is left of a reservation: it lapses, and nobody gets it again.

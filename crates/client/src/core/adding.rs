@@ -9,7 +9,7 @@ use larder_wire::{CommitRequest, DeviceId, Problem, UserName};
 use openmls::group::ProposalValidationError;
 use openmls::prelude::{CreateCommitError, KeyPackage, MlsGroup, OpenMlsProvider as _};
 
-use crate::core::gate::{self, Closed};
+use crate::core::gate::{self, Cleared, Closed};
 use crate::core::invitation::Extent;
 use crate::core::outbox::{self, Intent, InvitePackage};
 use crate::core::profile::Context;
@@ -27,6 +27,28 @@ pub(super) struct Adding {
     pub(super) left_out: Vec<(UserName, KeyPackageFlaw)>,
 }
 
+impl Adding {
+    fn of(
+        request: CommitRequest,
+        packages: Vec<InvitePackage>,
+        left_out: Vec<(UserName, KeyPackageFlaw)>,
+    ) -> Self {
+        Self {
+            request: Some(request),
+            packages,
+            left_out,
+        }
+    }
+
+    fn nobody(left_out: Vec<(UserName, KeyPackageFlaw)>) -> Self {
+        Self {
+            request: None,
+            packages: Vec::new(),
+            left_out,
+        }
+    }
+}
+
 /// Stages the Commit that adds the owners of these KeyPackages, without those who are members already and those whom the
 /// group does not accept. When nobody may be left out and somebody has to be, nothing is staged.
 pub(super) fn stage_adds(
@@ -36,8 +58,8 @@ pub(super) fn stage_adds(
     packages: &[InvitePackage],
     (reservation_id, extent): (Option<&str>, Extent),
 ) -> Result<Result<Adding, Closed>, Error> {
-    let packages = match gate::clear(tx, group)? {
-        Ok(cleared) => still_to_add(cleared.state(), packages),
+    let cleared = match gate::clear(tx, group)? {
+        Ok(cleared) => cleared,
         Err(closed) => return Ok(Err(closed)),
     };
     let attempt = Attempt {
@@ -46,31 +68,22 @@ pub(super) fn stage_adds(
         group,
         reservation_id,
     };
-    let stage = |packages: Vec<InvitePackage>, left_out| {
-        let request = match packages.is_empty() {
-            true => None,
-            false => Some(attempt.make(&packages)?),
-        };
-        Ok(Adding {
-            request,
-            packages,
-            left_out,
-        })
-    };
-    match stage(packages.clone(), Vec::new()) {
+    let packages = still_to_add(cleared.state(), packages);
+    if packages.is_empty() {
+        return Ok(Ok(Adding::nobody(Vec::new())));
+    }
+    match attempt.make(cleared, &packages) {
+        Ok(request) => return Ok(Ok(Adding::of(request, packages, Vec::new()))),
         Err(Error::Mls { .. }) => {}
         Err(Error::VerificationChanged { user }) => return Ok(Err(Closed::VerificationChanged(user))),
-        staged => return staged.map(Ok),
+        Err(other) => return Err(other),
     }
     let (packages, left_out) = attempt.sort_out(packages)?;
-    if extent == Extent::AllOrNobody && !left_out.is_empty() {
-        return Ok(Ok(Adding {
-            request: None,
-            packages: Vec::new(),
-            left_out,
-        }));
+    if packages.is_empty() || (extent == Extent::AllOrNobody && !left_out.is_empty()) {
+        return Ok(Ok(Adding::nobody(left_out)));
     }
-    stage(packages, left_out).map(Ok)
+    let request = attempt.make_again(&packages)?;
+    Ok(Ok(Adding::of(request, packages, left_out)))
 }
 
 /// The server does not let these KeyPackages be added, because their owners have withdrawn them, say. That keeps nobody
@@ -85,7 +98,7 @@ pub(super) fn without_refused(
     let Intent::Invite {
         reservation_id,
         packages,
-        all_or_nobody: false,
+        extent: extent @ Extent::WhoeverCan,
     } = intent
     else {
         return Ok(false);
@@ -109,7 +122,7 @@ pub(super) fn without_refused(
     let intent = Intent::Invite {
         reservation_id: reservation_id.clone(),
         packages: others,
-        all_or_nobody: false,
+        extent: *extent,
     };
     outbox::remake_as(tx.connection(), id, &intent)?;
     Ok(true)
@@ -142,9 +155,8 @@ struct Attempt<'a, 'tx> {
 
 impl Attempt<'_, '_> {
     /// Stages the Commit; a failure leaves the group as it was.
-    fn make(&self, packages: &[InvitePackage]) -> Result<CommitRequest, Error> {
+    fn make(&self, cleared: Cleared<'_>, packages: &[InvitePackage]) -> Result<CommitRequest, Error> {
         self.tx.atomically(|| {
-            let cleared = gate::clear(self.tx, self.group)??;
             let adds: Vec<KeyPackage> = packages
                 .iter()
                 .map(|package| read(self.tx, package))
@@ -155,11 +167,16 @@ impl Attempt<'_, '_> {
         })
     }
 
+    /// Stages it when another one could not be made: each uses a proof up.
+    fn make_again(&self, packages: &[InvitePackage]) -> Result<CommitRequest, Error> {
+        self.make(gate::clear(self.tx, self.group)??, packages)
+    }
+
     /// Why this Commit cannot be made, if it cannot. Nothing of it stays.
     fn rehearse(&self, packages: &[InvitePackage]) -> Result<Option<Error>, Error> {
         let Err(Rehearsed(made)) = self
             .tx
-            .atomically(|| Err::<Infallible, _>(Rehearsed(Box::new(self.make(packages).map(drop)))));
+            .atomically(|| Err::<Infallible, _>(Rehearsed(Box::new(self.make_again(packages).map(drop)))));
         match *made {
             Ok(()) => Ok(None),
             Err(error @ Error::Mls { .. }) => Ok(Some(error)),

@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::core::file_names::file_name;
 use crate::core::gate::{self, Closed};
-use crate::core::messages::{self, NewMessage, Payload};
+use crate::core::messages::{self, NewMessage};
 use crate::core::padding::padded_bytes;
+use crate::core::payload::{Payload, new_id};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::timeline;
@@ -109,7 +110,7 @@ pub(crate) fn attach(
         .crypto()
         .aead_encrypt(CIPHER, &key, &content, &nonce, &[])
         .map_err(Error::mls("encrypting a file"))?;
-    let id = messages::new_id();
+    let id = new_id();
     let (now, me) = (context.now(), &context.identity.me);
     let row = messages::insert(
         tx.connection(),

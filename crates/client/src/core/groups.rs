@@ -8,7 +8,7 @@ use tls_codec::Serialize as _;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{history, messages, mls, naming, requests, timeline};
+use crate::core::{history, mls, naming, payload, requests, timeline};
 use crate::error::Error;
 use crate::text::folded;
 use crate::types::{GroupKey, GroupState, GroupSummary};
@@ -88,7 +88,7 @@ pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(Grou
         ratchet_tree: Base64Url(tree_bytes(&group.export_ratchet_tree())?),
     };
     enter(tx.connection(), &key, GroupState::Creating, 0)?;
-    naming::set(tx.connection(), &key, name, &messages::new_id())?;
+    naming::set(tx.connection(), &key, name, &payload::new_id())?;
     let id = outbox::push(
         tx.connection(),
         &key,

@@ -8,10 +8,11 @@ use openmls::prelude::{
 };
 use tls_codec::Deserialize as _;
 
-use crate::core::messages::{self, Content, NewMessage};
+use crate::core::messages::{self, NewMessage};
+use crate::core::payload::{self, Content};
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
-use crate::core::{attachments, commits, groups, mls, naming, peers, requests, verdicts, welcome};
+use crate::core::{attachments, committed, groups, mls, naming, peers, requests, verdicts, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -311,30 +312,30 @@ fn content(
             Ok(())
         }
         ProcessedMessageContent::StagedCommitMessage(staged) => {
-            let mut events = commits::events(state, &staged, sender);
+            let mut events = committed::events(state, &staged, sender);
             let removed = staged.self_removed();
             let comes = rejoins && staged.remove_proposals().next().is_none();
             if comes {
-                events = commits::came(by.as_ref(), &staged);
+                events = committed::came(by.as_ref(), &staged);
             }
             let me = &context.identity.me;
             let of_us = sender.is_some_and(|(user, _)| *user == me.user);
-            let we_left = commits::leaves_by_itself(state, &staged, &me.user);
+            let we_left = committed::leaves_by_itself(state, &staged, &me.user);
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
-                commits::record(tx, group, &events, now, false)?;
+                committed::record(tx, group, &events, now, false)?;
                 groups::depart(tx, group)?;
                 return Ok(());
             }
             state
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
-            commits::record(tx, group, &events, now, false)?;
+            committed::record(tx, group, &events, now, false)?;
             if let Some((user, _)) = sender.filter(|_| !comes) {
                 accepted_elsewhere(tx, context, group, user)?;
             }
             if we_left {
-                commits::leave_too(tx, group)?;
+                committed::leave_too(tx, group)?;
             } else if comes && of_us {
                 naming::announce(tx, context, group)?;
             }
@@ -365,7 +366,7 @@ fn application(
     now: UnixSeconds,
 ) -> Result<(), Failed> {
     let connection = tx.connection();
-    match messages::read_payload(bytes) {
+    match payload::read_payload(bytes) {
         Some(Content::Text { id, text }) => {
             messages::insert(
                 connection,

@@ -9,6 +9,7 @@ use larder_wire::{
 use openmls::prelude::{Ciphersuite, KeyPackage, MlsGroup, OpenMlsProvider};
 use openmls::treesync::errors::LifetimeError;
 use rusqlite::OptionalExtension;
+use serde::{Deserialize, Serialize};
 
 use crate::core::adding::stage_adds;
 use crate::core::outbox::{Intent, InvitePackage};
@@ -22,13 +23,29 @@ use crate::verification::Verification;
 /// answers for a day; after an hour what it reserved may have lapsed.
 const RESERVE_ATTEMPT_SECONDS: u64 = larder_lifecycle::RESERVATION_SECONDS;
 
-/// Whether those who can be added are added when others cannot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether those who can be added are added when others cannot. It is stored as whether all or nobody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
 pub(crate) enum Extent {
     /// They are.
     WhoeverCan,
     /// Nobody is.
     AllOrNobody,
+}
+
+impl From<bool> for Extent {
+    fn from(all_or_nobody: bool) -> Self {
+        match all_or_nobody {
+            true => Self::AllOrNobody,
+            false => Self::WhoeverCan,
+        }
+    }
+}
+
+impl From<Extent> for bool {
+    fn from(extent: Extent) -> Self {
+        extent == Extent::AllOrNobody
+    }
 }
 
 /// What became of a reservation after the checks.
@@ -71,6 +88,32 @@ impl Checked {
             self.packages.retain(|package| package.user != user);
             self.not_added.push((user, reason));
         }
+    }
+
+    /// Takes out the KeyPackages that passed, in parts that one Commit each can add: all of a user's, and so many at most.
+    /// Whoever has more than that is left out.
+    pub(crate) fn take_parts(&mut self, adds_max: usize) -> Vec<Self> {
+        let mut parts: Vec<Self> = Vec::new();
+        let packages = std::mem::take(&mut self.packages);
+        for of_user in packages.chunk_by(|one, other| one.user == other.user) {
+            if of_user.len() > adds_max {
+                let flaw = NotAdded::InvalidKeyPackage(KeyPackageFlaw::NotAccepted);
+                self.not_added
+                    .extend(of_user.first().map(|package| (package.user.clone(), flaw)));
+                continue;
+            }
+            match parts.last_mut() {
+                Some(part) if part.count() + of_user.len() <= adds_max => {
+                    part.packages.extend_from_slice(of_user)
+                }
+                Some(_) | None => parts.push(Self {
+                    packages: of_user.to_vec(),
+                    last_resorts: self.last_resorts.clone(),
+                    not_added: Vec::new(),
+                }),
+            }
+        }
+        parts
     }
 
     /// When all or nobody was asked for, and somebody cannot be added, nobody is.
@@ -333,9 +376,12 @@ pub(super) fn check(
     // A Commit is built and processed by the system's clock.
     key_package.life_time().validate().map_err(|error| match error {
         LifetimeError::Expired { .. } => KeyPackageFlaw::Expired,
-        LifetimeError::NotValidYet { .. } | LifetimeError::SystemTimeBeforeUnixEpoch => {
-            KeyPackageFlaw::NotYetValid
-        }
+        LifetimeError::NotValidYet { not_before, now } => KeyPackageFlaw::NotYetValidHere {
+            seconds: not_before.saturating_sub(now),
+        },
+        LifetimeError::SystemTimeBeforeUnixEpoch => KeyPackageFlaw::NotYetValidHere {
+            seconds: key_package.life_time().not_before(),
+        },
     })?;
     match mls::who(key_package.leaf_node().credential()) {
         Some((name, id)) if name == *user && id == *device => Ok(key_package),
@@ -365,7 +411,7 @@ pub(crate) fn stage_invite(
     let intent = Intent::Invite {
         reservation_id,
         packages: adding.packages,
-        all_or_nobody: extent == Extent::AllOrNobody,
+        extent,
     };
     commits::push(tx, group, &request, &intent).map(Some)
 }
@@ -383,4 +429,62 @@ pub(crate) fn not_members(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> 
 fn users_in(group: &MlsGroup) -> BTreeSet<UserName> {
     let members = group.members().filter_map(|member| mls::who(&member.credential));
     members.map(|(user, _)| user).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_wire::Base64Url;
+
+    use super::*;
+
+    fn checked(devices: &[(&str, usize)]) -> Checked {
+        let of_user = |&(user, count): &(&str, usize)| {
+            let user: UserName = user.parse().unwrap();
+            (0..count).map(move |number| InvitePackage {
+                user: user.clone(),
+                device_id: format!("d{number}").parse().unwrap(),
+                key_package_ref: KeyPackageRef::from_bytes(&[0; 32]).unwrap(),
+                key_package: Base64Url(Vec::new()),
+            })
+        };
+        Checked {
+            packages: devices.iter().flat_map(of_user).collect(),
+            ..Checked::default()
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_is_added_in_parts_of_whole_users() {
+        let mut all = checked(&[("a", 3), ("b", 1), ("c", 5), ("d", 4), ("e", 2), ("f", 2)]);
+        let parts: Vec<(Vec<UserName>, usize)> = all
+            .take_parts(4)
+            .iter()
+            .map(|part| (part.users(), part.count()))
+            .collect();
+        let users =
+            |names: &[&str]| -> Vec<UserName> { names.iter().map(|name| name.parse().unwrap()).collect() };
+        assert_eq!(
+            parts,
+            [
+                (users(&["a", "b"]), 4),
+                (users(&["d"]), 4),
+                (users(&["e", "f"]), 4),
+            ]
+        );
+        let flaw = NotAdded::InvalidKeyPackage(KeyPackageFlaw::NotAccepted);
+        assert_eq!(
+            all.not_added,
+            [("c".parse().unwrap(), flaw)],
+            "no Commit adds all of its devices"
+        );
+        assert!(checked(&[]).take_parts(4).is_empty());
+    }
+
+    #[test]
+    fn an_extent_is_stored_as_before_there_was_one() {
+        for (extent, stored) in [(Extent::AllOrNobody, "true"), (Extent::WhoeverCan, "false")] {
+            assert_eq!(serde_json::to_string(&extent).unwrap(), stored);
+            assert_eq!(serde_json::from_str::<Extent>(stored).unwrap(), extent);
+        }
+    }
 }

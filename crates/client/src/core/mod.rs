@@ -9,6 +9,7 @@ mod backup;
 mod chain;
 mod clock;
 mod commits;
+mod committed;
 mod devices;
 mod encryption;
 mod file_names;
@@ -26,6 +27,7 @@ mod mls;
 mod naming;
 mod outbox;
 mod padding;
+mod payload;
 mod peers;
 mod positions;
 mod probe;
@@ -69,16 +71,17 @@ pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{Taken, apply};
 pub(crate) use invitation::{
-    Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
+    Checked, Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
     reserve_key, stage_invite,
 };
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
-pub(crate) use messages::{check_name, retry, send};
+pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
 pub(crate) use outbox::{
     Outcome, Purpose, QueuedRequest, Settled, Verdict, fail_unsent, next_ready, settle, waits,
 };
+pub(crate) use payload::check_name;
 pub(crate) use positions::{acknowledged, go_back, tell_again, tell_everything_again, unacknowledged};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{

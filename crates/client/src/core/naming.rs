@@ -11,7 +11,8 @@ use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use crate::core::gate::{self, Closed};
-use crate::core::messages::{self, Payload, check_name};
+use crate::core::messages;
+use crate::core::payload::{Payload, check_name, new_id};
 use crate::core::profile::Context;
 use crate::error::Error;
 use crate::text::escaped_name;
@@ -52,8 +53,8 @@ pub(crate) fn rename(
     let connection = tx.connection();
     let id = match known(connection, group)? {
         Some((name, _)) if name == new => return Ok(None),
-        Some((_, Some(id))) => messages::new_id().max(next(&id)),
-        Some((_, None)) | None => messages::new_id(),
+        Some((_, Some(id))) => new_id().max(next(&id)),
+        Some((_, None)) | None => new_id(),
     };
     set(connection, group, new, &id)?;
     let me = &context.identity.me;
@@ -94,7 +95,7 @@ pub(super) fn payload(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Payload>, 
     let id = match id {
         Some(id) => id,
         None => {
-            let id = messages::new_id();
+            let id = new_id();
             set(connection, group, &name, &id)?;
             id
         }
@@ -155,7 +156,7 @@ mod tests {
     fn the_next_id_is_above_one_from_a_clock_that_is_ahead() {
         let ahead = "7fffffff-ffff-7fff-bfff-ffffffffffff";
         assert!(next(ahead).as_str() > ahead);
-        assert!(next(ahead) > messages::new_id());
+        assert!(next(ahead) > new_id());
         assert_eq!(
             next("ffffffff-ffff-ffff-ffff-ffffffffffff"),
             "ffffffff-ffff-ffff-ffff-ffffffffffff"

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::commits::{self, merged};
 use crate::core::gate::Closed;
+use crate::core::invitation::Extent;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{adding, attachments, groups, messages, mls, rejoin, restored_server};
@@ -25,8 +26,8 @@ pub(super) enum Intent {
     Invite {
         reservation_id: Option<String>,
         packages: Vec<InvitePackage>,
-        /// Whether one who cannot be added keeps the others out.
-        all_or_nobody: bool,
+        #[serde(rename = "all_or_nobody")]
+        extent: Extent,
     },
     /// Removes all devices of a user.
     Remove { user: UserName },

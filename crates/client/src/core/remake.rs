@@ -4,7 +4,6 @@ use openmls::prelude::MlsGroup;
 
 use crate::core::adding::stage_adds;
 use crate::core::gate::{self, Closed};
-use crate::core::invitation::Extent;
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
 use crate::core::{commits, devices, groups, messages, mls, naming, verdicts};
@@ -180,14 +179,10 @@ fn restage_invite(
     let Intent::Invite {
         reservation_id,
         packages,
-        all_or_nobody,
+        extent,
     } = intent
     else {
         return Ok(Restaged::Ended(Outcome::Moot));
-    };
-    let extent = match all_or_nobody {
-        true => Extent::AllOrNobody,
-        false => Extent::WhoeverCan,
     };
     let terms = (reservation_id.as_deref(), extent);
     let adding = match stage_adds(tx, context, group, &packages, terms)? {
@@ -207,7 +202,7 @@ fn restage_invite(
     let intent = Intent::Invite {
         reservation_id,
         packages: adding.packages,
-        all_or_nobody,
+        extent,
     };
     Ok(Restaged::Again(request, intent))
 }

@@ -197,6 +197,11 @@ impl TestServer {
         self.restart(|config| config.registration = registration).await;
     }
 
+    /// The same database and the same address, where a user may have so many devices.
+    pub(crate) async fn restart_where_users_have(&mut self, devices: u32) {
+        self.restart(|config| config.user_devices_max = devices).await;
+    }
+
     /// A server of this name at the same address, that knows nobody.
     pub(crate) async fn replace(&mut self, name: &str) {
         self.stop().await;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,10 @@ use crate::cli::Send;
 use crate::failure::{Exit, Failure};
 use crate::files::Outgoing;
 use crate::follow::Follower;
-use crate::input::{For, Line, Lines, lines, whole};
+use crate::input::{For, Line, Lines, lines, rest, whole};
 use crate::output::Output;
 use crate::record::Record;
+use crate::shutdown::Shutdown;
 
 /// A wait without an end that somebody set. Longer than any machine runs, and a time that can be counted with.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -62,6 +64,7 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
         offline: options.offline,
         until,
         hindrance: RefCell::new(hindrance),
+        interrupted: Notify::new(),
     };
     if let Some(file) = file {
         let status = sender.send_file(file).await?;
@@ -78,10 +81,11 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
 
 /// Whether nothing can be sent as long as that is so: it need not be tried again.
 fn is_in_the_way(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unreachable(_) | Error::NotTheServer(_) | Error::UnknownAccount
-    )
+    match error {
+        Error::Unreachable(_) | Error::NotTheServer(_) | Error::UnknownAccount => true,
+        Error::Refused(problem) => problem.problem_type == ProblemType::StateBehind,
+        _ => false,
+    }
 }
 
 struct Sender<'a> {
@@ -93,6 +97,8 @@ struct Sender<'a> {
     until: Option<Instant>,
     /// Why the server was not there when it was last asked.
     hindrance: RefCell<Option<Arc<Error>>>,
+    /// Ends a wait for the server: a signal came.
+    interrupted: Notify,
 }
 
 impl Sender<'_> {
@@ -166,19 +172,41 @@ impl Sender<'_> {
                 }
             }
         };
-        match timeout_at(until, waiting).await {
-            Ok(status) => status,
-            Err(_) => Ok(SendStatus::Pending),
+        tokio::select! {
+            waited = timeout_at(until, waiting) => waited.unwrap_or(Ok(SendStatus::Pending)),
+            () = self.interrupted.notified() => Ok(SendStatus::Pending),
         }
     }
 
-    /// Sends lines that are not empty until there are no more. One that cannot be sent does not keep the others back.
+    /// Sends lines that are not empty until there are no more, or a signal comes. One that cannot be sent does not keep the
+    /// others back.
     async fn send_lines(&self, mut lines: Lines) -> Result<ExitCode> {
-        let (mut failed, mut pending) = (None, false);
-        while let Some(Line { number, text }) = lines.recv().await {
+        let mut shutdown = Shutdown::listen()?;
+        let (mut failed, mut pending, mut is_interrupted) = (None, false, false);
+        while !is_interrupted {
+            let line = tokio::select! {
+                biased;
+                () = shutdown.requested() => {
+                    is_interrupted = true;
+                    break;
+                }
+                line = lines.recv() => line,
+            };
+            let Some(Line { number, text }) = line else { break };
             let sent = match text {
                 Ok(text) if text.is_empty() => continue,
-                Ok(text) => self.send(&text).await,
+                Ok(text) => {
+                    let mut sending = pin!(self.send(&text));
+                    // What became of the line is known only once it is done.
+                    tokio::select! {
+                        sent = &mut sending => sent,
+                        () = shutdown.requested() => {
+                            is_interrupted = true;
+                            self.interrupted.notify_one();
+                            sending.await
+                        }
+                    }
+                }
                 Err(flaw) => Err(flaw.into()),
             };
             match sent {
@@ -194,6 +222,9 @@ impl Sender<'_> {
                     }
                 }
             }
+        }
+        if is_interrupted && let Some(Line { number, .. }) = rest(&mut lines).await {
+            return Err(unsent(number, "interrupted", "a signal came").into());
         }
         Ok(match (failed, pending && !self.offline) {
             (Some(exit), _) => exit.into(),
@@ -211,12 +242,15 @@ impl Sender<'_> {
 /// What it means that nobody takes what a line came to: nothing, if it was the last one.
 async fn untold(error: anyhow::Error, mut lines: Lines) -> Result<ExitCode> {
     match lines.recv().await {
-        Some(Line { number, .. }) => {
-            let message = format!("line {number} and what follows were not sent: nobody reads the output");
-            Err(Failure::new(Exit::Failed, "output-closed", message).into())
-        }
+        Some(Line { number, .. }) => Err(unsent(number, "output-closed", "nobody reads the output").into()),
         None => Err(error),
     }
+}
+
+/// That this line is the first that was not sent, for this reason.
+fn unsent(number: u64, code: &'static str, why: &str) -> Failure {
+    let message = format!("line {number} and what follows were not sent: {why}");
+    Failure::new(Exit::Failed, code, message)
 }
 
 /// The row of an own message that waits to be sent.

@@ -2,6 +2,7 @@
 //!
 //! * `app` is everything that is on the screen, as values; `timeline` and `composer` are its larger parts, `keys` what can
 //!   be pressed.
+//! * `keyboard` is what is typed, before crossterm makes events of it.
 //! * `view` draws it, in the colours of `theme`, on the `screen`.
 //! * `engine` does what has to be done, in the order of its `queues`, and tells what happens: it alone knows the client.
 
@@ -10,6 +11,11 @@ mod bench;
 mod composer;
 mod editor;
 mod engine;
+#[cfg(unix)]
+mod keyboard;
+#[cfg(not(unix))]
+#[path = "without_keyboard.rs"]
+mod keyboard;
 mod keys;
 #[cfg(feature = "notifications")]
 mod notify;
@@ -36,6 +42,7 @@ use tokio::sync::mpsc;
 
 use self::app::{App, Effect, Update};
 use self::engine::Engine;
+use self::keyboard::Note;
 use self::queues::Queues;
 use self::screen::Screen;
 use self::theme::Theme;
@@ -50,6 +57,8 @@ const EVENTS_AT_ONCE: usize = 256;
 /// How long what was entered last may take once the chat is left: a message is put into the profile at once, what waits for
 /// the server may not come back.
 const LEAVING: Duration = Duration::from_secs(5);
+
+const NOT_TEXT: &str = "some of what was typed is not UTF-8 text: \u{fffd} stands for it";
 
 /// How the interface is to be.
 #[derive(Debug, Clone)]
@@ -193,6 +202,10 @@ async fn run(
             update = updates.recv() => match update {
                 Some(update) => app.update(update),
                 None => return Ok(()),
+            },
+            note = screen.note() => match note {
+                Some(Note::NotText) => app.update(Update::Failed(NOT_TEXT.to_owned())),
+                Some(Note::Gone) | None => return Ok(()),
             },
             () = shutdown.requested() => return Ok(()),
         }

@@ -15,6 +15,9 @@ use ratatui::crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, SetTitle, disable_raw_mode, enable_raw_mode,
 };
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::keyboard::{self, Note};
 use crate::terminal::is_dumb;
 
 /// Text that is put on the clipboard, in bytes: terminals ignore longer sequences.
@@ -33,6 +36,7 @@ pub(crate) fn is_usable() -> bool {
 /// The terminal, taken when this is made, and given back when it is dropped, however that comes about.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
+    notes: (UnboundedSender<Note>, UnboundedReceiver<Note>),
 }
 
 impl Screen {
@@ -43,9 +47,10 @@ impl Screen {
             leave();
             hook(panic);
         }));
-        enter()?;
+        let notes = unbounded_channel();
+        enter(&notes.0)?;
         match terminal() {
-            Ok(terminal) => Ok(Self { terminal }),
+            Ok(terminal) => Ok(Self { terminal, notes }),
             Err(error) => {
                 leave();
                 Err(error)
@@ -67,7 +72,7 @@ impl Screen {
     pub(super) fn lend<T>(&mut self, borrow: impl FnOnce() -> T) -> io::Result<T> {
         leave();
         let result = borrow();
-        enter()?;
+        enter(&self.notes.0)?;
         self.forget()?;
         Ok(result)
     }
@@ -81,6 +86,11 @@ impl Screen {
         }
         execute!(io::stdout(), CopyToClipboard::to_clipboard_from(&text[..end]))?;
         Ok(end == text.len())
+    }
+
+    /// Waits for something that the events of crossterm do not tell.
+    pub(super) async fn note(&mut self) -> Option<Note> {
+        self.notes.1.recv().await
     }
 
     pub(super) fn ring(&mut self) -> io::Result<()> {
@@ -108,8 +118,11 @@ fn terminal() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
     Terminal::new(CrosstermBackend::new(io::stdout()))
 }
 
-fn enter() -> io::Result<()> {
+fn enter(notes: &UnboundedSender<Note>) -> io::Result<()> {
     enable_raw_mode()?;
+    if let Err(error) = keyboard::take(notes) {
+        tracing::warn!(%error, "what is typed and is no UTF-8 will be missed: there is no pseudo-terminal");
+    }
     let entered = execute!(
         io::stdout(),
         EnterAlternateScreen,
@@ -124,6 +137,7 @@ fn enter() -> io::Result<()> {
 }
 
 fn leave() {
+    keyboard::give_back();
     // The terminal may be gone.
     let _ = execute!(
         io::stdout(),

@@ -219,3 +219,55 @@ fn a_backup_is_for_its_owner_only_and_its_passphrase_may_come_from_a_descriptor(
     let (exit, _, code) = fails(&world, "bob", &["export", "other.age"]);
     assert_eq!((exit, code.as_str()), (7, "no-terminal"));
 }
+
+/// Copies a profile, as somebody does who copies a home directory.
+fn copied(world: &World, from: &str, to: &str) {
+    fs::create_dir(world.profile(to)).unwrap();
+    for entry in fs::read_dir(world.profile(from)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), world.profile(to).join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_stale_copy_says_what_it_is_and_keeps_what_it_cannot_send() {
+    let world = alice_and_bob();
+    copied(&world, "bob", "copy");
+    world.ok("bob", &["send", "room", "from the original"]);
+    // Each is brought up to date once.
+    world.ok("copy", &["send", "room", "from the copy"]);
+    world.ok("bob", &["send", "room", "from the original again"]);
+    let why = "this profile is an older copy of one that was used since, and was brought up to date less than an hour \
+               ago: nothing is sent until it may be again";
+    for arguments in [
+        &["send", "room", "too often"][..],
+        &["send", "room", "--wait", "too often, and waiting"],
+    ] {
+        let sent = world.run("copy", arguments);
+        assert_eq!(sent.code, 3, "{arguments:?}: {sent:?}");
+        let expected = format!("pending: {why}; the message is kept, and not sent as long as that is so\n");
+        assert_eq!(sent.out, expected, "{arguments:?}: {sent:?}");
+        let sent = world.run("copy", &[&["--json"], arguments].concat());
+        let told = crate::support::parse(&sent.out);
+        assert_eq!(
+            (&told["status"], &told["code"], &told["reason"], sent.code),
+            (&"pending".into(), &"state-behind".into(), &why.into(), 3)
+        );
+    }
+    // What is logged comes before it.
+    let received = world.run("copy", &["recv"]);
+    assert_eq!(received.code, 3, "{received:?}");
+    assert!(
+        received.err.ends_with(&format!("larder: {why}\n")),
+        "{received:?}"
+    );
+    assert_eq!(
+        texts(&world.json("alice", &["recv"])),
+        [
+            "so it does",
+            "from the original",
+            "from the copy",
+            "from the original again"
+        ]
+    );
+}

@@ -10,6 +10,7 @@
 mod admin;
 mod backups;
 mod bench;
+mod clocks;
 #[cfg(unix)]
 mod configuration;
 mod conversation;
@@ -45,3 +46,5 @@ mod support;
 #[cfg(unix)]
 mod terminal;
 mod transcripts;
+#[cfg(unix)]
+mod waiting;

@@ -1,12 +1,14 @@
 //! Nothing that is typed, pasted or fed is dropped in silence: it is acted upon, or told with its line.
 
 use std::fs::File;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 
+use larder_testkit::{Action, Proxy};
 use serde_json::Value;
 
 use crate::scripting::{alice_and_bob, fed};
-use crate::support::{Ended, World, parse, texts};
+use crate::support::{Ended, PATIENCE, World, parse, texts};
 
 /// Feeds a chat in the group.
 fn chat(world: &World, input: &[u8]) -> Ended {
@@ -169,6 +171,78 @@ fn who_reads_no_results_is_told_what_was_not_sent() {
     assert_eq!(received(&world), ["five"]);
 }
 
+/// The exit code, and what is told on stderr, of a command of alice's that a signal comes to while it sends the first line.
+#[cfg(unix)]
+fn interrupted(world: &World, proxy: &Proxy, arguments: &[&str], signal: &str, input: &str) -> (i32, String) {
+    let (gate, held) = channel();
+    let (sending, is_sending) = channel();
+    let mut first = Some(held);
+    proxy.rule_for("POST", "/messages", move |_| match first.take() {
+        Some(held) => {
+            sending.send(()).unwrap();
+            Action::Hold(held)
+        }
+        None => Action::Forward,
+    });
+    let mut command = world.command("alice", &[&["--server", &proxy.url], arguments].concat());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    is_sending.recv_timeout(PATIENCE).unwrap();
+    let kill = format!("kill -{signal} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    drop(gate);
+    let output = child.wait_with_output().unwrap();
+    let code = output.status.code();
+    (
+        code.expect("killed by the signal"),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_names_the_first_line_that_was_not_sent() {
+    let world = World::new();
+    world.register(&["bob"]);
+    let proxy = Proxy::start(&world.url());
+    for command in [
+        &["register", "--no-encryption", "alice"][..],
+        &["group", "create", "room"],
+        &["invite", "room", "bob"],
+    ] {
+        world.ok("alice", &[&["--server", &proxy.url], command].concat());
+    }
+    world.ok("bob", &["recv"]);
+    // More than can be sent until it has noticed.
+    let lines: Vec<String> = (1..=500).map(|number| format!("line {number}")).collect();
+    let input = format!("{}\n\n", lines.join("\n"));
+    let sending = &["send", "room", "--stdin"][..];
+    let (unsent, not_taken) = (
+        " and what follows were not sent: a signal came",
+        ": a signal ended the chat: this and what follows was not taken",
+    );
+    for (arguments, signal, why) in [
+        (sending, "INT", unsent),
+        (sending, "TERM", unsent),
+        (&["chat", "room"], "INT", not_taken),
+        (&["chat", "room"], "TERM", not_taken),
+    ] {
+        let (code, told) = interrupted(&world, &proxy, arguments, signal, &input);
+        let sent = received(&world);
+        assert_eq!(sent, lines[..sent.len()], "{arguments:?}, {signal}");
+        assert_eq!(told, format!("larder: line {}{why}\n", sent.len() + 1));
+        assert_eq!(code, 1, "{arguments:?}, {signal}");
+    }
+    // Nothing is told of what was sent.
+    let (code, told) = interrupted(&world, &proxy, sending, "TERM", "one\n\n");
+    assert_eq!((code, told.as_str()), (0, ""));
+    assert_eq!(received(&world), ["one"]);
+}
+
 #[cfg(unix)]
 mod on_terminals {
     use expectrl::{Eof, Expect};
@@ -202,6 +276,41 @@ mod on_terminals {
     }
 
     #[test]
+    fn what_is_no_text_on_a_screen_is_told_and_takes_no_key_along() {
+        let world = alice_and_bob();
+        let mut alice = Screen::of(&world, "alice", &["room"]);
+        alice.status("online");
+        // The emulator shows nothing for U+FFFD; what was written to it tells.
+        for (typed, end) in [
+            (&b"caf\xe9 au lait"[..], "au lait"),
+            (b"\xf0\x9f\x98thumb", "thumb"),
+            (b"\x1b[200~in a \xffpaste\x1b[201~", "paste"),
+        ] {
+            alice.press(typed);
+            alice.until("what was typed, and that it is no text", |view| {
+                view.composer.trim_end().ends_with(end) && view.word.contains("is not UTF-8 text")
+            });
+            alice.press("\r");
+            alice.until("nothing more", |view| {
+                !view.status.is_empty() && view.composer.trim().is_empty() && !view.word.contains("UTF-8")
+            });
+        }
+        // Nor is the end of the line lost behind it.
+        alice.press(b"na\xefve\xe9\r");
+        alice.reads("na");
+        let written = String::from_utf8(alice.quit()).unwrap();
+        assert!(written.contains("caf\u{fffd} au lait"), "{written:?}");
+        world.ok("alice", &["recv"]);
+        let sent = [
+            "caf\u{fffd} au lait",
+            "\u{fffd}thumb",
+            "in a \u{fffd}paste",
+            "na\u{fffd}ve\u{fffd}",
+        ];
+        assert_eq!(received(&world), sent);
+    }
+
+    #[test]
     fn what_is_entered_last_is_sent_before_a_screen_ends() {
         let world = alice_and_bob();
         let mut alice = Screen::of(&world, "alice", &["room"]);
@@ -217,7 +326,7 @@ mod on_terminals {
         let world = alice_and_bob();
         let mut alice = Screen::of(&world, "alice", &["room"]);
         alice.status("online");
-        alice.press(&format!("\x1b[200~{}\x1b[201~", "x".repeat(70_000)));
+        alice.press(format!("\x1b[200~{}\x1b[201~", "x".repeat(70_000)));
         let view = alice.word("nothing was pasted: it has 70000 bytes");
         assert_eq!(view.composer.trim(), "");
         alice.quit();

@@ -2,6 +2,7 @@
 
 use crate::devices::linked;
 use crate::screens::{ENTER, ESCAPE, Screen};
+use crate::scripting::fed;
 use crate::support::World;
 use crate::terminal::on_terminal;
 
@@ -307,6 +308,43 @@ fn r_c8_numbers_are_compared_on_the_screen_and_what_changes_after_that_is_told()
         !view.status.is_empty() && !view.status.contains("keys changed")
     });
     alice.quit();
+}
+
+#[test]
+fn r_c8_neither_a_file_nor_a_line_leaves_for_a_device_that_nobody_looked_at() {
+    let world = kitchen();
+    world.ok("alice", &["verify", "bob", "--mark"]);
+    linked(&world, "phone", "bob");
+    let file = world.path("list.txt");
+    std::fs::write(&file, "soup").unwrap();
+    let file = file.to_str().unwrap();
+    let why = "the keys of bob are not those that you have verified: larder verify bob";
+    let mut alice = Screen::of(&world, "alice", &["kitchen"]);
+    alice.status("keys changed: bob");
+    alice.enter(&format!("/attach {file}"));
+    alice.word("the keys of bob are not those that you have verified");
+    alice.quit();
+    let lines = fed(&world, "alice", &["send", "kitchen", "--stdin"], b"one\ntwo\n");
+    assert_eq!((lines.code, lines.out.as_str()), (3, ""));
+    assert_eq!(
+        lines.err,
+        format!("larder: line 1: {why}\nlarder: line 2: {why}\n")
+    );
+    let sent = world.run("alice", &["send", "kitchen", "--attach", file]);
+    assert_eq!((sent.code, sent.err), (3, format!("larder: {why}\n")));
+    // Nothing of it was kept, either, to leave later.
+    world.ok("alice", &["verify", "bob", "--mark"]);
+    world.ok("alice", &["send", "kitchen", "now"]);
+    for device in ["bob", "phone"] {
+        let mut received = world.json(device, &["recv"]);
+        received
+            .retain(|record| ["text", "attachment"].contains(&record["kind"].as_str().unwrap_or_default()));
+        let received: Vec<&str> = received
+            .iter()
+            .map(|record| record["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(received, ["now"], "{device}");
+    }
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn check_of(flaw: Flaw) -> KeyPackageCheck {
         Flaw::SameKeys => KeyPackageCheck::SameKeys,
         Flaw::UnusableKey => KeyPackageCheck::UnusableKey,
         Flaw::LifetimeTooLong => KeyPackageCheck::LifetimeTooLong,
-        Flaw::NotYetValid => KeyPackageCheck::NotYetValid,
+        Flaw::NotYetValid { .. } => KeyPackageCheck::NotYetValid,
         Flaw::Expired => KeyPackageCheck::LifetimeTooShort,
     }
 }
