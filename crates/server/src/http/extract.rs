@@ -1,9 +1,10 @@
 //! Reads what requests carry. Every way in which that can fail ends as a [`Failure`].
 
 use std::convert::Infallible;
+use std::marker::PhantomData;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::App;
+use super::bodies::Bounded;
 use super::problem::Failure;
 use crate::Caller;
 
@@ -20,6 +22,9 @@ pub(super) const MESSAGE_MLS: &str = "message/mls";
 
 /// The media type of a blob.
 pub(super) const OCTET_STREAM: &str = "application/octet-stream";
+
+/// JSON of this size, in bytes, is read in less time than it takes to change to another thread.
+const READ_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -141,14 +146,43 @@ impl<S: Sync> FromRequestParts<S> for AcceptsMls {
 /// JSON, in and out.
 pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Bounded> FromRequest<App> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
+        let unread = Unread::<T>::from_request(request, app).await?;
+        Ok(Self(parse_json(&unread.body)?))
+    }
+}
+
+/// JSON that may be so large that reading it takes time.
+pub(super) struct Unread<T> {
+    body: Bytes,
+    of: PhantomData<T>,
+}
+
+impl<T: DeserializeOwned + Bounded> FromRequest<App> for Unread<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         if content_type(request.headers()).as_deref() != Some("application/json") {
             return Err(ProblemType::UnsupportedMediaType.into());
         }
-        Ok(Self(parse_json(&read_body(request, app).await?)?))
+        Ok(Self {
+            body: read_body(request, app, T::BODY_BYTES_MAX).await?,
+            of: PhantomData,
+        })
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Unread<T> {
+    /// Reads it; what is large where nobody else waits for it.
+    pub(super) async fn read(self, app: &App, caller: &Caller) -> Result<T, Failure> {
+        if self.body.len() <= READ_AT_ONCE_BYTES_MAX {
+            return Ok(parse_json(&self.body)?);
+        }
+        let read = app.service.aside(caller, move || parse_json(&self.body));
+        Ok(read.await??)
     }
 }
 
@@ -164,19 +198,25 @@ pub(super) enum MlsBody<T> {
     Bare(Vec<u8>),
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for MlsBody<T> {
+impl<T: DeserializeOwned + Bounded> FromRequest<App> for MlsBody<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         match content_type(request.headers()).as_deref() {
-            Some("application/json") => Ok(Self::Json(parse_json(&read_body(request, app).await?)?)),
-            Some(MESSAGE_MLS) => Ok(Self::Bare(read_body(request, app).await?.into())),
+            Some("application/json") => {
+                let body = read_body(request, app, T::BODY_BYTES_MAX).await?;
+                Ok(Self::Json(parse_json(&body)?))
+            }
+            Some(MESSAGE_MLS) => Ok(Self::Bare(
+                read_body(request, app, T::BODY_BYTES_MAX).await?.into(),
+            )),
             _ => Err(ProblemType::UnsupportedMediaType.into()),
         }
     }
 }
 
-async fn read_body(request: Request, app: &App) -> Result<Bytes, Failure> {
+async fn read_body(mut request: Request, app: &App, bytes_max: usize) -> Result<Bytes, Failure> {
+    DefaultBodyLimit::max(bytes_max).apply(&mut request);
     Bytes::from_request(request, app)
         .await
         .map_err(|rejection| match rejection.status() {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path, Query};
+use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path, Query, Unread};
 use super::openapi::MlsObject;
 use super::problem::{
     CommitProblems, CreateGroupProblems, Failure, FindProblems, LeaveProblems, ReadProblems, SendProblems,
@@ -89,8 +89,9 @@ pub(super) async fn commit(
     caller: Caller,
     State(app): State<App>,
     Path(group): Path<GroupId>,
-    Json(request): Json<CommitRequest>,
+    body: Unread<CommitRequest>,
 ) -> Result<Json<Accepted>, Failure> {
+    let request = body.read(&app, &caller).await?;
     Ok(Json(app.service.commit(&caller, group, request).await?))
 }
 

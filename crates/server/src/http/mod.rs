@@ -6,6 +6,7 @@
 
 mod accounts;
 mod blobs;
+mod bodies;
 mod connection;
 mod extract;
 mod groups;
@@ -19,11 +20,11 @@ mod serve;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use larder_wire::{BODY_BYTES_MAX, INBOX_WAIT_SECONDS_MAX, Problem, ProblemType};
+use larder_wire::{INBOX_WAIT_SECONDS_MAX, Problem, ProblemType};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -41,9 +42,6 @@ const REQUEST_SECONDS_MAX: u64 = 30;
 
 /// The beginning of the year 9999, in Unix seconds: an HTTP date has four digits for the year.
 const HTTP_DATE_SECONDS_MAX: u64 = 253_370_764_800;
-
-/// A request body of those endpoints that need no session, in bytes.
-const ANONYMOUS_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// What every handler gets.
 #[derive(Clone)]
@@ -106,8 +104,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(meta::readyz))
         .routes(routes!(accounts::register))
         .routes(routes!(accounts::challenge))
-        .routes(routes!(accounts::open_session))
-        .layer(DefaultBodyLimit::max(ANONYMOUS_BODY_BYTES_MAX));
+        .routes(routes!(accounts::open_session));
     let with_session = OpenApiRouter::new()
         .routes(routes!(accounts::user_devices))
         .routes(routes!(accounts::block, accounts::unblock))
@@ -132,15 +129,13 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(groups::ratchet_tree))
         .routes(routes!(groups::leave))
         .routes(routes!(groups::handshakes))
-        .routes(routes!(groups::epoch))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+        .routes(routes!(groups::epoch));
     let patient = OpenApiRouter::new()
         .routes(routes!(blobs::store))
         .routes(routes!(blobs::fetch, blobs::remove))
         .routes(routes!(inbox::events));
     let waiting = OpenApiRouter::new()
         .routes(routes!(inbox::next))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(within_time_and_wait));
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(anonymous)

@@ -88,6 +88,15 @@ impl Service {
         }
     }
 
+    /// Runs what may take time for a caller where nobody waits for it but what the same user asks for.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        Ok(self.judge(caller, work).await?)
+    }
+
     pub(super) async fn judge<T: Send + 'static>(
         &self,
         caller: &Caller,

@@ -9,6 +9,8 @@ use openmls::prelude::tls_codec::{Serialize as _, VLByteSlice};
 use openmls::prelude::{
     Capabilities, Extension, ExtensionType, Extensions, LeafNodeParameters, UnknownExtension,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::scene::Scene;
 use crate::support::{TestServer, message_bytes};
@@ -165,4 +167,39 @@ async fn the_bounds_are_told_to_whoever_asks() {
     assert_eq!(limits.leaf_bytes_max, LEAF_BYTES_MAX as u64);
     assert_eq!(limits.group_info_bytes_max, GROUP_INFO_BYTES_MAX as u64);
     assert_eq!(limits.tree_bytes_max, TREE_BYTES_MAX as u64);
+}
+
+/// A body that is larger than anything of its kind is not read to its end, let alone parsed.
+#[tokio::test]
+async fn a_request_that_is_too_large_is_answered_before_all_of_it_is_there() {
+    let scene = Scene::set().await;
+    let token = scene.alice.http.token.as_ref().unwrap();
+    let gid = &scene.gid;
+    for (path, bytes) in [
+        ("/v1/groups".to_owned(), 64 * 1024),
+        (format!("/v1/groups/{gid}/proposals"), 64 * 1024),
+        (format!("/v1/groups/{gid}/messages"), 128 * 1024),
+        (format!("/v1/groups/{gid}/commits"), 9 * 1024 * 1024),
+        ("/v1/key-packages/reserve".to_owned(), 64 * 1024),
+        ("/v1/key-packages/revoke".to_owned(), 128 * 1024),
+        ("/v1/inbox/next".to_owned(), 2 * 1024 * 1024),
+        ("/v1/accounts".to_owned(), 64 * 1024),
+        ("/v1/sessions".to_owned(), 64 * 1024),
+    ] {
+        let mut stream = TcpStream::connect(scene.server.address()).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nidempotency-key: k\r\n\
+             content-type: application/json\r\ncontent-length: 1000000000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server may close the connection before it has all of this.
+        let _ = stream.write_all(&vec![b' '; bytes]).await;
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(
+            answer[..read].starts_with(b"HTTP/1.1 413 "),
+            "{path}: {}",
+            String::from_utf8_lossy(&answer[..read])
+        );
+    }
 }
