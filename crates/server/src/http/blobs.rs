@@ -7,15 +7,14 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt as _;
-use futures_util::stream::unfold;
+use futures_util::stream::{Stream, StreamExt as _, unfold};
 use larder_wire::{BlobId, BlobStored, ProblemType};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::App;
 use super::extract::{IdempotencyKey, Json, OCTET_STREAM, Path, content_type, malformed};
 use super::openapi::BlobBytes;
+use super::parts::in_parts;
 use super::problem::{Failure, FetchBlobProblems, FindAndChangeProblems, StoreBlobProblems};
 use crate::store::BLOB_PART_BYTES;
 use crate::{BlobDownload, BlobUpload, Caller};
@@ -78,7 +77,7 @@ pub(super) async fn fetch(
         (header::CONTENT_TYPE, OCTET_STREAM.to_owned()),
         (header::CONTENT_LENGTH, download.size().to_string()),
     ];
-    Ok((headers, outgoing(download, patience)).into_response())
+    Ok((headers, in_parts(parts(download), patience)).into_response())
 }
 
 /// Ends a blob that a device of the caller's user has stored.
@@ -164,26 +163,16 @@ impl Incoming {
     }
 }
 
-/// The body of an answer. It ends before its announced length, which the client notices, when the client does not take it or
-/// the blob is over.
-fn outgoing(mut download: BlobDownload, patience: Duration) -> Body {
-    let (parts, taken) = mpsc::channel::<Result<Vec<u8>, io::Error>>(1);
-    tokio::spawn(async move {
-        loop {
-            let (part, last) = match download.next().await {
-                Ok(Some(part)) => (Ok(part), false),
-                Ok(None) => return,
-                Err(_) => (Err(io::ErrorKind::UnexpectedEof.into()), true),
-            };
-            if timeout(patience, parts.send(part)).await.is_err() || last {
-                return;
-            }
+/// The parts of a blob. The last one is an error when the blob is over.
+fn parts(download: BlobDownload) -> impl Stream<Item = io::Result<Bytes>> {
+    unfold(Some(download), |download| async {
+        let mut download = download?;
+        match download.next().await {
+            Ok(Some(part)) => Some((Ok(part.into()), Some(download))),
+            Ok(None) => None,
+            Err(_) => Some((Err(io::ErrorKind::UnexpectedEof.into()), None)),
         }
-    });
-    Body::from_stream(unfold(taken, |mut taken| async move {
-        let part = taken.recv().await?;
-        Some((part, taken))
-    }))
+    })
 }
 
 #[cfg(test)]

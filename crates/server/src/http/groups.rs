@@ -1,8 +1,8 @@
 //! Groups: Commits, proposals, messages, and what joining needs.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupId,
     GroupInfoAnswer, Handshakes, LeaveRequest, Memberships, MessageRequest, ProposalRequest,
@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Path, Query, Unread};
 use super::openapi::MlsObject;
+use super::parts::{bytes_of, json_of};
 use super::problem::{
     CommitProblems, CreateGroupProblems, Failure, FindProblems, LeaveProblems, ReadProblems, SendProblems,
 };
@@ -148,8 +149,10 @@ pub(super) async fn info(
     caller: Caller,
     State(app): State<App>,
     Path(group): Path<GroupId>,
-) -> Result<Json<GroupInfoAnswer>, Failure> {
-    Ok(Json(app.service.group_info(&caller, group).await?))
+) -> Result<Response, Failure> {
+    let info = app.service.group_info(&caller, group).await?;
+    let bytes = info.ratchet_tree.0.len() + info.group_info.0.len();
+    json_of(&app, &caller, info, bytes)
 }
 
 /// Leaves a group, by one's own word. Nothing more of the group is delivered from here on, and the other members get the word.
@@ -190,10 +193,11 @@ pub(super) async fn handshakes(
     State(app): State<App>,
     Path(group): Path<GroupId>,
     Query(query): Query<HandshakesQuery>,
-) -> Result<Json<Handshakes>, Failure> {
-    Ok(Json(
-        app.service.handshakes(&caller, group, query.from_epoch).await?,
-    ))
+) -> Result<Response, Failure> {
+    let found = app.service.handshakes(&caller, group, query.from_epoch).await?;
+    let messages = found.handshakes.iter().filter_map(|row| row.message.as_ref());
+    let bytes = messages.map(|message| message.0.len()).sum();
+    json_of(&app, &caller, found, bytes)
 }
 
 /// What an epoch of the group is known by, for a device of a member user.
@@ -237,12 +241,12 @@ pub(super) async fn ratchet_tree(
     AcceptsMls(bare): AcceptsMls,
 ) -> Result<Response, Failure> {
     let tree = app.service.ratchet_tree(&caller, group, epoch).await?;
-    Ok(if bare {
-        ([(header::CONTENT_TYPE, MESSAGE_MLS)], tree).into_response()
-    } else {
-        Json(RatchetTreeAnswer {
-            ratchet_tree: Base64Url(tree),
-        })
-        .into_response()
-    })
+    if bare {
+        return bytes_of(&app, &caller, MESSAGE_MLS, tree);
+    }
+    let bytes = tree.len();
+    let answer = RatchetTreeAnswer {
+        ratchet_tree: Base64Url(tree),
+    };
+    json_of(&app, &caller, answer, bytes)
 }

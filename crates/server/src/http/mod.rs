@@ -14,6 +14,7 @@ mod inbox;
 mod key_packages;
 mod meta;
 mod openapi;
+mod parts;
 mod problem;
 mod serve;
 

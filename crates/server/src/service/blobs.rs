@@ -58,6 +58,13 @@ impl Service {
         })
     }
 
+    /// A place among those who fetch something large. Fails with [`Fault::Busy`] while there is none, or the caller's user has as
+    /// many as one may.
+    pub(crate) fn place_to_fetch(&self, caller: &Caller) -> Result<TransferPlace, ServiceError> {
+        let place = self.inner.transfers.enter(caller.device.user_key);
+        place.map_err(|_| Fault::Busy.into())
+    }
+
     /// Begins to fetch a blob. Refuses with `not-found` (it never was, is not all there, or is over) or `rate-limited`.
     pub async fn fetch_blob(&self, caller: &Caller, blob: BlobId) -> Result<BlobDownload, ServiceError> {
         let place = self.inner.transfers.enter(caller.device.user_key)?;

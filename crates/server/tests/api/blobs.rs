@@ -2,7 +2,10 @@
 
 use larder_lifecycle::Rate;
 use larder_server::Config;
-use larder_wire::{BlobStored, ProblemType, ServerInfo};
+use larder_wire::{BlobStored, Handshakes, LEAF_BYTES_MAX, ProblemType, ServerInfo};
+use openmls::prelude::{
+    Capabilities, Extension, ExtensionType, Extensions, LeafNodeParameters, UnknownExtension,
+};
 use reqwest::{Body, Method};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -315,6 +318,46 @@ async fn a_user_s_transfers_and_all_of_them_are_bounded() {
     .await;
     until("her place is free", async || {
         fetch(&alice.http, &stored).await.status == 200
+    })
+    .await;
+}
+
+/// Leaves of nearly the size that they may have.
+fn padded_leaf() -> LeafNodeParameters {
+    const KIND: u16 = 0xf042;
+    let padding = Extension::Unknown(KIND, UnknownExtension(vec![0; LEAF_BYTES_MAX - 600]));
+    let kinds = [ExtensionType::Unknown(KIND)];
+    LeafNodeParameters::builder()
+        .with_capabilities(Capabilities::new(None, None, Some(&kinds), None, None))
+        .with_extensions(Extensions::single(padding).unwrap())
+        .build()
+}
+
+#[tokio::test]
+async fn what_is_large_of_a_group_takes_the_place_of_a_transfer() {
+    const COMMITS: usize = 90;
+    let server = with_blobs(|config| config.limits.transfers_per_user_max = 1).await;
+    let alice = server.device("alice").await;
+    let (mut group, gid) = alice.create_group().await;
+    for _ in 0..COMMITS {
+        let update = alice.stage(&mut group, |commit| {
+            commit.leaf_node_parameters(padded_leaf()).force_self_update(true)
+        });
+        alice.commit(&mut group, &update).await;
+    }
+    let path = format!("/v1/groups/{gid}/commits?from_epoch=0");
+    let all = alice.http.get(&path).await;
+    assert_eq!(all.ok::<Handshakes>().handshakes.len(), COMMITS);
+    assert!(all.body.len() > 256 * 1024 * 4 / 3, "{}", all.body.len());
+    let slow = begin(&server, &alice.http, "slow", MIB, b"a beginning").await;
+    let blobs = "SELECT count(*) FROM blobs";
+    until("it has begun", async || server.database.count(blobs).await == 1).await;
+    alice.http.get(&path).await.refused(ProblemType::Unavailable);
+    let few = format!("/v1/groups/{gid}/commits?from_epoch={}", COMMITS - 1);
+    assert_eq!(alice.http.get(&few).await.ok::<Handshakes>().handshakes.len(), 1);
+    drop(slow);
+    until("its place is free", async || {
+        alice.http.get(&path).await.body == all.body
     })
     .await;
 }

@@ -306,7 +306,8 @@ async fn on_postgresql_every_statement_finds_its_rows_by_an_index() {
     tokio::spawn(connection);
     client.batch_execute(FILL).await.unwrap();
     // Of this schema alone: those of all tests are more than PostgreSQL can lock at once.
-    let own = "SELECT 'ANALYZE ' || string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = current_schema()";
+    let own =
+        "SELECT 'ANALYZE ' || string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = current_schema()";
     let analyze: String = client.query_one(own, &[]).await.unwrap().get(0);
     client.batch_execute(&analyze).await.unwrap();
     // The plan for any parameters, not that for those of one execution.
