@@ -14,6 +14,8 @@ use crate::store::{DeviceKey, NewMessage, News};
 
 /// What waits for the reader of a stream, in bytes. What comes beyond that it reads from the store.
 const QUEUED_BYTES_MAX: usize = 1024 * 1024;
+/// Messages that come while a stream reads the store and are given to it afterwards. What comes beyond that it reads, too.
+const ASIDE_MAX: usize = 64;
 
 /// Those of this process who wait. A hint: who is told reads the store.
 #[derive(Clone, Default)]
@@ -40,7 +42,26 @@ struct Stream {
     queue: Queue,
     /// Its session ends.
     until: UnixSeconds,
-    places: HashMap<GroupId, Place>,
+    at: At,
+}
+
+/// Where a stream is.
+enum At {
+    /// At the end of what there was, in each group.
+    End(HashMap<GroupId, Place>),
+    /// It reads the store. Messages that come meanwhile, and whether there were more of them.
+    Reading(Vec<Arc<Said>>, bool),
+}
+
+/// A message, encoded once for all who get it.
+struct Said {
+    group: GroupId,
+    seq: u64,
+    epoch: u64,
+    roster_version: u64,
+    sender: DeviceKey,
+    received_at: UnixSeconds,
+    event: Bytes,
 }
 
 /// How far a stream is in a group, and what it is entitled to there.
@@ -143,27 +164,17 @@ impl Inner {
         }
     }
 
-    /// Gives a message to the streams that have everything before it; everybody else is woken.
+    /// Gives a message to the streams that have everything before it, or will have read that; everybody else is woken.
     fn push(&mut self, message: &NewMessage) {
-        let mut encoded: Option<Bytes> = None;
+        let mut encoded: Option<Arc<Said>> = None;
         for device in self.waiting_for(&message.group) {
             let Some(waiting) = self.devices.get_mut(&device) else {
                 continue;
             };
             let mut pushed = 0;
             for stream in waiting.streams.values_mut() {
-                let Some(place) = stream.places.get_mut(&message.group) else {
-                    continue;
-                };
-                let is_next = message.received_at < stream.until
-                    && place.position + 1 == message.seq
-                    && place.roster_version == message.roster_version
-                    && place.from_epoch <= message.epoch
-                    && device != message.sender;
-                if is_next && stream.queue.push(encoded.get_or_insert_with(|| encode(message))) {
-                    place.position = message.seq;
-                    pushed += 1;
-                }
+                let said = encoded.get_or_insert_with(|| Arc::new(Said::new(message)));
+                pushed += usize::from(stream.take(device, said));
             }
             if pushed < waiting.arrived.receiver_count() {
                 self.wake(device);
@@ -172,18 +183,61 @@ impl Inner {
     }
 }
 
-/// The row as everybody gets it who is not its sender.
-fn encode(message: &NewMessage) -> Bytes {
-    event(&InboxRow {
-        group_id: Some(message.group.clone()),
-        seq: message.seq,
-        first: None,
-        kind: InboxKind::Message,
-        epoch: Some(message.epoch),
-        received_at: message.received_at.0,
-        gone: None,
-        body: Base64Url(message.body.clone()),
-    })
+impl Said {
+    /// The row as everybody gets it who is not its sender.
+    fn new(message: &NewMessage) -> Self {
+        Self {
+            event: event(&InboxRow {
+                group_id: Some(message.group.clone()),
+                seq: message.seq,
+                first: None,
+                kind: InboxKind::Message,
+                epoch: Some(message.epoch),
+                received_at: message.received_at.0,
+                gone: None,
+                body: Base64Url(message.body.clone()),
+            }),
+            group: message.group.clone(),
+            seq: message.seq,
+            epoch: message.epoch,
+            roster_version: message.roster_version,
+            sender: message.sender,
+            received_at: message.received_at,
+        }
+    }
+}
+
+impl Stream {
+    /// Whether the device does not have to look for this message.
+    fn take(&mut self, device: DeviceKey, said: &Arc<Said>) -> bool {
+        let places = match &mut self.at {
+            At::End(places) => places,
+            At::Reading(aside, _) if aside.len() < ASIDE_MAX => {
+                aside.push(Arc::clone(said));
+                return true;
+            }
+            At::Reading(_, more) => {
+                *more = true;
+                return true;
+            }
+        };
+        let Some(place) = places.get_mut(&said.group) else {
+            return false;
+        };
+        if said.seq <= place.position {
+            return true;
+        }
+        let is_next = said.received_at < self.until
+            && place.position + 1 == said.seq
+            && place.roster_version == said.roster_version
+            && place.from_epoch <= said.epoch
+            && device != said.sender;
+        let is_given = is_next && self.queue.push(&said.event);
+        if is_given {
+            place.position = said.seq;
+        }
+        is_given
+    }
 }
 
 /// Somebody who waits for what arrives for a device.
@@ -217,27 +271,44 @@ impl Waiting {
         true
     }
 
-    /// The stream has given its reader all that there was: what comes next is given to it at once.
+    /// The stream has given its reader all that there was up to here. What came meanwhile is given to it now, and what comes next
+    /// at once.
     pub(crate) fn is_at(&self, places: HashMap<GroupId, Place>) {
-        self.of_stream(|stream| stream.places = places);
+        let device = self.device;
+        let has_all = self.of_stream(
+            |stream| match std::mem::replace(&mut stream.at, At::End(places)) {
+                At::End(_) => true,
+                At::Reading(mut aside, more) => {
+                    aside.sort_by_key(|said| said.seq);
+                    let mut has_all = !more;
+                    for said in &aside {
+                        has_all &= stream.take(device, said);
+                    }
+                    has_all
+                }
+            },
+        );
+        if has_all == Some(false) {
+            self.wakeups.lock().wake(device);
+        }
     }
 
     /// How far the stream has come by what was given to it since. It reads the store from there on, and is given nothing until it
     /// [is at](Self::is_at) its end again, or it would have some twice.
     pub(crate) fn read_on(&self) -> Positions {
-        let mut places = HashMap::new();
-        self.of_stream(|stream| places = std::mem::take(&mut stream.places));
+        let at = self.of_stream(|stream| std::mem::replace(&mut stream.at, At::Reading(Vec::new(), false)));
+        let places = match at {
+            Some(At::End(places)) => places,
+            Some(At::Reading(..)) | None => HashMap::new(),
+        };
         let positions = places.into_iter().map(|(group, place)| (group, place.position));
         positions.collect()
     }
 
-    fn of_stream(&self, work: impl FnOnce(&mut Stream)) {
+    fn of_stream<T>(&self, work: impl FnOnce(&mut Stream) -> T) -> Option<T> {
         let mut inner = self.wakeups.lock();
-        let device = inner.devices.get_mut(&self.device);
-        let stream = device.zip(self.stream);
-        if let Some(stream) = stream.and_then(|(device, stream)| device.streams.get_mut(&stream)) {
-            work(stream);
-        }
+        let device = inner.devices.get_mut(&self.device)?;
+        device.streams.get_mut(&self.stream?).map(work)
     }
 
     /// What arrives from here on is told by [`arrived`](Self::arrived).
@@ -271,12 +342,16 @@ impl Waiting {
 
     /// How far the stream is by what was given to it.
     fn positions(&self) -> Positions {
-        let mut positions = Positions::new();
-        self.of_stream(|stream| {
-            let places = stream.places.iter();
-            positions.extend(places.map(|(group, place)| (group.clone(), place.position)));
+        let positions = self.of_stream(|stream| match &stream.at {
+            At::End(places) => {
+                let places = places.iter();
+                places
+                    .map(|(group, place)| (group.clone(), place.position))
+                    .collect()
+            }
+            At::Reading(..) => Positions::new(),
         });
-        positions
+        positions.unwrap_or_default()
     }
 }
 
@@ -312,7 +387,7 @@ impl Wakeups {
             let stream = Stream {
                 queue,
                 until,
-                places: HashMap::new(),
+                at: At::Reading(Vec::new(), false),
             };
             waiting.streams.insert(number, stream);
             number
@@ -501,27 +576,43 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_reads_the_store_is_given_nothing_meanwhile() {
+    fn a_stream_that_reads_the_store_is_given_afterwards_what_came_meanwhile() {
         let (alice, bob) = (DeviceKey::for_tests(1), DeviceKey::for_tests(2));
         let wakeups = Wakeups::default();
-        let (queue, mut events) = Queue::new(2);
+        let (queue, mut events) = Queue::new(2 * ASIDE_MAX);
         let stream = wakeups.stream(bob, 9, (queue, UnixSeconds(2))).unwrap();
         let place = |position| Place {
             position,
             from_epoch: 2,
             roster_version: 7,
         };
+        let mut given = || std::iter::from_fn(|| events.events.try_recv().ok()).count();
         stream.listen_to(&[group(1)]);
         stream.is_at(HashMap::from([(group(1), place(4))]));
         wakeups.wake(&said(5, 2, 7, alice));
-        assert!(events.events.try_recv().is_ok());
+        assert_eq!(given(), 1);
         assert_eq!(stream.read_on(), Positions::from([(group(1), 5)]));
-        // It is among the rows that the stream is about to read.
-        wakeups.wake(&said(6, 2, 7, alice));
-        assert!(events.events.try_recv().is_err());
-        assert_eq!(stream.times(), 1, "it looks again");
+        // One of them is among the rows that the stream is about to read, and two change places on their way.
+        for seq in [6, 8, 7] {
+            wakeups.wake(&said(seq, 2, 7, alice));
+        }
+        assert_eq!(given(), 0);
         stream.is_at(HashMap::from([(group(1), place(6))]));
-        wakeups.wake(&said(7, 2, 7, alice));
-        assert!(events.events.try_recv().is_ok());
+        assert_eq!((given(), stream.times()), (2, 0));
+        wakeups.wake(&said(9, 2, 7, alice));
+        assert_eq!((given(), stream.times()), (1, 0));
+
+        // What one is missing for is read.
+        assert_eq!(stream.read_on(), Positions::from([(group(1), 9)]));
+        wakeups.wake(&said(11, 2, 7, alice));
+        stream.is_at(HashMap::from([(group(1), place(9))]));
+        assert_eq!((given(), stream.times()), (0, 1));
+
+        // And so is what was too much.
+        assert_eq!(stream.read_on(), Positions::from([(group(1), 9)]));
+        let much = 10..=10 + ASIDE_MAX as u64;
+        much.for_each(|seq| wakeups.wake(&said(seq, 2, 7, alice)));
+        stream.is_at(HashMap::from([(group(1), place(9))]));
+        assert_eq!((given(), stream.times()), (ASIDE_MAX, 2));
     }
 }

@@ -103,10 +103,7 @@ impl Postgres {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let (value, news) = self.run(work, Purpose::Write).await?;
-        self.shared.wakeups.wake(&news);
-        self.shared.hints.tell(news);
-        Ok(value)
+        self.run(work, Purpose::Write).await
     }
 
     pub(super) async fn rehearse<T, F>(&self, work: F) -> Result<T, ServiceError>
@@ -114,8 +111,7 @@ impl Postgres {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let (value, _) = self.run(work, Purpose::Rehearse).await?;
-        Ok(value)
+        self.run(work, Purpose::Rehearse).await
     }
 
     pub(super) async fn read<T, F>(&self, work: F) -> Result<T, ServiceError>
@@ -123,12 +119,11 @@ impl Postgres {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let (value, _) = self.run(work, Purpose::Read).await?;
-        Ok(value)
+        self.run(work, Purpose::Read).await
     }
 
-    /// Runs `work` in a transaction until it gets through. Returns its value and what is new.
-    async fn run<T, F>(&self, work: F, purpose: Purpose) -> Result<(T, News), ServiceError>
+    /// Runs `work` in a transaction until it gets through, and tells what is new.
+    async fn run<T, F>(&self, work: F, purpose: Purpose) -> Result<T, ServiceError>
     where
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
@@ -136,10 +131,16 @@ impl Postgres {
         let work = Arc::new(std::sync::Mutex::new(work));
         for attempt in 1.. {
             let client = pool::connection(&self.shared.pool).await?;
-            let (runtime, work) = (Handle::current(), Arc::clone(&work));
+            let (runtime, work, shared) = (Handle::current(), Arc::clone(&work), Arc::clone(&self.shared));
             let outcome = tokio::task::spawn_blocking(move || {
                 let work = work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                attempt_once(&runtime, &client, &*work, purpose)
+                let (value, news) = attempt_once(&runtime, &client, &*work, purpose)?;
+                if purpose == Purpose::Write {
+                    // Here, whether or not anybody still waits for the answer, and before the next one is accepted.
+                    shared.wakeups.wake(&news);
+                    shared.hints.tell(news);
+                }
+                Ok(value)
             })
             .await
             .map_err(|_| Fault::Closed)?;
