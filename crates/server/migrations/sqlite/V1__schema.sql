@@ -301,8 +301,8 @@ CREATE INDEX invitations_to_expire ON invitations (expires_at);
 -- distributed by something else.
 
 -- next_seq: of the next row of the log. state_seq: the last row that changed the public state, a Commit or a proposal; 0 at
--- first. snapshot_seq: the row that the stored state is the one after. first_seq: no message before this row has a body. waiting_bytes: of the bodies of messages. handshake_bytes: of those
--- of Commits and proposals. roster_version changes with who is entitled to what comes. empty_since: NULL while anybody is.
+-- first. snapshot_seq: the row that the stored state is the one after. first_seq: no message before this row has a body.
+-- waiting_bytes: of the bodies of messages. handshake_bytes: of those of Commits and proposals. roster_version changes with who is entitled to what comes. empty_since: NULL while anybody is.
 CREATE TABLE groups (
     id BLOB PRIMARY KEY,
     suite INTEGER NOT NULL,

@@ -24,21 +24,26 @@ pub(super) fn apply(
     actor: &Actor<'_>,
     now: UnixSeconds,
 ) -> Result<Result<(), Refusal>, Fault> {
-    let next = match row.state.clone().apply(happened) {
-        Ok(next) => next,
-        Err(refusal) => return Ok(Err(refusal)),
-    };
-    tx.move_key_package(&row, &next)?;
-    tx.append_audit(
-        row.owner,
-        &row.key_package_ref,
-        actor.transition,
-        actor.identity,
-        actor.group,
-        now,
-    )?;
-    tx.bump_generation(row.owner)?;
-    Ok(Ok(()))
+    match row.state.clone().apply(happened) {
+        Ok(next) => carry_out(tx, &[(row, next)], actor, now).map(Ok),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Transitions that were decided: compare and set moves the rows, the audits of their owners tell.
+fn carry_out(
+    tx: &Tx<'_>,
+    moves: &[(KeyPackageRow, DirectoryState<DeviceKey, GroupId>)],
+    actor: &Actor<'_>,
+    now: UnixSeconds,
+) -> Result<(), Fault> {
+    for (row, next) in moves {
+        tx.move_key_package(row, next)?;
+        tx.bump_generation(row.owner)?;
+    }
+    let moved = moves.iter().map(|(row, _)| (row.owner, &row.key_package_ref));
+    let moved: Vec<_> = moved.collect();
+    tx.append_audits(&moved, actor.transition, (actor.identity, actor.group), now)
 }
 
 /// Spends the KeyPackages that a Commit adds, all or none. A last resort stays; what is used up is the sender's
@@ -97,13 +102,7 @@ pub(crate) fn spend(
     if !unreserved.is_empty() {
         return Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, unreserved).into());
     }
-    for (row, next) in &moves {
-        tx.move_key_package(row, next)?;
-        tx.bump_generation(row.owner)?;
-    }
-    let moved = moves.iter().map(|(row, _)| (row.owner, &row.key_package_ref));
-    let moved: Vec<_> = moved.collect();
-    Ok(tx.append_audits(&moved, actor.transition, (actor.identity, actor.group), now)?)
+    Ok(carry_out(tx, &moves, &actor, now)?)
 }
 
 /// Withdraws KeyPackages of the caller. Those that are terminal, unknown or another's stay as they are.

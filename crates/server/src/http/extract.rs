@@ -16,6 +16,7 @@ use super::App;
 use super::bodies::Bounded;
 use super::problem::Failure;
 use crate::Caller;
+use crate::error::ServiceError;
 
 /// The media type of one MLS object (RFC 9420 §17.10).
 pub(super) const MESSAGE_MLS: &str = "message/mls";
@@ -181,8 +182,8 @@ impl<T: DeserializeOwned + Send + 'static> Unread<T> {
         if self.body.len() <= READ_AT_ONCE_BYTES_MAX {
             return Ok(parse_json(&self.body)?);
         }
-        let read = app.service.aside(caller, move || parse_json(&self.body));
-        Ok(read.await??)
+        let read = app.service.judge(caller, move || parse_json(&self.body));
+        Ok(read.await.map_err(ServiceError::from)??)
     }
 }
 

@@ -16,9 +16,6 @@ use crate::store::{DeviceRow, GroupRow, Tx};
 /// What was judged against a state that is not the present one any more is judged again, this often.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 
-/// Groups that are looked up at a time.
-const GROUPS_LOOKED_UP_MAX: u32 = 256;
-
 /// The state of a group, for the one who judges against it.
 pub(super) type Turn = OwnedMutexGuard<Option<Held>>;
 
@@ -44,18 +41,15 @@ impl Service {
     pub async fn store_states_behind(&self) -> Result<(), ServiceError> {
         let mut last = None;
         loop {
-            let after: Option<GroupId> = last.clone();
             let behind = self
-                .inner
-                .store
-                .read(move |tx| Ok(tx.groups_behind(after.as_ref(), GROUPS_LOOKED_UP_MAX)?))
+                .groups_after(last, |tx, after, most| tx.groups_behind(after, most))
                 .await?;
-            let Some(end) = behind.last().cloned() else {
+            for group in &behind {
+                self.store_state_behind(group).await?;
+            }
+            last = behind.last().cloned();
+            if last.is_none() {
                 return Ok(());
-            };
-            last = Some(end);
-            for group in behind {
-                self.store_state_behind(&group).await?;
             }
         }
     }
@@ -89,15 +83,7 @@ impl Service {
     }
 
     /// Runs what may take time for a caller where nobody waits for it but what the same user asks for.
-    pub(crate) async fn aside<T: Send + 'static>(
-        &self,
-        caller: &Caller,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ServiceError> {
-        Ok(self.judge(caller, work).await?)
-    }
-
-    pub(super) async fn judge<T: Send + 'static>(
+    pub(crate) async fn judge<T: Send + 'static>(
         &self,
         caller: &Caller,
         work: impl FnOnce() -> T + Send + 'static,

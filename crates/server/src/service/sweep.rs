@@ -6,7 +6,7 @@ use larder_wire::GroupId;
 use super::Service;
 use crate::accounts::CHALLENGE_SECONDS;
 use crate::config::Config;
-use crate::error::ServiceError;
+use crate::error::{Fault, ServiceError};
 use crate::store::{ClockRow, Durations, Tx};
 
 /// Rows of each kind that one transaction of the sweeper touches, so that it never holds up a request for long.
@@ -14,7 +14,7 @@ const SWEEP_ROWS_MAX: u32 = 500;
 /// The same of blobs, whose parts are large.
 const SWEEP_BLOB_PARTS_MAX: u32 = 64;
 /// Groups that are looked up at a time.
-const SWEEP_GROUPS_MAX: u32 = 256;
+const GROUPS_LOOKED_UP_MAX: u32 = 256;
 /// Commits and proposals are kept this long, in seconds: one year. Members who were away verify by them how the group has come
 /// to where it is.
 const HANDSHAKE_SECONDS: u64 = 365 * 24 * 60 * 60;
@@ -72,16 +72,13 @@ impl Service {
         let before = ClockRow::ended_by(known.accepted_at, now, retention).minus(retention);
         let (mut total, mut last) = (0, None);
         loop {
-            let after: Option<GroupId> = last.clone();
             let groups = self
-                .inner
-                .store
-                .read(move |tx| Ok(tx.groups_waiting(after.as_ref(), SWEEP_GROUPS_MAX)?))
+                .groups_after(last, |tx, after, most| tx.groups_waiting(after, most))
                 .await?;
-            let Some(end) = groups.last().cloned() else {
+            last = groups.last().cloned();
+            if last.is_none() {
                 return Ok(total);
-            };
-            last = Some(end);
+            }
             for group in groups {
                 loop {
                     let of = group.clone();
@@ -97,6 +94,19 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Some of the groups that `find` finds, by id, after this one; none when there are no more.
+    pub(super) async fn groups_after(
+        &self,
+        after: Option<GroupId>,
+        find: impl Fn(&Tx<'_>, Option<&GroupId>, u32) -> Result<Vec<GroupId>, Fault> + Send + 'static,
+    ) -> Result<Vec<GroupId>, ServiceError> {
+        let found = self
+            .inner
+            .store
+            .read(move |tx| Ok(find(tx, after.as_ref(), GROUPS_LOOKED_UP_MAX)?));
+        found.await
     }
 
     /// Why the server's clock is not believed, so that nothing ends with age; `None` while it is.

@@ -3,14 +3,11 @@
 use larder_lifecycle::Rate;
 use larder_server::Config;
 use larder_wire::{BlobStored, Handshakes, LEAF_BYTES_MAX, ProblemType, ServerInfo};
-use openmls::prelude::{
-    Capabilities, Extension, ExtensionType, Extensions, LeafNodeParameters, UnknownExtension,
-};
 use reqwest::{Body, Method};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Answer, Http, TestServer};
+use crate::support::{Answer, Http, TestServer, padded_leaf};
 
 const DAY: u64 = 24 * 60 * 60;
 const MIB: usize = 1024 * 1024;
@@ -322,17 +319,6 @@ async fn a_user_s_transfers_and_all_of_them_are_bounded() {
     .await;
 }
 
-/// Leaves of nearly the size that they may have.
-fn padded_leaf() -> LeafNodeParameters {
-    const KIND: u16 = 0xf042;
-    let padding = Extension::Unknown(KIND, UnknownExtension(vec![0; LEAF_BYTES_MAX - 600]));
-    let kinds = [ExtensionType::Unknown(KIND)];
-    LeafNodeParameters::builder()
-        .with_capabilities(Capabilities::new(None, None, Some(&kinds), None, None))
-        .with_extensions(Extensions::single(padding).unwrap())
-        .build()
-}
-
 #[tokio::test]
 async fn what_is_large_of_a_group_takes_the_place_of_a_transfer() {
     const COMMITS: usize = 90;
@@ -341,7 +327,9 @@ async fn what_is_large_of_a_group_takes_the_place_of_a_transfer() {
     let (mut group, gid) = alice.create_group().await;
     for _ in 0..COMMITS {
         let update = alice.stage(&mut group, |commit| {
-            commit.leaf_node_parameters(padded_leaf()).force_self_update(true)
+            commit
+                .leaf_node_parameters(padded_leaf(LEAF_BYTES_MAX - 600))
+                .force_self_update(true)
         });
         alice.commit(&mut group, &update).await;
     }

@@ -5,15 +5,13 @@ use larder_wire::{
     LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, ProblemType, Sent,
     ServerInfo, TREE_BYTES_MAX,
 };
+use openmls::prelude::LeafNodeParameters;
 use openmls::prelude::tls_codec::{Serialize as _, VLByteSlice};
-use openmls::prelude::{
-    Capabilities, Extension, ExtensionType, Extensions, LeafNodeParameters, UnknownExtension,
-};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::scene::Scene;
-use crate::support::{TestServer, message_bytes};
+use crate::support::{TestServer, message_bytes, padded_leaf};
 
 fn nonsense(bytes: usize) -> Base64Url {
     Base64Url(vec![0xff; bytes])
@@ -107,24 +105,10 @@ async fn as_many_proposals_wait_as_may_and_then_the_group_goes_on() {
 
 #[tokio::test]
 async fn a_fresh_leaf_is_bounded_proposed_and_committed() {
-    const KIND: u16 = 0xf042;
     let mut scene = Scene::set().await;
-    let padded = |bytes: usize| {
-        let padding = Extension::Unknown(KIND, UnknownExtension(vec![0; bytes]));
-        LeafNodeParameters::builder()
-            .with_capabilities(Capabilities::new(
-                None,
-                None,
-                Some(&[ExtensionType::Unknown(KIND)]),
-                None,
-                None,
-            ))
-            .with_extensions(Extensions::single(padding).unwrap())
-            .build()
-    };
     let (proposal, _) = scene
         .bobs
-        .propose_self_update(&scene.bob.provider, &scene.bob.mls, padded(LEAF_BYTES_MAX))
+        .propose_self_update(&scene.bob.provider, &scene.bob.mls, padded_leaf(LEAF_BYTES_MAX))
         .unwrap();
     let answer = scene
         .bob
@@ -132,7 +116,7 @@ async fn a_fresh_leaf_is_bounded_proposed_and_committed() {
         .await;
     assert!(answer.refused(ProblemType::TooLarge).detail.is_some());
     for (bytes, is_taken) in [(LEAF_BYTES_MAX, false), (LEAF_BYTES_MAX / 2, true)] {
-        let parameters = padded(bytes);
+        let parameters = padded_leaf(bytes);
         let request = scene.alice.stage(&mut scene.alices, |commit| {
             commit.leaf_node_parameters(parameters).force_self_update(true)
         });

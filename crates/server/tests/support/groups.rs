@@ -5,9 +5,10 @@ use larder_wire::{
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
-    CommitBuilder, Initial, KeyPackage, LeafNodeIndex, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
-    MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
-    ProcessedMessageContent, RatchetTreeIn, StagedWelcome,
+    Capabilities, CommitBuilder, Extension, ExtensionType, Extensions, Initial, KeyPackage, LeafNodeIndex,
+    LeafNodeParameters, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
+    OpenMlsCrypto, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent,
+    RatchetTreeIn, StagedWelcome, UnknownExtension,
 };
 
 use super::{Answer, Device, SUITE, message_bytes};
@@ -392,6 +393,17 @@ impl Device {
         };
         (group, request)
     }
+}
+
+/// A fresh leaf with so many bytes of padding.
+pub(crate) fn padded_leaf(bytes: usize) -> LeafNodeParameters {
+    const KIND: u16 = 0xf042;
+    let padding = Extension::Unknown(KIND, UnknownExtension(vec![0; bytes]));
+    let kinds = [ExtensionType::Unknown(KIND)];
+    LeafNodeParameters::builder()
+        .with_capabilities(Capabilities::new(None, None, Some(&kinds), None, None))
+        .with_extensions(Extensions::single(padding).expect("an extension of a leaf"))
+        .build()
 }
 
 /// How this device joins: as it creates.

@@ -6,7 +6,7 @@ mod http;
 mod server;
 
 pub(crate) use device::{Device, KeyPackageSpec, SIGNATURE_BYTES, SUITE, keys_of, message_bytes, of_suite};
-pub(crate) use groups::id_of;
+pub(crate) use groups::{id_of, padded_leaf};
 pub(crate) use http::{Answer, Http};
 pub(crate) use server::{TestServer, generous};
 

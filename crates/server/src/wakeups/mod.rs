@@ -1,21 +1,19 @@
 //! Tells those who wait for rows that some may have come, and gives a message to all who are ready for it as the same bytes.
 
+mod stream;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::body::Bytes;
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{Base64Url, GroupId, InboxKind, InboxRow};
-use tokio::sync::{mpsc, watch};
+use larder_wire::GroupId;
+use tokio::sync::watch;
 
-use crate::delivery::inbox::{Positions, event};
+use crate::delivery::inbox::Positions;
 use crate::store::{DeviceKey, NewMessage, News};
 
-/// What waits for the reader of a stream, in bytes. What comes beyond that it reads from the store.
-const QUEUED_BYTES_MAX: usize = 1024 * 1024;
-/// Messages that come while a stream reads the store and are given to it afterwards. What comes beyond that it reads, too.
-const ASIDE_MAX: usize = 64;
+pub(crate) use stream::{Place, Queue};
+use stream::{Said, Stream};
 
 /// Those of this process who wait. A hint: who is told reads the store.
 #[derive(Clone, Default)]
@@ -35,99 +33,6 @@ struct Device {
     arrived: watch::Sender<u64>,
     groups: Vec<GroupId>,
     streams: HashMap<u64, Stream>,
-}
-
-/// A stream of events, as far as it has come.
-struct Stream {
-    queue: Queue,
-    /// Its session ends.
-    until: UnixSeconds,
-    at: At,
-}
-
-/// Where a stream is.
-enum At {
-    /// At the end of what there was, in each group.
-    End(HashMap<GroupId, Place>),
-    /// It reads the store. Messages that come meanwhile, and whether there were more of them.
-    Reading(Vec<Arc<Said>>, bool),
-}
-
-/// A message, encoded once for all who get it.
-struct Said {
-    group: GroupId,
-    seq: u64,
-    epoch: u64,
-    roster_version: u64,
-    sender: DeviceKey,
-    received_at: UnixSeconds,
-    event: Bytes,
-}
-
-/// How far a stream is in a group, and what it is entitled to there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) position: u64,
-    pub(crate) from_epoch: u64,
-    /// The roster that this is according to.
-    pub(crate) roster_version: u64,
-}
-
-/// What waits for the reader of a stream.
-#[derive(Clone)]
-pub(crate) struct Queue {
-    events: mpsc::Sender<Bytes>,
-    bytes: Arc<AtomicUsize>,
-}
-
-/// The end of a [`Queue`] that is read.
-pub(crate) struct Queued {
-    events: mpsc::Receiver<Bytes>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl Queue {
-    /// A queue of at most so many events.
-    pub(crate) fn new(most: usize) -> (Self, Queued) {
-        let (sender, events) = mpsc::channel(most);
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let queue = Self {
-            events: sender,
-            bytes: Arc::clone(&bytes),
-        };
-        (queue, Queued { events, bytes })
-    }
-
-    /// Waits until there is room; `false` when nobody reads any more.
-    pub(crate) async fn send(&self, event: Bytes) -> bool {
-        let length = event.len();
-        self.bytes.fetch_add(length, Ordering::Relaxed);
-        self.events.send(event).await.is_ok()
-    }
-
-    /// Returns when nobody reads any more.
-    pub(crate) async fn closed(&self) {
-        self.events.closed().await;
-    }
-
-    /// Whether there was room at once.
-    fn push(&self, event: &Bytes) -> bool {
-        let has_room = self.bytes.load(Ordering::Relaxed) < QUEUED_BYTES_MAX;
-        let pushed = has_room && self.events.try_send(event.clone()).is_ok();
-        if pushed {
-            self.bytes.fetch_add(event.len(), Ordering::Relaxed);
-        }
-        pushed
-    }
-}
-
-impl Queued {
-    /// The next event; `None` when there will be none.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        let event = self.events.recv().await?;
-        self.bytes.fetch_sub(event.len(), Ordering::Relaxed);
-        Some(event)
-    }
 }
 
 impl Inner {
@@ -183,63 +88,6 @@ impl Inner {
     }
 }
 
-impl Said {
-    /// The row as everybody gets it who is not its sender.
-    fn new(message: &NewMessage) -> Self {
-        Self {
-            event: event(&InboxRow {
-                group_id: Some(message.group.clone()),
-                seq: message.seq,
-                first: None,
-                kind: InboxKind::Message,
-                epoch: Some(message.epoch),
-                received_at: message.received_at.0,
-                gone: None,
-                body: Base64Url(message.body.clone()),
-            }),
-            group: message.group.clone(),
-            seq: message.seq,
-            epoch: message.epoch,
-            roster_version: message.roster_version,
-            sender: message.sender,
-            received_at: message.received_at,
-        }
-    }
-}
-
-impl Stream {
-    /// Whether the device does not have to look for this message.
-    fn take(&mut self, device: DeviceKey, said: &Arc<Said>) -> bool {
-        let places = match &mut self.at {
-            At::End(places) => places,
-            At::Reading(aside, _) if aside.len() < ASIDE_MAX => {
-                aside.push(Arc::clone(said));
-                return true;
-            }
-            At::Reading(_, more) => {
-                *more = true;
-                return true;
-            }
-        };
-        let Some(place) = places.get_mut(&said.group) else {
-            return false;
-        };
-        if said.seq <= place.position {
-            return true;
-        }
-        let is_next = said.received_at < self.until
-            && place.position + 1 == said.seq
-            && place.roster_version == said.roster_version
-            && place.from_epoch <= said.epoch
-            && device != said.sender;
-        let is_given = is_next && self.queue.push(&said.event);
-        if is_given {
-            place.position = said.seq;
-        }
-        is_given
-    }
-}
-
 /// Somebody who waits for what arrives for a device.
 pub(crate) struct Waiting {
     wakeups: Wakeups,
@@ -275,19 +123,7 @@ impl Waiting {
     /// at once.
     pub(crate) fn is_at(&self, places: HashMap<GroupId, Place>) {
         let device = self.device;
-        let has_all = self.of_stream(
-            |stream| match std::mem::replace(&mut stream.at, At::End(places)) {
-                At::End(_) => true,
-                At::Reading(mut aside, more) => {
-                    aside.sort_by_key(|said| said.seq);
-                    let mut has_all = !more;
-                    for said in &aside {
-                        has_all &= stream.take(device, said);
-                    }
-                    has_all
-                }
-            },
-        );
+        let has_all = self.of_stream(|stream| stream.is_at(device, places));
         if has_all == Some(false) {
             self.wakeups.lock().wake(device);
         }
@@ -296,13 +132,7 @@ impl Waiting {
     /// How far the stream has come by what was given to it since. It reads the store from there on, and is given nothing until it
     /// [is at](Self::is_at) its end again, or it would have some twice.
     pub(crate) fn read_on(&self) -> Positions {
-        let at = self.of_stream(|stream| std::mem::replace(&mut stream.at, At::Reading(Vec::new(), false)));
-        let places = match at {
-            Some(At::End(places)) => places,
-            Some(At::Reading(..)) | None => HashMap::new(),
-        };
-        let positions = places.into_iter().map(|(group, place)| (group, place.position));
-        positions.collect()
+        self.of_stream(Stream::read_on).unwrap_or_default()
     }
 
     fn of_stream<T>(&self, work: impl FnOnce(&mut Stream) -> T) -> Option<T> {
@@ -342,16 +172,7 @@ impl Waiting {
 
     /// How far the stream is by what was given to it.
     fn positions(&self) -> Positions {
-        let positions = self.of_stream(|stream| match &stream.at {
-            At::End(places) => {
-                let places = places.iter();
-                places
-                    .map(|(group, place)| (group.clone(), place.position))
-                    .collect()
-            }
-            At::Reading(..) => Positions::new(),
-        });
-        positions.unwrap_or_default()
+        self.of_stream(|stream| stream.positions()).unwrap_or_default()
     }
 }
 
@@ -384,12 +205,7 @@ impl Wakeups {
             return None;
         }
         let stream = queue.map(|(queue, until)| {
-            let stream = Stream {
-                queue,
-                until,
-                at: At::Reading(Vec::new(), false),
-            };
-            waiting.streams.insert(number, stream);
+            waiting.streams.insert(number, Stream::new(queue, until));
             number
         });
         Some(Waiting {
@@ -441,6 +257,7 @@ impl Wakeups {
 
 #[cfg(test)]
 mod tests {
+    use super::stream::ASIDE_MAX;
     use super::*;
 
     fn group(number: u8) -> GroupId {
