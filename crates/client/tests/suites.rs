@@ -13,7 +13,7 @@ use std::path::Path;
 
 use larder_client::{Error, GroupState, MlsConnection, NotAdded, Probe, SuitePool};
 use serde_json::{Value, json};
-use support::{Action, Client, Proxy, TestServer, count_rows, options, take_back_to_before, they_talk, user};
+use support::{Action, Client, Proxy, TestServer, count_rows, options, they_talk, user};
 
 const HOUR: u64 = 3600;
 const AES: u16 = 0x0001;
@@ -301,7 +301,11 @@ async fn a_profile_that_knows_of_no_suites_has_what_every_server_accepts_until_i
     let server = TestServer::start_with(&[CHACHA, AES]).await;
     let mut bob = server.client("bob").await;
     bob.stop().await;
-    take_back_to_before(3, bob.directory.path());
+    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    let as_at_first = "DELETE FROM suites; INSERT INTO suites (suite, rank) VALUES (1, 0), (3, NULL);
+        UPDATE profile SET suites_checked_at = 0;";
+    database.execute_batch(as_at_first).unwrap();
+    drop(database);
     bob.restart().await;
     assert_eq!(pools(&bob).await, [(AES, 32, 16, true), (CHACHA, 0, 16, true)]);
     bob.refresh_key_packages().await.unwrap();

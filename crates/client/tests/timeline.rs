@@ -11,7 +11,7 @@ mod support;
 use std::path::Path;
 
 use larder_client::{Error, GroupKey, GroupState, Message, MessageKind, SendStatus};
-use support::{Action, Client, TestServer, catch_up, take_back_to_before, user};
+use support::{Action, Client, TestServer, catch_up, user};
 
 async fn name(client: &Client, group: &GroupKey) -> String {
     client.summary(group).await.name.expect("named")
@@ -65,27 +65,6 @@ async fn each_group_is_read_for_itself_and_stays_so_after_a_restart() {
         bob.mark_group_read(&nowhere, 1).await,
         Err(Error::UnknownGroup)
     ));
-}
-
-#[tokio::test]
-async fn what_was_read_before_there_were_marks_for_each_group_stays_read() {
-    let server = TestServer::start().await;
-    let (alice, mut bob) = (server.client("alice").await, server.client("bob").await);
-    let group = alice.group_with(&[&bob]).await;
-    alice.send(&group, "read").await.unwrap();
-    assert_eq!(bob.receive().await, ["read"]);
-    let read_up_to = bob.summary(&group).await.read_up_to;
-    alice.send(&group, "not read").await.unwrap();
-    bob.sync().await.unwrap();
-    bob.stop().await;
-    take_back_to_before(6, bob.directory.path());
-    bob.restart().await;
-    assert_eq!(texts(&bob.unread().await.unwrap()), ["not read"]);
-    assert_eq!(bob.summary(&group).await.read_up_to, read_up_to);
-    // The name that it has from then gives way to any other.
-    alice.rename_group(&group, "dinner").await.unwrap();
-    bob.sync().await.unwrap();
-    assert_eq!(name(&bob, &group).await, "dinner");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ const HISTORY_TABLE: &str = "larder_client_migrations";
 /// Brings our tables up to date.
 pub(super) fn migrate(store: &mut LocalStore) -> Result<(), Error> {
     embedded::migrations::runner()
+        // With its record in one transaction: a profile is never left between two versions.
+        .set_grouped(true)
         .set_migration_table_name(HISTORY_TABLE)
         .run(store.connection_mut())
         .map_err(|error| StoreError::Migration(Box::new(error)))?;

@@ -1,0 +1,222 @@
+-- The account of this profile: one row. Public keys only; the private ones are in OpenMLS's table.
+CREATE TABLE profile (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    user TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    server TEXT NOT NULL,
+    server_name TEXT NOT NULL,
+    -- Whether HTTP without TLS will do for the server, although it is not on this machine.
+    insecure_http INTEGER NOT NULL DEFAULT 0,
+    auth_public_key BLOB NOT NULL,
+    mls_public_key BLOB NOT NULL,
+    -- 0 from the first attempt until the server has confirmed the account.
+    registered INTEGER NOT NULL CHECK (registered IN (0, 1)),
+    -- Notices that concern no group are read up to this row of the history.
+    read_up_to INTEGER NOT NULL DEFAULT 0,
+    -- Stands for the directory's inventory that the pool was last reconciled with.
+    inventory_digest TEXT,
+    -- When the server was last asked for its ciphersuites, in Unix seconds.
+    suites_checked_at INTEGER NOT NULL DEFAULT 0,
+    -- 0 the state is this device's last one; 1 it is an older copy, and nothing is sent; 2 the server has been told, and what
+    -- follows is under way.
+    restoring INTEGER NOT NULL DEFAULT 0 CHECK (restoring BETWEEN 0 AND 2),
+    -- When a copy was last brought up to date.
+    restored_at INTEGER,
+    -- The incarnation of the server that this device knows; another one was restored from a backup.
+    server_incarnation TEXT,
+    -- Whether it is another one, and this device has not yet followed it: nothing is sent.
+    server_was_restored INTEGER NOT NULL DEFAULT 0 CHECK (server_was_restored IN (0, 1)),
+    -- When this device last learned that the server was restored.
+    server_restored_at INTEGER,
+    -- The server's time less this computer's, in seconds, as it was measured last; and what the person was told of it: 0
+    -- nothing, 1 that this computer's clock is off, 2 that it is off too far to go on.
+    clock_offset_seconds INTEGER,
+    clock_told INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- Certificates (DER) of authorities that may vouch for the server, beside those that the system trusts.
+CREATE TABLE authorities (
+    certificate BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- The ciphersuites (RFC 9420 §17.1) that the server accepts. The ranks are the deployment's order of those that it is run
+-- with: each of them has a pool, and a new group has the first that this program supports. Until the server is asked, what
+-- every server accepts.
+CREATE TABLE suites (
+    suite INTEGER PRIMARY KEY,
+    rank INTEGER UNIQUE CHECK (rank >= 0)
+) STRICT;
+
+INSERT INTO suites (suite, rank) VALUES (1, 0), (3, NULL);
+
+-- The marks of requests that changed something on the server, or may have: the last one known to have been carried out, and
+-- those after it. A mark is in here before its request leaves.
+CREATE TABLE state_marks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    mark BLOB NOT NULL UNIQUE
+) STRICT;
+
+-- How far the audit of this device's KeyPackages was verified, and in which incarnation of the server.
+CREATE TABLE audit_head (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    incarnation TEXT NOT NULL,
+    seq INTEGER NOT NULL CHECK (seq >= 0),
+    hash BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE groups (
+    group_id BLOB PRIMARY KEY,
+    name TEXT,
+    -- The id of the payload that named the group: of two, the one with the greater id holds.
+    name_id TEXT,
+    -- 0 creating, 1 active, 2 leaving, 3 left, 4 needs-rejoin
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 4),
+    -- The epoch that this device joined at: what is older was not meant for it.
+    joined_epoch INTEGER NOT NULL,
+    -- 1 until this device has joined the group because another one of its user is a member.
+    following INTEGER NOT NULL DEFAULT 0 CHECK (following IN (0, 1)),
+    -- The epoch at which the server last delivered a Commit that the group cannot have made. While the group is at it, nothing
+    -- that the server says makes this device lose track of the group.
+    refused_epoch INTEGER,
+    -- Messages of others up to this row of the history are read; 0 none.
+    read_up_to INTEGER NOT NULL DEFAULT 0,
+    muted INTEGER NOT NULL DEFAULT 0 CHECK (muted IN (0, 1)),
+    -- Who invited this user to the group, until the user has accepted.
+    request TEXT,
+    -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
+    -- after it goes with the invitation when that is declined or withdrawn, and nothing else does.
+    request_after INTEGER NOT NULL DEFAULT 0,
+    name_before TEXT,
+    name_id_before TEXT
+) STRICT, WITHOUT ROWID;
+
+-- How far each group's rows have taken effect here, and how far the server knows. A group that has none begins anywhere.
+CREATE TABLE positions (
+    group_id BLOB PRIMARY KEY,
+    seq INTEGER NOT NULL CHECK (seq >= 0),
+    acknowledged INTEGER NOT NULL CHECK (acknowledged >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- Who was removed from a group by a Commit that the server has lost: they are to be removed again once this device has
+-- rejoined, before anything is said there.
+CREATE TABLE lost_removals (
+    group_id BLOB NOT NULL,
+    user TEXT NOT NULL,
+    PRIMARY KEY (group_id, user)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE messages (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    group_id BLOB,
+    -- user/device_id from the MLS credential
+    sender TEXT,
+    message_id TEXT,
+    -- 0 text, 1 joined, 2 added, 3 removed, 4 left, 5 notice
+    kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 5),
+    text TEXT NOT NULL,
+    sent_at INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    mine INTEGER NOT NULL CHECK (mine IN (0, 1)),
+    -- 0 sent, 1 pending, 2 failed
+    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 2),
+    -- A message that arrives twice is stored once.
+    UNIQUE (group_id, sender, message_id)
+) STRICT;
+
+-- In the order of arrival, because the rowid ends every index.
+CREATE INDEX messages_of_group ON messages (group_id);
+CREATE INDEX messages_unsent ON messages (status) WHERE status <> 0;
+
+CREATE TRIGGER history_belongs_to_the_person BEFORE DELETE ON messages
+WHEN NOT EXISTS (SELECT 1 FROM groups g WHERE g.group_id = old.group_id AND g.request IS NOT NULL AND old.row > g.request_after)
+BEGIN
+    SELECT RAISE(ABORT, 'history belongs to the person');
+END;
+
+CREATE TRIGGER a_group_with_a_history_stays BEFORE DELETE ON groups
+WHEN EXISTS (SELECT 1 FROM messages m WHERE m.group_id = old.group_id)
+BEGIN
+    SELECT RAISE(ABORT, 'history belongs to the person');
+END;
+
+-- What came with a message, or goes with one. A message of kind 0 with a row here is a file.
+CREATE TABLE attachments (
+    row INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    key BLOB NOT NULL,
+    nonce BLOB NOT NULL,
+    -- NULL until an own file is stored at the server.
+    blob_id BLOB,
+    expires_at INTEGER
+) STRICT;
+
+-- Files on their way to the server, encrypted with the keys above.
+CREATE TABLE uploads (
+    row INTEGER PRIMARY KEY,
+    idempotency_key TEXT NOT NULL,
+    ciphertext BLOB NOT NULL
+) STRICT;
+
+CREATE TRIGGER attachments_go_with_their_message AFTER DELETE ON messages BEGIN
+    DELETE FROM attachments WHERE row = old.row;
+    DELETE FROM uploads WHERE row = old.row;
+END;
+
+-- What is to be sent, as the exact bytes, in order. The intent says how to make it again at another epoch.
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    group_id BLOB NOT NULL,
+    path TEXT NOT NULL,
+    idempotency_key TEXT,
+    -- Of a message the MLSMessage, which goes with others in one request; of anything else the whole request.
+    body BLOB NOT NULL,
+    intent BLOB NOT NULL,
+    -- Whether it is a Commit, a proposal or a new group, rather than a message.
+    handshake INTEGER NOT NULL CHECK (handshake IN (0, 1)),
+    -- 0 ready to be sent, 1 to be made again at the group's present epoch
+    state INTEGER NOT NULL CHECK (state IN (0, 1)),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    -- The epoch that the server named when it refused the last attempt.
+    server_epoch INTEGER
+) STRICT;
+
+-- Reserve requests without an answer: asked again, they get what was reserved the first time.
+CREATE TABLE reserve_attempts (
+    group_id BLOB NOT NULL,
+    users TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (group_id, users)
+) STRICT, WITHOUT ROWID;
+
+-- Devices of users, with their signature keys as first seen.
+CREATE TABLE peers (
+    user TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    signature_key BLOB NOT NULL,
+    first_seen INTEGER NOT NULL,
+    -- 0 it was seen in a group, 1 it is one of its user's devices, by the list that the server gives and the signatures in it, 2
+    -- it was, and is removed, 3 it is in no such list, or without a good signature.
+    standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 3),
+    -- Whether it is the user's first device, from which the signatures are verified.
+    root INTEGER NOT NULL DEFAULT 0 CHECK (root IN (0, 1)),
+    PRIMARY KEY (user, device_id)
+) STRICT, WITHOUT ROWID;
+
+-- The users whose lists of devices are to be fetched.
+CREATE TABLE device_checks (
+    user TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- The devices and keys that a person has compared with those of another user. There is a row for each that the user had then; a
+-- user without any is not verified.
+CREATE TABLE verified_keys (
+    user TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    signature_key BLOB NOT NULL,
+    verified_at INTEGER NOT NULL,
+    PRIMARY KEY (user, device_id)
+) STRICT, WITHOUT ROWID;
