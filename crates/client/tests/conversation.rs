@@ -11,7 +11,7 @@ mod support;
 use std::time::Duration;
 
 use larder_client::{Error, GroupState, MessageKind, MlsConnection, NotAdded, SendStatus};
-use larder_wire::MessageRequest;
+use larder_wire::MessagesRequest;
 use support::{Client, TestServer, catch_up, count_rows, options, user};
 
 #[tokio::test]
@@ -331,11 +331,13 @@ async fn r_c11_what_people_write_and_the_name_of_a_group_travel_as_private_messa
     let messages = proxy.seen("POST", "/messages");
     assert!(messages.len() >= 2, "the text, and the name for the newcomer");
     for message in messages {
-        let request: MessageRequest = serde_json::from_slice(&message.body).unwrap();
-        assert_eq!(request.message.0[..4], PRIVATE_MESSAGE);
-        for secret in ["bread at noon", "lunch"] {
-            let bytes = &request.message.0;
-            assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()));
+        let request: MessagesRequest = serde_json::from_slice(&message.body).unwrap();
+        for message in request.messages {
+            let bytes = message.0;
+            assert_eq!(bytes[..4], PRIVATE_MESSAGE);
+            for secret in ["bread at noon", "lunch"] {
+                assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()));
+            }
         }
     }
 }

@@ -53,6 +53,12 @@ pub enum Fault {
     Suites(#[from] UnusableSuites),
 }
 
+impl From<Box<Problem>> for ServiceError {
+    fn from(problem: Box<Problem>) -> Self {
+        Self::Refused(problem)
+    }
+}
+
 impl From<Problem> for ServiceError {
     fn from(problem: Problem) -> Self {
         Self::Refused(Box::new(problem))

@@ -59,6 +59,8 @@ pub struct Limits {
     pub reservation_seconds: u64,
     /// One application message, in bytes.
     pub message_bytes_max: u64,
+    /// Application messages in one request.
+    pub messages_max: u32,
     /// One request body, in bytes.
     pub body_bytes_max: u64,
     /// A Commit, and its Welcome, in bytes each.
@@ -287,7 +289,7 @@ mod tests {
     #[test]
     fn a_server_need_not_say_which_suites_it_is_run_with() {
         let limits = r#"{"key_package_lifetime_seconds_max":1,"serving_margin_seconds":1,"key_package_bytes_max":1,
-            "upload_key_packages_max":1,"live_key_packages_max":1,"reservation_seconds":1,"message_bytes_max":1,
+            "upload_key_packages_max":1,"live_key_packages_max":1,"reservation_seconds":1,"message_bytes_max":1,"messages_max":1,
             "body_bytes_max":1,"inbox_retention_seconds":1}"#;
         let info = format!(
             r#"{{"server_name":"s","api_version":"v1","suites":[1],"registration":"open","limits":{limits}}}"#

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::{Base64Url, GroupId};
+use crate::problem::Problem;
 
 /// `POST /v1/groups`: creates a group at its first epoch, with the caller as its only member.
 ///
@@ -60,20 +61,47 @@ pub struct ProposalRequest {
     pub proposal: Base64Url,
 }
 
-/// `POST /v1/groups/{gid}/messages`. Idempotent by the SHA-256 of `message`. May be posted raw as `message/mls`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct MessageRequest {
-    /// An application message of the current or the previous epoch as an `MLSMessage` with a PrivateMessage inside.
-    pub message: Base64Url,
-}
-
-/// The answer to a message or a proposal.
+/// The answer to a proposal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Sent {
     /// Its number in the group's sequence.
     pub seq: u64,
+}
+
+/// `POST /v1/groups/{gid}/messages`. Each message is idempotent by its SHA-256. A single one may be posted raw as `message/mls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MessagesRequest {
+    /// Application messages of the current or the previous epoch, each an `MLSMessage` with a PrivateMessage inside: 1 to
+    /// [`MESSAGES_MAX`](crate::MESSAGES_MAX), which the group gets in this order.
+    pub messages: Vec<Base64Url>,
+}
+
+/// The answer to messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MessagesSent {
+    /// What became of each message, in the order of the request. One that is refused does not keep the others back, unless it is
+    /// `rate-limited`: then so are all behind it.
+    pub results: Vec<MessageResult>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(untagged)]
+pub enum MessageResult {
+    /// The group has it.
+    Accepted {
+        /// Its number in the group's sequence.
+        seq: u64,
+    },
+    /// The group does not have it.
+    Refused {
+        /// Why.
+        problem: Problem,
+    },
 }
 
 /// `GET /v1/groups`: the groups that the calling device is a member of; with `?of=user` those that any device of its user

@@ -41,8 +41,8 @@ pub use directory::{
 };
 pub use groups::{
     Accepted, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupInfoAnswer, Handshake,
-    Handshakes, LeaveRequest, Membership, Memberships, MessageRequest, ProposalRequest, RatchetTreeAnswer,
-    Sent,
+    Handshakes, LeaveRequest, Membership, Memberships, MessageResult, MessagesRequest, MessagesSent,
+    ProposalRequest, RatchetTreeAnswer, Sent,
 };
 pub use inbox::{Acknowledgement, Gone, Inbox, InboxKind, InboxRow, NextRequest, Position};
 pub use invite_code::{INVITE_SECRET_BYTES, InviteCode, MalformedInviteCode};
@@ -50,9 +50,9 @@ pub use limits::{
     AUDIT_PAGE_ROWS_MAX, BODY_BYTES_MAX, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, GROUP_ID_BYTES_MAX,
     GROUP_INFO_BYTES_MAX, GROUP_SUITES_MAX, GROUPS_PER_DEVICE_MAX, HANDSHAKES_PAGE_ROWS_MAX,
     IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX,
-    LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, RESERVE_USERS_MAX,
-    REVOKE_REFS_MAX, SENDER_WAITING_BYTES_MAX, SPEND_REFS_MAX, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX,
-    TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX,
+    LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX,
+    RESERVE_USERS_MAX, REVOKE_REFS_MAX, SENDER_WAITING_BYTES_MAX, SPEND_REFS_MAX, STATE_MARK_BYTES_MAX,
+    STATE_MARKS_KNOWN_MAX, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX,
 };
 pub use link_code::{LinkCode, MalformedLinkCode};
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};

@@ -12,6 +12,8 @@ pub const REVOKE_REFS_MAX: usize = 256;
 pub const RESERVE_USERS_MAX: usize = 64;
 /// An application message as an `MLSMessage`, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Application messages in one request.
+pub const MESSAGES_MAX: usize = 64;
 /// A Commit as an `MLSMessage`, and its Welcome, in bytes each.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Adds in one Commit.

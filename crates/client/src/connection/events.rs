@@ -103,7 +103,7 @@ impl MlsConnection {
         let is_free = self
             .0
             .core
-            .write(|tx, _| Ok(core::next_ready(tx)?.is_none() && core::standing(tx)? == Standing::Current))
+            .write(|tx, _| Ok(!core::is_due(tx)? && core::standing(tx)? == Standing::Current))
             .await?;
         if !is_free {
             return Ok(Heard::More);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use larder_wire::{Inbox, InboxKind, InboxRow, ProblemType};
 
 use crate::connection::MlsConnection;
-use crate::core::{self, Outcome, Purpose, QueuedRequest, Settled, Taken, Verdict};
+use crate::core::{self, Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Settled, Taken, Verdict};
 use crate::error::{Error, NotTheServer};
-use crate::transport::Claim;
+use crate::transport::{Accepted, Claim};
 use crate::types::{GroupKey, GroupState, Synced};
 
 /// How often one sync sends, catches up and makes requests again before it leaves the rest to the next one.
@@ -136,7 +136,7 @@ impl MlsConnection {
             let queued = core.write(core::housekeeping).await?;
             if ready == 0 && !rejoining && !adding && !queued {
                 // What the last steps finished may have freed a request that waited behind it.
-                if core.write(|tx, _| core::next_ready(tx)).await?.is_none() {
+                if !core.write(|tx, _| core::is_due(tx)).await? {
                     return Ok(());
                 }
             }
@@ -145,17 +145,22 @@ impl MlsConnection {
         Ok(())
     }
 
-    /// Sends what is due, in order, and takes over each answer in one transaction.
+    /// Sends what is due, in order, and takes over each answer in one transaction. What is neither accepted nor refused for good
+    /// stays in the outbox, with all that is behind it.
     async fn flush(&self, progress: &mut Progress) -> Result<(), Error> {
         let core = &self.0.core;
         let transport = &self.0.transport;
-        while let Some((claim, request)) = transport.claim(|tx, _| core::next_ready(tx)).await? {
-            let id = request.id;
-            let verdict = self.deliver(claim, request).await?;
-            let settled = core
-                .write(move |tx, context| core::settle(tx, context, id, verdict))
+        while let Some((claim, due)) = transport.claim(|tx, _| core::next_due(tx)).await? {
+            let Delivered { verdicts, hindrance } = self.deliver(claim, due).await?;
+            let settled: Vec<Option<Settled>> = core
+                .write(move |tx, context| {
+                    let settled = verdicts
+                        .into_iter()
+                        .map(|(id, verdict)| core::settle(tx, context, id, verdict));
+                    settled.collect()
+                })
                 .await?;
-            if let Some(settled) = settled {
+            for settled in settled.into_iter().flatten() {
                 progress.synced.flushed += 1;
                 let done = u64::from(matches!(settled.outcome, Outcome::Done));
                 match settled.purpose {
@@ -166,32 +171,42 @@ impl MlsConnection {
                 }
                 progress.settled.push(settled);
             }
+            if let Some(error) = hindrance {
+                return Err(error);
+            }
         }
         Ok(())
     }
 
-    /// An error leaves the request in the outbox.
-    async fn deliver(&self, claim: Claim<'_>, request: QueuedRequest) -> Result<Verdict, Error> {
-        let QueuedRequest {
-            path,
-            idempotency_key,
-            body,
-            ..
-        } = request;
-        let answer = self
-            .0
-            .transport
-            .deliver(claim, &path, idempotency_key.as_deref(), body)
-            .await;
-        match answer {
-            Ok(accepted) => Ok(Verdict::Accepted(accepted)),
-            Err(Error::Refused(problem)) => match problem.problem_type {
-                ProblemType::WrongEpoch => Ok(Verdict::WrongEpoch(problem.current_epoch)),
-                other if is_final(other) => Ok(Verdict::Refused(problem)),
-                _ => Err(Error::Refused(problem)),
-            },
-            Err(other) => Err(other),
+    async fn deliver(&self, claim: Claim<'_>, due: Due) -> Result<Delivered, Error> {
+        let transport = &self.0.transport;
+        let (ids, answers) = match due {
+            Due::Request(QueuedRequest {
+                id,
+                path,
+                idempotency_key,
+                body,
+            }) => {
+                let answer = transport
+                    .deliver(claim, &path, idempotency_key.as_deref(), body)
+                    .await;
+                (vec![id], vec![answer])
+            }
+            Due::Messages(QueuedMessages { path, ids, messages }) => {
+                (ids, transport.deliver_messages(claim, &path, messages).await?)
+            }
+        };
+        let mut delivered = Delivered::default();
+        for (id, answer) in ids.into_iter().zip(answers) {
+            match verdict(answer) {
+                Ok(verdict) => delivered.verdicts.push((id, verdict)),
+                Err(hindrance) => {
+                    delivered.hindrance = Some(hindrance);
+                    break;
+                }
+            }
         }
+        Ok(delivered)
     }
 
     /// Takes over inbox rows until there are none.
@@ -361,6 +376,27 @@ impl MlsConnection {
             }
         }
         Ok(any)
+    }
+}
+
+/// What became of what was sent.
+#[derive(Default)]
+struct Delivered {
+    verdicts: Vec<(i64, Verdict)>,
+    /// Why what is behind those stays in the outbox.
+    hindrance: Option<Error>,
+}
+
+/// What an answer means for good.
+fn verdict(answer: Result<Accepted, Error>) -> Result<Verdict, Error> {
+    match answer {
+        Ok(accepted) => Ok(Verdict::Accepted(accepted)),
+        Err(Error::Refused(problem)) => match problem.problem_type {
+            ProblemType::WrongEpoch => Ok(Verdict::WrongEpoch(problem.current_epoch)),
+            other if is_final(other) => Ok(Verdict::Refused(problem)),
+            _ => Err(Error::Refused(problem)),
+        },
+        Err(other) => Err(other),
     }
 }
 

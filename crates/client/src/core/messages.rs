@@ -1,6 +1,6 @@
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
-use larder_wire::{Base64Url, DeviceId, MessageRequest, UserName, parse_credential_identity};
+use larder_wire::{Base64Url, DeviceId, UserName, parse_credential_identity};
 use openmls::prelude::MlsGroup;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
@@ -114,19 +114,12 @@ pub(super) fn push(
         return push_later(tx, &group, payload, row);
     }
     let payload = payload.encode()?;
-    let request = encrypt(tx, context, cleared, &payload)?;
+    let message = encrypt(tx, context, cleared, &payload)?;
     let intent = Intent::Message {
         payload: Base64Url(payload),
         row,
     };
-    outbox::push(
-        tx.connection(),
-        &group,
-        &messages_path(&group),
-        None,
-        &request,
-        &intent,
-    )
+    outbox::push_message(tx.connection(), &group, &messages_path(&group), &message, &intent)
 }
 
 /// Puts a payload into the outbox that is encrypted once that is possible, and allowed then.
@@ -154,7 +147,7 @@ pub(super) fn has_to_wait(tx: &Tx<'_>, group: &GroupKey, mls: &MlsGroup) -> Resu
         || mls.has_pending_proposals())
 }
 
-/// A payload as a PrivateMessage of the group's present epoch.
+/// A payload as a PrivateMessage of the group's present epoch, as it travels.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that encrypts, by leave of the gate"
@@ -164,15 +157,13 @@ pub(super) fn encrypt(
     context: &Context,
     cleared: Cleared<'_>,
     payload: &[u8],
-) -> Result<MessageRequest, Error> {
+) -> Result<Vec<u8>, Error> {
     let provider = tx.provider();
     let message = cleared
         .into_state()
         .create_message(&provider, &context.identity.mls, payload)
         .map_err(Error::mls("encrypting a message"))?;
-    Ok(MessageRequest {
-        message: Base64Url(message.to_bytes().map_err(Error::mls("encoding a message"))?),
-    })
+    message.to_bytes().map_err(Error::mls("encoding a message"))
 }
 
 /// A row of the history to be written.

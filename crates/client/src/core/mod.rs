@@ -79,7 +79,8 @@ pub(crate) use members::members;
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
 pub(crate) use outbox::{
-    Outcome, Purpose, QueuedRequest, Settled, Verdict, fail_unsent, next_ready, settle, waits,
+    Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Settled, Verdict, fail_unsent, is_due, next_due,
+    settle, waits,
 };
 pub(crate) use payload::check_name;
 pub(crate) use positions::{acknowledged, go_back, tell_again, tell_everything_again, unacknowledged};

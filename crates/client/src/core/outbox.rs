@@ -1,6 +1,6 @@
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
-use larder_wire::{Base64Url, DeviceId, KeyPackageRef, Problem, ProblemType, UserName};
+use larder_wire::{Base64Url, DeviceId, KeyPackageRef, MESSAGES_MAX, Problem, ProblemType, UserName};
 use rusqlite::{Connection, OptionalExtension, named_params};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,10 @@ use crate::core::{adding, attachments, groups, messages, mls, rejoin, restored_s
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
+
+/// Messages that go out together are no more than this together, in bytes, unless it is one: on a slow line, too, they have to
+/// arrive before the server or the network gives up.
+const TOGETHER_BYTES_MAX: usize = 256 * 1024;
 
 const STATE_READY: i64 = 0;
 const STATE_TO_REMAKE: i64 = 1;
@@ -84,12 +88,24 @@ pub(super) struct InvitePackage {
     pub(super) key_package: Base64Url,
 }
 
-/// A request that is due.
+/// What is due.
+pub(crate) enum Due {
+    Request(QueuedRequest),
+    Messages(QueuedMessages),
+}
+
 pub(crate) struct QueuedRequest {
     pub(crate) id: i64,
     pub(crate) path: String,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) body: Vec<u8>,
+}
+
+/// Messages to one group that go out together, in their order.
+pub(crate) struct QueuedMessages {
+    pub(crate) path: String,
+    pub(crate) ids: Vec<i64>,
+    pub(crate) messages: Vec<Vec<u8>>,
 }
 
 /// The server's answer to a request of the outbox. There is none for a timeout: then the row stays as it is.
@@ -147,7 +163,7 @@ pub(super) fn push_to_make(
     path: &str,
     intent: &Intent,
 ) -> Result<i64, Error> {
-    let id = push(connection, group, path, None, &(), intent)?;
+    let id = push_message(connection, group, path, &[], intent)?;
     remake_later(connection, id, None)?;
     Ok(id)
 }
@@ -158,7 +174,34 @@ pub(super) fn push(
     group: &GroupKey,
     path: &str,
     idempotency_key: Option<&str>,
-    body: &impl Serialize,
+    request: &impl Serialize,
+    intent: &Intent,
+) -> Result<i64, Error> {
+    insert(
+        connection,
+        group,
+        (path, idempotency_key),
+        &json(request)?,
+        intent,
+    )
+}
+
+/// Puts a message into the outbox.
+pub(super) fn push_message(
+    connection: &Connection,
+    group: &GroupKey,
+    path: &str,
+    message: &[u8],
+    intent: &Intent,
+) -> Result<i64, Error> {
+    insert(connection, group, (path, None), message, intent)
+}
+
+fn insert(
+    connection: &Connection,
+    group: &GroupKey,
+    (path, idempotency_key): (&str, Option<&str>),
+    body: &[u8],
     intent: &Intent,
 ) -> Result<i64, Error> {
     connection.execute(
@@ -168,7 +211,7 @@ pub(super) fn push(
             ":group_id": group.as_bytes(),
             ":path": path,
             ":key": idempotency_key,
-            ":body": json(body)?,
+            ":body": body,
             ":intent": json(intent)?,
             ":handshake": intent.is_handshake(),
             ":state": STATE_READY,
@@ -181,26 +224,64 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(Error::mls("encoding a request"))
 }
 
-/// The oldest request that is due. Those of one group go out in order: behind one that has to be made again, the others
-/// wait; only a Commit or a proposal does not wait for a message, which may itself wait for it.
-pub(crate) fn next_ready(tx: &Tx<'_>) -> Result<Option<QueuedRequest>, Error> {
-    Ok(tx
-        .connection()
+/// The oldest request that is due; with a message, those behind it that can go out together with it. What is of one group goes
+/// out in order: behind one that has to be made again, the others wait; only a Commit or a proposal does not wait for a message,
+/// which may itself wait for it.
+pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Due>, Error> {
+    let connection = tx.connection();
+    let first = connection
         .prepare_cached(
-            "SELECT id, path, idempotency_key, body FROM outbox o WHERE state = 0 AND NOT EXISTS (
+            "SELECT id, path, idempotency_key, body, handshake, group_id FROM outbox o WHERE state = 0 AND NOT EXISTS (
                  SELECT 1 FROM outbox e WHERE e.group_id = o.group_id AND e.id < o.id AND e.state = 1
                      AND (e.handshake = 1 OR o.handshake = 0))
              ORDER BY id LIMIT 1",
         )?
         .query_row([], |row| {
-            Ok(QueuedRequest {
+            let request = QueuedRequest {
                 id: row.get(0)?,
                 path: row.get(1)?,
                 idempotency_key: row.get(2)?,
                 body: row.get(3)?,
-            })
+            };
+            Ok((request, row.get::<_, bool>(4)?, row.get::<_, Vec<u8>>(5)?))
         })
-        .optional()?)
+        .optional()?;
+    Ok(match first {
+        Some((request, true, _)) => Some(Due::Request(request)),
+        Some((first, false, group)) => Some(Due::Messages(together(connection, first, &group)?)),
+        None => None,
+    })
+}
+
+/// A message with those right behind it.
+fn together(connection: &Connection, first: QueuedRequest, group: &[u8]) -> Result<QueuedMessages, Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, body, state = 0 AND handshake = 0 FROM outbox WHERE group_id = ?1 AND id > ?2 ORDER BY id",
+    )?;
+    let mut behind = statement.query((group, first.id))?;
+    let mut size = first.body.len();
+    let mut queued = QueuedMessages {
+        path: first.path,
+        ids: vec![first.id],
+        messages: vec![first.body],
+    };
+    while queued.ids.len() < MESSAGES_MAX
+        && let Some(row) = behind.next()?
+    {
+        let message: Vec<u8> = row.get(1)?;
+        size += message.len();
+        if size > TOGETHER_BYTES_MAX || !row.get(2)? {
+            break;
+        }
+        queued.ids.push(row.get(0)?);
+        queued.messages.push(message);
+    }
+    Ok(queued)
+}
+
+/// Whether something is due.
+pub(crate) fn is_due(tx: &Tx<'_>) -> Result<bool, Error> {
+    Ok(next_due(tx)?.is_some())
 }
 
 /// Whether a request is still in the outbox.
@@ -263,16 +344,30 @@ pub(super) fn handshake_waits(connection: &Connection, group: &GroupKey) -> Resu
         .query_row([group.as_bytes()], |row| row.get(0))?)
 }
 
-/// Replaces the bytes of a row that was made again at the group's present epoch.
+/// Replaces a request that was made again at the group's present epoch.
 pub(super) fn replace(
     connection: &Connection,
     id: i64,
-    body: &impl Serialize,
+    request: &impl Serialize,
     intent: &Intent,
 ) -> Result<(), Error> {
+    update(connection, id, &json(request)?, intent)
+}
+
+/// Replaces a message that was made again at the group's present epoch.
+pub(super) fn replace_message(
+    connection: &Connection,
+    id: i64,
+    message: &[u8],
+    intent: &Intent,
+) -> Result<(), Error> {
+    update(connection, id, message, intent)
+}
+
+fn update(connection: &Connection, id: i64, body: &[u8], intent: &Intent) -> Result<(), Error> {
     connection.execute(
         "UPDATE outbox SET body = ?2, intent = ?3, state = ?4, attempts = attempts + 1 WHERE id = ?1",
-        (id, json(body)?, json(intent)?, STATE_READY),
+        (id, body, json(intent)?, STATE_READY),
     )?;
     Ok(())
 }

@@ -88,8 +88,8 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
                     None => return Ok(Remade::Ended(Outcome::Moot)),
                 },
             };
-            let request = messages::encrypt(tx, context, cleared, &payload)?;
-            outbox::replace(connection, id, &request, &intent)?;
+            let message = messages::encrypt(tx, context, cleared, &payload)?;
+            outbox::replace_message(connection, id, &message, &intent)?;
             return Ok(Remade::Ready);
         }
         Intent::CreateGroup | Intent::Update | Intent::Leave | Intent::Rejoin => {

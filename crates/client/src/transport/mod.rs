@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use larder_pool::Tx;
 use larder_wire::{
-    AccountRequest, Acknowledgement, AuditPage, BlobId, BlobStored, DeviceId, DeviceReservation, GroupId,
-    GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, Memberships, NextRequest, ProblemType,
-    RatchetTreeAnswer, Registered, ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim,
-    StateMark, UploadRequest, Uploaded, UserDevices, UserName,
+    AccountRequest, Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation,
+    GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, Memberships, MessageResult,
+    MessagesRequest, MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, ReserveRequest,
+    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded,
+    UserDevices, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -305,6 +306,31 @@ impl Transport {
         let request = Request::post_bytes(path, body).with_idempotency_key(idempotency_key);
         let _: Receipt = self.change(claim, request).await?;
         Ok(Accepted(()))
+    }
+
+    /// Sends messages of the outbox. What became of each.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what is wrong with all of them; [`NotTheServer::NotLarder`], when the answer does not say what became of each.
+    pub(crate) async fn deliver_messages(
+        &self,
+        claim: Claim<'_>,
+        path: &str,
+        messages: Vec<Vec<u8>>,
+    ) -> Result<Vec<Result<Accepted, Error>>, Error> {
+        let count = messages.len();
+        let request = MessagesRequest {
+            messages: messages.into_iter().map(Base64Url).collect(),
+        };
+        let MessagesSent { results } = self.change(claim, Request::post(path, &request)?).await?;
+        if results.len() != count {
+            return Err(NotTheServer::NotLarder { status: 200 }.into());
+        }
+        let results = results.into_iter().map(|result| match result {
+            MessageResult::Accepted { .. } => Ok(Accepted(())),
+            MessageResult::Refused { problem } => Err(Error::Refused(problem)),
+        });
+        Ok(results.collect())
     }
 
     pub(crate) async fn store_blob(

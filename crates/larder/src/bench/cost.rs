@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use larder_wire::{Accepted, Sent};
+use larder_wire::{Accepted, MessagesSent};
 
 use super::group::InMemory;
 use super::scene::Scene;
@@ -51,17 +51,19 @@ pub(super) async fn messages(scene: &mut Scene, plan: &Plan) -> Result<Vec<Measu
     let mut messages = Vec::new();
     for number in 0..plan.messages {
         for (place, group) in scene.groups.iter_mut().enumerate() {
-            messages.push((place, group.message(&scene.owner, &format!("message {number}"))?));
+            let message = group.message(&scene.owner, &format!("message {number}"))?;
+            let request = group.request(&scene.owner, std::slice::from_ref(&message))?;
+            messages.push((place, message, request));
         }
     }
-    for (place, (bytes, request)) in messages {
+    for (place, bytes, request) in messages {
         let (Some(group), Some(times)) = (scene.groups.get_mut(place), times.get_mut(place)) else {
             continue;
         };
         let started = Instant::now();
-        let sent: Sent = scene.owner.http.send(request).await?;
+        let sent: MessagesSent = scene.owner.http.send(request).await?;
         times.ours.push(started.elapsed());
-        group.has_sent(&sent);
+        group.have_sent(&sent)?;
         times.limit.push(scene.rows.write(&bytes).await?);
     }
     let rows = plan.sizes.iter().zip(times);

@@ -8,15 +8,15 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use larder_wire::Sent;
+use futures_util::{StreamExt as _, stream};
+use larder_wire::{MESSAGES_MAX, MessagesSent};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast;
 
 use super::device::Http;
 use super::scene::Scene;
 use super::stream::{Stream, read_all};
-use super::{AT_ONCE, Plan, median, progress, rounded};
+use super::{Plan, median, progress, rounded};
 use crate::record::Measured;
 
 /// The events of an inbox.
@@ -75,18 +75,26 @@ async fn push(
         .iter_mut()
         .find(|group| group.members == (0..size))
         .context("no group has these members")?;
-    let requests = (0..messages)
-        .map(|number| Ok(group.message(owner, &format!("message {number}"))?.1))
+    let said = (0..messages)
+        .map(|number| group.message(owner, &format!("message {number}")))
+        .collect::<Result<Vec<_>>>()?;
+    let requests = said
+        .chunks(MESSAGES_MAX)
+        .map(|together| group.request(owner, together))
         .collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
-    let sending = stream::iter(requests)
-        .map(|request| owner.http.send::<Sent>(request))
-        .buffer_unordered(AT_ONCE)
-        .try_collect::<Vec<_>>();
+    let sending = async {
+        // As a client sends what waits: one request after the other.
+        let mut sent = Vec::new();
+        for request in requests {
+            sent.push(owner.http.send::<MessagesSent>(request).await?);
+        }
+        Ok(sent)
+    };
     let (sent, streams) = tokio::try_join!(sending, read_all(streams, messages))?;
     let took = started.elapsed();
     for sent in &sent {
-        group.has_sent(sent);
+        group.have_sent(sent)?;
     }
     Ok((streams, took))
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Context as _, Result, bail};
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId, GroupInfoAnswer,
-    MessageRequest, Position, ReserveRequest, Reserved, Sent,
+    MessageResult, MessagesRequest, MessagesSent, Position, ReserveRequest, Reserved,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
@@ -146,21 +146,31 @@ impl Group {
         Ok(())
     }
 
-    /// A new message, as it travels and as a request that sends it.
-    pub(super) fn message(&mut self, owner: &Device, text: &str) -> Result<(Vec<u8>, Request)> {
+    /// A new message as it travels.
+    pub(super) fn message(&mut self, owner: &Device, text: &str) -> Result<Vec<u8>> {
         let message = self
             .mls
             .create_message(&owner.provider, &owner.mls, text.as_bytes())?;
-        let bytes = message_bytes(&message)?;
-        let body = MessageRequest {
-            message: Base64Url(bytes.clone()),
-        };
-        Ok((bytes, owner.http.prepared(&self.path("messages"), &body)?))
+        message_bytes(&message)
     }
 
-    /// This message was accepted, perhaps after later ones.
-    pub(super) fn has_sent(&mut self, sent: &Sent) {
-        self.last = self.last.max(sent.seq);
+    /// A request that sends messages.
+    pub(super) fn request(&self, owner: &Device, messages: &[Vec<u8>]) -> Result<Request> {
+        let body = MessagesRequest {
+            messages: messages.iter().cloned().map(Base64Url).collect(),
+        };
+        owner.http.prepared(&self.path("messages"), &body)
+    }
+
+    /// This is the answer to messages, perhaps to earlier ones than the last.
+    pub(super) fn have_sent(&mut self, sent: &MessagesSent) -> Result<()> {
+        for result in &sent.results {
+            match result {
+                MessageResult::Accepted { seq } => self.last = self.last.max(*seq),
+                MessageResult::Refused { problem } => bail!("a message was refused: {problem}"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use futures_util::future::try_join_all;
-use larder_wire::{GroupInfoAnswer, Sent};
+use larder_wire::GroupInfoAnswer;
 
 use super::fan_out::EVENTS;
 use super::scene::Scene;
@@ -44,9 +44,9 @@ pub(super) async fn prepare(scene: &mut Scene, plan: &Plan) -> Result<usize> {
     for group in &mut scene.groups {
         // One group of each device is enough.
         if Some(&group.members) == largest.as_ref() || group.members.start > 0 {
-            let (_, request) = group.message(&scene.owner, "it waits")?;
-            let sent: Sent = scene.owner.http.send(request).await?;
-            group.has_sent(&sent);
+            let message = group.message(&scene.owner, "it waits")?;
+            let request = group.request(&scene.owner, &[message])?;
+            group.have_sent(&scene.owner.http.send(request).await?)?;
         }
     }
     Ok(possible)

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use larder_wire::{
-    Acknowledgement, Base64Url, GroupId, GroupInfoAnswer, Inbox, InboxKind, MessageRequest, NextRequest,
-    Position, Sent,
+    Acknowledgement, Base64Url, GroupId, GroupInfoAnswer, Inbox, InboxKind, MessageResult, MessagesRequest,
+    MessagesSent, NextRequest, Position,
 };
 use openmls::prelude::MlsGroup;
 use openmls::prelude::tls_codec::Serialize as _;
@@ -59,12 +59,15 @@ async fn write(nodes: &Arc<Nodes>, alice: &Device, group: &mut MlsGroup, gid: &G
                 parsed::<larder_wire::Accepted>(&accepted).seq
             } else {
                 let text = format!("message {step}");
-                let request = MessageRequest {
-                    message: Base64Url(alice.encrypt(group, &text)),
+                let request = MessagesRequest {
+                    messages: vec![Base64Url(alice.encrypt(group, &text))],
                 };
                 written.push(text);
                 let path = format!("/v1/groups/{gid}/messages");
-                parsed::<Sent>(&persist(&at, &path, "", &request).await).seq
+                match &*parsed::<MessagesSent>(&persist(&at, &path, "", &request).await).results {
+                    [MessageResult::Accepted { seq }] => *seq,
+                    other => panic!("{other:?}"),
+                }
             }
         };
         let killed = async {

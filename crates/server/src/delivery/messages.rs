@@ -1,36 +1,74 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{GroupId, MESSAGE_BYTES_MAX, Problem, ProblemType, SENDER_WAITING_BYTES_MAX, Sent};
+use larder_wire::{
+    Base64Url, GroupId, MESSAGES_MAX, MessageResult, MessagesSent, Problem, ProblemType,
+    SENDER_WAITING_BYTES_MAX, Sent,
+};
 use sha2::{Digest, Sha256};
 
 use crate::delivery::judge::JudgedProposal;
 use crate::delivery::offer::OfferedProposal;
 use crate::delivery::parse;
 use crate::error::{Fault, ServiceError};
-use crate::store::{AcceptedRow, DeviceRow, LogKind, NewMessage, NewRow, Tx};
+use crate::store::{AcceptedRow, Appended, DeviceRow, LogKind, NewMessage, NewRow, Tx};
 
 /// Bodies that are looked at, to make room for a message.
 const LOOKED_AT_MAX: u32 = 500;
 /// How long a sender waits whose messages nobody comes for, in seconds.
 const WAITING_RETRY_SECONDS: u32 = 60;
 
-/// An application message as somebody asks for it.
-pub(crate) struct OfferedMessage {
+/// Application messages as somebody asks for them: bounded and read, each by itself.
+pub(crate) struct OfferedMessages {
     group: GroupId,
+    messages: Vec<Result<OfferedMessage, Box<Problem>>>,
+}
+
+struct OfferedMessage {
     sha256: [u8; 32],
     bytes: Vec<u8>,
     epoch: u64,
 }
 
-impl OfferedMessage {
-    pub(crate) fn read(group: GroupId, bytes: Vec<u8>) -> Result<Self, ServiceError> {
-        parse::within(bytes.len(), MESSAGE_BYTES_MAX, "the message")?;
+impl OfferedMessages {
+    pub(crate) fn read(group: GroupId, messages: Vec<Base64Url>) -> Result<Self, ServiceError> {
+        if !(1..=MESSAGES_MAX).contains(&messages.len()) {
+            return Err(parse::malformed(format!(
+                "1 to {MESSAGES_MAX} messages in one request"
+            )));
+        }
+        let messages =
+            messages
+                .into_iter()
+                .map(|Base64Url(bytes)| match OfferedMessage::read(&group, bytes) {
+                    Ok(message) => Ok(Ok(message)),
+                    Err(ServiceError::Refused(problem)) => Ok(Err(problem)),
+                    Err(ServiceError::Fault(fault)) => Err(fault),
+                });
         Ok(Self {
-            epoch: parse::application(&bytes, &group)?.epoch().as_u64(),
-            sha256: Sha256::digest(&bytes).into(),
+            messages: messages.collect::<Result<_, _>>()?,
             group,
+        })
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &OfferedMessage> {
+        self.messages.iter().flatten()
+    }
+}
+
+impl OfferedMessage {
+    fn read(group: &GroupId, bytes: Vec<u8>) -> Result<Self, ServiceError> {
+        Ok(Self {
+            epoch: parse::application(&bytes, group)?.epoch().as_u64(),
+            sha256: Sha256::digest(&bytes).into(),
             bytes,
         })
     }
+}
+
+/// How many messages, and their bytes together.
+fn extent<'m>(messages: impl Iterator<Item = &'m OfferedMessage>) -> (usize, usize) {
+    messages.fold((0, 0), |(count, size), message| {
+        (count + 1, size + message.bytes.len())
+    })
 }
 
 /// How much may wait in a group.
@@ -42,66 +80,137 @@ pub(crate) struct Keep {
     pub(crate) since: UnixSeconds,
 }
 
-/// Accepts an application message of the current or the previous epoch: one row, whoever gets it.
-pub(crate) fn send_message(
+/// Accepts application messages of the current or the previous epoch: one row each, whoever gets it.
+pub(crate) fn send_messages(
     tx: &Tx<'_>,
     caller: &DeviceRow,
-    message: &OfferedMessage,
+    offered: &OfferedMessages,
     keep: Keep,
     now: UnixSeconds,
-) -> Result<Sent, ServiceError> {
-    let (group, size) = (&message.group, message.bytes.len());
-    let appended = tx.next_for_message(group, size)?.ok_or(ProblemType::NotFound)?;
+) -> Result<MessagesSent, ServiceError> {
+    let group = &offered.group;
+    let (count, size) = extent(offered.readable());
+    let appended = tx
+        .next_for_messages(group, (count, size))?
+        .ok_or(ProblemType::NotFound)?;
     let sender = tx
         .count_waiting(group, caller.key, size)?
         .ok_or(ProblemType::NotFound)?;
-    let current = appended.epoch;
-    let is_in_time = message.epoch <= current
-        && message.epoch.saturating_add(1) >= current
-        && message.epoch >= sender.from_epoch;
-    let row = NewRow {
-        kind: LogKind::Message,
-        epoch: message.epoch,
-        sender: caller.key,
-        sha256: &message.sha256,
-        transcript_hash: None,
-        body: &message.bytes,
-    };
-    if !is_in_time || !tx.insert_row(group, appended.seq, &row, now)? {
-        return match answer_to(tx.accepted(group, &message.sha256)?, caller)? {
-            Some(sent) => {
-                tx.give_back(group, caller.key, size)?;
-                Ok(sent)
-            }
-            None => Err(Problem::wrong_epoch(current).into()),
-        };
-    }
     let mut waiting = (sender.waiting_bytes, appended.waiting_bytes);
     if waiting.0 > SENDER_WAITING_BYTES_MAX || waiting.1 > keep.group_bytes_max {
         waiting = make_room(tx, caller, group, keep, now)?;
     }
-    if waiting.0 > SENDER_WAITING_BYTES_MAX {
-        let problem = Problem {
-            retry_after_seconds: std::num::NonZeroU32::new(WAITING_RETRY_SECONDS),
-            ..Problem::new(ProblemType::RateLimited)
+    let mut taking = Taking {
+        caller,
+        appended: &appended,
+        from_epoch: sender.from_epoch,
+        room: SENDER_WAITING_BYTES_MAX.saturating_sub(waiting.0.saturating_sub(size as u64)),
+        is_full: false,
+        taken: Vec::with_capacity(count),
+    };
+    let mut earlier = tx
+        .accepted(group, offered.readable().map(|message| &message.sha256))?
+        .into_iter();
+    let mut results = Vec::with_capacity(offered.messages.len());
+    for message in &offered.messages {
+        let taken = match message {
+            Ok(message) => taking.take(message, earlier.next().flatten()),
+            Err(problem) => Err(problem.clone()),
         };
-        let detail = format!("{SENDER_WAITING_BYTES_MAX} bytes of your messages wait in this group");
-        return Err(problem.with_detail(detail).into());
+        results.push(match taken {
+            Ok(seq) => MessageResult::Accepted { seq },
+            // With nothing done, it is for the whole request.
+            Err(problem) if taking.is_full && results.is_empty() => return Err(problem.into()),
+            Err(problem) => MessageResult::Refused { problem: *problem },
+        });
     }
-    let over = waiting.1.saturating_sub(keep.group_bytes_max);
+    let taken = taking.taken;
+    let (taken_count, taken_size) = extent(taken.iter().map(|(_, message)| *message));
+    if taken_count < count {
+        tx.give_back(group, caller.key, (count - taken_count, size - taken_size))?;
+    }
+    for (seq, message) in taken {
+        let row = NewRow {
+            kind: LogKind::Message,
+            epoch: message.epoch,
+            sender: caller.key,
+            sha256: &message.sha256,
+            transcript_hash: None,
+            body: &message.bytes,
+        };
+        tx.insert_row(group, seq, &row, now)?;
+        tx.announce(NewMessage {
+            group: group.clone(),
+            seq,
+            epoch: message.epoch,
+            roster_version: appended.roster_version,
+            sender: caller.key,
+            received_at: now,
+            body: message.bytes.clone(),
+        });
+    }
+    let waiting = waiting.1.saturating_sub((size - taken_size) as u64);
+    let over = waiting.saturating_sub(keep.group_bytes_max);
     if over > 0 {
         tx.forget_oldest_of_largest_sender(group, over)?;
     }
-    tx.announce(NewMessage {
-        group: group.clone(),
-        seq: appended.seq,
-        epoch: message.epoch,
-        roster_version: appended.roster_version,
-        sender: caller.key,
-        received_at: now,
-        body: message.bytes.clone(),
-    });
-    Ok(Sent { seq: appended.seq })
+    Ok(MessagesSent { results })
+}
+
+/// Decides on one message after the other.
+struct Taking<'a> {
+    caller: &'a DeviceRow,
+    /// The number of the first.
+    appended: &'a Appended,
+    /// The first epoch that the caller can write in.
+    from_epoch: u64,
+    /// Bytes of the caller that may still come to those that wait.
+    room: u64,
+    /// Whether one did not fit. What comes behind it does not either, or it would be read before it.
+    is_full: bool,
+    /// The new ones, with their numbers.
+    taken: Vec<(u64, &'a OfferedMessage)>,
+}
+
+impl<'a> Taking<'a> {
+    /// The number of a message in the group's log.
+    fn take(
+        &mut self,
+        message: &'a OfferedMessage,
+        earlier: Option<AcceptedRow>,
+    ) -> Result<u64, Box<Problem>> {
+        if let Some(sent) = answer_to(earlier, self.caller)? {
+            return Ok(sent.seq);
+        }
+        if let Some((seq, _)) = self
+            .taken
+            .iter()
+            .find(|(_, taken)| taken.sha256 == message.sha256)
+        {
+            return Ok(*seq);
+        }
+        let current = self.appended.epoch;
+        let is_in_time = message.epoch <= current
+            && message.epoch.saturating_add(1) >= current
+            && message.epoch >= self.from_epoch;
+        if !is_in_time {
+            return Err(Box::new(Problem::wrong_epoch(current)));
+        }
+        let size = message.bytes.len() as u64;
+        self.is_full |= size > self.room;
+        if self.is_full {
+            let problem = Problem {
+                retry_after_seconds: std::num::NonZeroU32::new(WAITING_RETRY_SECONDS),
+                ..Problem::new(ProblemType::RateLimited)
+            };
+            let detail = format!("{SENDER_WAITING_BYTES_MAX} bytes of your messages wait in this group");
+            return Err(Box::new(problem.with_detail(detail)));
+        }
+        self.room -= size;
+        let seq = self.appended.seq + self.taken.len() as u64;
+        self.taken.push((seq, message));
+        Ok(seq)
+    }
 }
 
 /// Deletes what everybody has, and what is too old. Returns what waits then, of the caller and in the group.
@@ -140,10 +249,7 @@ pub(crate) fn propose(
         transcript_hash: None,
         body: &offer.bytes,
     };
-    if !tx.insert_row(group, appended.seq, &row, now)? {
-        // Bytes that were accepted as something else.
-        return Err(ProblemType::Forbidden.into());
-    }
+    tx.insert_row(group, appended.seq, &row, now)?;
     tx.wake_group(group);
     Ok(Some(Sent { seq: appended.seq }))
 }
@@ -152,11 +258,11 @@ pub(crate) fn propose(
 pub(super) fn answer_to(
     earlier: Option<AcceptedRow>,
     caller: &DeviceRow,
-) -> Result<Option<Sent>, ServiceError> {
+) -> Result<Option<Sent>, Box<Problem>> {
     match earlier {
         Some(earlier) if earlier.sender == caller.key => Ok(Some(Sent { seq: earlier.seq })),
         // Somebody else's bytes: replayed, not sent.
-        Some(_) => Err(ProblemType::Forbidden.into()),
+        Some(_) => Err(Box::new(Problem::new(ProblemType::Forbidden))),
         None => Ok(None),
     }
 }

@@ -38,7 +38,7 @@ fn message(bytes: &[u8], most: usize, what: &str) -> Result<MlsMessageBodyIn, Se
         .map_err(|_| malformed(format!("{what} is not one MLSMessage")))
 }
 
-fn malformed(detail: impl Into<String>) -> ServiceError {
+pub(super) fn malformed(detail: impl Into<String>) -> ServiceError {
     Problem::new(ProblemType::Malformed).with_detail(detail).into()
 }
 

@@ -4,9 +4,9 @@
 use larder_wire::{
     AccountRequest, BODY_BYTES_MAX, ChallengeRequest, CommitRequest, CreateGroupRequest, GROUP_ID_BYTES_MAX,
     GROUP_INFO_BYTES_MAX, GROUPS_PER_DEVICE_MAX, KEY_PACKAGE_BYTES_MAX, LEAF_BYTES_MAX, LeaveRequest,
-    LinkRequest, MESSAGE_BYTES_MAX, MessageRequest, NextRequest, PROPOSAL_BYTES_MAX, ProposalRequest,
-    RESERVE_USERS_MAX, REVOKE_REFS_MAX, ReserveRequest, Revocation, SPEND_REFS_MAX, SessionRequest,
-    SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest,
+    LinkRequest, MESSAGE_BYTES_MAX, MESSAGES_MAX, MessagesRequest, NextRequest, PROPOSAL_BYTES_MAX,
+    ProposalRequest, RESERVE_USERS_MAX, REVOKE_REFS_MAX, ReserveRequest, Revocation, SPEND_REFS_MAX,
+    SessionRequest, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest,
 };
 
 /// Names, ids, numbers, signatures and the JSON around them, in bytes.
@@ -45,7 +45,7 @@ bounded! {
     CreateGroupRequest: framed(LEAF_BYTES_MAX + GROUP_INFO_BYTES_MAX);
     CommitRequest: BODY_BYTES_MAX;
     ProposalRequest: framed(PROPOSAL_BYTES_MAX);
-    MessageRequest: framed(MESSAGE_BYTES_MAX);
+    MessagesRequest: framed(MESSAGES_MAX * MESSAGE_BYTES_MAX);
     LeaveRequest: framed(0);
     NextRequest: FRAME_BYTES + GROUPS_PER_DEVICE_MAX * (GROUP_ID_BYTES_MAX + ITEM_BYTES);
 }

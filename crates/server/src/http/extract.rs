@@ -195,7 +195,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 /// One MLS object: inside the JSON request `T`, or the bare body of a `message/mls` request.
 pub(super) enum MlsBody<T> {
-    Json(T),
+    Json(Unread<T>),
     Bare(Vec<u8>),
 }
 
@@ -204,10 +204,7 @@ impl<T: DeserializeOwned + Bounded> FromRequest<App> for MlsBody<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         match content_type(request.headers()).as_deref() {
-            Some("application/json") => {
-                let body = read_body(request, app, T::BODY_BYTES_MAX).await?;
-                Ok(Self::Json(parse_json(&body)?))
-            }
+            Some("application/json") => Ok(Self::Json(Unread::from_request(request, app).await?)),
             Some(MESSAGE_MLS) => Ok(Self::Bare(
                 read_body(request, app, T::BODY_BYTES_MAX).await?.into(),
             )),

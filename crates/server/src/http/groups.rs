@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupId,
-    GroupInfoAnswer, Handshakes, LeaveRequest, Memberships, MessageRequest, ProposalRequest,
+    GroupInfoAnswer, Handshakes, LeaveRequest, Memberships, MessagesRequest, MessagesSent, ProposalRequest,
     RatchetTreeAnswer, Sent,
 };
 use serde::Deserialize;
@@ -16,7 +16,8 @@ use super::extract::{AcceptsMls, IdempotencyKey, Json, MESSAGE_MLS, MlsBody, Pat
 use super::openapi::MlsObject;
 use super::parts::{bytes_of, json_of};
 use super::problem::{
-    CommitProblems, CreateGroupProblems, Failure, FindProblems, LeaveProblems, ReadProblems, SendProblems,
+    CommitProblems, CreateGroupProblems, Failure, FindProblems, LeaveProblems, ReadProblems,
+    SendMessagesProblems, SendProblems,
 };
 use crate::Caller;
 
@@ -111,31 +112,34 @@ pub(super) async fn propose(
     body: MlsBody<ProposalRequest>,
 ) -> Result<Json<Sent>, Failure> {
     let proposal = match body {
-        MlsBody::Json(request) => request.proposal.0,
+        MlsBody::Json(request) => request.read(&app, &caller).await?.proposal.0,
         MlsBody::Bare(proposal) => proposal,
     };
     Ok(Json(app.service.propose(&caller, group, proposal).await?))
 }
 
-/// Sends an application message of the current or the previous epoch.
+/// Sends application messages of the current or the previous epoch.
 #[utoipa::path(
     post, path = "/v1/groups/{gid}/messages", tag = "groups",
     params(("gid" = GroupId, Path, description = "The group")),
-    request_body(content((MessageRequest = "application/json"), (MlsObject = "message/mls"))),
-    responses((status = 200, description = "Stored for every other member", body = Sent), SendProblems),
+    request_body(content((MessagesRequest = "application/json"), (MlsObject = "message/mls"))),
+    responses(
+        (status = 200, description = "One verdict each; what is accepted is stored for every other member", body = MessagesSent),
+        SendMessagesProblems,
+    ),
     security(("session" = [])),
 )]
-pub(super) async fn send_message(
+pub(super) async fn send_messages(
     caller: Caller,
     State(app): State<App>,
     Path(group): Path<GroupId>,
-    body: MlsBody<MessageRequest>,
-) -> Result<Json<Sent>, Failure> {
-    let message = match body {
-        MlsBody::Json(request) => request.message.0,
-        MlsBody::Bare(message) => message,
+    body: MlsBody<MessagesRequest>,
+) -> Result<Json<MessagesSent>, Failure> {
+    let messages = match body {
+        MlsBody::Json(request) => request.read(&app, &caller).await?.messages,
+        MlsBody::Bare(message) => vec![Base64Url(message)],
     };
-    Ok(Json(app.service.send_message(&caller, group, message).await?))
+    Ok(Json(app.service.send_messages(&caller, group, messages).await?))
 }
 
 /// What an external Commit needs, for a device of a member user.

@@ -125,7 +125,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(groups::create, groups::memberships))
         .routes(routes!(groups::commit))
         .routes(routes!(groups::propose))
-        .routes(routes!(groups::send_message))
+        .routes(routes!(groups::send_messages))
         .routes(routes!(groups::info))
         .routes(routes!(groups::ratchet_tree))
         .routes(routes!(groups::leave))

@@ -159,7 +159,10 @@ problem_sets! {
         | IdempotencyMismatch | RateLimited | Unavailable;
     /// Of a blob to fetch.
     FetchBlobProblems: Malformed | Unauthenticated | NotFound | RateLimited | Unavailable;
-    /// Of a proposal or a message.
+    /// Of messages.
+    SendMessagesProblems: Malformed | Unauthenticated | NotFound | StateBehind | TooLarge | UnsupportedMediaType
+        | RateLimited | Unavailable;
+    /// Of a proposal.
     SendProblems: Malformed | Unauthenticated | Forbidden | NotFound | WrongEpoch | StateBehind | TooLarge
         | UnsupportedMediaType | InvalidCommit | Unavailable;
 }

@@ -3,18 +3,18 @@ use std::sync::Arc;
 use larder_wire::{
     Accepted, Base64Url, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupId,
     GroupInfoAnswer, HANDSHAKES_PAGE_ROWS_MAX, Handshake, Handshakes, LeaveRequest, Membership, Memberships,
-    Problem, ProblemType, Sent, TREE_BYTES_MAX,
+    MessagesSent, Problem, ProblemType, Sent, TREE_BYTES_MAX,
 };
 
 use super::states::{ATTEMPTS_MAX, Stand, evict_if_unknown};
 use super::{Caller, Service};
 use crate::accounts::{self, answered_once};
 use crate::delivery::state::{Held, Stored};
-use crate::delivery::{self, Offer, Offered, OfferedMessage, OfferedProposal};
+use crate::delivery::{self, Offer, Offered, OfferedMessages, OfferedProposal};
 use crate::error::{Fault, ServiceError};
 use crate::store::{Part, Tx};
 
-/// A Commit with what belongs to it of this size, in bytes, is read in less time than it takes to change to a thread that may take longer.
+/// A Commit with what belongs to it, or messages, of this size, in bytes, are read in less time than it takes to change to a thread that may take longer.
 const READ_AT_ONCE_BYTES_MAX: usize = 16 * 1024;
 /// An answer with Commits and proposals ends with the one that reaches this size, in bytes.
 const HANDSHAKES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -142,18 +142,25 @@ impl Service {
         Err(Fault::Busy.into())
     }
 
-    /// Delivers an application message. Refuses with `malformed`, `not-found`, `too-large`, `rate-limited` or `wrong-epoch`.
-    pub async fn send_message(
+    /// Delivers application messages. Refuses with `malformed` (their number), `not-found` or `rate-limited`; one of them with
+    /// `malformed`, `too-large`, `wrong-epoch`, `forbidden` or `rate-limited`.
+    pub async fn send_messages(
         &self,
         caller: &Caller,
         group: GroupId,
-        message: Vec<u8>,
-    ) -> Result<Sent, ServiceError> {
-        let message = OfferedMessage::read(group.clone(), message);
-        let message = self.to_members_alone(caller, &group, message).await?;
+        messages: Vec<Base64Url>,
+    ) -> Result<MessagesSent, ServiceError> {
+        let size: usize = messages.iter().map(|message| message.0.len()).sum();
+        let asked = group.clone();
+        let read = move || OfferedMessages::read(asked, messages);
+        let offered = match size <= READ_AT_ONCE_BYTES_MAX {
+            true => read(),
+            false => self.judge(caller, read).await?,
+        };
+        let offered = self.to_members_alone(caller, &group, offered).await?;
         let (device, now, keep) = (Arc::clone(&caller.device), self.now(), self.keep());
         self.change(caller, move |tx| {
-            delivery::send_message(tx, &device, &message, keep, now)
+            delivery::send_messages(tx, &device, &offered, keep, now)
         })
         .await
     }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
     BODY_BYTES_MAX, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, DeviceId, GROUP_INFO_BYTES_MAX, KEY_PACKAGE_BYTES_MAX,
-    LEAF_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem,
-    ProblemType, ServerInfo, StateClaim, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, UserName,
+    LEAF_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, MESSAGES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX,
+    Problem, ProblemType, ServerInfo, StateClaim, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, UserName,
 };
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
@@ -176,6 +176,7 @@ impl Service {
                 live_key_packages_max: directory.hard_cap,
                 reservation_seconds: directory.reservation_seconds,
                 message_bytes_max: MESSAGE_BYTES_MAX as u64,
+                messages_max: MESSAGES_MAX as u32,
                 body_bytes_max: BODY_BYTES_MAX as u64,
                 commit_bytes_max: COMMIT_BYTES_MAX as u64,
                 commit_adds_max: COMMIT_ADDS_MAX as u32,

@@ -120,24 +120,29 @@ pub(crate) struct LogRange {
 
 /// What appending a row to a group led to.
 pub(crate) struct Appended {
+    /// The number of the row, or of the first.
     pub(crate) seq: u64,
     /// The epoch that the group is at.
     pub(crate) epoch: u64,
     pub(crate) roster_version: u64,
-    /// Bytes of the bodies of messages that wait in the group, the new one included.
+    /// Bytes of the bodies of messages that wait in the group, the new ones included.
     pub(crate) waiting_bytes: u64,
     /// Bytes of the Commits and proposals that are kept, the new one included.
     pub(crate) handshake_bytes: u64,
 }
 
 impl Tx<'_> {
-    /// Takes the number for a message of so many bytes; `None` when there is no such group. Until the end of the transaction
-    /// the group is as it is for everybody else.
-    pub(crate) fn next_for_message(&self, group: &GroupId, size: usize) -> Result<Option<Appended>, Fault> {
+    /// Takes the numbers for so many messages of so many bytes together, and gives the first of them; `None` when there is no
+    /// such group. Until the end of the transaction the group is as it is for everybody else.
+    pub(crate) fn next_for_messages(
+        &self,
+        group: &GroupId,
+        (count, size): (usize, usize),
+    ) -> Result<Option<Appended>, Fault> {
         self.row(
-            "UPDATE groups SET next_seq = next_seq + 1, waiting_bytes = waiting_bytes + ?2 WHERE id = ?1
-             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes, handshake_bytes",
-            params![group, size as u64],
+            "UPDATE groups SET next_seq = next_seq + ?2, waiting_bytes = waiting_bytes + ?3 WHERE id = ?1
+             RETURNING next_seq - ?2, epoch, roster_version, waiting_bytes, handshake_bytes",
+            params![group, count as u64, size as u64],
             appended,
         )
     }
@@ -160,17 +165,17 @@ impl Tx<'_> {
         )
     }
 
-    /// Writes the row of a number that was taken; `false` when the group has accepted these bytes before.
+    /// Writes the row of a number that was taken, of bytes that the group has not accepted before.
     pub(crate) fn insert_row(
         &self,
         group: &GroupId,
         seq: u64,
         row: &NewRow<'_>,
         now: UnixSeconds,
-    ) -> Result<bool, Fault> {
-        let inserted = self.execute(
+    ) -> Result<(), Fault> {
+        self.queue(
             "INSERT INTO log (group_id, seq, kind, epoch, sender, sha256, transcript_hash, size, accepted_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (group_id, sha256) DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 group,
                 seq,
@@ -183,10 +188,7 @@ impl Tx<'_> {
                 now
             ],
         )?;
-        if inserted == 1 {
-            self.insert_body(group, seq, Part::Whole, row.body)?;
-        }
-        Ok(inserted == 1)
+        self.insert_body(group, seq, Part::Whole, row.body)
     }
 
     /// Appends what the server tells the members: that a device of this user came or went.
@@ -264,11 +266,18 @@ impl Tx<'_> {
         )
     }
 
-    /// What the group accepted under this hash.
-    pub(crate) fn accepted(&self, group: &GroupId, sha256: &[u8; 32]) -> Result<Option<AcceptedRow>, Fault> {
-        self.row(
+    /// What the group accepted under each of these hashes.
+    pub(crate) fn accepted<'h>(
+        &self,
+        group: &GroupId,
+        hashes: impl Iterator<Item = &'h [u8; 32]>,
+    ) -> Result<Vec<Option<AcceptedRow>>, Fault> {
+        let each: Vec<_> = hashes
+            .map(|sha256| [group.into(), sha256.as_slice().into()])
+            .collect();
+        self.row_of_each(
             "SELECT seq, epoch, sender, kind FROM log WHERE group_id = ?1 AND sha256 = ?2",
-            params![group, sha256.as_slice()],
+            &each,
             |row| {
                 Ok(AcceptedRow {
                     seq: row.get(0)?,

@@ -12,7 +12,7 @@ use crate::store::tx::{DeviceKey, Tx};
 pub(crate) struct SenderRow {
     /// The first epoch whose messages the device can read.
     pub(crate) from_epoch: u64,
-    /// Bytes of the bodies of its messages that wait, the new one included.
+    /// Bytes of the bodies of its messages that wait, the new ones included.
     pub(crate) waiting_bytes: u64,
 }
 
@@ -61,7 +61,7 @@ impl Tx<'_> {
         )
     }
 
-    /// Counts the bytes of a message to those of its sender that wait; `None` when the device is no member.
+    /// Counts the bytes of messages to those of their sender that wait; `None` when the device is no member.
     pub(crate) fn count_waiting(
         &self,
         group: &GroupId,
@@ -91,11 +91,16 @@ impl Tx<'_> {
         )
     }
 
-    /// Undoes what was taken and counted for a message that the group has accepted before.
-    pub(crate) fn give_back(&self, group: &GroupId, device: DeviceKey, size: usize) -> Result<(), Fault> {
+    /// Undoes what was taken and counted for so many messages of so many bytes together, which the group does not take.
+    pub(crate) fn give_back(
+        &self,
+        group: &GroupId,
+        device: DeviceKey,
+        (count, size): (usize, usize),
+    ) -> Result<(), Fault> {
         self.queue(
-            "UPDATE groups SET next_seq = next_seq - 1, waiting_bytes = waiting_bytes - ?2 WHERE id = ?1",
-            params![group, size as u64],
+            "UPDATE groups SET next_seq = next_seq - ?2, waiting_bytes = waiting_bytes - ?3 WHERE id = ?1",
+            params![group, count as u64, size as u64],
         )?;
         self.queue(
             "UPDATE members SET waiting_bytes = waiting_bytes - ?3

@@ -42,7 +42,9 @@ pub(crate) use groups::GroupRow;
 pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
-pub(crate) use log::{AcceptedRow, BodyGone, HandshakeRow, LogKind, LogRange, LogRow, NewRow, Part};
+pub(crate) use log::{
+    AcceptedRow, Appended, BodyGone, HandshakeRow, LogKind, LogRange, LogRow, NewRow, Part,
+};
 pub(crate) use mail::MailKind;
 pub(crate) use members::Interval;
 pub use postgres::PostgresError;

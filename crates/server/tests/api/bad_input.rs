@@ -1,7 +1,7 @@
 //! Bad input of every endpoint gets its documented problem and changes nothing.
 
 use larder_wire::{
-    BODY_BYTES_MAX, Base64Url, ChallengeRequest, GroupId, Inbox, KeyPackageRef, MessageRequest, ProblemType,
+    BODY_BYTES_MAX, Base64Url, ChallengeRequest, GroupId, Inbox, KeyPackageRef, MessagesRequest, ProblemType,
     ProposalRequest, RevokeRequest, UploadRequest,
 };
 use reqwest::Method;
@@ -73,8 +73,8 @@ impl Scene {
         let mut revoke = Endpoint::new("/v1/key-packages/revoke", &RevokeRequest { refs });
         // Without it there may be `all_of`.
         revoke.optional = &["refs"];
-        let message = MessageRequest {
-            message: Base64Url(message),
+        let messages = MessagesRequest {
+            messages: vec![Base64Url(message)],
         };
         let proposal = ProposalRequest {
             proposal: Base64Url(message_bytes(&proposal)),
@@ -89,7 +89,7 @@ impl Scene {
             revoke,
             reserve,
             Endpoint::new("/v1/groups", &alice.create_group_request(&other)),
-            Endpoint::new(format!("/v1/groups/{gid}/messages"), &message),
+            Endpoint::new(format!("/v1/groups/{gid}/messages"), &messages),
             Endpoint::new(format!("/v1/groups/{gid}/proposals"), &proposal),
             commit,
             next,
@@ -439,7 +439,7 @@ async fn malformed_paths_and_queries_are_malformed() {
             .await
             .refused(ProblemType::Malformed);
     }
-    let message = json!({"message": "AAAA"});
+    let message = json!({"messages": ["AAAA"]});
     post_json(http, "/v1/groups/!!/messages", &message)
         .await
         .refused(ProblemType::Malformed);

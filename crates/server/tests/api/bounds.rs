@@ -2,8 +2,8 @@
 
 use larder_wire::{
     Base64Url, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, CommitRequest, GROUP_INFO_BYTES_MAX, GroupCreated,
-    LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, ProblemType, Sent,
-    ServerInfo, TREE_BYTES_MAX,
+    LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, ProblemType,
+    Sent, ServerInfo, TREE_BYTES_MAX,
 };
 use openmls::prelude::LeafNodeParameters;
 use openmls::prelude::tls_codec::{Serialize as _, VLByteSlice};
@@ -146,6 +146,7 @@ async fn the_bounds_are_told_to_whoever_asks() {
     let limits = info.limits;
     assert_eq!(limits.commit_bytes_max, COMMIT_BYTES_MAX as u64);
     assert_eq!(limits.commit_adds_max, COMMIT_ADDS_MAX as u32);
+    assert_eq!(limits.messages_max, MESSAGES_MAX as u32);
     assert_eq!(limits.proposal_bytes_max, PROPOSAL_BYTES_MAX as u64);
     assert_eq!(limits.proposals_waiting_max, PROPOSALS_WAITING_MAX as u32);
     assert_eq!(limits.leaf_bytes_max, LEAF_BYTES_MAX as u64);
@@ -162,7 +163,7 @@ async fn a_request_that_is_too_large_is_answered_before_all_of_it_is_there() {
     for (path, bytes) in [
         ("/v1/groups".to_owned(), 64 * 1024),
         (format!("/v1/groups/{gid}/proposals"), 64 * 1024),
-        (format!("/v1/groups/{gid}/messages"), 128 * 1024),
+        (format!("/v1/groups/{gid}/messages"), 6 * 1024 * 1024),
         (format!("/v1/groups/{gid}/commits"), 9 * 1024 * 1024),
         ("/v1/key-packages/reserve".to_owned(), 64 * 1024),
         ("/v1/key-packages/revoke".to_owned(), 128 * 1024),

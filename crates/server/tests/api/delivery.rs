@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use larder_wire::{
-    Gone, GroupCreated, GroupId, Inbox, InboxKind, MESSAGE_BYTES_MAX, MessageRequest, NextRequest, Position,
+    Gone, GroupCreated, GroupId, Inbox, InboxKind, MESSAGE_BYTES_MAX, MessagesRequest, NextRequest, Position,
     ProblemType, RatchetTreeAnswer, Sent,
 };
 use openmls::prelude::tls_codec::Serialize as _;
@@ -13,7 +13,7 @@ use reqwest::Method;
 use crate::support::{Answer, Device, SUITE, TestServer, id_of, message_bytes, snapshot};
 
 /// Alice and Bob in a group; Mallory outside.
-async fn scene(server: &TestServer) -> (Device, MlsGroup, Device, MlsGroup, GroupId) {
+pub(crate) async fn scene(server: &TestServer) -> (Device, MlsGroup, Device, MlsGroup, GroupId) {
     let alice = server.device("alice").await;
     let bob = server.device_with_key_packages("bob", 3).await;
     let (mut alices, gid) = alice.create_group().await;
@@ -225,6 +225,7 @@ async fn mls_objects_travel_bare_too() {
     };
     post("messages", alice.encrypt(&mut alices, "bare"))
         .await
+        .of_one_message()
         .ok::<Sent>();
     let (proposal, _) = alices
         .propose_self_update(&alice.provider, &alice.mls, Default::default())
@@ -479,8 +480,8 @@ async fn an_inbox_belongs_to_its_device() {
     let rows = bob.inbox().await;
     mallory.ack(&rows[0]).await;
     assert_eq!(bob.inbox().await, rows);
-    let request = MessageRequest {
-        message: rows[0].body.clone(),
+    let request = MessagesRequest {
+        messages: vec![rows[0].body.clone()],
     };
     let path = format!("/v1/groups/{}/messages", rows[0].group_id.as_ref().unwrap());
     mallory

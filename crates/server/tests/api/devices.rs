@@ -2,8 +2,8 @@
 
 use larder_judge::{Evidence, Leaf};
 use larder_wire::{
-    DeviceInfo, GroupInfoAnswer, InboxKind, KeyPackageState, LABEL_DEVICE_LINK, LABEL_REGISTER, LinkRequest,
-    Membership, Memberships, ProblemType, Registered, Reserved, UserName, link_content,
+    Base64Url, DeviceInfo, GroupInfoAnswer, InboxKind, KeyPackageState, LABEL_DEVICE_LINK, LABEL_REGISTER,
+    LinkRequest, Membership, Memberships, ProblemType, Registered, Reserved, UserName, link_content,
     sign_with_label_content,
 };
 use openmls::prelude::{LeafNodeParameters, OpenMlsCrypto as _, OpenMlsProvider as _, SignatureScheme};
@@ -310,7 +310,10 @@ async fn r_s7_a_removed_device_can_do_nothing_any_more_and_what_was_its_is_gone(
         larder_server::ServiceError::Refused(problem) => problem.problem_type,
         larder_server::ServiceError::Fault(fault) => panic!("{fault}"),
     };
-    let late = server.service.send_message(&caller, gid.clone(), message).await;
+    let late = server
+        .service
+        .send_messages(&caller, gid.clone(), vec![Base64Url(message)])
+        .await;
     assert_eq!(late.map_err(refused), Err(ProblemType::Unauthenticated));
     let late = server.service.commit(&caller, gid.clone(), commit).await;
     assert_eq!(late.map_err(refused), Err(ProblemType::Unauthenticated));

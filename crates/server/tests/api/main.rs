@@ -41,6 +41,7 @@ mod last_resort_uploads;
 mod leaving;
 mod lifetimes;
 mod limits;
+mod messages;
 mod openapi;
 mod probe;
 mod public_states;

@@ -66,6 +66,8 @@ mod last_resort_uploads;
 mod leaving;
 #[path = "../api/lifetimes.rs"]
 mod lifetimes;
+#[path = "../api/messages.rs"]
+mod messages;
 #[path = "../api/probe.rs"]
 mod probe;
 #[path = "../api/public_states.rs"]

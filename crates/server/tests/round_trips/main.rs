@@ -22,7 +22,7 @@ mod support;
 use std::future::pending;
 
 use larder_server::Metrics;
-use larder_wire::{Accepted, GroupId, Sent};
+use larder_wire::{Accepted, GroupId, MESSAGES_MAX, MessagesSent, Sent};
 use openmls::prelude::MlsGroup;
 use tokio::net::TcpListener;
 
@@ -113,6 +113,16 @@ impl Scene {
         counts.round_trips().await - before
     }
 
+    async fn messages(&mut self, counts: &Counts) -> u64 {
+        let messages: Vec<_> = (0..MESSAGES_MAX)
+            .map(|number| self.alice.encrypt(&mut self.group, &format!("message {number}")))
+            .collect();
+        let before = counts.round_trips().await;
+        let answer = self.alice.post_messages(&self.gid, &messages).await;
+        assert_eq!(answer.ok::<MessagesSent>().results.len(), MESSAGES_MAX);
+        counts.round_trips().await - before
+    }
+
     /// The round trips of a Commit that adds so many, and is the `number`th of the group.
     async fn commit(&mut self, adding: usize, number: usize, counts: &Counts) -> u64 {
         let added = Self::devices(&self.server, &format!("newcomer{number}-"), adding).await;
@@ -137,6 +147,7 @@ async fn a_message_and_a_commit_wait_as_often_whatever_the_group() {
     for others in [2, 40] {
         let mut scene = Scene::new(others).await;
         let message = scene.message(&counts).await;
+        assert_eq!(scene.messages(&counts).await, message, "of many in one request");
         let adding_one = scene.commit(1, 2, &counts).await;
         let adding_twelve = scene.commit(12, 3, &counts).await;
         measured.push((message, adding_one, adding_twelve));

@@ -1,6 +1,6 @@
 use larder_wire::{
     Accepted, Acknowledgement, Base64Url, CommitRequest, CreateGroupRequest, GroupCreated, GroupId,
-    GroupInfoAnswer, Inbox, InboxKind, InboxRow, KeyPackageRef, MessageRequest, NextRequest, Position,
+    GroupInfoAnswer, Inbox, InboxKind, InboxRow, KeyPackageRef, MessagesRequest, NextRequest, Position,
     ProposalRequest, RatchetTreeAnswer, Sent,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
@@ -151,8 +151,14 @@ impl Device {
     }
 
     pub(crate) async fn post_message(&self, group: &GroupId, message: &[u8]) -> Answer {
-        let request = MessageRequest {
-            message: Base64Url(message.to_vec()),
+        self.post_messages(group, &[message.to_vec()])
+            .await
+            .of_one_message()
+    }
+
+    pub(crate) async fn post_messages(&self, group: &GroupId, messages: &[Vec<u8>]) -> Answer {
+        let request = MessagesRequest {
+            messages: messages.iter().cloned().map(Base64Url).collect(),
         };
         self.http
             .post(&format!("/v1/groups/{group}/messages"), &request)

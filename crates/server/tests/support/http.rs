@@ -1,4 +1,4 @@
-use larder_wire::{Problem, ProblemType};
+use larder_wire::{MessageResult, MessagesSent, Problem, ProblemType, Sent};
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,6 +89,25 @@ impl Answer {
             status: response.status().as_u16(),
             content_type,
             body: response.bytes().await.expect("a whole body").to_vec(),
+        }
+    }
+
+    /// What became of the only message of a request, as if that were the answer to the whole.
+    pub(crate) fn of_one_message(self) -> Self {
+        if self.status != 200 {
+            return self;
+        }
+        let MessagesSent { results } = self.ok();
+        match <[MessageResult; 1]>::try_from(results).expect("one result") {
+            [MessageResult::Accepted { seq }] => Self {
+                body: serde_json::to_vec(&Sent { seq }).expect("JSON"),
+                ..self
+            },
+            [MessageResult::Refused { problem }] => Self {
+                status: problem.status,
+                content_type: Some("application/problem+json".to_owned()),
+                body: serde_json::to_vec(&problem).expect("JSON"),
+            },
         }
     }
 

@@ -277,15 +277,15 @@ fn new_row<'a>(kind: LogKind, sender: DeviceKey, body: &'a [u8], sha256: &'a [u8
 
 /// Says something in the group, and returns the number of the row.
 pub(super) fn say(tx: &Tx<'_>, sender: DeviceKey, body: &[u8]) -> Result<u64, ServiceError> {
-    let seq = tx.next_for_message(&group(), body.len())?.unwrap().seq;
+    let seq = tx.next_for_messages(&group(), (1, body.len()))?.unwrap().seq;
     tx.count_waiting(&group(), sender, body.len())?.unwrap();
     let sha256: [u8; 32] = Sha256::digest(body).into();
-    assert!(tx.insert_row(
+    tx.insert_row(
         &group(),
         seq,
         &new_row(LogKind::Message, sender, body, &sha256),
-        NOW
-    )?);
+        NOW,
+    )?;
     tx.wake_group(&group());
     Ok(seq)
 }
@@ -307,7 +307,7 @@ pub(super) fn commit(
         epoch,
         ..new_row(LogKind::Commit, sender, body.as_bytes(), &sha256)
     };
-    assert!(tx.insert_row(&group(), seq, &row, NOW)?);
+    tx.insert_row(&group(), seq, &row, NOW)?;
     if !added.is_empty() {
         tx.insert_body(&group(), seq, Part::Welcome, b"welcome")?;
         tx.insert_tree(&group(), seq, b"tree")?;

@@ -304,14 +304,14 @@ async fn a_number_that_a_refused_message_took_is_given_to_the_next_one(opened: O
     let (alice, bob) = members(&opened).await;
     run(&opened, move |tx| say(tx, alice, b"one")).await;
     let refused = opened.store.write(move |tx| {
-        tx.next_for_message(&group(), 5)?;
+        tx.next_for_messages(&group(), (1, 5))?;
         Err::<(), _>(ProblemType::Forbidden.into())
     });
     assert!(refused.await.is_err());
     run(&opened, move |tx| {
-        tx.next_for_message(&group(), 3)?;
-        tx.count_waiting(&group(), alice, 3)?;
-        Ok(tx.give_back(&group(), alice, 3)?)
+        tx.next_for_messages(&group(), (2, 5))?;
+        tx.count_waiting(&group(), alice, 5)?;
+        Ok(tx.give_back(&group(), alice, (2, 5))?)
     })
     .await;
     assert_eq!(run(&opened, move |tx| say(tx, bob, b"two")).await, 2);

@@ -141,10 +141,10 @@ pub(super) async fn exercise(opened: &Opened) {
             let said = say(tx, alice.key, b"said")?;
             let seq = commit(tx, alice.key, (0, 0), &[bob])?;
             tx.trim_handshakes(&group(), u64::MAX)?;
-            tx.accepted(&group(), &[7; 32])?;
-            tx.next_for_message(&group(), 3)?;
+            tx.accepted(&group(), [&[7; 32]].into_iter())?;
+            tx.next_for_messages(&group(), (1, 3))?;
             tx.count_waiting(&group(), alice.key, 3)?;
-            tx.give_back(&group(), alice.key, 3)?;
+            tx.give_back(&group(), alice.key, (1, 3))?;
             tx.snapshot(&group())?;
             tx.handshakes(&group(), 0, (9, 9))?;
             tx.commit_of(&group(), 0)?;
