@@ -193,7 +193,15 @@ impl MlsConnection {
                 (vec![id], vec![answer])
             }
             Due::Messages(QueuedMessages { path, ids, messages }) => {
-                (ids, transport.deliver_messages(claim, &path, messages).await?)
+                let answers = match transport.deliver_messages(claim, &path, messages).await {
+                    Ok(answers) => answers,
+                    Err(Error::Refused(problem)) => {
+                        let each = ids.iter().map(|_| Err(Error::Refused(problem.clone())));
+                        each.collect()
+                    }
+                    Err(other) => return Err(other),
+                };
+                (ids, answers)
             }
         };
         let mut delivered = Delivered::default();
