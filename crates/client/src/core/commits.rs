@@ -375,18 +375,16 @@ pub(super) fn merged(
     let provider = tx.provider();
     let mut state = mls::load(tx, group)?;
     let me = &context.identity.me;
-    let (events, we_left) = state
+    let staged = state
         .pending_commit()
-        .map(|staged| {
-            let events = committed::events(&state, staged, Some((&me.user, &me.device_id)));
-            (events, committed::leaves_by_itself(&state, staged, &me.user))
-        })
         .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
+    let events = committed::events(&state, staged, Some((&me.user, &me.device_id)));
+    let sibling_left = committed::sibling_leaves(tx, context, &state, staged)?;
     state
         .merge_pending_commit(&provider)
         .map_err(Error::mls("merging a Commit"))?;
     committed::record(tx, group, &events, now, true)?;
-    if we_left {
+    if sibling_left {
         committed::leave_too(tx, group)?;
     }
     if matches!(intent, Intent::Invite { .. }) {

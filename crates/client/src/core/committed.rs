@@ -1,11 +1,13 @@
 //! What a Commit did to a group, for its history.
 
+use larder_judge::Leaf;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{DeviceId, UserName};
 use openmls::prelude::{LeafNodeIndex, MlsGroup, Sender, StagedCommit};
 
 use crate::core::messages::{self, NewMessage};
+use crate::core::profile::Context;
 use crate::core::{devices, groups, mls, peers};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
@@ -122,16 +124,26 @@ fn further_device(user: UserName, device: DeviceId, key: Vec<u8>) -> Event {
     }
 }
 
-/// Whether a device of this user leaves of its own accord.
-pub(super) fn leaves_by_itself(group: &MlsGroup, staged: &StagedCommit, user: &UserName) -> bool {
-    staged.remove_proposals().any(|remove| {
-        let leaf = remove.remove_proposal().removed();
-        matches!(remove.sender(), Sender::Member(sender) if *sender == leaf)
-            && group
-                .member(leaf)
-                .and_then(mls::who)
-                .is_some_and(|(name, _)| name == *user)
-    })
+/// Whether another device of this user leaves of its own accord.
+pub(super) fn sibling_leaves(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &MlsGroup,
+    staged: &StagedCommit,
+) -> Result<bool, Error> {
+    for remove in staged.remove_proposals() {
+        let index = remove.remove_proposal().removed();
+        if !matches!(remove.sender(), Sender::Member(sender) if *sender == index) {
+            continue;
+        }
+        let leaving = group.members().find(|member| member.index == index);
+        if let Some(leaf) = leaving.and_then(|member| Leaf::of_member(&member))
+            && devices::is_sibling(tx, context, &leaf)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Another device of our user has left: a user leaves with all devices.

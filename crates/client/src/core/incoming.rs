@@ -1,4 +1,4 @@
-use larder_judge::Rule;
+use larder_judge::{Leaf, Rule};
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{JoinError, Tx};
 use larder_wire::{DeviceId, InboxKind, InboxRow, UserName};
@@ -12,7 +12,7 @@ use crate::core::messages::{self, NewMessage};
 use crate::core::payload::{self, Content};
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
-use crate::core::{attachments, committed, groups, mls, naming, peers, requests, verdicts, welcome};
+use crate::core::{attachments, committed, devices, groups, mls, naming, peers, requests, verdicts, welcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -296,10 +296,17 @@ fn content(
     let by = mls::who(processed.credential());
     let sender = by.as_ref().map(|(user, device)| (user, device));
     let rejoins = matches!(processed.sender(), Sender::NewMemberCommit);
+    let author = author(state, &processed);
+    let is_sibling = match &author {
+        Some(author) => devices::is_sibling(tx, context, author)?,
+        None => false,
+    };
     match processed.into_content() {
         ProcessedMessageContent::ApplicationMessage(message) => {
             let sender = sender.ok_or_else(|| Failed::row("a message without a readable sender arrived"))?;
-            accepted_elsewhere(tx, context, group, sender.0)?;
+            if is_sibling {
+                accepted_elsewhere(tx, group)?;
+            }
             if requests::is_declined(tx.connection(), group, groups::group_state(tx, group)?)? {
                 return Ok(());
             }
@@ -318,9 +325,8 @@ fn content(
             if comes {
                 events = committed::came(by.as_ref(), &staged);
             }
-            let me = &context.identity.me;
-            let of_us = sender.is_some_and(|(user, _)| *user == me.user);
-            let we_left = committed::leaves_by_itself(state, &staged, &me.user);
+            let of_us = sender.is_some_and(|(user, _)| *user == context.identity.me.user);
+            let sibling_left = committed::sibling_leaves(tx, context, state, &staged)?;
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
                 committed::record(tx, group, &events, now, false)?;
@@ -331,10 +337,10 @@ fn content(
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
             committed::record(tx, group, &events, now, false)?;
-            if let Some((user, _)) = sender.filter(|_| !comes) {
-                accepted_elsewhere(tx, context, group, user)?;
+            if is_sibling && !comes {
+                accepted_elsewhere(tx, group)?;
             }
-            if we_left {
+            if sibling_left {
                 committed::leave_too(tx, group)?;
             } else if comes && of_us {
                 naming::announce(tx, context, group)?;
@@ -349,12 +355,23 @@ fn content(
 
 /// Another device of this user has said or committed something, so the person has accepted the invitation there: before that
 /// it sends nothing. That it came in by itself, because it is new, says nothing.
-fn accepted_elsewhere(tx: &Tx<'_>, context: &Context, group: &GroupKey, by: &UserName) -> Result<(), Error> {
-    let is_open = groups::group_state(tx, group)? == GroupState::Active;
-    match *by == context.identity.me.user && is_open {
-        true => requests::set(tx.connection(), group, None),
-        false => Ok(()),
+fn accepted_elsewhere(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    match groups::group_state(tx, group)? {
+        GroupState::Active => requests::set(tx.connection(), group, None),
+        GroupState::Creating | GroupState::Leaving | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
     }
+}
+
+/// Whose leaf has signed a message; of an external Commit the leaf that it brings.
+fn author(state: &MlsGroup, processed: &ProcessedMessage) -> Option<Leaf> {
+    match (processed.sender(), processed.content()) {
+        (Sender::Member(index), _) => state.members().find(|member| member.index == *index),
+        (Sender::NewMemberCommit, ProcessedMessageContent::StagedCommitMessage(staged)) => {
+            return staged.update_path_leaf_node().and_then(Leaf::of_node);
+        }
+        _ => None,
+    }
+    .and_then(|member| Leaf::of_member(&member))
 }
 
 fn application(

@@ -1,3 +1,4 @@
+use larder_judge::Leaf;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, UserName};
 use rusqlite::{Connection, OptionalExtension};
@@ -163,6 +164,14 @@ pub(super) fn standing(
     standing
         .map(|standing| corrupt(Standing::from_column(standing), "standing of a device"))
         .transpose()
+}
+
+/// Whether this leaf is of one of its user's devices, by the list and the signatures in it.
+pub(super) fn is_authorized(connection: &Connection, leaf: &Leaf) -> Result<bool, Error> {
+    let Some(Standing::Authorized) = standing(connection, &leaf.user, &leaf.device)? else {
+        return Ok(false);
+    };
+    Ok(compare(connection, &leaf.user, &leaf.device, &leaf.signature_key)? == Pin::Holds)
 }
 
 /// Remembers what the list of a user's devices says of one of them.

@@ -1,6 +1,7 @@
 //! Invitations from strangers. Until the person has accepted one, nothing of this device's is sent to its group: what arrives is
 //! stored, and that this user is there and awake is not told.
 
+use larder_judge::Leaf;
 use larder_pool::Tx;
 use larder_wire::UserName;
 use openmls::prelude::{LeafNodeIndex, MlsGroup};
@@ -8,13 +9,13 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, history, mls, verification};
+use crate::core::{devices, groups, history, mls, peers, verification};
 use crate::error::Error;
 use crate::types::{Declined, GroupKey, GroupState, Invitations};
 use crate::verification::Verification;
 
-/// Who invited this user to the group that a Welcome has just opened, if that is a request: neither this user itself, nor
-/// somebody who is verified, nor somebody from a group that is accepted.
+/// Who invited this user to the group that a Welcome has just opened, if that is a request: neither another device of this
+/// user, nor one that is verified, nor one from a group that is accepted. The signature key decides, not the name.
 pub(super) fn inviter(
     tx: &Tx<'_>,
     context: &Context,
@@ -26,27 +27,38 @@ pub(super) fn inviter(
         .members()
         .find(|member| member.index == adder)
         .ok_or_else(nobody)?;
-    let (user, device) = mls::who(&adder.credential).ok_or_else(nobody)?;
+    let adder = Leaf::of_member(&adder).ok_or_else(nobody)?;
     let ask = match context.invitations {
         Invitations::Ask => {
-            user != context.identity.me.user
-                && verification::of_leaf(tx, &user, &device, &adder.signature_key)? != Verification::Verified
-                && !is_acquainted(tx, &user)?
+            let Leaf {
+                user,
+                device,
+                signature_key,
+            } = &adder;
+            !devices::is_sibling(tx, context, &adder)?
+                && verification::of_leaf(tx, user, device, signature_key)? != Verification::Verified
+                && !is_acquainted(tx, &adder)?
         }
         Invitations::Accept => false,
     };
-    Ok(ask.then_some(user))
+    Ok(ask.then_some(adder.user))
 }
 
-/// Whether this user is in a group that was accepted.
-fn is_acquainted(tx: &Tx<'_>, user: &UserName) -> Result<bool, Error> {
+/// Whether this device is in a group that was accepted, or another one of its user is: by the signatures that lead from one to
+/// the other.
+fn is_acquainted(tx: &Tx<'_>, leaf: &Leaf) -> Result<bool, Error> {
+    let is_authorized = peers::is_authorized(tx.connection(), leaf)?;
     for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
-        if find(tx.connection(), &group)?.is_none()
-            && mls::load(tx, &group)?
-                .members()
-                .any(|member| mls::who(&member.credential).is_some_and(|(name, _)| name == *user))
-        {
-            return Ok(true);
+        if find(tx.connection(), &group)?.is_some() {
+            continue;
+        }
+        for member in mls::load(tx, &group)?.members() {
+            let Some(member) = Leaf::of_member(&member).filter(|member| member.user == leaf.user) else {
+                continue;
+            };
+            if member == *leaf || (is_authorized && peers::is_authorized(tx.connection(), &member)?) {
+                return Ok(true);
+            }
         }
     }
     Ok(false)
