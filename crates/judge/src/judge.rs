@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::iter;
 
+use openmls::group::{PublicProcessMessageError, StageCommitError, ValidationError};
 use openmls::prelude::{
     LeafNode, LeafNodeIndex, OpenMlsCrypto, ProcessedMessageContent, Proposal, ProposalType, PublicGroup,
     QueuedProposal, Sender, StagedCommit,
@@ -24,6 +25,10 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
         Self { crypto, server_name }
     }
 
+    pub(crate) fn crypto(&self) -> &'a C {
+        self.crypto
+    }
+
     /// Judges a Commit against the group's public state before it. Nothing is changed.
     ///
     /// What only members can check, its tags and the secrets of its path, is left to them.
@@ -36,14 +41,14 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
         // First, because OpenMLS refuses some of it in its own words.
         kinds_fit(&sender, &commit)?;
         let listed = commit.proposals_count();
-        let tag = commit.confirmation_tag().cloned().ok_or(NotTaken::Invalid)?;
+        let tag = commit.confirmation_tag().cloned().ok_or(NotTaken::Unsigned)?;
         let path_keys = commit.take_path_keys();
         let processed = before
             .process_message(self.crypto, commit.into_message())
-            .map_err(|_| NotTaken::Invalid)?;
+            .map_err(|error| refused(&sender, &error))?;
         let authenticated_data = processed.aad().to_vec();
         let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
-            return Err(NotTaken::Invalid);
+            return Err(NotTaken::Unsigned);
         };
         if staged.queued_proposals().count() != listed {
             return Err(Rule::ProposalTwice.into());
@@ -62,7 +67,7 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
                 let entrance = self.somebody_enters(before, &staged, &authenticated_data)?;
                 let committer = before
                     .ext_commit_sender_index(&staged)
-                    .map_err(|_| NotTaken::Invalid)?;
+                    .map_err(|_| NotTaken::Unfollowable)?;
                 (committer, Some(entrance))
             }
             Sender::External(_) | Sender::NewMemberProposal => return Err(Rule::Sender.into()),
@@ -83,17 +88,18 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
     /// [`NotTaken`].
     pub fn proposal(&self, before: &PublicGroup, proposal: &[u8]) -> Result<JudgedProposal, NotTaken> {
         let message = Handshake::proposal(proposal)?;
-        let Sender::Member(proposer) = *message.sender() else {
+        let sender = message.sender().clone();
+        let Sender::Member(proposer) = sender else {
             return Err(Rule::Sender.into());
         };
         let processed = before
             .process_message(self.crypto, message.into_message())
-            .map_err(|_| NotTaken::Invalid)?;
+            .map_err(|error| refused(&sender, &error))?;
         if !processed.aad().is_empty() {
             return Err(Rule::AuthenticatedData.into());
         }
         let ProcessedMessageContent::ProposalMessage(queued) = processed.into_content() else {
-            return Err(NotTaken::Invalid);
+            return Err(NotTaken::Unsigned);
         };
         match queued.proposal() {
             Proposal::Remove(remove) if remove.removed() == proposer => {}
@@ -190,6 +196,33 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
             true => Ok(Entrance::Back(comes)),
             false => Err(Rule::AuthenticatedData),
         }
+    }
+}
+
+/// What it means that OpenMLS refuses a message: it verifies the signature before it looks at what is signed.
+///
+/// An external Commit is signed with the key that it brings along, by anybody.
+fn refused(sender: &Sender, error: &PublicProcessMessageError) -> NotTaken {
+    if !matches!(sender, Sender::Member(_)) {
+        return NotTaken::Unsigned;
+    }
+    match error {
+        PublicProcessMessageError::InvalidCommit(StageCommitError::MissingProposal) => {
+            NotTaken::ProposalUnknown
+        }
+        PublicProcessMessageError::InvalidCommit(_)
+        | PublicProcessMessageError::ValidationError(
+            ValidationError::KeyPackageVerifyError(_)
+            | ValidationError::UpdatePathError(_)
+            | ValidationError::InvalidLeafNodeSignature
+            | ValidationError::InvalidLeafNodeSourceType
+            | ValidationError::InvalidSenderType
+            | ValidationError::CommitterIncludedOwnUpdate
+            | ValidationError::InvalidAddProposalCiphersuite
+            | ValidationError::ExternalCommitValidation(_)
+            | ValidationError::InvalidExtension(_),
+        ) => NotTaken::Unfollowable,
+        _ => NotTaken::Unsigned,
     }
 }
 

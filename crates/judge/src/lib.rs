@@ -7,14 +7,18 @@
 //! A device that was never in a group comes in by itself only with [`Evidence`] in its Commit's authenticated data: the
 //! signatures by which a device that is in the group let it in, perhaps over others. One that leaves says so by a [`Departure`].
 //!
+//! Whoever keeps the [`PublicState`] of a group can follow it later, from outside: a [`Replay`] of its Commits shows whether they
+//! lead to the group that a GroupInfo describes.
+//!
 //! # Architecture invariant
 //!
 //! A verdict depends on nothing but the group's public state before, the name of the server that links are signed for, and the
 //! bytes of the Commit; otherwise one member would take over what another refuses, and the group would be two. Absent here:
-//! stores, networks, clocks (OpenMLS reads one when it judges the lifetime of an added KeyPackage), secrets of a group, and
+//! databases, networks, clocks (OpenMLS reads one when it judges the lifetime of an added KeyPackage), secrets of a group, and
 //! whatever only one side knows: accounts, reservations, pinned and verified keys, devices that are known to be removed. Those
 //! decide what else a server refuses, and what a client tells and sends; never the verdict.
 
+mod compressed;
 mod departure;
 mod evidence;
 mod handshake;
@@ -22,12 +26,17 @@ mod judge;
 mod leaf;
 mod link;
 mod parts;
+mod public_state;
+mod replay;
 mod verdict;
 
+pub use compressed::{compress, decompress};
 pub use departure::{Departure, MalformedDeparture};
 pub use evidence::{EVIDENCE_BYTES_MAX, Evidence, LINKS_MAX, MalformedEvidence};
 pub use handshake::{Handshake, Unreadable};
 pub use judge::Judge;
 pub use leaf::{Leaf, who};
 pub use link::{Link, link_verifies};
+pub use public_state::{MalformedState, PublicState};
+pub use replay::{Replay, signed_by};
 pub use verdict::{Entrance, JudgedCommit, JudgedProposal, NotTaken, Rule};

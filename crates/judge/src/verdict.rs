@@ -47,10 +47,16 @@ pub enum NotTaken {
     /// It cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// It is no message of this group at this epoch: its signature, its place in the tree or what it refers to is wrong
-    /// (RFC 9420 §12).
-    #[error("not a valid message of this group at this epoch")]
-    Invalid,
+    /// No member has signed it for this group at this epoch, as far as the state shows: whoever delivers it may have made it.
+    #[error("not signed by a member of this group at this epoch")]
+    Unsigned,
+    /// A member has signed it, and it refers to a proposal that was not delivered before it.
+    #[error("refers to a proposal that is not known")]
+    ProposalUnknown,
+    /// A member has signed it, and MLS cannot follow it (RFC 9420 §12): it is invalid, or has become so, as the lifetime of an
+    /// added KeyPackage ends.
+    #[error("signed by a member, and not valid at this epoch")]
+    Unfollowable,
     /// It is one, and it does what nobody may do.
     #[error(transparent)]
     Against(#[from] Rule),

@@ -8,92 +8,25 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+#[path = "support/device.rs"]
+mod device;
 #[path = "support/forger.rs"]
 mod forger;
 #[path = "support/gullible.rs"]
 mod gullible;
 
+use device::{Device, SERVER, SUITE};
 use forger::{PublicView, external_commit};
 use gullible::Gullible;
-use larder_judge::{Entrance, Evidence, Judge, JudgedCommit, Leaf, NotTaken, Rule, Unreadable};
-use larder_wire::{
-    Authorization, Base64Url, DeviceInfo, LABEL_DEVICE_LINK, link_content, sign_with_label_content,
-};
+use larder_judge::{Entrance, Evidence, Judge, JudgedCommit, NotTaken, Rule, Unreadable};
 use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::{
-    BasicCredential, Ciphersuite, CredentialWithKey, Extension, Extensions, GroupContext, KeyPackage,
-    LeafNodeParameters, MlsGroup, MlsGroupCreateConfig, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY,
-    Proposal, RequiredCapabilitiesExtension, SignatureScheme,
+    BasicCredential, CredentialWithKey, Extension, Extensions, GroupContext, KeyPackage, LeafNodeParameters,
+    MlsGroup, MlsGroupCreateConfig, OpenMlsProvider, PURE_PLAINTEXT_WIRE_FORMAT_POLICY, Proposal,
+    RequiredCapabilitiesExtension, SignatureScheme,
 };
 use openmls_basic_credential::SignatureKeyPair;
-use openmls_rust_crypto::{OpenMlsRustCrypto, RustCrypto};
-use openmls_traits::signatures::Signer as _;
-
-const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
-const SERVER: &str = "chat.example";
-
-/// A device with its keys.
-struct Device {
-    leaf: Leaf,
-    keys: SignatureKeyPair,
-    provider: OpenMlsRustCrypto,
-}
-
-impl Device {
-    fn new(user: &str, device: &str) -> Self {
-        let keys = SignatureKeyPair::new(SignatureScheme::ED25519).unwrap();
-        Self {
-            leaf: Leaf {
-                user: user.parse().unwrap(),
-                device: device.parse().unwrap(),
-                signature_key: keys.to_public_vec(),
-            },
-            keys,
-            provider: OpenMlsRustCrypto::default(),
-        }
-    }
-
-    fn identity(&self) -> Vec<u8> {
-        larder_wire::credential_identity(&self.leaf.user, &self.leaf.device)
-    }
-
-    fn credential(&self) -> CredentialWithKey {
-        CredentialWithKey {
-            credential: BasicCredential::new(self.identity()).into(),
-            signature_key: self.keys.to_public_vec().into(),
-        }
-    }
-
-    fn key_package(&self) -> KeyPackage {
-        KeyPackage::builder()
-            .build(SUITE, &self.provider, &self.keys, self.credential())
-            .unwrap()
-            .into_key_package()
-    }
-
-    /// The entry of a list of devices, let in by this one if there is one.
-    fn listed(&self, by: Option<&Device>) -> DeviceInfo {
-        let auth_key = vec![9; 32];
-        let content = link_content(
-            SERVER,
-            &self.leaf.user,
-            &self.leaf.device,
-            &auth_key,
-            &self.leaf.signature_key,
-        );
-        let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
-        DeviceInfo {
-            device_id: self.leaf.device.clone(),
-            auth_key: Base64Url(auth_key),
-            mls_signature_key: Base64Url(self.leaf.signature_key.clone()),
-            authorization: by.map(|by| Authorization {
-                by: by.leaf.device.clone(),
-                signature: Base64Url(by.keys.sign(&labelled).unwrap()),
-            }),
-            removed_at: None,
-        }
-    }
-}
+use openmls_rust_crypto::RustCrypto;
 
 /// Alice's group, in which bob is.
 struct Scene {
@@ -519,11 +452,11 @@ fn what_is_no_commit_of_this_group_at_this_epoch_is_told_apart() {
     flipped[commit.len() / 2] ^= 1;
     assert!(matches!(
         reason(&flipped),
-        Some(NotTaken::Invalid | NotTaken::Unreadable(_))
+        Some(NotTaken::Unsigned | NotTaken::Unreadable(_))
     ));
     assert_eq!(
         Scene::set().judged(&commit).err(),
-        Some(NotTaken::Invalid),
+        Some(NotTaken::Unsigned),
         "another group"
     );
 }

@@ -71,6 +71,12 @@ impl From<ProblemType> for ServiceError {
     }
 }
 
+impl From<larder_judge::MalformedState> for Fault {
+    fn from(_: larder_judge::MalformedState) -> Self {
+        Self::Corrupt("the public state of a group")
+    }
+}
+
 impl From<tokio_postgres::Error> for Fault {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Postgres(error.into())

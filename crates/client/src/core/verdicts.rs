@@ -97,6 +97,8 @@ pub(super) fn lose_track(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
 pub(super) fn rule_of(reason: NotTaken) -> Option<Rule> {
     match reason {
         NotTaken::Against(rule) => Some(rule),
-        NotTaken::Unreadable(_) | NotTaken::Invalid => None,
+        NotTaken::Unreadable(_) | NotTaken::Unsigned | NotTaken::ProposalUnknown | NotTaken::Unfollowable => {
+            None
+        }
     }
 }

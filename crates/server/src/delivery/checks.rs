@@ -18,9 +18,10 @@ use crate::store::{DeviceRow, Tx};
 pub(super) fn not_taken(reason: NotTaken) -> ServiceError {
     let check = match reason {
         NotTaken::Unreadable(reason) => return unreadable(reason),
-        NotTaken::Invalid | NotTaken::Against(Rule::ProposalTwice | Rule::UnusableKey) => {
-            CommitCheck::PublicState
-        }
+        NotTaken::Unsigned
+        | NotTaken::ProposalUnknown
+        | NotTaken::Unfollowable
+        | NotTaken::Against(Rule::ProposalTwice | Rule::UnusableKey) => CommitCheck::PublicState,
         NotTaken::Against(Rule::Sender) => CommitCheck::Sender,
         NotTaken::Against(Rule::ProposalKind | Rule::ProposedByAnother) => CommitCheck::ProposalType,
         NotTaken::Against(Rule::LeafChanged | Rule::LeafUnreadable | Rule::LeafTwice) => {

@@ -1,3 +1,4 @@
+use larder_judge::PublicState;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
     Accepted, CommitCheck, CreateGroupRequest, GroupCreated, GroupId, Problem, ProblemType, Sent,
@@ -7,7 +8,6 @@ use openmls::prelude::{CreationFromExternalError, PublicGroup};
 use openmls_rust_crypto::RustCrypto;
 
 use crate::delivery::messages::answer_to;
-use crate::delivery::snapshot::Snapshot;
 use crate::delivery::{checks, parse};
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceRow, GroupRow, LogKind, MailKind, Tx};
@@ -46,7 +46,7 @@ pub(crate) fn judge_new_group(
     }
     let (public_group, _) = PublicGroup::from_external(
         crypto,
-        &Snapshot::default(),
+        &PublicState::default(),
         ratchet_tree,
         group_info,
         ProposalStore::new(),
@@ -68,9 +68,10 @@ pub(crate) fn judge_new_group(
     if larder_judge::Leaf::of_member(&creator).is_none_or(|leaf| !checks::is_leaf(&leaf, caller)) {
         return refuse(CommitCheck::Credential);
     }
+    let state = PublicState::of(crypto, &public_group).map_err(Fault::from)?;
     Ok(NewGroup {
         suite: u16::from(suite),
-        snapshot: Snapshot::of(crypto, &public_group)?.encode()?,
+        snapshot: state.encode().map_err(Fault::from)?,
     })
 }
 

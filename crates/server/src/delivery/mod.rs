@@ -3,7 +3,7 @@
 //! A Commit or a proposal is read and bounded (`offer`), judged against the group's public state outside of any transaction
 //! (`judge`, on the threads of `judges`), and then accepted in one short transaction, if the state is still the one that it was
 //! judged against. The state in memory (`state`, `states`) follows once the transaction is known to have been committed, and is
-//! stored behind it (`snapshot`).
+//! stored behind it.
 
 mod checks;
 mod commit;
@@ -16,7 +16,6 @@ mod messages;
 mod offer;
 mod parse;
 mod scrub;
-mod snapshot;
 pub(crate) mod state;
 pub(crate) mod states;
 
@@ -25,4 +24,3 @@ pub(crate) use leave::{judge_departure, leave};
 pub(crate) use messages::{Keep, OfferedMessages, send_messages};
 pub(crate) use offer::{Offer, Offered, OfferedProposal};
 pub(crate) use scrub::{GroupProblem, check_group};
-pub(crate) use snapshot::decompress;

@@ -1,11 +1,11 @@
 //! The public state of a group in memory: what Commits and proposals are judged against.
 
+use larder_judge::{PublicState, compress};
 use larder_wire::GroupId;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _, Size as _};
 use openmls::prelude::{MlsMessageIn, ProcessedMessageContent, PublicGroup, QueuedProposal, StagedCommit};
 use openmls_rust_crypto::RustCrypto;
 
-use crate::delivery::snapshot::{Snapshot, compress};
 use crate::error::Fault;
 use crate::store::{GroupRow, HandshakeRow, Tx};
 
@@ -128,8 +128,9 @@ impl Stored {
 impl Held {
     /// The state that was stored, after this row.
     fn load(group: &GroupId, (seq, snapshot): &(u64, Vec<u8>)) -> Result<Self, Fault> {
+        let group_id = openmls::group::GroupId::from_slice(group.as_bytes());
         Ok(Self {
-            public_group: Snapshot::decode(snapshot)?.load(group)?,
+            public_group: PublicState::decode(snapshot)?.load(&group_id)?,
             seq: *seq,
             commit_seq: *seq,
             snapshot_seq: *seq,
@@ -194,7 +195,7 @@ impl Held {
     /// Follows a Commit that the group has accepted at this row.
     pub(crate) fn merge(&mut self, seq: u64, bytes: usize, staged: StagedCommit) -> Result<(), Fault> {
         self.public_group
-            .merge_commit(&Snapshot::default(), staged)
+            .merge_commit(&PublicState::default(), staged)
             .map_err(|_| Fault::Unfollowable)?;
         self.commit_seq = seq;
         self.proposals = 0;
@@ -204,7 +205,7 @@ impl Held {
 
     /// Follows a proposal that the group has accepted at this row.
     pub(crate) fn queue(&mut self, seq: u64, bytes: usize, queued: QueuedProposal) -> Result<(), Fault> {
-        self.public_group.add_proposal(&Snapshot::default(), queued)?;
+        self.public_group.add_proposal(&PublicState::default(), queued)?;
         self.proposals += 1;
         self.count(seq, bytes);
         Ok(())
@@ -218,7 +219,7 @@ impl Held {
 
     /// Keeps the ratchet tree of this epoch for those who were welcomed to it.
     pub(crate) fn keep_tree(&mut self) -> Result<(), Fault> {
-        let tree = compress(&self.ratchet_tree()?)?;
+        let tree = compress(&self.ratchet_tree()?).ok_or(Fault::Corrupt("a ratchet tree"))?;
         self.unwritten_trees.push((self.commit_seq, tree));
         Ok(())
     }
@@ -247,7 +248,7 @@ impl Held {
         let snapshot = match is_due && self.commit_seq > self.snapshot_seq {
             true => Some((
                 self.commit_seq,
-                Snapshot::of(crypto, &self.public_group)?.encode()?,
+                PublicState::of(crypto, &self.public_group)?.encode()?,
             )),
             false => None,
         };

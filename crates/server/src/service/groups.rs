@@ -272,7 +272,8 @@ impl Service {
             })
             .await?;
         if let Some(tree) = tree {
-            return Ok(delivery::decompress(&tree, 2 * TREE_BYTES_MAX)?);
+            return Ok(larder_judge::decompress(&tree, 2 * TREE_BYTES_MAX)
+                .ok_or(Fault::Corrupt("a ratchet tree"))?);
         }
         // It is stored behind the Commit, and not yet there.
         let turn = self.turn(&group).await;
