@@ -81,6 +81,10 @@ CREATE TABLE groups (
     -- Messages of others up to this row of the history are read; 0 none.
     read_up_to INTEGER NOT NULL DEFAULT 0,
     muted INTEGER NOT NULL DEFAULT 0 CHECK (muted IN (0, 1)),
+    -- Whether the server says that this device is not in the group. That ends nothing.
+    denied INTEGER NOT NULL DEFAULT 0 CHECK (denied IN (0, 1)),
+    -- Whether the group may be at an earlier epoch than it was here: the server was restored from a backup.
+    may_go_back INTEGER NOT NULL DEFAULT 0 CHECK (may_go_back IN (0, 1)),
     -- Who invited this user to the group, until the user has accepted.
     request TEXT,
     -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
@@ -95,6 +99,39 @@ CREATE TABLE positions (
     group_id BLOB PRIMARY KEY,
     seq INTEGER NOT NULL CHECK (seq >= 0),
     acknowledged INTEGER NOT NULL CHECK (acknowledged >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- The public state of groups whose MLS state this device has given up, as it was then. Who comes back holds what the server
+-- says of the group against it.
+CREATE TABLE last_known (
+    group_id BLOB PRIMARY KEY,
+    state BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Why nothing is sent to a group: who is in it, or not in it any more, since this device last knew, without a Commit that shows
+-- why. 0 the user, or a device, is new; 1 a device is missing.
+CREATE TABLE holds (
+    group_id BLOB NOT NULL,
+    user TEXT NOT NULL,
+    difference INTEGER NOT NULL CHECK (difference IN (0, 1)),
+    PRIMARY KEY (group_id, user)
+) STRICT, WITHOUT ROWID;
+
+-- The epochs that this device has been in: SHA-256 of each one's GroupContext and confirmation tag (RFC 9420 §8.1, §6.1).
+CREATE TABLE epochs (
+    group_id BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL,
+    PRIMARY KEY (group_id, epoch)
+) STRICT, WITHOUT ROWID;
+
+-- The leaves that this device has seen removed from a group and not come again.
+CREATE TABLE removed_leaves (
+    group_id BLOB NOT NULL,
+    user TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    signature_key BLOB NOT NULL,
+    PRIMARY KEY (group_id, user, device_id, signature_key)
 ) STRICT, WITHOUT ROWID;
 
 -- Who was removed from a group by a Commit that the server has lost: they are to be removed again once this device has

@@ -109,6 +109,13 @@ pub enum Error {
         /// The group.
         group: GroupKey,
     },
+    /// Others are in the group than this device knew when it came back to it, and nothing shows why: nothing is sent there until
+    /// the person has said that this is right.
+    #[error("others are in the group than this device knew, and nothing shows why")]
+    Held {
+        /// The group.
+        group: GroupKey,
+    },
     /// There is no invitation to decline: the group was not joined by one, or it was accepted.
     #[error("this is no invitation that waits for an answer")]
     NotARequest,
@@ -267,6 +274,7 @@ impl Error {
             Self::Ambiguous { .. } => "ambiguous",
             Self::GroupNotActive(_) => "group-not-active",
             Self::NotAccepted { .. } => "not-accepted",
+            Self::Held { .. } => "held",
             Self::NotARequest => "not-a-request",
             Self::NotAMember(_) => "not-a-member",
             Self::NoKeyPackages { .. } => "no-key-packages",

@@ -42,8 +42,9 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
-    ATTACHMENT_BYTES_MAX, Attachment, Clock, Declined, Device, DeviceToLink, GROUP_NAME_CHARS_MAX, GroupKey,
-    GroupState, GroupSummary, Invitations, Invited, Me, Member, Message, MessageKind, NotAdded, Options,
-    Probe, ProfileForm, Refreshed, SendStatus, SentMessage, SuitePool, Synced, TEXT_BYTES_MAX,
+    ATTACHMENT_BYTES_MAX, Attachment, Clock, Declined, Device, DeviceToLink, Difference,
+    GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Held, Invitations, Invited, Me, Member,
+    Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
+    SuitePool, Synced, TEXT_BYTES_MAX,
 };
 pub use verification::{SafetyDevice, SafetyNumber, Verification};

@@ -184,6 +184,11 @@ pub struct GroupSummary {
     pub last_row: i64,
     /// Whether the person wants to be told less of it.
     pub muted: bool,
+    /// Whether the server says that this device is not a member. What is here is kept all the same: a membership ends by a
+    /// Commit of a member, or by [`leave`](crate::MlsConnection::leave).
+    pub denied: bool,
+    /// For what the group is held, by user. While there is anything, nothing is sent there.
+    pub held: Vec<Held>,
     /// Who invited this user, if that is a request that was not accepted yet.
     pub request: Option<UserName>,
 }
@@ -199,8 +204,39 @@ impl fmt::Debug for GroupSummary {
             .field("read_up_to", &self.read_up_to)
             .field("last_row", &self.last_row)
             .field("muted", &self.muted)
+            .field("denied", &self.denied)
+            .field("held", &self.held)
             .field("request", &self.request)
             .finish_non_exhaustive()
+    }
+}
+
+/// For what a group is held: in it this device found others than it knew when it came back, and no Commits of members that show
+/// why. Nothing is sent there until the person has said that it is right ([`trust`](crate::MlsConnection::trust)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Who came or went.
+    pub user: UserName,
+    /// Which of both.
+    pub difference: Difference,
+}
+
+/// How a user's part in a group is another one than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// The user, or a device of it, is new in the group.
+    New,
+    /// The user, or a device of it, is not in the group any more.
+    Missing,
+}
+
+impl Difference {
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Missing => "missing",
+        }
     }
 }
 

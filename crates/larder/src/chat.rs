@@ -344,6 +344,7 @@ impl Session<'_> {
             | Slash::Search(_)
             | Slash::Decline
             | Slash::Block(_)
+            | Slash::Trust(_)
             | Slash::Mute
             | Slash::Edit
             | Slash::Copy

@@ -202,6 +202,11 @@ pub(crate) enum Command {
         /// The user, who is not told
         user: UserName,
     },
+    /// Say that a user is rightly in the groups, or out of them, that nothing is sent to until you have looked
+    Trust {
+        /// The user
+        user: UserName,
+    },
     /// Let a user find and invite you again
     Unblock {
         /// The user

@@ -121,6 +121,7 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::NotABackup
         | E::GroupNotActive(_)
         | E::NotAccepted { .. }
+        | E::Held { .. }
         | E::NotARequest
         | E::VerificationChanged { .. }
         | E::AttachmentGone
@@ -171,6 +172,7 @@ fn message_of(error: &larder_client::Error) -> String {
             clock_sentence(clocks)
         ),
         E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
+        E::Held { .. } => format!("{error}: larder groups, and larder trust USER where it is right"),
         E::NotAccepted { group } => {
             format!("{error}: larder accept {}", group_label(None, &group.to_string()))
         }

@@ -71,6 +71,10 @@ pub(crate) enum Record {
         state: &'static str,
         unread: u64,
         muted: bool,
+        /// Whether the server says that this device is not in it.
+        denied: bool,
+        /// Who is in it, or not in it any more, without anything that shows why. Nothing is sent there.
+        held: Vec<HeldFor>,
         /// Who asks this user into it.
         request: Option<String>,
     },
@@ -91,6 +95,12 @@ pub(crate) enum Record {
         group_name: String,
         /// Whether there is a history of the group from before the invitation, which is kept.
         kept: bool,
+    },
+    /// A user is rightly in groups, or out of them, as the person says.
+    Trusted {
+        user: String,
+        /// How many groups were held for the user.
+        groups: u64,
     },
     /// A group has another name.
     Renamed { group: String, group_name: String },
@@ -330,6 +340,14 @@ pub(crate) enum Shown {
     Now,
     /// Among others, some of them old: with its number and its date.
     Later,
+}
+
+/// For whom nothing is sent to a group.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct HeldFor {
+    pub(crate) user: String,
+    /// `new` or `missing`.
+    pub(crate) difference: &'static str,
 }
 
 /// A user who was not added, and why.

@@ -23,6 +23,7 @@ pub(crate) enum Slash {
     Accept,
     Decline,
     Block(UserName),
+    Trust(UserName),
     Mute,
     Edit,
     Copy,
@@ -86,6 +87,7 @@ const SPECS: &[Spec] = &[
     spec("retry", Takes::Nothing, "send again what could not be sent"),
     spec("save", Takes::FileIfAny, "store the attachment pointed at"),
     spec("search", Takes::Text("TEXT"), "find messages"),
+    spec("trust", Takes::User, "a user who is new or missing is so rightly"),
     spec(
         "verify",
         Takes::UserAndAnswer,
@@ -169,6 +171,7 @@ fn parse(spec: &Spec, rest: &str) -> Result<Slash, String> {
         "accept" => Slash::Accept,
         "attach" => Slash::Attach(expanded(rest)),
         "block" => Slash::Block(user(rest)?),
+        "trust" => Slash::Trust(user(rest)?),
         "copy" => Slash::Copy,
         "decline" => Slash::Decline,
         "edit" => Slash::Edit,

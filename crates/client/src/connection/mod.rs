@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_pool::{PoolHealth, Quarantined};
 use larder_wire::{AccountRequest, INBOX_WAIT_SECONDS_MAX, InviteCode, ProblemType, UserName};
@@ -60,6 +60,8 @@ struct Inner {
     refresh_due: AtomicBool,
     /// There may be groups of the user's other devices that this one does not know.
     groups_due: AtomicBool,
+    /// When the server was last asked about groups that it says this device is not in.
+    denials_asked: Mutex<Option<Instant>>,
     /// There may be groups of this device that other devices of its user are to be added to.
     own_devices_due: AtomicBool,
     /// The keys of users as this device has shown them to be compared.
@@ -157,6 +159,7 @@ impl MlsConnection {
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
+            denials_asked: Mutex::default(),
             own_devices_due: AtomicBool::new(true),
             shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),

@@ -37,6 +37,16 @@ impl MlsConnection {
         Ok(declined)
     }
 
+    /// Says that a user is rightly in the groups, or out of them, that are held for it ([`GroupSummary::held`](crate::GroupSummary::held)): once nobody is left
+    /// to look at, what is said goes there again. Returns for how many groups it was.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn trust(&self, user: &UserName) -> Result<u64, Error> {
+        let user = user.clone();
+        self.0.core.write(move |tx, _| core::trust(tx, &user)).await
+    }
+
     /// The groups with an invitation that was not answered, each with the last row of the history before it. What is after that
     /// row came with the invitation.
     ///

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use larder_wire::{Inbox, InboxKind, InboxRow, ProblemType};
+use larder_wire::{Handshake, Inbox, InboxKind, InboxRow, ProblemType};
 
 use crate::connection::MlsConnection;
-use crate::core::{self, Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Settled, Taken, Verdict};
+use crate::core::{
+    self, Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Rejoined, Settled, Taken, Verdict,
+};
 use crate::error::{Error, NotTheServer};
 use crate::transport::{Accepted, Claim};
 use crate::types::{GroupKey, GroupState, Synced};
@@ -17,6 +19,14 @@ const ROUNDS_MAX: u32 = 16;
 /// Inbox rows asked for at once. The server would give more; fewer keep an answer small when they are Commits of a large
 /// group.
 const PAGE_ROWS: u32 = 64;
+
+/// The most that is looked at of a group's Commits and proposals to come back to it, in bytes.
+const HANDSHAKES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// And in number.
+const HANDSHAKES_MAX: usize = 16 * 1024;
+
+/// How long the server's word that this device is not in a group holds before it is asked again.
+const DENIALS_APART: Duration = Duration::from_secs(60);
 
 /// Attempts to rejoin one group in one sync. Each may lose a race.
 const REJOINS_MAX: u32 = 4;
@@ -131,6 +141,7 @@ impl MlsConnection {
             self.follow_groups().await?;
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
+            self.ask_about_denials().await?;
             let rejoining = self.rejoin(progress).await?;
             let adding = self.add_own_devices().await?;
             let queued = core.write(core::housekeeping).await?;
@@ -343,16 +354,15 @@ impl MlsConnection {
                 continue;
             }
             *attempts += 1;
-            let answer = match self.0.transport.group_info(&group).await {
-                Ok(answer) => answer,
+            let info = match self.0.transport.group_info(&group).await {
+                Ok(info) => info,
                 Err(Error::Refused(problem))
                     if matches!(
                         problem.problem_type,
                         ProblemType::NotFound | ProblemType::Forbidden
                     ) =>
                 {
-                    // Not a member any more.
-                    core.write(move |tx, _| core::give_up_rejoining(tx, &group))
+                    core.write(move |tx, context| core::not_let_in(tx, context, &group))
                         .await?;
                     continue;
                 }
@@ -362,13 +372,22 @@ impl MlsConnection {
                 Some(devices) => Arc::clone(devices),
                 None => Arc::clone(own_devices.insert(self.own_device_list().await?)),
             };
+            let handshakes = self.handshakes_since_last_known(&group).await?;
+            let offer = core::Offer {
+                info,
+                handshakes,
+                devices,
+            };
             let staged = core
-                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &answer, &devices))
+                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &offer))
                 .await;
             match staged {
-                Ok(true) => any = true,
-                Ok(false) => {
+                Ok(Rejoined::Staged) => any = true,
+                Ok(Rejoined::NotLetIn) => {
                     tracing::debug!("a group is joined once a device that is in it has added this one")
+                }
+                Ok(Rejoined::Unlinked) => {
+                    tracing::warn!("the server offers a group that nothing links to the one that was known")
                 }
                 // One group that cannot be rejoined does not keep the others from going on.
                 Err(
@@ -385,6 +404,68 @@ impl MlsConnection {
         }
         Ok(any)
     }
+
+    /// Asks the server again about the groups that it says this device is not in; now and then.
+    async fn ask_about_denials(&self) -> Result<(), Error> {
+        if !self.0.core.write(|tx, _| core::any_denied(tx)).await? {
+            return Ok(());
+        }
+        {
+            let mut asked = self.0.denials_asked.lock().await;
+            if asked.is_some_and(|asked| asked.elapsed() < DENIALS_APART) {
+                return Ok(());
+            }
+            *asked = Some(Instant::now());
+        }
+        let memberships = self.0.transport.memberships().await?.groups;
+        self.0
+            .core
+            .write(move |tx, _| core::lift_denials(tx, &memberships))
+            .await
+    }
+
+    /// The Commits and proposals that led a group on from where this device last knew it; none where the server does not have
+    /// all of them.
+    async fn handshakes_since_last_known(&self, group: &GroupKey) -> Result<Vec<Vec<u8>>, Error> {
+        let asked = group.clone();
+        let core = &self.0.core;
+        let known = core
+            .write(move |tx, _| core::last_known_epoch(tx, &asked))
+            .await?;
+        let Some(mut from) = known else {
+            return Ok(Vec::new());
+        };
+        let (mut found, mut bytes): (Vec<Handshake>, usize) = (Vec::new(), 0);
+        loop {
+            let page = match self.0.transport.handshakes(group, from).await {
+                Ok(page) => page.handshakes,
+                Err(Error::Refused(problem)) if is_final(problem.problem_type) => return Ok(Vec::new()),
+                Err(other) => return Err(other),
+            };
+            let last = page.last().map_or(from, |last| last.epoch);
+            // A page begins with the epoch that the one before may have ended in.
+            found.retain(|handshake| handshake.epoch < from);
+            bytes += page.iter().map(size).sum::<usize>();
+            found.extend(page);
+            if bytes > HANDSHAKES_BYTES_MAX || found.len() > HANDSHAKES_MAX {
+                tracing::warn!("a group has more Commits than are looked at");
+                return Ok(Vec::new());
+            }
+            if last <= from {
+                break;
+            }
+            from = last;
+        }
+        let all: Option<Vec<Vec<u8>>> = found
+            .into_iter()
+            .map(|handshake| handshake.message.map(|message| message.0))
+            .collect();
+        Ok(all.unwrap_or_default())
+    }
+}
+
+fn size(handshake: &Handshake) -> usize {
+    handshake.message.as_ref().map_or(0, |message| message.0.len())
 }
 
 /// What became of what was sent.

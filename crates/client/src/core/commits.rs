@@ -9,7 +9,10 @@ use openmls::treesync::LeafNodeSource;
 use crate::core::gate::{self, Admitted, Removal};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{committed, devices, groups, mls, naming, requests, restored_server, verdicts};
+use crate::core::{
+    committed, denials, devices, epochs, groups, holds, mls, naming, removed_leaves, requests,
+    restored_server, verdicts,
+};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState};
@@ -259,8 +262,12 @@ pub(super) fn leaves_of(group: &MlsGroup, user: &UserName) -> Vec<LeafNodeIndex>
 /// Returns the outbox row, if anything has to be sent.
 pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Option<i64>, Error> {
     match groups::group_state(tx, group)? {
-        GroupState::Left => return Ok(None),
-        GroupState::Leaving => return Ok(None),
+        GroupState::Left | GroupState::Leaving => return Ok(None),
+        // There is nobody who would hear of it.
+        _ if denials::is_denied(tx, group)? => {
+            groups::depart(tx, group)?;
+            return Ok(None);
+        }
         GroupState::NeedsRejoin | GroupState::Creating => {
             return Err(Error::GroupNotActive(groups::group_state(tx, group)?));
         }
@@ -321,6 +328,8 @@ pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error
         let proposed = Proposed::of(&state);
         let of_removed = devices::leaves_of_removed(tx, &state)?;
         match standing {
+            // Who is in it is for the person to look at first.
+            GroupState::Active if holds::is_held(tx.connection(), &group)? => {}
             GroupState::Active if !of_removed.is_empty() => {
                 let removal = gate::clear_departures(tx, &group)??;
                 let request = stage_removal(tx, context, removal, &of_removed)?;
@@ -380,9 +389,11 @@ pub(super) fn merged(
         .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
     let events = committed::events(&state, staged, Some((&me.user, &me.device_id)));
     let sibling_left = committed::sibling_leaves(tx, context, &state, staged)?;
+    removed_leaves::note(tx, group, &state, staged)?;
     state
         .merge_pending_commit(&provider)
         .map_err(Error::mls("merging a Commit"))?;
+    epochs::note(tx, group, state.public_group())?;
     committed::record(tx, group, &events, now, true)?;
     if sibling_left {
         committed::leave_too(tx, group)?;

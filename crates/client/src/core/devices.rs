@@ -291,9 +291,7 @@ pub(super) fn own_leaf(context: &Context) -> Leaf {
 /// Whether a leaf is of another device of this user. A name alone does not make it one: anybody can give it to a leaf.
 pub(super) fn is_sibling(tx: &Tx<'_>, context: &Context, leaf: &Leaf) -> Result<bool, Error> {
     let me = &context.identity.me;
-    Ok(leaf.user == me.user
-        && leaf.device != me.device_id
-        && peers::is_authorized(tx.connection(), leaf)?)
+    Ok(leaf.user == me.user && leaf.device != me.device_id && peers::is_authorized(tx.connection(), leaf)?)
 }
 
 /// The groups of this device that a device of its user is not in, and to which one could be added now.

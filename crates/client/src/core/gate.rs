@@ -10,7 +10,7 @@ use larder_pool::Tx;
 use larder_wire::UserName;
 use openmls::prelude::{KeyPackage, MlsGroup};
 
-use crate::core::{groups, mls, requests, verification};
+use crate::core::{groups, holds, mls, requests, verification};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
@@ -25,6 +25,8 @@ enum Purpose {
     /// A Commit that removes nobody but members who asked to leave, and leaves that their users gave up. It gives nobody
     /// anything, and without it nobody could leave a group while keys are looked at.
     Departures,
+    /// A Commit that removes whom this device has seen removed, by a Commit that the server has lost.
+    Again,
     /// The proposal that this device be removed. A person may go at any time, also from where they never wanted to be.
     Leave,
     /// The external Commit that brings this device back to a group that its person wants to be in.
@@ -35,6 +37,8 @@ enum Purpose {
 struct Needs {
     accepted: bool,
     verified: bool,
+    /// That the group is not held.
+    unheld: bool,
 }
 
 impl Purpose {
@@ -43,14 +47,22 @@ impl Purpose {
             Self::Anything => Needs {
                 accepted: true,
                 verified: true,
+                unheld: true,
             },
-            Self::Expulsion | Self::Departures | Self::Rejoin => Needs {
+            Self::Expulsion | Self::Departures => Needs {
                 accepted: true,
                 verified: false,
+                unheld: true,
+            },
+            Self::Again | Self::Rejoin => Needs {
+                accepted: true,
+                verified: false,
+                unheld: false,
             },
             Self::Leave => Needs {
                 accepted: false,
                 verified: false,
+                unheld: false,
             },
         }
     }
@@ -58,7 +70,7 @@ impl Purpose {
     fn fits(self, state: GroupState) -> bool {
         match self {
             Self::Anything | Self::Expulsion => state == GroupState::Active,
-            Self::Departures | Self::Leave => state.takes_part(),
+            Self::Departures | Self::Again | Self::Leave => state.takes_part(),
             Self::Rejoin => state == GroupState::NeedsRejoin,
         }
     }
@@ -71,6 +83,8 @@ pub(crate) enum Closed {
     NotActive(GroupState),
     /// The person has not accepted the invitation.
     NotAccepted(GroupKey),
+    /// Others are in the group than this device knew, and the person has not said that this is right.
+    Held(GroupKey),
     /// This member, or whoever is to be added, was verified and has other keys now.
     VerificationChanged(UserName),
 }
@@ -80,6 +94,7 @@ impl From<Closed> for Error {
         match closed {
             Closed::NotActive(state) => Self::GroupNotActive(state),
             Closed::NotAccepted(group) => Self::NotAccepted { group },
+            Closed::Held(group) => Self::Held { group },
             Closed::VerificationChanged(user) => Self::VerificationChanged { user },
         }
     }
@@ -225,6 +240,14 @@ pub(super) fn clear_departures<'tx>(
     removal(tx, group, Purpose::Departures)
 }
 
+/// Whether a Commit may leave that removes whom this device has seen removed before.
+pub(super) fn clear_again<'tx>(
+    tx: &'tx Tx<'_>,
+    group: &GroupKey,
+) -> Result<Result<Removal<'tx>, Closed>, Error> {
+    removal(tx, group, Purpose::Again)
+}
+
 /// Whether this device may ask to be removed.
 pub(super) fn clear_leave<'tx>(
     tx: &'tx Tx<'_>,
@@ -287,6 +310,9 @@ fn judge(tx: &Tx<'_>, group: &GroupKey, purpose: Purpose) -> Result<Option<Close
     if !purpose.fits(state) {
         return Ok(Some(Closed::NotActive(state)));
     }
-    let unanswered = requests::find(tx.connection(), group)?.is_some();
-    Ok((purpose.needs().accepted && unanswered).then(|| Closed::NotAccepted(group.clone())))
+    let (connection, needs) = (tx.connection(), purpose.needs());
+    if needs.accepted && requests::find(connection, group)?.is_some() {
+        return Ok(Some(Closed::NotAccepted(group.clone())));
+    }
+    Ok((needs.unheld && holds::is_held(connection, group)?).then(|| Closed::Held(group.clone())))
 }

@@ -8,7 +8,7 @@ use tls_codec::Serialize as _;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{history, mls, naming, payload, requests, timeline};
+use crate::core::{denials, epochs, history, holds, last_known, mls, naming, payload, requests, timeline};
 use crate::error::Error;
 use crate::text::folded;
 use crate::types::{GroupKey, GroupState, GroupSummary};
@@ -89,6 +89,7 @@ pub(crate) fn create(tx: &Tx<'_>, context: &Context, name: &str) -> Result<(Grou
     };
     enter(tx.connection(), &key, GroupState::Creating, 0)?;
     naming::set(tx.connection(), &key, name, &payload::new_id())?;
+    epochs::note(tx, &key, group.public_group())?;
     let id = outbox::push(
         tx.connection(),
         &key,
@@ -116,7 +117,7 @@ pub(super) fn enter(
         "INSERT INTO groups (group_id, state, joined_epoch, read_up_to) VALUES (?1, ?2, ?3, coalesce(
              (SELECT max(m.row) FROM messages m, profile p WHERE m.group_id = ?1 AND m.row <= p.read_up_to), 0))
          ON CONFLICT (group_id) DO UPDATE SET state = excluded.state, joined_epoch = excluded.joined_epoch,
-             refused_epoch = NULL",
+             refused_epoch = NULL, denied = 0, may_go_back = 0",
         (group.as_bytes(), state.column(), epoch.cast_signed()),
     )?;
     Ok(())
@@ -154,7 +155,7 @@ pub(super) fn is_following(connection: &Connection, group: &GroupKey) -> Result<
 /// Forgets a group that never came to be. One that there is a history of stays, and is left.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     if history::any(tx.connection(), group)? {
-        return depart_as_told(tx, group);
+        return end(tx, group);
     }
     mls::delete(tx, group)?;
     tx.connection()
@@ -170,19 +171,30 @@ pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     end(tx, group)
 }
 
-/// The server says that this device is not a member any more. Its MLS state goes, and nothing of the history: an invitation that
-/// was not answered waits for the person's answer.
-pub(super) fn depart_as_told(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    match requests::is_declined(tx.connection(), group, group_state(tx, group)?)? {
-        true => depart(tx, group),
-        false => end(tx, group),
-    }
-}
-
 fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
+    holds::lift(tx, group)?;
+    last_known::forget(tx, group)?;
+    denials::lift(tx, group)?;
     set_state(tx.connection(), group, GroupState::Left)?;
     outbox::drop_all_of(tx, group)
+}
+
+/// Whether the group may be at an earlier epoch than it was here, because the server was restored.
+pub(super) fn may_go_back(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+    Ok(tx
+        .connection()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND may_go_back = 1)")?
+        .query_row([group.as_bytes()], |row| row.get(0))?)
+}
+
+/// The server was restored from a backup: the group may be at an earlier epoch than it was here.
+pub(super) fn let_go_back(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE groups SET may_go_back = 1 WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    Ok(())
 }
 
 pub(super) fn set_state(connection: &Connection, group: &GroupKey, state: GroupState) -> Result<(), Error> {
@@ -274,6 +286,8 @@ pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Err
         read_up_to,
         last_row,
         muted: is_muted(tx.connection(), group)?,
+        denied: denials::is_denied(tx, group)?,
+        held: holds::of_group(tx.connection(), group)?,
         request: match state {
             GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
                 requests::find(tx.connection(), group)?

@@ -12,7 +12,10 @@ use crate::core::messages::{self, NewMessage};
 use crate::core::payload::{self, Content};
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
-use crate::core::{attachments, committed, devices, groups, mls, naming, peers, requests, verdicts, welcome};
+use crate::core::{
+    attachments, committed, denials, devices, epochs, groups, holds, mls, naming, peers, removed_leaves,
+    requests, verdicts, welcome,
+};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -114,6 +117,7 @@ pub(crate) fn apply(
     }
     if let Some(group) = &row.group_id {
         positions::advance(connection, group, row.seq)?;
+        denials::lift(tx, group)?;
     }
     Ok(Taken::Over(Applied {
         joined,
@@ -306,6 +310,7 @@ fn content(
             let sender = sender.ok_or_else(|| Failed::row("a message without a readable sender arrived"))?;
             if is_sibling {
                 accepted_elsewhere(tx, group)?;
+                holds::lift(tx, group)?;
             }
             if requests::is_declined(tx.connection(), group, groups::group_state(tx, group)?)? {
                 return Ok(());
@@ -327,6 +332,7 @@ fn content(
             }
             let of_us = sender.is_some_and(|(user, _)| *user == context.identity.me.user);
             let sibling_left = committed::sibling_leaves(tx, context, state, &staged)?;
+            removed_leaves::note(tx, group, state, &staged)?;
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
                 committed::record(tx, group, &events, now, false)?;
@@ -336,9 +342,11 @@ fn content(
             state
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
+            epochs::note(tx, group, state.public_group())?;
             committed::record(tx, group, &events, now, false)?;
             if is_sibling && !comes {
                 accepted_elsewhere(tx, group)?;
+                holds::lift(tx, group)?;
             }
             if sibling_left {
                 committed::leave_too(tx, group)?;

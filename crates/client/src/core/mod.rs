@@ -10,15 +10,19 @@ mod chain;
 mod clock;
 mod commits;
 mod committed;
+mod denials;
 mod devices;
 mod encryption;
+mod epochs;
 mod file_names;
 mod gate;
 mod groups;
 mod history;
+mod holds;
 mod identity;
 mod incoming;
 mod invitation;
+mod last_known;
 mod legacy;
 mod linking;
 mod members;
@@ -34,6 +38,7 @@ mod probe;
 mod profile;
 mod rejoin;
 mod remake;
+mod removed_leaves;
 mod requests;
 mod restore;
 mod restored_server;
@@ -57,6 +62,7 @@ pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audi
 pub(crate) use backup::import;
 pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
+pub(crate) use denials::{any_denied, lift_all as lift_denials};
 pub(crate) use devices::{
     device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices, own_devices,
     own_devices_to_add, unknown_groups, users_to_look_up,
@@ -68,6 +74,7 @@ pub(crate) use groups::{
     create, group_state, require_active, resolve, resolve_request, set_muted, summaries, summary,
 };
 pub(crate) use history::all_unanswered as unanswered;
+pub(crate) use holds::trust;
 pub(crate) use identity::{auth_signature, registration};
 pub(crate) use incoming::{Taken, apply};
 pub(crate) use invitation::{
@@ -88,7 +95,7 @@ pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };
-pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
+pub(crate) use rejoin::{Offer, Rejoined, groups_to_rejoin, last_known_epoch, not_let_in, stage_rejoin};
 pub(crate) use remake::remake;
 pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};

@@ -80,7 +80,9 @@ pub(super) fn announce(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resu
     };
     match gate::clear(tx, group)? {
         Ok(cleared) => messages::push(tx, context, cleared, &payload, None).map(drop),
-        Err(Closed::VerificationChanged(_)) => messages::push_later(tx, group, &payload, None).map(drop),
+        Err(Closed::VerificationChanged(_) | Closed::Held(_)) => {
+            messages::push_later(tx, group, &payload, None).map(drop)
+        }
         // Another member tells them.
         Err(Closed::NotActive(_) | Closed::NotAccepted(_)) => Ok(()),
     }

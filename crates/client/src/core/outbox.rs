@@ -10,7 +10,7 @@ use crate::core::invitation::Extent;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{adding, attachments, groups, messages, mls, rejoin, restored_server};
-use crate::error::Error;
+use crate::error::{Error, NotTheServer};
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
 
@@ -447,12 +447,9 @@ pub(crate) fn settle(
             accepted(tx, context, &group, &intent, proof, now)?;
             Outcome::Done
         }
-        Verdict::WrongEpoch(Some(current)) if server_fell_back(tx, &group, current)? => {
-            restored_server::fall_back(tx, context, &group)?;
-            if matches!(intent, Intent::Message { .. }) {
-                return Ok(None);
-            }
-            Outcome::NotActive(GroupState::NeedsRejoin)
+        // Only a server that was restored from a backup goes back, and it says that it was.
+        Verdict::WrongEpoch(Some(current)) if is_behind(tx, &group, current)? => {
+            return Err(NotTheServer::WentBack.into());
         }
         Verdict::WrongEpoch(current) => {
             if !wrong_epoch(tx, &group, id, &intent, current)? {
@@ -471,7 +468,7 @@ pub(crate) fn settle(
             if adding::without_refused(tx, (&group, id), &intent, &problem, now)? {
                 return Ok(None);
             }
-            refused(tx, &group, &intent, &problem)?;
+            refused(tx, context, &group, &intent, &problem)?;
             Outcome::Refused(problem)
         }
     };
@@ -506,7 +503,7 @@ fn accepted(
 }
 
 /// Whether the server is at an earlier epoch than this device, which merges only what the server has accepted.
-fn server_fell_back(tx: &Tx<'_>, group: &GroupKey, current: u64) -> Result<bool, Error> {
+fn is_behind(tx: &Tx<'_>, group: &GroupKey, current: u64) -> Result<bool, Error> {
     let takes_part = groups::group_state(tx, group)?.takes_part();
     Ok(takes_part && restored_server::is_ahead(tx, group, current)?)
 }
@@ -552,7 +549,13 @@ fn wrong_epoch(
     }
 }
 
-fn refused(tx: &Tx<'_>, group: &GroupKey, intent: &Intent, problem: &Problem) -> Result<(), Error> {
+fn refused(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    intent: &Intent,
+    problem: &Problem,
+) -> Result<(), Error> {
     let connection = tx.connection();
     match intent {
         Intent::CreateGroup => groups::forget(tx, group),
@@ -567,7 +570,7 @@ fn refused(tx: &Tx<'_>, group: &GroupKey, intent: &Intent, problem: &Problem) ->
         }
         Intent::Rejoin => match problem.problem_type {
             // Not a member any more.
-            ProblemType::NotFound | ProblemType::Forbidden => rejoin::give_up_rejoining(tx, group),
+            ProblemType::NotFound | ProblemType::Forbidden => rejoin::not_let_in(tx, context, group),
             _ => mls::delete(tx, group),
         },
         Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Failed),

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use larder_judge::{Evidence, Leaf};
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
@@ -9,11 +12,18 @@ use openmls::prelude::{
 use tls_codec::Deserialize as _;
 
 use crate::core::gate::{self, Rejoining};
+use crate::core::last_known::{self, Link};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, messages, mls, peers, requests, restored_server, verdicts};
+use crate::core::{
+    commits, denials, devices, epochs, groups, holds, messages, mls, peers, requests, restored_server,
+    verdicts,
+};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
+
+/// How many users a person is told of who are said to be in a group.
+const TOLD_USERS_MAX: usize = 16;
 
 /// The groups whose GroupInfo is wanted for an external Commit. A request waits until it is accepted.
 pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
@@ -21,7 +31,7 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
     let mut wanted = requests::only_accepted(tx.connection(), lost)?;
     let mut waiting = Vec::new();
     for group in &wanted {
-        if outbox::handshake_waits(tx.connection(), group)? {
+        if outbox::handshake_waits(tx.connection(), group)? || denials::is_denied(tx, group)? {
             waiting.push(group.clone());
         }
     }
@@ -29,60 +39,169 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
     Ok(wanted)
 }
 
+/// What a server tells of a group that this device wants to come back to.
+pub(crate) struct Offer {
+    pub(crate) info: GroupInfoAnswer,
+    /// The Commits and proposals since the epoch that this device last knew, as far as the server has them.
+    pub(crate) handshakes: Vec<Vec<u8>>,
+    /// The list of our user's devices.
+    pub(crate) devices: Arc<Vec<DeviceInfo>>,
+}
+
+/// What an offer came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejoined {
+    /// The external Commit is in the outbox.
+    Staged,
+    /// No device of our user that is in the group has let this one in. One that is adds it.
+    NotLetIn,
+    /// Nothing shows that it is the group that this device knew. The person was told.
+    Unlinked,
+}
+
+/// The epoch at which this device last knew the group; `None` for one that it was never in.
+pub(crate) fn last_known_epoch(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<u64>, Error> {
+    Ok(last_known::find(tx, group)?.map(|known| known.epoch()))
+}
+
 /// Builds the external Commit that brings this device back (RFC 9420 §12.4.3.2): it removes our old leaf and adds a new
 /// one. The group's old state is replaced; until the server has accepted, the group stays `needs-rejoin`.
 ///
-/// In a group that has no leaf of ours, a device of our user has to have let us in, as this list of our user's devices shows.
-/// Where none has, `false`, and nothing is changed: one that is in the group adds us.
+/// What the server tells has to be [linked](Link) to what this device last knew of the group; where no Commits show why others
+/// are in it, the group is held. In a group that has no leaf of ours, a device of our user has to have let us in.
 pub(crate) fn stage_rejoin(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
-    answer: &GroupInfoAnswer,
-    devices: &[DeviceInfo],
-) -> Result<bool, Error> {
+    offer: &Offer,
+) -> Result<Rejoined, Error> {
     let may_rejoin = gate::clear_rejoin(tx, group)??;
     let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
-    // Ahead of the server, because it was restored: it does not know of who was removed since.
-    let epoch = group_info(group, answer)?.epoch().as_u64();
-    let given_up: Option<Vec<_>> = mls::find(tx, group)?
-        .filter(|given_up| given_up.epoch().as_u64() > epoch)
-        .map(|given_up| {
-            given_up
-                .members()
-                .filter_map(|member| mls::who(&member.credential))
-                .collect()
-        });
+    let answer = &offer.info;
+    let info = group_info(group, answer)?;
+    let mut before = None;
+    if let Some(known) = last_known::find(tx, group)? {
+        let leaves = known.leaves();
+        let Some(link) = known.link(tx, context, (group, &info), &offer.handshakes)? else {
+            tell_unlinked(tx, context, (group, answer), &may_rejoin)?;
+            return Ok(Rejoined::Unlinked);
+        };
+        before = Some((leaves, link));
+    }
     let connection = tx.connection();
+    last_known::keep(tx, group)?;
     connection.execute_batch("SAVEPOINT larder_rejoin")?;
     mls::delete(tx, group)?;
     let (mut state, mut request) = external_commit(tx, context, &may_rejoin, (group, answer), Vec::new())?;
     if !verdicts::comes_back(&request)? {
         // Who is in the group is known only now.
-        let evidence = evidence(tx, context, &state, devices);
+        let evidence = evidence(tx, context, &state, &offer.devices);
         connection.execute_batch("ROLLBACK TO larder_rejoin")?;
         let Some(evidence) = evidence else {
             connection.execute_batch("RELEASE larder_rejoin")?;
-            return Ok(false);
+            return Ok(Rejoined::NotLetIn);
         };
         mls::delete(tx, group)?;
         (state, request) = external_commit(tx, context, &may_rejoin, (group, answer), evidence)?;
     }
     connection.execute_batch("RELEASE larder_rejoin")?;
+    let mut now = Vec::new();
     for member in state.members() {
-        let (user, device) = mls::who(&member.credential).ok_or_else(bad)?;
-        let connection = tx.connection();
-        let pin = peers::pin(connection, &user, &device, &member.signature_key, context.now())?;
+        let leaf = Leaf::of_member(&member).ok_or_else(bad)?;
+        let pin = peers::pin(
+            connection,
+            &leaf.user,
+            &leaf.device,
+            &leaf.signature_key,
+            context.now(),
+        )?;
         if pin == peers::Pin::Changed {
+            let Leaf { user, device, .. } = leaf;
             return Err(Error::KeyChanged { user, device });
         }
+        now.push(leaf);
     }
-    if let Some(given_up) = given_up {
-        let given_up: Vec<_> = given_up.into_iter().map(|(user, _)| user).collect();
-        restored_server::note_lost_removals(tx, group, &given_up, &state)?;
+    if let Some((before, link)) = before {
+        compare(tx, context, group, (&before, now), link)?;
     }
     commits::push(tx, group, &request, &Intent::Rejoin)?;
-    Ok(true)
+    Ok(Rejoined::Staged)
+}
+
+/// Holds the group for who is in it without anything that shows why, or not any more.
+pub(super) fn compare(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    (before, now): (&[Leaf], Vec<Leaf>),
+    link: Link,
+) -> Result<(), Error> {
+    if link == Link::Replayed {
+        return Ok(());
+    }
+    let may_go_back = groups::may_go_back(tx, group)?;
+    if may_go_back {
+        // The server does not know of who was removed since.
+        restored_server::note_lost_removals(tx, group, before, &now)?;
+    }
+    if link == Link::Past {
+        return Ok(());
+    }
+    let mut known = before.to_vec();
+    if may_go_back {
+        // Nor of who came since.
+        known.retain(|leaf| now.contains(leaf));
+    }
+    let others = restored_server::without_lost_removals(tx, group, now)?;
+    holds::hold(tx, context, group, (&known, &others))
+}
+
+/// Tells the person, once for the same, who is said to be in the group. The tree tells only whom it is made for, so the Commit is
+/// made, and undone.
+fn tell_unlinked(
+    tx: &Tx<'_>,
+    context: &Context,
+    (group, answer): (&GroupKey, &GroupInfoAnswer),
+    may_rejoin: &Rejoining<'_>,
+) -> Result<(), Error> {
+    let connection = tx.connection();
+    connection.execute_batch("SAVEPOINT larder_offer")?;
+    mls::delete(tx, group)?;
+    let offered = external_commit(tx, context, may_rejoin, (group, answer), Vec::new());
+    connection.execute_batch("ROLLBACK TO larder_offer; RELEASE larder_offer")?;
+    let users: BTreeSet<String> = offered.map_or_else(
+        |_| BTreeSet::new(),
+        |(state, _)| {
+            let others = state
+                .members()
+                .filter(|member| member.index != state.own_leaf_index());
+            let users = others.filter_map(|member| mls::who(&member.credential));
+            users
+                .map(|(user, _)| user.to_string())
+                .take(TOLD_USERS_MAX)
+                .collect()
+        },
+    );
+    let who = match users.is_empty() {
+        true => "nobody who can be named".to_owned(),
+        false => users.into_iter().collect::<Vec<_>>().join(", "),
+    };
+    let text = format!(
+        "the server offers a group in the place of this one, and nothing shows that it is the same: with {who} in it. This \
+         device does not join it"
+    );
+    if messages::last_is_notice(connection, group, &text)? {
+        return Ok(());
+    }
+    messages::note(
+        connection,
+        Some(group),
+        None,
+        MessageKind::Notice,
+        &text,
+        context.now(),
+        false,
+    )
 }
 
 fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<VerifiableGroupInfo, Error> {
@@ -147,11 +266,11 @@ fn evidence(tx: &Tx<'_>, context: &Context, entered: &MlsGroup, devices: &[Devic
 }
 
 /// The server does not let this device in. A group that it has never been in is forgotten, so that it can be found again.
-pub(crate) fn give_up_rejoining(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+pub(crate) fn not_let_in(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     if groups::is_following(tx.connection(), group)? {
         groups::forget(tx, group)
     } else {
-        groups::depart_as_told(tx, group)
+        denials::note(tx, group, context.now())
     }
 }
 
@@ -169,7 +288,13 @@ pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Resul
         )
     };
     groups::set_following(tx.connection(), group, false)?;
-    let epoch = mls::load(tx, group)?.epoch().as_u64();
+    let state = mls::load(tx, group)?;
+    let epoch = state.epoch().as_u64();
+    epochs::note(tx, group, state.public_group())?;
     groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
+    // Under a hold the person decides what is known from now on.
+    if !holds::is_held(tx.connection(), group)? {
+        last_known::forget(tx, group)?;
+    }
     messages::note(tx.connection(), Some(group), None, kind, text, now, false)
 }

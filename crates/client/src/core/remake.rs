@@ -110,8 +110,10 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
 /// it as soon as it may be told.
 fn not_cleared(tx: &Tx<'_>, row: Option<i64>, closed: Closed) -> Result<Remade, Error> {
     match (row, &closed) {
+        // It was to be said before: it is once the person has looked at who is there.
+        (Some(_), Closed::Held(_)) => return Ok(Remade::Later),
         (Some(row), _) => messages::set_status(tx.connection(), row, SendStatus::Failed)?,
-        (None, Closed::VerificationChanged(_)) => return Ok(Remade::Later),
+        (None, Closed::VerificationChanged(_) | Closed::Held(_)) => return Ok(Remade::Later),
         (None, Closed::NotActive(_) | Closed::NotAccepted(_)) => {}
     }
     Ok(Remade::Ended(Outcome::Closed(closed)))

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{devices, groups, history, mls, peers, verification};
+use crate::core::{denials, devices, groups, history, mls, peers, verification};
 use crate::error::Error;
 use crate::types::{Declined, GroupKey, GroupState, Invitations};
 use crate::verification::Verification;
@@ -135,6 +135,8 @@ pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<Declined, Error> 
         return Err(Error::NotARequest);
     }
     match state {
+        // There is nobody who would hear of it.
+        _ if denials::is_denied(tx, group)? => groups::depart(tx, group)?,
         GroupState::Active => {
             forget(tx, group)?;
             groups::set_state(tx.connection(), group, GroupState::Leaving)?;

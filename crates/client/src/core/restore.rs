@@ -1,13 +1,14 @@
 //! What a device does that was restored from an old copy.
 
+use larder_lifecycle::UnixSeconds;
 use larder_pool::{DirectoryRow, Tx};
 use larder_wire::Membership;
 
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::state::{Standing, set_standing};
-use crate::core::{groups, messages, mls, outbox, peers, positions};
+use crate::core::{denials, groups, last_known, messages, mls, outbox, peers, positions};
 use crate::error::Error;
-use crate::types::{GroupState, MessageKind};
+use crate::types::{GroupKey, GroupState, MessageKind};
 
 /// Gives up the MLS state of every group: the copy may have been made before keys of it were used. The groups that this
 /// device is a member of are to be rejoined, those that the copy does not know included; the others were left.
@@ -16,9 +17,10 @@ use crate::types::{GroupState, MessageKind};
 /// be done to a group is not done.
 pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membership]) -> Result<(), Error> {
     let connection = tx.connection();
-    leave_others(tx, memberships)?;
-    for membership in memberships {
-        give_up_state(tx, membership)?;
+    give_up_others(tx, memberships, context.now())?;
+    for Membership { group_id, epoch, .. } in memberships {
+        give_up_state(tx, group_id)?;
+        groups::enter(connection, group_id, GroupState::NeedsRejoin, *epoch)?;
     }
     connection.execute("DELETE FROM reserve_attempts", [])?;
     // The rows come from where the server knows the device to be, which the copy does not.
@@ -43,8 +45,8 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
     )
 }
 
-/// The groups that this device is not a member of, as far as the server knows, were left.
-fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
+/// Of the groups that this device is not a member of, as far as the server knows, nothing that the copy has can be used either.
+fn give_up_others(tx: &Tx<'_>, memberships: &[Membership], now: UnixSeconds) -> Result<(), Error> {
     let is_member = |group: &_| memberships.iter().any(|known| known.group_id == *group);
     for (group, state) in groups::all(tx.connection())? {
         if is_member(&group) {
@@ -56,7 +58,9 @@ fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
             // Not a member yet.
             GroupState::NeedsRejoin if groups::is_following(tx.connection(), &group)? => {}
             GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => {
-                groups::depart_as_told(tx, &group)?
+                give_up_state(tx, &group)?;
+                groups::set_state(tx.connection(), &group, GroupState::NeedsRejoin)?;
+                denials::note(tx, &group, now)?;
             }
             GroupState::Left => {}
         }
@@ -64,12 +68,11 @@ fn leave_others(tx: &Tx<'_>, memberships: &[Membership]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes the MLS state of a group, which is to be rejoined.
-fn give_up_state(tx: &Tx<'_>, Membership { group_id, epoch, .. }: &Membership) -> Result<(), Error> {
-    let connection = tx.connection();
-    mls::delete(tx, group_id)?;
-    outbox::start_over(connection, group_id)?;
-    groups::enter(connection, group_id, GroupState::NeedsRejoin, *epoch)
+/// Deletes the MLS state of a group, which is to be rejoined. What is known of it is kept.
+fn give_up_state(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    last_known::keep(tx, group)?;
+    mls::delete(tx, group)?;
+    outbox::start_over(tx.connection(), group)
 }
 
 /// The inbox was read to the end after the directory had told this: what is spent there has no invitation to wait for.

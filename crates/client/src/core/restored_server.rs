@@ -1,14 +1,14 @@
 //! What a device does whose server was restored from a backup: it has forgotten what came after.
 
+use larder_judge::Leaf;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{DirectoryRow, Tx};
 use larder_wire::{Membership, UserName};
-use openmls::prelude::MlsGroup;
 
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::schema::corrupt;
-use crate::core::{commits, gate, groups, messages, mls};
+use crate::core::{commits, denials, gate, groups, messages, mls, removed_leaves};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -73,17 +73,8 @@ pub(crate) fn follow(
         }
         let membership = memberships.iter().find(|known| known.group_id == group);
         let Some(Membership { epoch, .. }) = membership else {
-            groups::depart_as_told(tx, &group)?;
-            messages::note(
-                connection,
-                Some(&group),
-                None,
-                MessageKind::Notice,
-                "the server's backup is from before this device was in the group: it is not a member there any more, and \
-                 has to be invited again",
-                now,
-                false,
-            )?;
+            groups::let_go_back(tx, &group)?;
+            denials::note(tx, &group, now)?;
             continue;
         };
         if state.takes_part() && is_ahead(tx, &group, *epoch)? {
@@ -108,6 +99,7 @@ pub(super) fn fall_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Res
     let connection = tx.connection();
     outbox::start_over(connection, group)?;
     groups::set_state(connection, group, GroupState::NeedsRejoin)?;
+    groups::let_go_back(tx, group)?;
     messages::note(
         connection,
         Some(group),
@@ -125,21 +117,37 @@ pub(super) fn fall_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Res
 pub(super) fn note_lost_removals(
     tx: &Tx<'_>,
     group: &GroupKey,
-    given_up: &[UserName],
-    rejoined: &MlsGroup,
+    given_up: &[Leaf],
+    rejoined: &[Leaf],
 ) -> Result<(), Error> {
-    for member in rejoined.members() {
-        let Some((user, _)) = mls::who(&member.credential) else {
-            continue;
-        };
-        if !given_up.contains(&user) {
+    for leaf in rejoined {
+        let is_back = !given_up.iter().any(|known| known.user == leaf.user)
+            && removed_leaves::was_removed(tx, group, leaf)?;
+        if is_back {
             tx.connection().execute(
                 "INSERT INTO lost_removals (group_id, user) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-                (group.as_bytes(), user.as_str()),
+                (group.as_bytes(), leaf.user.as_str()),
             )?;
         }
     }
     Ok(())
+}
+
+/// Those of these leaves whose users are not to be removed again.
+pub(super) fn without_lost_removals(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    leaves: Vec<Leaf>,
+) -> Result<Vec<Leaf>, Error> {
+    let mut statement = tx
+        .connection()
+        .prepare_cached("SELECT user FROM lost_removals WHERE group_id = ?1")?;
+    let lost: Vec<String> = statement
+        .query_map([group.as_bytes()], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut others = leaves;
+    others.retain(|leaf| !lost.iter().any(|user| user == leaf.user.as_str()));
+    Ok(others)
 }
 
 /// Whether somebody is to be removed again before anything is said in the group.
@@ -161,7 +169,7 @@ pub(super) fn remove_again(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> 
     };
     let user: UserName = corrupt(next.parse().ok(), "user name")?;
     // Nothing else is said there before, so nothing waits for a gate that is closed.
-    let Ok(removal) = gate::clear_departures(tx, group)? else {
+    let Ok(removal) = gate::clear_again(tx, group)? else {
         return Ok(false);
     };
     let leaves = commits::leaves_of(removal.state(), &user);

@@ -1,11 +1,13 @@
+use larder_judge::Leaf;
 use larder_pool::{JoinError, Tx};
 use larder_wire::InboxRow;
-use openmls::prelude::MlsGroup;
+use openmls::prelude::{LeafNodeIndex, MlsGroup};
 use sha2::{Digest, Sha256};
 
 use crate::core::incoming::Failed;
+use crate::core::last_known::{self, LastKnown, Link};
 use crate::core::profile::Context;
-use crate::core::{groups, messages, mls, peers, requests};
+use crate::core::{denials, epochs, groups, holds, messages, mls, peers, rejoin, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -21,10 +23,7 @@ pub(super) fn join(
         .group_id
         .as_ref()
         .ok_or_else(|| Failed::row("an invitation without a group arrived"))?;
-    if let Some((GroupState::NeedsRejoin | GroupState::Left, _)) = groups::find(connection, group)? {
-        // What is left of the group's old state is of no use, and in the way.
-        mls::delete(tx, group)?;
-    }
+    let known = give_way(tx, group)?;
     let joined = context
         .pool
         .join(tx, &row.body.0, tree, &mls::join_config(), context.cautious_now())
@@ -36,6 +35,9 @@ pub(super) fn join(
         return Err(Failed::row("an invitation to another group than it said arrived"));
     }
     let members = verify_members(tx, context, &joined.group)?;
+    if let Some(known) = known {
+        require_link(tx, context, (group, &joined.group), joined.adder, &known)?;
+    }
     let inviter = requests::inviter(tx, context, &joined.group, joined.adder)?;
     groups::enter(
         connection,
@@ -43,13 +45,65 @@ pub(super) fn join(
         GroupState::Active,
         joined.group.epoch().as_u64(),
     )?;
+    epochs::note(tx, group, joined.group.public_group())?;
     groups::set_following(connection, group, false)?;
+    if !holds::is_held(connection, group)? {
+        last_known::forget(tx, group)?;
+    }
     requests::set(connection, group, inviter.as_ref())?;
     let text = match inviter {
         None => format!("you joined a group of {members}"),
         Some(inviter) => format!("{inviter} invites you to a group of {members}"),
     };
     note(tx, context, group, MessageKind::Joined, &text)
+}
+
+/// Takes the group's old state out of the way of a Welcome, if it is of no use any more: the group was lost track of, or the
+/// server says that this device is not in it. What was known of the group then.
+fn give_way(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<LastKnown>, Failed> {
+    let Some((state, _)) = groups::find(tx.connection(), group)? else {
+        return Ok(None);
+    };
+    let gives_way = match state {
+        GroupState::NeedsRejoin | GroupState::Left => true,
+        GroupState::Creating | GroupState::Active | GroupState::Leaving => denials::is_denied(tx, group)?,
+    };
+    if !gives_way {
+        return Ok(None);
+    }
+    let known = last_known::find(tx, group)?;
+    last_known::keep(tx, group)?;
+    mls::delete(tx, group)?;
+    Ok(known)
+}
+
+/// A Welcome to a group that this device knows is of a member whom it knows, or it is of another group that takes the place of
+/// this one.
+fn require_link(
+    tx: &Tx<'_>,
+    context: &Context,
+    (group, joined): (&GroupKey, &MlsGroup),
+    adder: LeafNodeIndex,
+    known: &LastKnown,
+) -> Result<(), Failed> {
+    let leaves: Vec<Leaf> = joined
+        .members()
+        .filter_map(|member| Leaf::of_member(&member))
+        .collect();
+    let adder = joined
+        .members()
+        .find(|member| member.index == adder)
+        .and_then(|member| Leaf::of_member(&member));
+    let before = known.leaves();
+    let is_known = adder.is_some_and(|adder| before.contains(&adder));
+    let goes_back = joined.epoch().as_u64() < known.epoch();
+    if !is_known || (goes_back && !groups::may_go_back(tx, group)?) {
+        return Err(Failed::row(
+            "an invitation to this group was not accepted: nothing shows that it is to the group that this device knows",
+        ));
+    }
+    rejoin::compare(tx, context, group, (&before, leaves), Link::Signed)?;
+    Ok(())
 }
 
 /// Notes, after its effects were undone, that a Welcome failed, and tells the person; of the same failure of the same

@@ -131,6 +131,16 @@ pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+pub(super) async fn trust(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
+    let client = context.open().await?;
+    let groups = client.trust(user).await?;
+    context.output.print(&[Record::Trusted {
+        user: user.to_string(),
+        groups,
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn unblock(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
     let client = open_as_other_than(context, user).await?;
     client.unblock(user).await?;

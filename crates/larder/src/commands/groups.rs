@@ -8,7 +8,7 @@ use larder_client::{Error, GroupKey, GroupSummary, Invited, MlsConnection, UserN
 use super::{Context, group_name};
 use crate::failure::Exit;
 use crate::output::Output;
-use crate::record::{NotAdded, Record};
+use crate::record::{HeldFor, NotAdded, Record};
 
 pub(super) async fn create(context: &Context<'_>, name: &str) -> Result<ExitCode> {
     let client = context.open().await?;
@@ -167,6 +167,15 @@ fn group_record(group: &GroupSummary) -> Record {
         state: group.state.as_str(),
         unread: group.unread,
         muted: group.muted,
+        denied: group.denied,
+        held: group
+            .held
+            .iter()
+            .map(|held| HeldFor {
+                user: held.user.to_string(),
+                difference: held.difference.as_str(),
+            })
+            .collect(),
         request: group.request.as_ref().map(ToString::to_string),
     }
 }

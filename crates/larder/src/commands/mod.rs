@@ -76,6 +76,7 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
         Command::Accept { group } => requests::accept(context, &group).await,
         Command::Decline { group } => requests::decline(context, &group).await,
         Command::Block { user } => account::block(context, &user).await,
+        Command::Trust { user } => account::trust(context, &user).await,
         Command::Unblock { user } => account::unblock(context, &user).await,
         Command::Remove { group, user } => groups::remove(context, &group, &user).await,
         Command::Leave { group } => groups::leave(context, &group).await,

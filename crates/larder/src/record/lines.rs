@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use larder_client::UnixSeconds;
 
-use super::{NotAdded, Record, SafetyDevice, Shown};
+use super::{HeldFor, NotAdded, Record, SafetyDevice, Shown};
 use crate::clock::date;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
@@ -99,6 +99,8 @@ impl Record {
                 state,
                 unread,
                 muted,
+                denied,
+                held,
                 request,
                 ..
             } => {
@@ -116,6 +118,12 @@ impl Record {
                 }
                 if *muted {
                     line.push_str(", muted");
+                }
+                if *denied {
+                    line.push_str(", not a member as the server says");
+                }
+                for HeldFor { user, difference } in held {
+                    let _ = write!(line, ", {user} is {difference}");
                 }
                 if let Some(by) = request {
                     let _ = write!(line, ", {by} invites you");
@@ -194,6 +202,11 @@ impl Record {
                 parts.join("; ")
             }
             Self::Renamed { group_name, .. } => format!("the group is called #{} now", label(group_name)),
+            Self::Trusted { user, groups } => match groups {
+                0 => format!("no group is held for {user}"),
+                1 => format!("{user} is rightly in 1 group, or out of it"),
+                groups => format!("{user} is rightly in {groups} groups, or out of them"),
+            },
             Self::Muted { group_name, .. } => format!("#{} is muted", label(group_name)),
             Self::Unmuted { group_name, .. } => format!("#{} is not muted", label(group_name)),
             Self::Blocked { user, declined } => {

@@ -52,6 +52,8 @@ pub(crate) fn frames(keys: usize, scrolled: bool) -> Result<Frames> {
             read_up_to: 0,
             last_row: 0,
             muted: false,
+            denied: false,
+            held: Vec::new(),
             request: None,
         })
     });

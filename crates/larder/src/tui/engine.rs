@@ -313,6 +313,13 @@ impl Engine {
                 0 => format!("{user} is blocked: to them you do not exist"),
                 _ => format!("{user} is blocked, and their invitation declined"),
             },
+            Slash::Trust(user) => match client.trust(&user).await? {
+                0 => format!("no group is held for {user}"),
+                _ => {
+                    self.nudge.notify_one();
+                    format!("{user} is rightly there, or not there")
+                }
+            },
             Slash::Accept => {
                 client.accept(open()?).await?;
                 self.nudge.notify_one();

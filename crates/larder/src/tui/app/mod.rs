@@ -365,6 +365,7 @@ impl App {
             | Slash::Search(_)
             | Slash::Pool
             | Slash::Block(_)
+            | Slash::Trust(_)
             | Slash::Verify(..)
             | Slash::Invite(_)
             | Slash::Remove(_)

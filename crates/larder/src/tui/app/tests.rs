@@ -32,6 +32,8 @@ pub(in crate::tui) fn group(name: &str, unread: u64) -> GroupSummary {
         read_up_to: 0,
         last_row: 0,
         muted: false,
+        denied: false,
+        held: Vec::new(),
         request: None,
     }
 }
