@@ -1,0 +1,361 @@
+//! A server that makes a device give up its groups, and then offers others in their place.
+#![allow(clippy::disallowed_methods, reason = "an attacker passes no gate")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod support;
+
+use larder_client::{Difference, Error, GroupKey, GroupState, MessageKind};
+use larder_pool::openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
+use larder_pool::openmls::prelude::{
+    BasicCredential, Ciphersuite, CredentialWithKey, GroupId, KeyPackage, KeyPackageIn, LeafNodeParameters,
+    MlsGroup, MlsGroupCreateConfig, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider as _,
+    PURE_PLAINTEXT_WIRE_FORMAT_POLICY, ProtocolVersion, SignatureScheme,
+};
+use larder_wire::{Base64Url, GroupInfoAnswer, Handshakes, Memberships, Session, StateMark};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::OpenMlsRustCrypto;
+use support::{Action, Answer, Client, Proxy, Seen, TestServer, catch_up, they_talk, user};
+
+/// The leaves of KeyPackages that the server has of a user.
+fn key_package_of(server: &TestServer, name: &str) -> KeyPackage {
+    let database = rusqlite::Connection::open(server.database()).unwrap();
+    let bytes: Vec<u8> = database
+        .query_row(
+            "SELECT b.bytes FROM key_package_bytes b JOIN key_packages k ON k.ref = b.ref
+             JOIN devices d ON d.id = k.device_id JOIN users u ON u.id = d.user_id
+             WHERE u.name = ?1 AND k.status = 0 LIMIT 1",
+            [name],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let MlsMessageBodyIn::KeyPackage(key_package) =
+        MlsMessageIn::tls_deserialize_exact(&bytes).unwrap().extract()
+    else {
+        panic!("not a KeyPackage");
+    };
+    let key_package: KeyPackageIn = key_package;
+    let provider = OpenMlsRustCrypto::default();
+    key_package
+        .validate(provider.crypto(), ProtocolVersion::Mls10)
+        .unwrap()
+}
+
+/// What a server tells of a group of its own making that has this id: carol has made it, who does not exist, and the leaves of
+/// these KeyPackages are in it. It is at a late epoch.
+fn made_up(group: &GroupKey, added: &[KeyPackage]) -> GroupInfoAnswer {
+    let provider = OpenMlsRustCrypto::default();
+    let keys = SignatureKeyPair::new(SignatureScheme::ED25519).unwrap();
+    let config = MlsGroupCreateConfig::builder()
+        .ciphersuite(Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519)
+        .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .build();
+    let carol = CredentialWithKey {
+        credential: BasicCredential::new(b"carol/c-1".to_vec()).into(),
+        signature_key: keys.to_public_vec().into(),
+    };
+    let id = GroupId::from_slice(group.as_bytes());
+    let mut made = MlsGroup::new_with_group_id(&provider, &keys, &config, id, carol).unwrap();
+    if !added.is_empty() {
+        made.add_members(&provider, &keys, added).unwrap();
+        made.merge_pending_commit(&provider).unwrap();
+    }
+    for _ in 0..8 {
+        made.self_update(&provider, &keys, LeafNodeParameters::default())
+            .unwrap();
+        made.merge_pending_commit(&provider).unwrap();
+    }
+    let info = made.export_group_info(provider.crypto(), &keys, false).unwrap();
+    GroupInfoAnswer {
+        epoch: made.epoch().as_u64(),
+        group_info: Base64Url(info.to_bytes().unwrap()),
+        ratchet_tree: Base64Url(made.export_ratchet_tree().tls_serialize_detached().unwrap()),
+    }
+}
+
+/// Says at the next session that the device has been used since, which makes it give up the state of its groups; what else it
+/// answers is up to `lie`.
+fn say_that_it_is_a_copy(proxy: &Proxy, mut lie: impl FnMut(&Seen) -> Option<Action> + Send + 'static) {
+    let mut said = false;
+    proxy.rule(move |seen| {
+        if seen.is("POST", "/v1/sessions") && !said {
+            said = true;
+            return Action::rewrite_json::<Session>(|session| {
+                session.state = Some(StateMark::from_bytes(&[7; 16]).unwrap());
+            });
+        }
+        lie(seen).unwrap_or(Action::Forward)
+    });
+}
+
+fn answer(offer: &GroupInfoAnswer) -> Action {
+    Action::Answer(Answer::json(200, offer))
+}
+
+/// The texts of what the person was told about a group.
+async fn told_of(client: &Client, group: &GroupKey) -> Vec<String> {
+    let history = client.history(group, 100).await.unwrap();
+    let notices = history
+        .into_iter()
+        .filter(|message| message.kind == MessageKind::Notice);
+    notices.map(|message| message.text).collect()
+}
+
+#[tokio::test]
+async fn a_group_of_the_servers_own_making_does_not_take_the_place_of_one() {
+    for with_own_leaf in [false, true] {
+        let server = TestServer::start().await;
+        let (mut alice, proxy) = server.proxied("alice").await;
+        let bob = server.client("bob").await;
+        let group = alice.group_with(&[&bob]).await;
+        they_talk(&alice, &bob, &group).await;
+        let added: Vec<_> = with_own_leaf
+            .then(|| key_package_of(&server, "alice"))
+            .into_iter()
+            .collect();
+        let offer = made_up(&group, &added);
+        let commits = proxy.seen("POST", "/commits").len();
+        alice.stop().await;
+        say_that_it_is_a_copy(&proxy, move |seen| {
+            seen.is("GET", "/info").then(|| answer(&offer))
+        });
+        alice.restart().await;
+        alice.sync().await.unwrap();
+        alice.sync().await.unwrap();
+
+        // Nothing is joined, and the person learns whose group it would have been.
+        assert_eq!(proxy.seen("POST", "/commits").len(), commits);
+        assert_eq!(alice.summary(&group).await.state, GroupState::NeedsRejoin);
+        let told = told_of(&alice, &group).await;
+        let offers: Vec<_> = told
+            .iter()
+            .filter(|text| text.contains("in the place of this one"))
+            .collect();
+        assert_eq!(offers.len(), 1, "{told:?}");
+        assert!(offers[0].contains("carol"), "{told:?}");
+        let before = proxy.seen("POST", "/messages").len();
+        let refused = alice.send(&group, "secret").await;
+        assert!(
+            matches!(refused, Err(Error::GroupNotActive(GroupState::NeedsRejoin))),
+            "{refused:?}"
+        );
+        assert_eq!(proxy.seen("POST", "/messages").len(), before);
+
+        proxy.forward();
+        alice.sync().await.unwrap();
+        assert_eq!(alice.users(&group).await, ["alice", "bob"]);
+        assert_eq!(alice.summary(&group).await.held, []);
+        they_talk(&alice, &bob, &group).await;
+    }
+}
+
+#[tokio::test]
+async fn a_group_does_not_go_back_to_an_epoch_that_is_over() {
+    let server = TestServer::start().await;
+    let (mut alice, proxy) = server.proxied("alice").await;
+    let (bob, mallory) = (server.client("bob").await, server.client("mallory").await);
+    let group = alice.group_with(&[&bob, &mallory]).await;
+    catch_up(&[&bob, &mallory, &alice]).await;
+    // What the server told when mallory was still in the group.
+    let database = rusqlite::Connection::open(server.database()).unwrap();
+    let info: Vec<u8> = database
+        .query_row(
+            "SELECT group_info FROM group_infos WHERE group_id = ?1",
+            [group.as_bytes()],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let offer = GroupInfoAnswer {
+        epoch: alice.epoch(&group).await,
+        group_info: Base64Url(info),
+        ratchet_tree: Base64Url(tree_of(&mallory, &group)),
+    };
+    alice.remove(&group, &user("mallory")).await.unwrap();
+    catch_up(&[&bob, &alice]).await;
+    let commits = proxy.seen("POST", "/commits").len();
+    alice.stop().await;
+    say_that_it_is_a_copy(&proxy, move |seen| {
+        seen.is("GET", "/info").then(|| answer(&offer))
+    });
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    assert_eq!(proxy.seen("POST", "/commits").len(), commits);
+    assert_eq!(alice.summary(&group).await.state, GroupState::NeedsRejoin);
+    proxy.forward();
+    alice.sync().await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice", "bob"]);
+    they_talk(&alice, &bob, &group).await;
+}
+
+/// The ratchet tree of a group as a member has it.
+fn tree_of(client: &Client, group: &GroupKey) -> Vec<u8> {
+    let mut store = larder_pool::LocalStore::open(&client.directory.path().join("larder.db")).unwrap();
+    let mut tree = None;
+    let undone = store.transaction(|tx| {
+        let id = GroupId::from_slice(group.as_bytes());
+        let state = MlsGroup::load(tx.provider().storage(), &id).unwrap().unwrap();
+        tree = Some(state.export_ratchet_tree().tls_serialize_detached().unwrap());
+        Err::<(), larder_pool::StoreError>(larder_pool::StoreError::Encrypted)
+    });
+    assert!(undone.is_err());
+    tree.unwrap()
+}
+
+/// While alice is away, carol comes and dave goes. She has given up her state, and comes back.
+async fn changed_meanwhile(server: &TestServer) -> (Client, Proxy, Client, Client, GroupKey) {
+    let (mut alice, proxy) = server.proxied("alice").await;
+    let (bob, carol, dave) = (
+        server.client("bob").await,
+        server.client("carol").await,
+        server.client("dave").await,
+    );
+    let group = alice.group_with(&[&bob, &dave]).await;
+    catch_up(&[&bob, &dave, &alice]).await;
+    alice.stop().await;
+    bob.invite(&group, &[user("carol")]).await.unwrap();
+    catch_up(&[&carol, &bob]).await;
+    bob.remove(&group, &user("dave")).await.unwrap();
+    catch_up(&[&carol]).await;
+    alice.restart().await;
+    (alice, proxy, bob, carol, group)
+}
+
+#[tokio::test]
+async fn what_the_members_have_signed_meanwhile_is_followed_and_nothing_is_asked() {
+    let server = TestServer::start().await;
+    let (mut alice, proxy, bob, carol, group) = changed_meanwhile(&server).await;
+    alice.stop().await;
+    say_that_it_is_a_copy(&proxy, |_| None);
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice", "bob", "carol"]);
+    assert_eq!(alice.summary(&group).await.held, []);
+    they_talk(&alice, &bob, &group).await;
+    they_talk(&carol, &alice, &group).await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_whoever_came_without_a_commit_that_shows_why_before_the_person_has_looked() {
+    let server = TestServer::start().await;
+    let (mut alice, proxy, bob, carol, group) = changed_meanwhile(&server).await;
+    alice.stop().await;
+    say_that_it_is_a_copy(&proxy, |seen| {
+        let none = Handshakes {
+            handshakes: Vec::new(),
+        };
+        seen.is("GET", "/commits")
+            .then(|| Action::Answer(Answer::json(200, &none)))
+    });
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    let summary = alice.summary(&group).await;
+    assert_eq!(summary.state, GroupState::Active);
+    let held: Vec<_> = summary
+        .held
+        .iter()
+        .map(|held| (held.user.as_str(), held.difference))
+        .collect();
+    assert_eq!(held, [("carol", Difference::New), ("dave", Difference::Missing)]);
+    let told = told_of(&alice, &group).await;
+    assert!(
+        told.iter()
+            .any(|text| text.contains("carol is new; dave is missing")),
+        "{told:?}"
+    );
+    // Whatever it is: nothing leaves. What arrives is read.
+    proxy.forward();
+    let before = proxy.seen("POST", "/messages").len();
+    for refused in [
+        alice.send(&group, "secret").await.map(drop),
+        alice.rename_group(&group, "secret").await,
+        alice.invite(&group, &[user("dave")]).await.map(drop),
+        alice.remove(&group, &user("bob")).await,
+    ] {
+        assert!(
+            matches!(&refused, Err(error) if error.code() == "held"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(proxy.seen("POST", "/messages").len(), before);
+    bob.sync().await.unwrap();
+    bob.send(&group, "hello").await.unwrap();
+    assert_eq!(alice.receive().await, ["hello"]);
+
+    // The person answers for each, and it goes on.
+    assert_eq!(alice.trust(&user("carol")).await.unwrap(), 1);
+    assert!(alice.send(&group, "secret").await.is_err());
+    assert_eq!(alice.trust(&user("dave")).await.unwrap(), 1);
+    assert_eq!(alice.trust(&user("dave")).await.unwrap(), 0);
+    they_talk(&alice, &carol, &group).await;
+    they_talk(&bob, &alice, &group).await;
+}
+
+/// T2: what the server says ends no membership, and with an honest one everything goes on.
+#[tokio::test]
+async fn that_a_device_is_not_a_member_is_shown_and_ends_nothing() {
+    let server = TestServer::start().await;
+    let (mut alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    they_talk(&alice, &bob, &group).await;
+    let epoch = alice.epoch(&group).await;
+    alice.stop().await;
+    let mut said = false;
+    proxy.rule(move |seen| {
+        if seen.is("POST", "/v1/sessions") && !said {
+            said = true;
+            return Action::rewrite_json::<Session>(|session| {
+                session.incarnation = Some("another".to_owned())
+            });
+        }
+        if seen.is("GET", "/v1/groups") {
+            return Action::rewrite_json::<Memberships>(|memberships| memberships.groups.clear());
+        }
+        Action::Forward
+    });
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    let summary = alice.summary(&group).await;
+    assert!(summary.denied);
+    assert_eq!((summary.state, summary.epoch), (GroupState::Active, epoch));
+    let told = told_of(&alice, &group).await;
+    let denials = told.iter().filter(|text| text.contains("not a member")).count();
+    assert_eq!(denials, 1, "{told:?}");
+
+    proxy.forward();
+    alice.stop().await;
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    assert!(!alice.summary(&group).await.denied);
+    they_talk(&alice, &bob, &group).await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_not_let_back_in_keeps_what_it_knew_and_asks_again() {
+    let server = TestServer::start().await;
+    let (mut alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    they_talk(&alice, &bob, &group).await;
+    alice.stop().await;
+    say_that_it_is_a_copy(&proxy, |seen| {
+        let kind = larder_wire::ProblemType::NotFound;
+        seen.is("GET", "/info")
+            .then(|| Action::Answer(Answer::problem(kind)))
+    });
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    let summary = alice.summary(&group).await;
+    assert!(summary.denied);
+    assert_eq!(summary.state, GroupState::NeedsRejoin);
+    proxy.forward();
+    alice.stop().await;
+    alice.restart().await;
+    alice.sync().await.unwrap();
+    assert_eq!(alice.summary(&group).await.state, GroupState::Active);
+    they_talk(&alice, &bob, &group).await;
+}
