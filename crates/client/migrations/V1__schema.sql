@@ -11,6 +11,8 @@ CREATE TABLE profile (
     mls_public_key BLOB NOT NULL,
     -- 0 from the first attempt until the server has confirmed the account.
     registered INTEGER NOT NULL CHECK (registered IN (0, 1)),
+    -- Whether this device has shown a link code: then another one may have let it in, and it is not taken for its user's first.
+    linking INTEGER NOT NULL DEFAULT 0 CHECK (linking IN (0, 1)),
     -- Notices that concern no group are read up to this row of the history.
     read_up_to INTEGER NOT NULL DEFAULT 0,
     -- Stands for the directory's inventory that the pool was last reconciled with.
@@ -206,9 +208,28 @@ CREATE TABLE peers (
     PRIMARY KEY (user, device_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE UNIQUE INDEX one_root_of_a_user ON peers (user) WHERE root = 1;
+
+CREATE TRIGGER a_root_stays BEFORE UPDATE OF root ON peers WHEN old.root = 1 AND new.root = 0
+BEGIN
+    SELECT RAISE(ABORT, 'a root stays');
+END;
+
+CREATE TRIGGER removed_is_for_good BEFORE UPDATE OF standing ON peers WHEN old.standing = 2 AND new.standing <> 2
+BEGIN
+    SELECT RAISE(ABORT, 'removed is for good');
+END;
+
+CREATE TRIGGER a_peer_stays BEFORE DELETE ON peers WHEN old.root = 1 OR old.standing = 2
+BEGIN
+    SELECT RAISE(ABORT, 'who is known stays known');
+END;
+
 -- The users whose lists of devices are to be fetched.
 CREATE TABLE device_checks (
-    user TEXT PRIMARY KEY
+    user TEXT PRIMARY KEY,
+    -- Whether the last one was not believed. These are fetched after the others.
+    distrusted INTEGER NOT NULL DEFAULT 0 CHECK (distrusted IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
 -- The devices and keys that a person has compared with those of another user. There is a row for each that the user had then; a

@@ -33,29 +33,24 @@ async fn notices(client: &Client, about: &str) -> Vec<String> {
 
 /// What a server that serves somebody else does: it lists a device of the user that nobody of the user's let in.
 async fn plant_ghost(server: &TestServer, victim: &Client) -> Client {
-    let (ghost, linking) = Client::begin_link(&server.url, victim.me().user.as_str()).await;
-    let code: LinkCode = linking.code().parse().unwrap();
+    let ghost = victim.link().await;
+    disown(server, &ghost);
+    ghost
+}
+
+/// The server says from now on that nobody has let this device in.
+fn disown(server: &TestServer, device: &Client) {
     server.tamper(
-        "INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
-         SELECT id, ?2, ?3, ?4, 1 FROM users WHERE name = ?1",
-        (
-            victim.me().user.as_str(),
-            code.device.device_id.as_str(),
-            &code.device.auth_key.0,
-            &code.device.mls_signature_key.0,
-        ),
+        "UPDATE devices SET authorized_by = NULL, link_signature = NULL WHERE name = ?1",
+        [device.me().device_id.as_str()],
     );
-    ghost.finish_link(linking).await
 }
 
 /// A device that was let in and is in its user's groups, and of which the server then says that nobody has let it in.
 async fn disowned(server: &TestServer, owner: &Client) -> Client {
     let device = owner.link().await;
     device.sync().await.unwrap();
-    server.tamper(
-        "UPDATE devices SET authorized_by = NULL, link_signature = NULL WHERE name = ?1",
-        [device.me().device_id.as_str()],
-    );
+    disown(server, &device);
     device
 }
 

@@ -1,7 +1,9 @@
 //! Which devices are a user's: the first one, and those that one of them has authorized.
 
+use std::collections::BTreeMap;
+
 use larder_judge::{Link, link_verifies};
-use larder_wire::{DeviceId, DeviceInfo, UserName};
+use larder_wire::{Authorization, DeviceId, DeviceInfo, USER_DEVICES_EVER_MAX, UserName};
 use openmls::prelude::OpenMlsCrypto;
 
 use crate::core::peers::{Peer, Standing};
@@ -9,79 +11,86 @@ use crate::core::peers::{Peer, Standing};
 /// Why a list of devices is not believed at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Distrust {
+    /// It has more devices than a user can ever have had, or more bytes than such a list.
+    TooLong,
     /// It begins with another device than the one known before, or with another key of it.
     OtherRoot,
     /// A device that was the user's is not in it, not even as one that was removed.
     Omits(DeviceId),
+    /// A device that was the user's is in it with another key, or without a good signature of one before it.
+    Denies(DeviceId),
 }
 
 /// Which of these devices are the user's, in the order of the list.
 ///
 /// The first device is pinned at first sight. Every other one needs the signature of one before it, and the key that we know
-/// it by, if we do. A device that we know to be removed lets nobody in: whoever has it now may not be its owner.
+/// it by, if we do. A device that we know to be removed lets nobody in: whoever has it now may not be its owner. What was
+/// verified once stays so: a list in which a known device is not the user's any more is refused. This device is one of the
+/// known, so a list of its own user's devices leads to it or is refused.
 pub(super) fn verify(
     crypto: &impl OpenMlsCrypto,
     (server_name, user): (&str, &UserName),
     devices: &[DeviceInfo],
     known: &[Peer],
 ) -> Result<Vec<bool>, Distrust> {
-    let known_as = |device: &DeviceId| known.iter().find(|peer| peer.device_id == *device);
-    for peer in known {
-        match peer.standing {
-            Standing::Authorized | Standing::Removed => {
-                if !devices.iter().any(|device| device.device_id == peer.device_id) {
-                    return Err(Distrust::Omits(peer.device_id.clone()));
-                }
-            }
-            Standing::Seen | Standing::Unauthorized => {}
-        }
+    if devices.len() > USER_DEVICES_EVER_MAX {
+        return Err(Distrust::TooLong);
     }
-    let root = known.iter().find(|peer| peer.root);
-    if let (Some(root), Some(first)) = (root, devices.first())
+    if let (Some(root), Some(first)) = (known.iter().find(|peer| peer.root), devices.first())
         && (root.device_id != first.device_id || root.signature_key != first.mls_signature_key.0)
     {
         return Err(Distrust::OtherRoot);
     }
+    let known: BTreeMap<&DeviceId, &Peer> = known.iter().map(|peer| (&peer.device_id, peer)).collect();
+    // Those accepted so far, with their keys.
+    let mut keys: BTreeMap<&DeviceId, &[u8]> = BTreeMap::new();
     let mut accepted: Vec<bool> = Vec::with_capacity(devices.len());
     for (index, device) in devices.iter().enumerate() {
-        let peer = known_as(&device.device_id);
+        let peer = known.get(&device.device_id);
         let as_known = peer.is_none_or(|peer| peer.signature_key == device.mls_signature_key.0);
-        let named_twice = devices[..index]
-            .iter()
-            .any(|earlier| earlier.device_id == device.device_id);
-        let is_new = peer.is_none_or(|peer| match peer.standing {
-            Standing::Seen | Standing::Unauthorized => true,
-            Standing::Authorized | Standing::Removed => false,
-        });
-        let let_in = match &device.authorization {
+        let is_new = !peer.is_some_and(|peer| was_theirs(peer.standing));
+        let let_in = || match &device.authorization {
             None => index == 0,
-            Some(authorization) => {
+            Some(Authorization { by, signature }) => keys.get(by).is_some_and(|by_key| {
+                let by_removed = known.get(by).is_some_and(|by| by.standing == Standing::Removed);
                 let link = Link {
                     device: device.device_id.clone(),
                     auth_key: device.auth_key.0.clone(),
                     mls_signature_key: device.mls_signature_key.0.clone(),
-                    signature: authorization.signature.0.clone(),
+                    signature: signature.0.clone(),
                 };
-                devices[..index]
-                    .iter()
-                    .zip(&accepted)
-                    .filter(|(by, is_accepted)| **is_accepted && by.device_id == authorization.by)
-                    .any(|(by, _)| {
-                        let was_removed =
-                            known_as(&by.device_id).is_some_and(|peer| peer.standing == Standing::Removed);
-                        let by_key = &by.mls_signature_key.0;
-                        link_verifies(crypto, (server_name, user), &link, by_key) && !(is_new && was_removed)
-                    })
-            }
+                !(is_new && by_removed) && link_verifies(crypto, (server_name, user), &link, by_key)
+            }),
         };
-        accepted.push(as_known && !named_twice && let_in);
+        let is_theirs = as_known && !keys.contains_key(&device.device_id) && let_in();
+        if is_theirs {
+            keys.insert(&device.device_id, &device.mls_signature_key.0);
+        }
+        accepted.push(is_theirs);
+    }
+    for (device_id, peer) in known {
+        if was_theirs(peer.standing) && !keys.contains_key(device_id) {
+            let is_listed = devices.iter().any(|device| device.device_id == *device_id);
+            return Err(match is_listed {
+                true => Distrust::Denies(device_id.clone()),
+                false => Distrust::Omits(device_id.clone()),
+            });
+        }
     }
     Ok(accepted)
 }
 
+/// Whether a device of this standing is known to be, or to have been, its user's.
+fn was_theirs(standing: Standing) -> bool {
+    match standing {
+        Standing::Authorized | Standing::Removed => true,
+        Standing::Seen | Standing::Unauthorized => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use larder_wire::{Authorization, Base64Url, LABEL_DEVICE_LINK, link_content, sign_with_label_content};
+    use larder_wire::{Base64Url, LABEL_DEVICE_LINK, link_content, sign_with_label_content};
     use openmls_basic_credential::SignatureKeyPair;
     use openmls_traits::signatures::Signer as _;
 
@@ -218,6 +227,77 @@ mod tests {
         let mut seen = peer(&devices[1], Standing::Seen, false);
         seen.signature_key = vec![1; 32];
         assert_eq!(verified(&devices, &[seen]), Ok(vec![true, false, false]));
+    }
+
+    #[test]
+    fn a_device_that_was_verified_once_is_not_denied_later() {
+        let devices = chain();
+        let known: Vec<Peer> = devices
+            .iter()
+            .map(|device| peer(device, Standing::Authorized, device.authorization.is_none()))
+            .collect();
+        assert_eq!(verified(&devices, &known), Ok(vec![true; 3]));
+        let denied = |change: &dyn Fn(&mut DeviceInfo), which: usize| {
+            let mut devices = devices.clone();
+            change(&mut devices[which]);
+            assert_eq!(
+                verified(&devices, &known),
+                Err(Distrust::Denies(devices[which].device_id.clone()))
+            );
+        };
+        denied(&|device| device.authorization = None, 2);
+        denied(&|device| device.mls_signature_key = Base64Url(vec![1; 32]), 2);
+        // A root is one because nobody authorized it.
+        let authorization = devices[1].authorization.clone();
+        denied(&|device| device.authorization = authorization.clone(), 0);
+    }
+
+    #[test]
+    fn the_list_of_this_devices_user_leads_from_its_root_to_it() {
+        let ((own_keys, own), (evil_keys, evil)) = (device("d-1"), device("d-evil"));
+        // A device that registered is its own root.
+        let registered = [peer(&own, Standing::Authorized, true)];
+        let mut let_in = own.clone();
+        authorize((&evil_keys, &evil), &mut let_in);
+        assert_eq!(
+            verified(&[evil.clone(), let_in.clone()], &registered),
+            Err(Distrust::OtherRoot)
+        );
+        assert_eq!(
+            verified(&[evil.clone(), own.clone()], &registered),
+            Err(Distrust::OtherRoot)
+        );
+        assert_eq!(
+            verified(&[own.clone(), evil.clone()], &registered),
+            Ok(vec![true, false])
+        );
+        // One that was linked and has seen no list takes what leads to it, and nothing else.
+        let linked = [peer(&own, Standing::Authorized, false)];
+        assert_eq!(verified(&[evil.clone(), let_in], &linked), Ok(vec![true; 2]));
+        assert_eq!(
+            verified(&[evil.clone(), own.clone()], &linked),
+            Err(Distrust::Denies(own.device_id.clone()))
+        );
+        assert_eq!(
+            verified(&[evil], &linked),
+            Err(Distrust::Omits(own.device_id.clone()))
+        );
+        drop(own_keys);
+    }
+
+    #[test]
+    fn a_list_is_no_longer_than_one_can_be() {
+        let (keys, first) = device("d-0");
+        let mut devices = vec![first];
+        for number in 1..=USER_DEVICES_EVER_MAX {
+            let mut next = devices[0].clone();
+            next.device_id = format!("d-{number}").parse().unwrap();
+            authorize((&keys, &devices[0]), &mut next);
+            devices.push(next);
+        }
+        assert_eq!(verified(&devices, &[]), Err(Distrust::TooLong));
+        devices.pop();
+        assert_eq!(verified(&devices, &[]), Ok(vec![true; USER_DEVICES_EVER_MAX]));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) const NOTICE_NEW: &str = "new-device";
 const NOTICE_REMOVED: &str = "removed-device";
 const NOTICE_UNAUTHORIZED: &str = "unauthorized-device";
 const NOTICE_LIST: &str = "list-of-devices";
+const NOTICE_LIST_ROOT: &str = "list-of-devices-root";
+const NOTICE_LIST_TOO_LONG: &str = "list-of-devices-too-long";
 
 /// The characters of a device's id by which people are told which one is meant.
 const SHORT_ID_CHARS: usize = 8;
@@ -41,44 +43,70 @@ pub(crate) fn device_checks(tx: &Tx<'_>) -> Result<Vec<UserName>, Error> {
     peers::checks(tx.connection())
 }
 
+/// What the server answers when it is asked for the list of a user's devices.
+#[derive(Debug)]
+pub(crate) enum Listed {
+    /// The list.
+    Given(Vec<DeviceInfo>),
+    /// It has none, or none for us: it need not give the list of everybody.
+    Withheld,
+    /// More bytes than a list can have.
+    TooLong,
+}
+
+impl Listed {
+    /// What it lists, believed or not.
+    pub(crate) fn into_devices(self) -> Vec<DeviceInfo> {
+        match self {
+            Self::Given(devices) => devices,
+            Self::Withheld | Self::TooLong => Vec::new(),
+        }
+    }
+}
+
 /// Takes a user's list of devices over: verifies it from the first device on, pins what is new, and tells every group that
-/// the user is in, once: of devices that came and went, and loudly of what does not verify. Without a list, which the server
-/// need not give of everybody, what was known before holds.
+/// the user is in, once: of devices that came and went, and loudly of what does not verify. Without a list what was known
+/// before holds. `false` for a list that is not believed: nothing of it is taken over, and it is to be fetched again.
 pub(crate) fn learn_devices(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    devices: Option<&[DeviceInfo]>,
-) -> Result<(), Error> {
+    listed: &Listed,
+) -> Result<bool, Error> {
     let connection = tx.connection();
-    peers::checked(connection, user)?;
-    let me = &context.identity.me;
-    let Some(devices) = devices else {
-        return warn_of_leaves(tx, context, user, &groups_with(tx, user)?, not_told);
-    };
-    let mut known = peers::of_user(connection, user)?;
-    if *user == me.user && !known.iter().any(|peer| peer.device_id == me.device_id) {
-        known.push(Peer {
-            device_id: me.device_id.clone(),
-            signature_key: context.identity.mls.public().to_vec(),
-            standing: Standing::Authorized,
-            root: false,
-        });
-    }
     let shared = groups_with(tx, user)?;
-    let crypto_provider = tx.provider();
-    let server = (me.server_name.as_str(), user);
-    let accepted = match chain::verify(crypto_provider.crypto(), server, devices, &known) {
-        Ok(accepted) => accepted,
-        Err(distrust) => return distrusted(tx, context, user, &known, &shared, &distrust),
+    let known = peers::of_user(connection, user)?;
+    let provider = tx.provider();
+    let server = (context.identity.me.server_name.as_str(), user);
+    let (devices, accepted) = match listed {
+        Listed::Withheld => {
+            peers::checked(connection, user)?;
+            warn_of_leaves(tx, context, user, &shared, not_told)?;
+            return Ok(true);
+        }
+        Listed::TooLong => {
+            distrusted(tx, context, user, &shared, &Distrust::TooLong)?;
+            return Ok(false);
+        }
+        Listed::Given(devices) => match chain::verify(provider.crypto(), server, devices, &known) {
+            Ok(accepted) => (devices, accepted),
+            Err(distrust) => {
+                distrusted(tx, context, user, &shared, &distrust)?;
+                return Ok(false);
+            }
+        },
     };
+    peers::checked(connection, user)?;
     let list_was_known = known.iter().any(|peer| peer.root);
     for (index, (device, accepted)) in devices.iter().zip(accepted).enumerate() {
         let peer = known.iter().find(|peer| peer.device_id == device.device_id);
-        let standing = match (accepted, device.removed_at) {
-            (true, None) => Standing::Authorized,
-            (true, Some(_)) => Standing::Removed,
-            (false, _) => Standing::Unauthorized,
+        let before = peer.map(|peer| peer.standing);
+        let standing = match (accepted, device.removed_at, before) {
+            // Whatever the list says of it now.
+            (_, _, Some(Standing::Removed)) => Standing::Removed,
+            (true, None, _) => Standing::Authorized,
+            (true, Some(_), _) => Standing::Removed,
+            (false, _, _) => Standing::Unauthorized,
         };
         // A forged key is not one to remember.
         if accepted || peer.is_some() {
@@ -92,7 +120,6 @@ pub(crate) fn learn_devices(
             };
             peers::set(connection, user, &new, context.now())?;
         }
-        let before = peer.map(|peer| peer.standing);
         let notice = match standing {
             Standing::Authorized => {
                 let is_news = match before {
@@ -117,7 +144,8 @@ pub(crate) fn learn_devices(
             }
         }
     }
-    warn_of_leaves(tx, context, user, &shared, unauthorized)
+    warn_of_leaves(tx, context, user, &shared, unauthorized)?;
+    Ok(true)
 }
 
 /// Warns of devices in groups that are not known to be the user's, and of those that a verified user has beside the verified.
@@ -162,26 +190,31 @@ fn distrusted(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    known: &[Peer],
     shared: &[(GroupKey, Vec<DeviceId>)],
     distrust: &Distrust,
 ) -> Result<(), Error> {
-    let (device, what) = match distrust {
-        Distrust::OtherRoot => (
-            known.iter().find(|peer| peer.root).map(|peer| &peer.device_id),
-            "begins with another device than the one known before".to_owned(),
-        ),
-        Distrust::Omits(device) => (
-            Some(device),
-            format!("leaves out the device {}, which was theirs", short(device)),
-        ),
+    let (device, id, what) = match distrust {
+        Distrust::TooLong => (None, NOTICE_LIST_TOO_LONG, "is longer than one can be".to_owned()),
+        Distrust::OtherRoot => {
+            let what = "begins with another device than the one known before";
+            (None, NOTICE_LIST_ROOT, what.to_owned())
+        }
+        Distrust::Omits(device) => {
+            let what = format!("leaves out the device {}, which was theirs", short(device));
+            (Some(device), NOTICE_LIST, what)
+        }
+        Distrust::Denies(device) => {
+            let what = format!("denies the device {}, which was theirs", short(device));
+            (Some(device), NOTICE_LIST, what)
+        }
     };
     tracing::warn!("a list of devices is not believed");
+    peers::distrusted(tx.connection(), user)?;
     let text =
         format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
-    for (group, _) in shared {
-        if let Some(device) = device {
-            tell(tx, context, group, (user, device), NOTICE_LIST, &text)?;
+    for (group, leaves) in shared {
+        if let Some(device) = device.or(leaves.first()) {
+            tell(tx, context, group, (user, device), id, &text)?;
         }
     }
     Ok(())

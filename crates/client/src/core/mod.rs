@@ -58,8 +58,8 @@ pub(crate) use backup::import;
 pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use devices::{
-    device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices, own_devices,
-    own_devices_to_add, unknown_groups, users_to_look_up,
+    Listed, device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices,
+    own_devices, own_devices_to_add, unknown_groups, users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};

@@ -316,7 +316,8 @@ impl Http {
                 }
                 Ok(Answer { status, bytes })
             }
-            (_, bytes) => Err(Attempt {
+            (true, None) => Err(plain(NotTheServer::TooMuch.into())),
+            (false, bytes) => Err(Attempt {
                 error: refusal(&bytes.unwrap_or_default(), status, retry_after),
                 retry_after,
             }),

@@ -2,15 +2,12 @@
 
 use larder_judge::{Link, link_verifies};
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{DeviceId, DeviceInfo, GroupId, LinkRequest, ProblemType, UserName};
+use larder_wire::{DeviceId, DeviceInfo, GroupId, LinkRequest, ProblemType, USER_DEVICES_EVER_MAX, UserName};
 use openmls_rust_crypto::RustCrypto;
 
 use crate::directory;
 use crate::error::ServiceError;
 use crate::store::{DeviceRow, MailKind, Tx};
-
-/// Devices that a user can have had, so that nobody's list grows without end.
-const USER_DEVICES_EVER_MAX: usize = 256;
 
 /// Links a device to the caller's user. The keys were checked like those of a registration; the authorization is checked
 /// here, against the key of the device that is said to have made it.
