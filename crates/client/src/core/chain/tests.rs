@@ -332,8 +332,13 @@ fn a_removal_without_a_good_signature_is_the_servers_word() {
 #[test]
 fn a_device_that_is_known_to_be_removed_removes_nobody_any_more() {
     let devices = family_after(&[(0, 0), (0, 1)]);
-    let mut known = vec![peer(&devices[0], Standing::Removed, true)];
-    assert_eq!(judged(&devices, &known).unwrap()[1], Judged::SaidRemoved);
-    known.push(peer(&devices[1], Standing::Removed, false));
-    assert_eq!(judged(&devices, &known).unwrap()[1], Judged::Removed);
+    let known_as = |second: Standing| {
+        let mut known = vec![peer(&devices[0], Standing::Removed, true)];
+        known.push(peer(&devices[1], second, false));
+        let others = devices[2..].iter();
+        known.extend(others.map(|device| peer(device, Standing::Authorized, false)));
+        judged(&devices, &known).unwrap()[1]
+    };
+    assert_eq!(known_as(Standing::Authorized), Judged::SaidRemoved);
+    assert_eq!(known_as(Standing::Removed), Judged::Removed);
 }
