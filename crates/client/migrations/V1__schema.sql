@@ -11,6 +11,8 @@ CREATE TABLE profile (
     mls_public_key BLOB NOT NULL,
     -- 0 from the first attempt until the server has confirmed the account.
     registered INTEGER NOT NULL CHECK (registered IN (0, 1)),
+    -- Whether this device has shown a link code: then another one may have let it in, and it is not taken for its user's first.
+    linking INTEGER NOT NULL DEFAULT 0 CHECK (linking IN (0, 1)),
     -- Notices that concern no group are read up to this row of the history.
     read_up_to INTEGER NOT NULL DEFAULT 0,
     -- Stands for the directory's inventory that the pool was last reconciled with.
@@ -236,16 +238,36 @@ CREATE TABLE peers (
     signature_key BLOB NOT NULL,
     first_seen INTEGER NOT NULL,
     -- 0 it was seen in a group, 1 it is one of its user's devices, by the list that the server gives and the signatures in it, 2
-    -- it was, and is removed, 3 it is in no such list, or without a good signature.
-    standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 3),
+    -- it was, and one of its user's devices has removed it, 3 it is in no such list, or without a good signature, 4 it is, and the
+    -- server says that it was removed, without a signature that counts.
+    standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 4),
     -- Whether it is the user's first device, from which the signatures are verified.
     root INTEGER NOT NULL DEFAULT 0 CHECK (root IN (0, 1)),
     PRIMARY KEY (user, device_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE UNIQUE INDEX one_root_of_a_user ON peers (user) WHERE root = 1;
+
+CREATE TRIGGER a_root_stays BEFORE UPDATE OF root ON peers WHEN old.root = 1 AND new.root = 0
+BEGIN
+    SELECT RAISE(ABORT, 'a root stays');
+END;
+
+CREATE TRIGGER removed_is_for_good BEFORE UPDATE OF standing ON peers WHEN old.standing = 2 AND new.standing <> 2
+BEGIN
+    SELECT RAISE(ABORT, 'removed is for good');
+END;
+
+CREATE TRIGGER a_peer_stays BEFORE DELETE ON peers WHEN old.root = 1 OR old.standing = 2
+BEGIN
+    SELECT RAISE(ABORT, 'who is known stays known');
+END;
+
 -- The users whose lists of devices are to be fetched.
 CREATE TABLE device_checks (
-    user TEXT PRIMARY KEY
+    user TEXT PRIMARY KEY,
+    -- Whether the last one was not believed. These are fetched after the others.
+    distrusted INTEGER NOT NULL DEFAULT 0 CHECK (distrusted IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
 -- The devices and keys that a person has compared with those of another user. There is a row for each that the user had then; a

@@ -42,6 +42,8 @@ pub enum NotAdded {
     /// The directory handed out something that is not an acceptable KeyPackage of that user, or not one that can be added to
     /// the group.
     InvalidKeyPackage(KeyPackageFlaw),
+    /// The directory names more devices of theirs than a user can have.
+    TooManyDevices,
     /// Their KeyPackage could not be used any more by the time that the Commit was due: it was withdrawn, say.
     Overtaken,
     /// The directory handed out a KeyPackage with another signature key than the one known for this device.
@@ -70,6 +72,7 @@ impl NotAdded {
             | Self::Withheld
             | Self::Incompatible { .. }
             | Self::InvalidKeyPackage(_)
+            | Self::TooManyDevices
             | Self::Overtaken
             | Self::KeyChanged { .. }
             | Self::VerificationChanged
@@ -87,6 +90,7 @@ impl NotAdded {
             Self::Incompatible { .. } => "incompatible",
             Self::RateLimited { .. } => "rate-limited",
             Self::InvalidKeyPackage(_) => "invalid-key-package",
+            Self::TooManyDevices => "too-many-devices",
             Self::Overtaken => "overtaken",
             Self::KeyChanged { .. } => "key-changed",
             Self::VerificationChanged => "verification-changed",
@@ -114,6 +118,9 @@ impl fmt::Display for NotAdded {
             Self::RateLimited {
                 retry_after_seconds: None,
             } => f.write_str("was asked for too often; try again later"),
+            Self::TooManyDevices => f.write_str(
+                "cannot be added: the directory names more devices of theirs than a user can have",
+            ),
             Self::Overtaken => f.write_str(
                 "has withdrawn the KeyPackage meanwhile, or it cannot be used any more; try again",
             ),

@@ -57,6 +57,12 @@ pub enum NotTheServer {
         /// The name that the other one gives itself: at most 64 characters of it.
         found: String,
     },
+    /// An answer that is larger, or lists more, than one of a Larder server can be.
+    #[error("what answers there gives more than a Larder server can have to say")]
+    TooMuch,
+    /// The list of this user's devices that it gives does not lead to this device, or contradicts what is known of the others.
+    #[error("the server's list of your devices is not theirs: it was not believed")]
+    ForgedDevices,
     /// It leaves out rows of a group that this device is to get.
     #[error("the server leaves out something of what was said in a group")]
     LeavesOut,
@@ -76,6 +82,8 @@ impl NotTheServer {
             Self::Tls(_) => "tls",
             Self::NotLarder { .. } => "not-larder",
             Self::Foreign { .. } => "foreign-server",
+            Self::TooMuch => "too-much",
+            Self::ForgedDevices => "forged-devices",
             Self::LeavesOut => "leaves-out",
             Self::WentBack => "went-back",
         }

@@ -290,7 +290,7 @@ async fn a_request_ends_at_its_deadline_whatever_is_answered() {
         let is_late = matches!(error, Error::Unreachable(Unreachable::TimedOut { seconds: 20 }));
         assert!(is_late, "{error:?}");
     }
-    assert_eq!(flooding.code(), "not-larder");
+    assert_eq!(flooding.code(), "too-much");
     assert_eq!(headers.code(), "unreachable");
 }
 

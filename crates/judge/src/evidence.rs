@@ -1,4 +1,4 @@
-use larder_wire::{DeviceId, DeviceInfo};
+use larder_wire::{DeviceId, DeviceInfo, USER_DEVICES_EVER_MAX};
 use openmls::prelude::OpenMlsCrypto;
 
 use crate::leaf::Leaf;
@@ -8,7 +8,7 @@ use crate::parts::{MalformedPart, push, take, text};
 /// The first byte, so that a later form is told apart.
 const VERSION: u8 = 1;
 /// Links of one piece of evidence: as many devices as a user can have had.
-pub const LINKS_MAX: usize = 256;
+pub const LINKS_MAX: usize = USER_DEVICES_EVER_MAX;
 /// The evidence of one Commit, in bytes.
 pub const EVIDENCE_BYTES_MAX: usize = 64 * 1024;
 

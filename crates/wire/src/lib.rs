@@ -26,7 +26,8 @@ mod suites;
 
 pub use accounts::{
     AccountRequest, Authorization, Challenge, ChallengeRequest, DeviceInfo, Limits, LinkRequest, Proofs,
-    RegisterRequest, Registered, Registration, ServerInfo, Session, SessionRequest, UserDevices,
+    RegisterRequest, Registered, Registration, Removal, RemovalRequest, ServerInfo, Session, SessionRequest,
+    UserDevices,
 };
 pub use audit::{
     AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
@@ -52,14 +53,14 @@ pub use limits::{
     IDEMPOTENCY_KEY_CHARS_MAX, INBOX_PAGE_ROWS_MAX, INBOX_WAIT_SECONDS_MAX, KEY_PACKAGE_BYTES_MAX,
     LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX,
     RESERVE_USERS_MAX, REVOKE_REFS_MAX, SENDER_WAITING_BYTES_MAX, SPEND_REFS_MAX, STATE_MARK_BYTES_MAX,
-    STATE_MARKS_KNOWN_MAX, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX,
+    STATE_MARKS_KNOWN_MAX, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, USER_DEVICES_EVER_MAX,
 };
 pub use link_code::{LinkCode, MalformedLinkCode};
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{
-    LABEL_DEVICE_LINK, LABEL_LEAVE, LABEL_REGISTER, leave_content, link_content, registration_content,
-    session_content, sign_with_label_content,
+    LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_LEAVE, LABEL_REGISTER, leave_content, link_content,
+    registration_content, removal_content, session_content, sign_with_label_content,
 };
 pub use state::{STATE_HEADER, StateClaim};
 pub use suites::{

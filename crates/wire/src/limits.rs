@@ -28,6 +28,8 @@ pub const LEAF_BYTES_MAX: usize = 4 * 1024;
 pub const TREE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A GroupInfo without the ratchet tree as an `MLSMessage`, in bytes.
 pub const GROUP_INFO_BYTES_MAX: usize = 16 * 1024;
+/// Devices that a user can ever have had, those that were removed included.
+pub const USER_DEVICES_EVER_MAX: usize = 256;
 /// Groups that a device can be a member of.
 pub const GROUPS_PER_DEVICE_MAX: usize = 4096;
 /// An MLS group id, in bytes.

@@ -7,8 +7,8 @@ use larder_wire::{DeviceId, DeviceInfo, ProblemType, UserName};
 use crate::clocks::ServerClock;
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
-use crate::core::{self, Core, Extent, Handle, Registering, Suites};
-use crate::error::Error;
+use crate::core::{self, Core, Extent, Handle, Listed, Registering, Suites};
+use crate::error::{Error, NotTheServer};
 use crate::transport::Anonymous;
 use crate::types::{Device, DeviceToLink, GroupKey, Options};
 
@@ -46,7 +46,8 @@ impl Linking {
     /// groups.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`].
+    /// [`Error::Unreachable`], [`Error::Refused`]; [`NotTheServer::ForgedDevices`] when the server's list of the user's devices
+    /// does not lead to this one.
     pub async fn finish(&self) -> Result<Option<MlsConnection>, Error> {
         let inner = &self.connection.0;
         match inner.transport.authenticate().await {
@@ -54,7 +55,11 @@ impl Linking {
             Err(Error::UnknownAccount) => return Ok(None),
             Err(other) => return Err(other),
         }
-        inner.core.write(core::linked).await?;
+        let listed = self.connection.list_devices(&inner.me.user).await?;
+        inner
+            .core
+            .write(move |tx, context| core::linked(tx, context, &listed))
+            .await?;
         Ok(Some(self.connection.clone()))
     }
 }
@@ -69,11 +74,7 @@ impl MlsConnection {
     /// Those of [`register`](Self::register).
     pub async fn link(options: Options, server: &str, user: UserName) -> Result<Linking, Error> {
         let (connection, _) = Self::begin(options, server, user).await?;
-        let (code, fingerprint) = connection
-            .0
-            .core
-            .write(|_, context| core::link_code(context))
-            .await?;
+        let (code, fingerprint) = connection.0.core.write(core::link_code).await?;
         Ok(Linking {
             connection,
             code: code.to_string(),
@@ -112,52 +113,90 @@ impl MlsConnection {
     /// The devices that this user has or had, as the server lists them and this device judges the list.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`].
+    /// [`Error::Unreachable`], [`Error::Refused`]; [`NotTheServer::ForgedDevices`] when the list is not believed.
     pub async fn devices(&self) -> Result<Vec<Device>, Error> {
         let _operation = self.0.operation.lock().await;
         let listed = self.learn_devices(&self.0.me.user).await?;
+        let listed = listed.ok_or(NotTheServer::ForgedDevices)?;
         self.0
             .core
             .write(move |tx, context| core::own_devices(tx, context, &listed))
             .await
     }
 
-    /// Removes a device of this user, this one included; the last one ends the account. From then on the server takes
-    /// nothing from it, and members' clients remove its leaves from their groups; this one does so in its next
-    /// [`sync`](Self::sync). After its own removal this connection can do nothing any more.
+    /// Removes a device of this user, this one included, by this one's signature; the last one ends the account. From then on the
+    /// server takes nothing from it, and its leaves are removed: by this device at once, where it is in the groups and the server
+    /// can be reached, and by whichever member's is first. After its own removal this connection can do nothing any more.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `not-found`; [`Error::Unreachable`], and it may have happened: do it again.
+    /// [`Error::Refused`] with `not-found`; [`NotTheServer::ForgedDevices`]; [`Error::Unreachable`], and it may have happened: do
+    /// it again.
     pub async fn remove_device(&self, device: &DeviceId) -> Result<(), Error> {
         let _operation = self.0.operation.lock().await;
-        self.0.transport.remove_device(device).await
+        let (core, transport) = (&self.0.core, &self.0.transport);
+        let listed = self.learn_devices(&self.0.me.user).await?;
+        let listed = listed.ok_or(NotTheServer::ForgedDevices)?;
+        let removed = device.clone();
+        let removal = core
+            .write(move |_, context| core::sign_removal(context, &removed, &listed))
+            .await?;
+        transport.remove_device(device, &removal).await?;
+        if *device == self.0.me.device_id {
+            return Ok(());
+        }
+        let removed = device.clone();
+        core.write(move |tx, context| core::removed_own(tx, context, &removed))
+            .await?;
+        match self.pump(&mut Progress::default()).await {
+            Err(error) if error.leaves_waiting() => {
+                let code = error.code();
+                tracing::warn!(code, "the leaves of a removed device are left to the next sync");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
-    /// Fetches a user's list of devices and takes it over. A user whom the server does not know, or not for us, has none.
-    pub(super) async fn learn_devices(&self, user: &UserName) -> Result<Vec<DeviceInfo>, Error> {
-        let listed = match self.0.transport.user_devices(user).await {
-            Ok(listed) => Some(listed.devices),
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => None,
-            Err(other) => return Err(other),
-        };
-        let (user, devices) = (user.clone(), listed.clone());
+    /// Fetches a user's list of devices and takes it over: `None` when it is not believed, of which the groups are told. A user
+    /// whom the server does not know, or not for us, has no devices.
+    pub(super) async fn learn_devices(&self, user: &UserName) -> Result<Option<Vec<DeviceInfo>>, Error> {
+        let listed = self.list_devices(user).await?;
+        let user = user.clone();
         self.0
             .core
-            .write(move |tx, context| core::learn_devices(tx, context, &user, devices.as_deref()))
-            .await?;
-        Ok(listed.unwrap_or_default())
+            .write(move |tx, context| {
+                let is_believed = core::learn_devices(tx, context, &user, &listed)?;
+                Ok(is_believed.then(|| listed.into_devices()))
+            })
+            .await
     }
 
-    /// Fetches the lists of devices that are to be looked at. One that the server does not give is left to the next sync.
+    async fn list_devices(&self, user: &UserName) -> Result<Listed, Error> {
+        match self.0.transport.user_devices(user).await {
+            Ok(listed) => Ok(Listed::Given(listed.devices)),
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                Ok(Listed::Withheld)
+            }
+            Err(Error::NotTheServer(NotTheServer::TooMuch)) => Ok(Listed::TooLong),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Fetches the lists of devices that are to be looked at. One that the server does not give, or that is not believed, is left
+    /// to the next sync.
     pub(super) async fn check_devices(&self, progress: &mut Progress) -> Result<(), Error> {
         let due = self.0.core.write(|tx, _| core::device_checks(tx)).await?;
         for user in due {
+            if progress.distrusted.contains(&user) {
+                continue;
+            }
             if progress.lists == LISTS_PER_SYNC_MAX {
                 break;
             }
             progress.lists += 1;
             match self.learn_devices(&user).await {
-                Ok(_) => {}
+                Ok(Some(_)) => {}
+                Ok(None) => progress.distrusted.push(user),
                 Err(Error::Refused(problem)) => {
                     tracing::warn!(
                         code = problem.problem_type.code(),
@@ -191,13 +230,7 @@ impl MlsConnection {
 
     /// The list of this user's devices as the server gives it, for the signatures in it; none where it gives none.
     pub(super) async fn own_device_list(&self) -> Result<Arc<Vec<DeviceInfo>>, Error> {
-        match self.0.transport.user_devices(&self.0.me.user).await {
-            Ok(listed) => Ok(Arc::new(listed.devices)),
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
-                Ok(Arc::default())
-            }
-            Err(other) => Err(other),
-        }
+        Ok(Arc::new(self.list_devices(&self.0.me.user).await?.into_devices()))
     }
 
     /// Adds those devices of its user to this device's groups that do not come by themselves. What the server refuses is tried
@@ -210,7 +243,10 @@ impl MlsConnection {
         let groups = core.write(core::groups_without_own_devices).await?;
         let mut any = false;
         if !groups.is_empty() {
-            let listed = Arc::new(self.learn_devices(&self.0.me.user).await?);
+            let Some(listed) = self.learn_devices(&self.0.me.user).await? else {
+                return Ok(false);
+            };
+            let listed = Arc::new(listed);
             for group in groups {
                 match self.add_own_devices_to(group, Arc::clone(&listed)).await {
                     Ok(queued) => any |= queued,

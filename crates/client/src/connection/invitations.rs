@@ -1,14 +1,15 @@
 use std::collections::BTreeSet;
 
 use larder_wire::{
-    COMMIT_ADDS_MAX, Problem, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved, UserName,
+    COMMIT_ADDS_MAX, Problem, ProblemType, RESERVE_USERS_MAX, ReserveRequest, Reserved,
+    USER_DEVICES_EVER_MAX, UserName,
 };
 
 use crate::connection::MlsConnection;
 use crate::connection::operations::finish;
 use crate::connection::sync::Progress;
 use crate::core::{self, Checked, Extent};
-use crate::error::{Error, KeyPackageFlaw};
+use crate::error::{Error, KeyPackageFlaw, NotTheServer};
 use crate::types::{GroupKey, Invited, NotAdded};
 
 /// Users whom KeyPackages are reserved of at once: where each has no more than 8 devices, which a server allows unless it is
@@ -185,8 +186,8 @@ impl MlsConnection {
         let unknown = core
             .write(move |tx, _| {
                 let devices = answered.users.iter().flat_map(|answer| {
-                    let ids = answer.devices.iter().map(|device| &device.device_id);
-                    ids.map(|id| (&answer.user, id))
+                    let devices = answer.devices.iter().take(USER_DEVICES_EVER_MAX);
+                    devices.map(|device| (&answer.user, &device.device_id))
                 });
                 core::users_to_look_up(tx, devices)
             })
@@ -314,7 +315,10 @@ impl MlsConnection {
             core.write(move |tx, _| core::reserve_finished(tx, &key, &asked, extent))
                 .await?;
         }
-        answer
+        match answer {
+            Ok(reserved) if reserved.users.len() > users.len() => Err(NotTheServer::TooMuch.into()),
+            answer => answer,
+        }
     }
 }
 
@@ -352,6 +356,7 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
             NotAdded::AlreadyMember
             | NotAdded::NotFound
             | NotAdded::Exhausted
+            | NotAdded::TooManyDevices
             | NotAdded::Withheld
             | NotAdded::Overtaken
             | NotAdded::Incompatible { .. }

@@ -201,7 +201,7 @@ impl MlsConnection {
             }
             Err(other) => return Err(other),
         }
-        core.write(|tx, _| core::mark_registered(tx)).await
+        core.write(core::mark_registered).await
     }
 
     /// Who this is.

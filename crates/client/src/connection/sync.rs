@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use larder_wire::{Handshake, Inbox, InboxKind, InboxRow, ProblemType};
+use larder_wire::{Handshake, Inbox, InboxKind, InboxRow, ProblemType, UserName};
 
 use crate::connection::MlsConnection;
 use crate::core::{
@@ -40,6 +40,8 @@ pub(super) struct Progress {
     rejoins: BTreeMap<GroupKey, u32>,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
+    /// Users whose lists were fetched and not believed.
+    pub(super) distrusted: Vec<UserName>,
     /// The rows of files that have failed.
     pub(super) files_not_sent: Vec<(i64, Error)>,
 }

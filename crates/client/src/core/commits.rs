@@ -10,7 +10,7 @@ use crate::core::gate::{self, Admitted, Removal};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    committed, denials, devices, epochs, groups, holds, mls, naming, removed_leaves, requests,
+    committed, denials, epochs, groups, holds, mls, naming, removals, removed_leaves, requests,
     restored_server, verdicts,
 };
 use crate::error::Error;
@@ -326,7 +326,7 @@ pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error
         }
         let state = mls::load(tx, &group)?;
         let proposed = Proposed::of(&state);
-        let of_removed = devices::leaves_of_removed(tx, &state)?;
+        let of_removed = removals::leaves_of_removed(tx, &state)?;
         match standing {
             // Who is in it is for the person to look at first.
             GroupState::Active if holds::is_held(tx.connection(), &group)? => {}

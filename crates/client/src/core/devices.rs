@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use larder_judge::{Evidence, Leaf};
 use larder_pool::Tx;
 use larder_wire::{DeviceId, DeviceInfo, Membership, UserName};
-use openmls::prelude::{LeafNodeIndex, MlsGroup, OpenMlsProvider};
+use openmls::prelude::{MlsGroup, OpenMlsProvider};
 
-use crate::core::chain::{self, Distrust};
+use crate::core::chain::{self, Distrust, Judged};
 use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
@@ -18,9 +18,12 @@ use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
 
 /// Names the notice about a device in a group's history, so that each is there once.
 pub(super) const NOTICE_NEW: &str = "new-device";
-const NOTICE_REMOVED: &str = "removed-device";
+pub(super) const NOTICE_REMOVED: &str = "removed-device";
+const NOTICE_SAID_REMOVED: &str = "said-removed-device";
 const NOTICE_UNAUTHORIZED: &str = "unauthorized-device";
 const NOTICE_LIST: &str = "list-of-devices";
+const NOTICE_LIST_ROOT: &str = "list-of-devices-root";
+const NOTICE_LIST_TOO_LONG: &str = "list-of-devices-too-long";
 
 /// The characters of a device's id by which people are told which one is meant.
 const SHORT_ID_CHARS: usize = 8;
@@ -41,45 +44,72 @@ pub(crate) fn device_checks(tx: &Tx<'_>) -> Result<Vec<UserName>, Error> {
     peers::checks(tx.connection())
 }
 
+/// What the server answers when it is asked for the list of a user's devices.
+#[derive(Debug)]
+pub(crate) enum Listed {
+    /// The list.
+    Given(Vec<DeviceInfo>),
+    /// It has none, or none for us: it need not give the list of everybody.
+    Withheld,
+    /// More bytes than a list can have.
+    TooLong,
+}
+
+impl Listed {
+    /// What it lists, believed or not.
+    pub(crate) fn into_devices(self) -> Vec<DeviceInfo> {
+        match self {
+            Self::Given(devices) => devices,
+            Self::Withheld | Self::TooLong => Vec::new(),
+        }
+    }
+}
+
 /// Takes a user's list of devices over: verifies it from the first device on, pins what is new, and tells every group that
-/// the user is in, once: of devices that came and went, and loudly of what does not verify. Without a list, which the server
-/// need not give of everybody, what was known before holds.
+/// the user is in, once: of devices that came and went, and loudly of what does not verify. Without a list what was known
+/// before holds. `false` for a list that is not believed: nothing of it is taken over, and it is to be fetched again.
 pub(crate) fn learn_devices(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    devices: Option<&[DeviceInfo]>,
-) -> Result<(), Error> {
+    listed: &Listed,
+) -> Result<bool, Error> {
     let connection = tx.connection();
-    peers::checked(connection, user)?;
-    let me = &context.identity.me;
-    let Some(devices) = devices else {
-        return warn_of_leaves(tx, context, user, &groups_with(tx, user)?, not_told);
-    };
-    let mut known = peers::of_user(connection, user)?;
-    if *user == me.user && !known.iter().any(|peer| peer.device_id == me.device_id) {
-        known.push(Peer {
-            device_id: me.device_id.clone(),
-            signature_key: context.identity.mls.public().to_vec(),
-            standing: Standing::Authorized,
-            root: false,
-        });
-    }
     let shared = groups_with(tx, user)?;
-    let crypto_provider = tx.provider();
-    let server = (me.server_name.as_str(), user);
-    let accepted = match chain::verify(crypto_provider.crypto(), server, devices, &known) {
-        Ok(accepted) => accepted,
-        Err(distrust) => return distrusted(tx, context, user, &known, &shared, &distrust),
+    let known = peers::of_user(connection, user)?;
+    let provider = tx.provider();
+    let server = (context.identity.me.server_name.as_str(), user);
+    let (devices, judged) = match listed {
+        Listed::Withheld => {
+            peers::checked(connection, user)?;
+            warn_of_leaves(tx, context, user, &shared, not_told)?;
+            return Ok(true);
+        }
+        Listed::TooLong => {
+            distrusted(tx, context, user, &shared, &Distrust::TooLong)?;
+            return Ok(false);
+        }
+        Listed::Given(devices) => match chain::verify(provider.crypto(), server, devices, &known) {
+            Ok(judged) => (devices, judged),
+            Err(distrust) => {
+                distrusted(tx, context, user, &shared, &distrust)?;
+                return Ok(false);
+            }
+        },
     };
+    peers::checked(connection, user)?;
     let list_was_known = known.iter().any(|peer| peer.root);
-    for (index, (device, accepted)) in devices.iter().zip(accepted).enumerate() {
+    for (index, (device, judged)) in devices.iter().zip(judged).enumerate() {
         let peer = known.iter().find(|peer| peer.device_id == device.device_id);
-        let standing = match (accepted, device.removed_at) {
-            (true, None) => Standing::Authorized,
-            (true, Some(_)) => Standing::Removed,
-            (false, _) => Standing::Unauthorized,
+        let before = peer.map(|peer| peer.standing);
+        let standing = match (judged, before) {
+            // Whatever the list says of it now.
+            (_, Some(Standing::Removed)) | (Judged::Removed, _) => Standing::Removed,
+            (Judged::Theirs, _) => Standing::Authorized,
+            (Judged::SaidRemoved, _) => Standing::SaidRemoved,
+            (Judged::NotTheirs, _) => Standing::Unauthorized,
         };
+        let accepted = judged != Judged::NotTheirs;
         // A forged key is not one to remember.
         if accepted || peer.is_some() {
             let new = Peer {
@@ -92,21 +122,25 @@ pub(crate) fn learn_devices(
             };
             peers::set(connection, user, &new, context.now())?;
         }
-        let before = peer.map(|peer| peer.standing);
         let notice = match standing {
             Standing::Authorized => {
                 let is_news = match before {
                     None => !known.is_empty(),
                     Some(Standing::Seen) => list_was_known,
                     Some(Standing::Unauthorized) => true,
-                    Some(Standing::Authorized | Standing::Removed) => false,
+                    Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => false,
                 };
                 is_news.then(|| (NOTICE_NEW, new_device(user, &device.device_id)))
             }
-            Standing::Removed => matches!(before, Some(Standing::Seen | Standing::Authorized)).then(|| {
-                let text = format!("{user} removed the device {}", short(&device.device_id));
-                (NOTICE_REMOVED, text)
-            }),
+            Standing::Removed => {
+                let is_news = matches!(
+                    before,
+                    Some(Standing::Seen | Standing::Authorized | Standing::SaidRemoved)
+                );
+                is_news.then(|| (NOTICE_REMOVED, removed(user, &device.device_id)))
+            }
+            Standing::SaidRemoved => matches!(before, Some(Standing::Seen | Standing::Authorized))
+                .then(|| (NOTICE_SAID_REMOVED, said_removed(user, &device.device_id))),
             Standing::Unauthorized | Standing::Seen => {
                 Some((NOTICE_UNAUTHORIZED, unauthorized(user, &device.device_id)))
             }
@@ -117,7 +151,8 @@ pub(crate) fn learn_devices(
             }
         }
     }
-    warn_of_leaves(tx, context, user, &shared, unauthorized)
+    warn_of_leaves(tx, context, user, &shared, unauthorized)?;
+    Ok(true)
 }
 
 /// Warns of devices in groups that are not known to be the user's, and of those that a verified user has beside the verified.
@@ -131,7 +166,7 @@ fn warn_of_leaves(
     for (group, leaves) in shared {
         for device in leaves {
             match peers::standing(tx.connection(), user, device)? {
-                Some(Standing::Authorized | Standing::Removed) => {}
+                Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => {}
                 Some(Standing::Unauthorized | Standing::Seen) | None => {
                     let text = text(user, device);
                     tell(tx, context, group, (user, device), NOTICE_UNAUTHORIZED, &text)?;
@@ -140,6 +175,18 @@ fn warn_of_leaves(
         }
     }
     verification::warn(tx, context, user, shared)
+}
+
+pub(super) fn removed(user: &UserName, device: &DeviceId) -> String {
+    format!("{user} removed the device {}", short(device))
+}
+
+fn said_removed(user: &UserName, device: &DeviceId) -> String {
+    format!(
+        "the server says that the device {0} of {user} was removed, and no device of {user} has signed that: {0} is not invited \
+         any more, and stays in the groups that it is in. Ask {user}",
+        short(device)
+    )
 }
 
 fn not_told(user: &UserName, device: &DeviceId) -> String {
@@ -162,26 +209,31 @@ fn distrusted(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    known: &[Peer],
     shared: &[(GroupKey, Vec<DeviceId>)],
     distrust: &Distrust,
 ) -> Result<(), Error> {
-    let (device, what) = match distrust {
-        Distrust::OtherRoot => (
-            known.iter().find(|peer| peer.root).map(|peer| &peer.device_id),
-            "begins with another device than the one known before".to_owned(),
-        ),
-        Distrust::Omits(device) => (
-            Some(device),
-            format!("leaves out the device {}, which was theirs", short(device)),
-        ),
+    let (device, id, what) = match distrust {
+        Distrust::TooLong => (None, NOTICE_LIST_TOO_LONG, "is longer than one can be".to_owned()),
+        Distrust::OtherRoot => {
+            let what = "begins with another device than the one known before";
+            (None, NOTICE_LIST_ROOT, what.to_owned())
+        }
+        Distrust::Omits(device) => {
+            let what = format!("leaves out the device {}, which was theirs", short(device));
+            (Some(device), NOTICE_LIST, what)
+        }
+        Distrust::Denies(device) => {
+            let what = format!("denies the device {}, which was theirs", short(device));
+            (Some(device), NOTICE_LIST, what)
+        }
     };
     tracing::warn!("a list of devices is not believed");
+    peers::distrusted(tx.connection(), user)?;
     let text =
         format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
-    for (group, _) in shared {
-        if let Some(device) = device {
-            tell(tx, context, group, (user, device), NOTICE_LIST, &text)?;
+    for (group, leaves) in shared {
+        if let Some(device) = device.or(leaves.first()) {
+            tell(tx, context, group, (user, device), id, &text)?;
         }
     }
     Ok(())
@@ -231,26 +283,6 @@ pub(super) fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey,
     Ok(found)
 }
 
-/// The leaves of devices that their users have removed.
-pub(super) fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
-    let connection = tx.connection();
-    let mut leaves = Vec::new();
-    if !peers::any_removed(connection)? {
-        return Ok(leaves);
-    }
-    for member in group.members() {
-        if member.index == group.own_leaf_index() {
-            continue;
-        }
-        if let Some((user, device)) = mls::who(&member.credential)
-            && peers::standing(connection, &user, &device)? == Some(Standing::Removed)
-        {
-            leaves.push(member.index);
-        }
-    }
-    Ok(leaves)
-}
-
 /// Those of these users with a device that is not known to be theirs: their lists are to be fetched before anything is made
 /// of these.
 pub(crate) fn users_to_look_up<'a>(
@@ -261,7 +293,8 @@ pub(crate) fn users_to_look_up<'a>(
     for (user, device) in devices {
         match peers::standing(tx.connection(), user, device)? {
             Some(Standing::Authorized) => {}
-            Some(Standing::Seen | Standing::Removed | Standing::Unauthorized) | None => {
+            Some(Standing::Seen | Standing::Removed | Standing::Unauthorized | Standing::SaidRemoved)
+            | None => {
                 users.insert(user.clone());
             }
         }
@@ -391,8 +424,11 @@ pub(crate) fn own_devices(
                 .authorization
                 .as_ref()
                 .map(|authorization| authorization.by.clone()),
-            is_authorized: matches!(standing, Some(Standing::Authorized | Standing::Removed)),
-            is_removed: device.removed_at.is_some(),
+            is_authorized: matches!(
+                standing,
+                Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved)
+            ),
+            is_removed: device.removed_at.is_some() || standing == Some(Standing::Removed),
             is_me: device.device_id == me.device_id,
         });
     }

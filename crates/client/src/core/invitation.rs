@@ -4,7 +4,8 @@ use larder_key_package::check_lifetime;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{
-    DeviceId, DeviceOutcome, DeviceReservation, KeyPackageRef, Reserved, UserName, UserReservation,
+    DeviceId, DeviceOutcome, DeviceReservation, KeyPackageRef, Reserved, USER_DEVICES_EVER_MAX, UserName,
+    UserReservation,
 };
 use openmls::prelude::{Ciphersuite, KeyPackage, MlsGroup, OpenMlsProvider};
 use openmls::treesync::errors::LifetimeError;
@@ -245,7 +246,8 @@ pub(crate) fn check_own_devices(
     let me = &context.identity.me;
     let mut checked = Checked::default();
     let answers = reserved.users.iter().filter(|answer| answer.user == me.user);
-    for answer in answers.flat_map(|answer| &answer.devices) {
+    let devices = answers.flat_map(|answer| &answer.devices);
+    for answer in devices.take(USER_DEVICES_EVER_MAX) {
         let known = checked
             .packages
             .iter()
@@ -273,6 +275,9 @@ fn check_user(
         return Ok(Err(NotAdded::VerificationChanged));
     }
     let devices = answer.map_or(&[][..], |answer| &answer.devices);
+    if devices.len() > USER_DEVICES_EVER_MAX {
+        return Ok(Err(NotAdded::TooManyDevices));
+    }
     let mut packages = Vec::new();
     let mut reason = NotAdded::NotFound;
     for device in devices {

@@ -7,15 +7,16 @@ use larder_wire::{
 };
 use openmls::prelude::{OpenMlsCrypto, OpenMlsProvider};
 
+use crate::core::devices::{Listed, learn_devices};
 use crate::core::identity::{SCHEME, registration, sign};
 use crate::core::members::fingerprint;
-use crate::core::peers;
-use crate::core::profile::{Context, mark_registered};
-use crate::error::Error;
+use crate::core::profile::{Context, enter_account, mark_linking};
+use crate::error::{Error, NotTheServer};
 use crate::types::DeviceToLink;
 
 /// What this device shows to be linked, and the fingerprint of its key.
-pub(crate) fn link_code(context: &Context) -> Result<(LinkCode, String), Error> {
+pub(crate) fn link_code(tx: &Tx<'_>, context: &Context) -> Result<(LinkCode, String), Error> {
+    mark_linking(tx)?;
     let code = LinkCode {
         server_name: context.identity.me.server_name.clone(),
         device: registration(context)?,
@@ -23,10 +24,17 @@ pub(crate) fn link_code(context: &Context) -> Result<(LinkCode, String), Error> 
     Ok((code, fingerprint(context.identity.mls.public())))
 }
 
-/// The server takes this device for one of the user's: it is linked. Who the others are is looked up next.
-pub(crate) fn linked(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
-    peers::check_later(tx.connection(), &context.identity.me.user)?;
-    mark_registered(tx)
+/// The server takes this device for one of the user's: it is linked. The list that says so leads from the user's first device,
+/// which is this one's root from here on, to this one.
+///
+/// # Errors
+/// [`NotTheServer::ForgedDevices`] where it does not.
+pub(crate) fn linked(tx: &Tx<'_>, context: &Context, listed: &Listed) -> Result<(), Error> {
+    enter_account(tx, context, false)?;
+    match learn_devices(tx, context, &context.identity.me.user, listed)? {
+        true => Ok(()),
+        false => Err(NotTheServer::ForgedDevices.into()),
+    }
 }
 
 /// Checks what a code says: that the device is to be this user's at this server, and has its keys.

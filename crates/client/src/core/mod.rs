@@ -38,6 +38,7 @@ mod probe;
 mod profile;
 mod rejoin;
 mod remake;
+mod removals;
 mod removed_leaves;
 mod requests;
 mod restore;
@@ -64,8 +65,8 @@ pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
 pub(crate) use denials::{any_denied, lift_all as lift_denials};
 pub(crate) use devices::{
-    device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices, own_devices,
-    own_devices_to_add, unknown_groups, users_to_look_up,
+    Listed, device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices,
+    own_devices, own_devices_to_add, unknown_groups, users_to_look_up,
 };
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};
@@ -97,6 +98,7 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{Offer, Rejoined, groups_to_rejoin, last_known_epoch, not_let_in, stage_rejoin};
 pub(crate) use remake::remake;
+pub(crate) use removals::{removed_own, sign_removal};
 pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};

@@ -22,10 +22,12 @@ pub(super) enum Standing {
     Seen,
     /// One of its user's devices.
     Authorized,
-    /// One that its user has removed.
+    /// One that a device of its user has removed. It stays so.
     Removed,
     /// In no list of its user's devices, or without a good signature of another one of them.
     Unauthorized,
+    /// One of its user's devices, of which the server says that it was removed: no device of the user has signed that.
+    SaidRemoved,
 }
 
 impl Standing {
@@ -35,13 +37,20 @@ impl Standing {
             Self::Authorized => 1,
             Self::Removed => 2,
             Self::Unauthorized => 3,
+            Self::SaidRemoved => 4,
         }
     }
 
     fn from_column(value: i64) -> Option<Self> {
-        [Self::Seen, Self::Authorized, Self::Removed, Self::Unauthorized]
-            .into_iter()
-            .find(|standing| standing.column() == value)
+        [
+            Self::Seen,
+            Self::Authorized,
+            Self::Removed,
+            Self::Unauthorized,
+            Self::SaidRemoved,
+        ]
+        .into_iter()
+        .find(|standing| standing.column() == value)
     }
 }
 
@@ -94,10 +103,10 @@ pub(super) fn pin(
     Ok(held)
 }
 
-/// The list of this user's devices is to be fetched.
+/// The list of this user's devices is to be fetched, if any of them is known: of others nothing follows from it.
 pub(super) fn check_later(connection: &Connection, user: &UserName) -> Result<(), Error> {
     connection.execute(
-        "INSERT INTO device_checks (user) VALUES (?1) ON CONFLICT DO NOTHING",
+        "INSERT OR IGNORE INTO device_checks (user) SELECT user FROM peers WHERE user = ?1 LIMIT 1",
         [user.as_str()],
     )?;
     Ok(())
@@ -114,14 +123,26 @@ pub(super) fn check_everybody_later(connection: &Connection) -> Result<(), Error
 
 /// The users whose lists of devices are to be fetched.
 pub(super) fn checks(connection: &Connection) -> Result<Vec<UserName>, Error> {
-    let mut statement = connection.prepare_cached("SELECT user FROM device_checks ORDER BY user")?;
+    let mut statement =
+        connection.prepare_cached("SELECT user FROM device_checks ORDER BY distrusted, user")?;
     let users = statement.query_map([], |row| row.get::<_, String>(0))?;
     users
         .map(|user| corrupt(user?.parse().ok(), "user name"))
         .collect()
 }
 
-/// The list was fetched.
+/// The list was fetched and not believed: it is to be fetched again, after those of others, if any of the user's devices is
+/// known.
+pub(super) fn distrusted(connection: &Connection, user: &UserName) -> Result<(), Error> {
+    connection.execute(
+        "INSERT OR REPLACE INTO device_checks (user, distrusted)
+         SELECT user, 1 FROM peers WHERE user = ?1 LIMIT 1",
+        [user.as_str()],
+    )?;
+    Ok(())
+}
+
+/// The list was fetched and taken over.
 pub(super) fn checked(connection: &Connection, user: &UserName) -> Result<(), Error> {
     connection.execute("DELETE FROM device_checks WHERE user = ?1", [user.as_str()])?;
     Ok(())
@@ -174,7 +195,8 @@ pub(super) fn is_authorized(connection: &Connection, leaf: &Leaf) -> Result<bool
     Ok(compare(connection, &leaf.user, &leaf.device, &leaf.signature_key)? == Pin::Holds)
 }
 
-/// Remembers what the list of a user's devices says of one of them.
+/// Remembers what is known of a device of a user. Its key stays the one known before, a removed device stays removed, and a
+/// root stays the root.
 pub(super) fn set(
     connection: &Connection,
     user: &UserName,
@@ -185,7 +207,9 @@ pub(super) fn set(
         .prepare_cached(
             "INSERT INTO peers (user, device_id, signature_key, first_seen, standing, root)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT DO UPDATE SET standing = excluded.standing, root = excluded.root",
+             ON CONFLICT DO UPDATE
+             SET standing = CASE standing WHEN ?7 THEN standing ELSE excluded.standing END,
+                 root = max(root, excluded.root)",
         )?
         .execute((
             user.as_str(),
@@ -194,6 +218,7 @@ pub(super) fn set(
             now.0.cast_signed(),
             peer.standing.column(),
             peer.root,
+            Standing::Removed.column(),
         ))?;
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::clocks::ServerClock;
 use crate::core::clock::stored_offset;
 use crate::core::encryption::not_opened;
 use crate::core::identity::Identity;
+use crate::core::peers::{self, Peer, Standing};
 use crate::core::schema::migrate;
 use crate::core::suites::{Suites, set_suites};
 use crate::error::Error;
@@ -271,10 +272,39 @@ pub(crate) fn is_registered(tx: &Tx<'_>) -> Result<bool, Error> {
         .query_row("SELECT registered FROM profile", [], |row| row.get(0))?)
 }
 
-/// The server has the account.
-pub(crate) fn mark_registered(tx: &Tx<'_>) -> Result<(), Error> {
-    tx.connection()
-        .execute("UPDATE profile SET registered = 1 WHERE registered = 0", [])?;
+/// The server has the account, and this device is its first one: it is its own root. One that has shown a link code may be a
+/// further device, and learns its root from the list of devices.
+pub(crate) fn mark_registered(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
+    let linking = tx
+        .connection()
+        .query_row("SELECT linking FROM profile", [], |row| row.get(0))?;
+    match linking {
+        true => enter_account(tx, context, false),
+        false => enter_account(tx, context, true),
+    }
+}
+
+/// This device has shown a link code: another one of its user may let it in.
+pub(super) fn mark_linking(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.connection().execute("UPDATE profile SET linking = 1", [])?;
+    Ok(())
+}
+
+/// The server has the account, and this device is one of its user's.
+pub(super) fn enter_account(tx: &Tx<'_>, context: &Context, is_root: bool) -> Result<(), Error> {
+    let connection = tx.connection();
+    let Identity { me, mls, .. } = &context.identity;
+    let own = Peer {
+        device_id: me.device_id.clone(),
+        signature_key: mls.public().to_vec(),
+        standing: Standing::Authorized,
+        root: is_root,
+    };
+    peers::set(connection, &me.user, &own, context.now())?;
+    if !is_root {
+        peers::check_later(connection, &me.user)?;
+    }
+    connection.execute("UPDATE profile SET registered = 1 WHERE registered = 0", [])?;
     Ok(())
 }
 

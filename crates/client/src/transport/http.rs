@@ -120,6 +120,12 @@ impl Request {
         }
     }
 
+    /// Deletes, with the same body.
+    pub(super) fn deleting(mut self) -> Self {
+        self.method = Method::DELETE;
+        self
+    }
+
     /// Says what state we are in, as every request that changes something must.
     pub(super) fn with_state(mut self, state: &StateClaim) -> Self {
         self.state = Some(state.clone());
@@ -316,7 +322,8 @@ impl Http {
                 }
                 Ok(Answer { status, bytes })
             }
-            (_, bytes) => Err(Attempt {
+            (true, None) => Err(plain(NotTheServer::TooMuch.into())),
+            (false, bytes) => Err(Attempt {
                 error: refusal(&bytes.unwrap_or_default(), status, retry_after),
                 retry_after,
             }),

@@ -4,6 +4,7 @@ mod address;
 mod deadline;
 mod events;
 mod http;
+mod lists;
 mod session;
 
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use std::time::Duration;
 use larder_pool::Tx;
 use larder_wire::{
     AccountRequest, Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation,
-    GroupId, GroupInfoAnswer, Handshakes, Inbox, Inventory, KeyPackageRef, LinkRequest, Memberships,
-    MessageResult, MessagesRequest, MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered,
+    GroupId, GroupInfoAnswer, Handshakes, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult,
+    MessagesRequest, MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, RemovalRequest,
     ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest,
-    Uploaded, UserDevices, UserName,
+    Uploaded, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -397,18 +398,17 @@ impl Transport {
         self.change(self.bare_claim().await?, request).await
     }
 
-    pub(crate) async fn user_devices(&self, user: &UserName) -> Result<UserDevices, Error> {
-        self.call(&Request::get(&format!("/v1/users/{user}/devices")))
-            .await
-    }
-
     pub(crate) async fn link_device(&self, request: &LinkRequest) -> Result<Registered, Error> {
         let request = Request::post("/v1/devices", request)?;
         self.change(self.bare_claim().await?, request).await
     }
 
-    pub(crate) async fn remove_device(&self, device: &DeviceId) -> Result<(), Error> {
-        let request = Request::delete(&format!("/v1/devices/{device}"));
+    pub(crate) async fn remove_device(
+        &self,
+        device: &DeviceId,
+        removal: &RemovalRequest,
+    ) -> Result<(), Error> {
+        let request = Request::post(&format!("/v1/devices/{device}"), removal)?.deleting();
         self.change(self.bare_claim().await?, request).await
     }
 
@@ -427,17 +427,6 @@ impl Transport {
         let path = format!("/v1/reservations/{reservation_id}/abandon");
         let request = Request::post_bytes(&path, Vec::new());
         self.change(self.bare_claim().await?, request).await
-    }
-
-    /// The groups that the server knows this device as a member of.
-    pub(crate) async fn memberships(&self) -> Result<Memberships, Error> {
-        self.call(&Request::get("/v1/groups")).await
-    }
-
-    /// The groups that any device of this one's user is a member of.
-    pub(crate) async fn memberships_of_user(&self) -> Result<Memberships, Error> {
-        let query = vec![("of", "user".to_owned())];
-        self.call(&Request::get("/v1/groups").with_query(query)).await
     }
 
     pub(crate) async fn group_info(&self, group: &GroupId) -> Result<GroupInfoAnswer, Error> {
