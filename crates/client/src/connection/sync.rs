@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,16 +17,13 @@ const ROUNDS_MAX: u32 = 16;
 /// group.
 const PAGE_ROWS: u32 = 64;
 
-/// Attempts to rejoin one group in one sync. Each may lose a race.
-const REJOINS_MAX: u32 = 4;
-
 /// What happened so far.
 #[derive(Default)]
 pub(super) struct Progress {
     synced: Synced,
     settled: Vec<Settled>,
     /// Attempts to rejoin a group.
-    rejoins: BTreeMap<GroupKey, u32>,
+    pub(super) rejoins: BTreeMap<GroupKey, u32>,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
     /// The rows of files that have failed.
@@ -129,6 +125,7 @@ impl MlsConnection {
             self.drain(progress).await?;
             self.check_devices(progress).await?;
             self.follow_groups().await?;
+            self.settle_epochs().await?;
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
             let rejoining = self.rejoin(progress).await?;
@@ -285,11 +282,23 @@ impl MlsConnection {
         };
         let mail = row.group_id.is_none().then_some(row.seq);
         let counts = row.kind != InboxKind::Passed;
-        let taken = self
-            .0
-            .core
-            .write(move |tx, context| core::apply(tx, context, &row, tree.as_deref()))
+        let core = &self.0.core;
+        let (taken, row) = core
+            .write(move |tx, context| {
+                let taken = core::apply(tx, context, &row, tree.as_deref())?;
+                Ok((taken, row))
+            })
             .await?;
+        let taken = match taken {
+            Some(taken) => taken,
+            None => {
+                if let Some(group) = &row.group_id {
+                    self.settle_doubt(group, Some(row.seq)).await?;
+                }
+                core.write(move |tx, context| core::apply_doubtful(tx, context, &row))
+                    .await?
+            }
+        };
         if let Taken::Over(applied) = &taken {
             if let Some(seq) = mail {
                 self.0.mail_read.fetch_max(seq, Ordering::Relaxed);
@@ -322,60 +331,6 @@ impl MlsConnection {
             },
             Err(other) => Err(other),
         }
-    }
-
-    /// Queues an external Commit for every group that this device lost track of. Whether there was any.
-    async fn rejoin(&self, progress: &mut Progress) -> Result<bool, Error> {
-        let core = &self.0.core;
-        let mut any = false;
-        let mut own_devices = None;
-        for group in core.write(|tx, _| core::groups_to_rejoin(tx)).await? {
-            let attempts = progress.rejoins.entry(group.clone()).or_default();
-            if *attempts == REJOINS_MAX {
-                continue;
-            }
-            *attempts += 1;
-            let answer = match self.0.transport.group_info(&group).await {
-                Ok(answer) => answer,
-                Err(Error::Refused(problem))
-                    if matches!(
-                        problem.problem_type,
-                        ProblemType::NotFound | ProblemType::Forbidden
-                    ) =>
-                {
-                    // Not a member any more.
-                    core.write(move |tx, _| core::give_up_rejoining(tx, &group))
-                        .await?;
-                    continue;
-                }
-                Err(other) => return Err(other),
-            };
-            let devices = match &own_devices {
-                Some(devices) => Arc::clone(devices),
-                None => Arc::clone(own_devices.insert(self.own_device_list().await?)),
-            };
-            let staged = core
-                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &answer, &devices))
-                .await;
-            match staged {
-                Ok(true) => any = true,
-                Ok(false) => {
-                    tracing::debug!("a group is joined once a device that is in it has added this one")
-                }
-                // One group that cannot be rejoined does not keep the others from going on.
-                Err(
-                    error @ (Error::Mls { .. }
-                    | Error::Corrupt(_)
-                    | Error::KeyChanged { .. }
-                    | Error::GroupNotActive(_)
-                    | Error::NotAccepted { .. }),
-                ) => {
-                    tracing::warn!(code = error.code(), "a group could not be rejoined");
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        Ok(any)
     }
 }
 

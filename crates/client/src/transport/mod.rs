@@ -1,6 +1,7 @@
 //! HTTP: requests, retries, sessions and problems.
 
 mod address;
+mod commits;
 mod deadline;
 mod events;
 mod http;
