@@ -80,6 +80,10 @@ CREATE TABLE groups (
     -- The epoch at which the server last delivered a Commit that the group cannot have made. While the group is at it, nothing
     -- that the server says makes this device lose track of the group.
     refused_epoch INTEGER,
+    -- The epoch at which the person was last told that what the server delivers of the group does not fit it.
+    doubted_epoch INTEGER,
+    -- Whether it is to be asked if the server, which was restored, has the group as it is here.
+    branch_doubted INTEGER NOT NULL DEFAULT 0 CHECK (branch_doubted IN (0, 1)),
     -- Messages of others up to this row of the history are read; 0 none.
     read_up_to INTEGER NOT NULL DEFAULT 0,
     muted INTEGER NOT NULL DEFAULT 0 CHECK (muted IN (0, 1)),

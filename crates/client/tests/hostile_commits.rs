@@ -11,6 +11,8 @@
 mod forger;
 #[path = "../../judge/tests/support/gullible.rs"]
 mod gullible;
+#[path = "support/member.rs"]
+mod member;
 mod support;
 
 use forger::{PublicView, external_commit};
@@ -18,34 +20,13 @@ use gullible::Gullible;
 use larder_client::{GroupKey, GroupState};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::openmls::prelude::{
-    BasicCredential, CredentialWithKey, Extension, Extensions, GroupContext, GroupId, LeafNodeParameters,
-    MlsGroup, OpenMlsProvider, RequiredCapabilitiesExtension, SignatureScheme,
+    BasicCredential, CredentialWithKey, Extension, Extensions, GroupContext, LeafNodeParameters,
+    OpenMlsProvider, RequiredCapabilitiesExtension, SignatureScheme,
 };
-use larder_pool::{LocalStore, Provider, StoreError};
 use larder_wire::{Inbox, InboxKind};
+use member::with_state;
 use openmls_basic_credential::SignatureKeyPair;
 use support::{Client, Proxy, TestServer, they_talk};
-
-/// What somebody makes of the state that a client has of a group, with its keys. The state stays as it is.
-fn with_state<T>(
-    client: &Client,
-    group: &GroupKey,
-    work: impl FnOnce(&Provider<'_>, &mut MlsGroup, &SignatureKeyPair) -> T,
-) -> T {
-    let mut store = LocalStore::open(&client.directory.path().join("larder.db")).unwrap();
-    let mut made = None;
-    let undone = store.transaction(|tx| {
-        let provider = tx.provider();
-        let id = GroupId::from_slice(group.as_bytes());
-        let mut state = MlsGroup::load(provider.storage(), &id).unwrap().unwrap();
-        let key = state.own_leaf_node().unwrap().signature_key().as_slice().to_vec();
-        let keys = SignatureKeyPair::read(provider.storage(), &key, SignatureScheme::ED25519).unwrap();
-        made = Some(work(&provider, &mut state, &keys));
-        Err::<(), StoreError>(StoreError::Encrypted)
-    });
-    assert!(undone.is_err());
-    made.unwrap()
-}
 
 /// What a server has of the group that a client is in.
 fn public_view(client: &Client, group: &GroupKey) -> PublicView {

@@ -16,7 +16,7 @@ use larder_pool::openmls::prelude::{
 use larder_wire::{Base64Url, GroupInfoAnswer, Inbox, InboxKind, KeyPackageRef, Reserved};
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
-use support::{Action, Client, Proxy, TestServer, flip_last, now, tamper_inbox, user};
+use support::{Action, Client, Proxy, TestServer, flip_last, keeps_no_commits, now, tamper_inbox, user};
 
 const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 
@@ -273,16 +273,7 @@ async fn a_member_who_cannot_process_a_commit_rejoins() {
         if seen.is("POST", "/commits") {
             return Action::CutAfter;
         }
-        if !seen.is("POST", "/v1/inbox/next") {
-            return Action::Forward;
-        }
-        Action::rewrite_body(|body| {
-            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
-            for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
-                flip_last(&mut row.body.0);
-            }
-            serde_json::to_vec(&inbox).unwrap()
-        })
+        keeps_no_commits(seen).unwrap_or(Action::Forward)
     });
     support::assert_unreachable(bob.sync().await);
     assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::NeedsRejoin);
@@ -366,16 +357,7 @@ async fn a_group_info_that_does_not_verify_rejoins_nothing() {
                 serde_json::to_vec(&answer).unwrap()
             });
         }
-        if !seen.is("POST", "/v1/inbox/next") {
-            return Action::Forward;
-        }
-        Action::rewrite_body(|body| {
-            let mut inbox: Inbox = serde_json::from_slice(&body).unwrap();
-            for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
-                flip_last(&mut row.body.0);
-            }
-            serde_json::to_vec(&inbox).unwrap()
-        })
+        keeps_no_commits(seen).unwrap_or(Action::Forward)
     });
     bob.sync().await.unwrap();
     assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::NeedsRejoin);

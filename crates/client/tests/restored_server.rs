@@ -177,6 +177,39 @@ async fn who_was_removed_by_a_commit_that_is_lost_is_removed_again_before_anythi
     they_talk(&alice, &bob, &group).await;
 }
 
+/// Who follows the group that a restored server has led on is as far as a device that followed what the server has lost.
+#[tokio::test]
+async fn a_device_whose_branch_is_lost_comes_to_one_that_is_as_long() {
+    let mut server = TestServer::start().await;
+    let (alice, bob, _carol) = (
+        server.client("alice").await,
+        server.client_with_pool_of("bob", POOL).await,
+        server.client_with_pool_of("carol", POOL).await,
+    );
+    let group = alice.group_with(&[&bob]).await;
+    catch_up(&[&alice, &bob]).await;
+    let backup = server.backup();
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    bob.sync().await.unwrap();
+    server.restore(&backup).await;
+
+    // Her external Commit leads to the epoch that bob is at.
+    alice.sync().await.unwrap();
+    assert_eq!(alice.epoch(&group).await, bob.epoch(&group).await);
+    let sent = bob.send(&group, "not into the void").await.unwrap();
+    assert_eq!(sent.status, SendStatus::Pending);
+    catch_up(&[&bob, &alice]).await;
+    let history = alice.history(&group, 100).await.unwrap();
+    assert!(history.iter().any(|message| message.text == "not into the void"));
+    let told = notices(&bob).await;
+    assert!(
+        told.iter().any(|text| text.contains("lost the last changes")),
+        "{told:?}"
+    );
+    they_talk(&alice, &bob, &group).await;
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+}
+
 #[tokio::test]
 async fn an_audit_says_that_the_server_was_restored_and_holds_from_then_on() {
     let mut server = TestServer::start().await;

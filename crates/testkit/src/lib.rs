@@ -35,5 +35,5 @@ mod tls_front;
 
 pub use fake_server::{FakeServer, Reply};
 pub use http::{Answer, Seen};
-pub use proxy::{Action, Proxy, flip_last, tamper_inbox};
+pub use proxy::{Action, Proxy, flip_last, keeps_no_commits, tamper_inbox};
 pub use tls_front::{ANOTHER_AUTHORITY, AUTHORITY, ServerCertificate, TlsFront};

@@ -2,7 +2,7 @@ use std::io::{self, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 
-use larder_wire::{Inbox, InboxKind};
+use larder_wire::{Gone, Handshakes, Inbox, InboxKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -194,4 +194,23 @@ pub fn flip_last(bytes: &mut [u8]) {
     if let Some(last) = bytes.last_mut() {
         *last ^= 1;
     }
+}
+
+/// What a server answers that has kept no Commits, neither for this device nor of the group; `None` for other requests.
+pub fn keeps_no_commits(seen: &Seen) -> Option<Action> {
+    if seen.is("POST", "/v1/inbox/next") {
+        return Some(Action::rewrite_json(|inbox: &mut Inbox| {
+            for row in inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Commit) {
+                row.gone = Some(Gone::Age);
+                row.body.0.clear();
+            }
+        }));
+    }
+    seen.is("GET", "/commits").then(|| {
+        Action::rewrite_json(|told: &mut Handshakes| {
+            for handshake in &mut told.handshakes {
+                handshake.message = None;
+            }
+        })
+    })
 }

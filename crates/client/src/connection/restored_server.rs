@@ -11,7 +11,7 @@ impl MlsConnection {
     pub(super) async fn follow_restored_server(&self) -> Result<(), Error> {
         let (core, transport) = (&self.0.core, &self.0.transport);
         if !core.write(|tx, _| core::server_was_restored(tx)).await? {
-            return Ok(());
+            return self.settle_branches().await;
         }
         let inventory = transport.inventory(None).await?;
         let inventory = inventory.ok_or(NotTheServer::NotLarder { status: 304 })?;
@@ -28,6 +28,6 @@ impl MlsConnection {
         })
         .await?;
         self.0.refresh_due.store(true, Ordering::Relaxed);
-        Ok(())
+        self.settle_branches().await
     }
 }

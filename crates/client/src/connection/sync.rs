@@ -1,14 +1,11 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use larder_wire::{Handshake, Inbox, InboxKind, InboxRow, ProblemType, UserName};
+use larder_wire::{Inbox, InboxKind, InboxRow, ProblemType, UserName};
 
 use crate::connection::MlsConnection;
-use crate::core::{
-    self, Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Rejoined, Settled, Taken, Verdict,
-};
+use crate::core::{self, Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Settled, Taken, Verdict};
 use crate::error::{Error, NotTheServer};
 use crate::transport::{Accepted, Claim};
 use crate::types::{GroupKey, GroupState, Synced};
@@ -20,24 +17,13 @@ const ROUNDS_MAX: u32 = 16;
 /// group.
 const PAGE_ROWS: u32 = 64;
 
-/// The most that is looked at of a group's Commits and proposals to come back to it, in bytes.
-const HANDSHAKES_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// And in number.
-const HANDSHAKES_MAX: usize = 16 * 1024;
-
-/// How long the server's word that this device is not in a group holds before it is asked again.
-const DENIALS_APART: Duration = Duration::from_secs(60);
-
-/// Attempts to rejoin one group in one sync. Each may lose a race.
-const REJOINS_MAX: u32 = 4;
-
 /// What happened so far.
 #[derive(Default)]
 pub(super) struct Progress {
     synced: Synced,
     settled: Vec<Settled>,
     /// Attempts to rejoin a group.
-    rejoins: BTreeMap<GroupKey, u32>,
+    pub(super) rejoins: BTreeMap<GroupKey, u32>,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
     /// Users whose lists were fetched and not believed.
@@ -141,6 +127,7 @@ impl MlsConnection {
             self.drain(progress).await?;
             self.check_devices(progress).await?;
             self.follow_groups().await?;
+            self.settle_epochs().await?;
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
             self.ask_about_denials().await?;
@@ -306,11 +293,23 @@ impl MlsConnection {
         };
         let mail = row.group_id.is_none().then_some(row.seq);
         let counts = row.kind != InboxKind::Passed;
-        let taken = self
-            .0
-            .core
-            .write(move |tx, context| core::apply(tx, context, &row, tree.as_deref()))
+        let core = &self.0.core;
+        let (taken, row) = core
+            .write(move |tx, context| {
+                let taken = core::apply(tx, context, &row, tree.as_deref())?;
+                Ok((taken, row))
+            })
             .await?;
+        let taken = match taken {
+            Some(taken) => taken,
+            None => {
+                if let Some(group) = &row.group_id {
+                    self.settle_doubt(group, Some(row.seq)).await?;
+                }
+                core.write(move |tx, context| core::apply_doubtful(tx, context, &row))
+                    .await?
+            }
+        };
         if let Taken::Over(applied) = &taken {
             if let Some(seq) = mail {
                 self.0.mail_read.fetch_max(seq, Ordering::Relaxed);
@@ -344,130 +343,6 @@ impl MlsConnection {
             Err(other) => Err(other),
         }
     }
-
-    /// Queues an external Commit for every group that this device lost track of. Whether there was any.
-    async fn rejoin(&self, progress: &mut Progress) -> Result<bool, Error> {
-        let core = &self.0.core;
-        let mut any = false;
-        let mut own_devices = None;
-        for group in core.write(|tx, _| core::groups_to_rejoin(tx)).await? {
-            let attempts = progress.rejoins.entry(group.clone()).or_default();
-            if *attempts == REJOINS_MAX {
-                continue;
-            }
-            *attempts += 1;
-            let info = match self.0.transport.group_info(&group).await {
-                Ok(info) => info,
-                Err(Error::Refused(problem))
-                    if matches!(
-                        problem.problem_type,
-                        ProblemType::NotFound | ProblemType::Forbidden
-                    ) =>
-                {
-                    core.write(move |tx, context| core::not_let_in(tx, context, &group))
-                        .await?;
-                    continue;
-                }
-                Err(other) => return Err(other),
-            };
-            let devices = match &own_devices {
-                Some(devices) => Arc::clone(devices),
-                None => Arc::clone(own_devices.insert(self.own_device_list().await?)),
-            };
-            let handshakes = self.handshakes_since_last_known(&group).await?;
-            let offer = core::Offer {
-                info,
-                handshakes,
-                devices,
-            };
-            let staged = core
-                .write(move |tx, context| core::stage_rejoin(tx, context, &group, &offer))
-                .await;
-            match staged {
-                Ok(Rejoined::Staged) => any = true,
-                Ok(Rejoined::NotLetIn) => {
-                    tracing::debug!("a group is joined once a device that is in it has added this one")
-                }
-                Ok(Rejoined::Unlinked) => {
-                    tracing::warn!("the server offers a group that nothing links to the one that was known")
-                }
-                // One group that cannot be rejoined does not keep the others from going on.
-                Err(
-                    error @ (Error::Mls { .. }
-                    | Error::Corrupt(_)
-                    | Error::KeyChanged { .. }
-                    | Error::GroupNotActive(_)
-                    | Error::NotAccepted { .. }),
-                ) => {
-                    tracing::warn!(code = error.code(), "a group could not be rejoined");
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        Ok(any)
-    }
-
-    /// Asks the server again about the groups that it says this device is not in; now and then.
-    async fn ask_about_denials(&self) -> Result<(), Error> {
-        if !self.0.core.write(|tx, _| core::any_denied(tx)).await? {
-            return Ok(());
-        }
-        {
-            let mut asked = self.0.denials_asked.lock().await;
-            if asked.is_some_and(|asked| asked.elapsed() < DENIALS_APART) {
-                return Ok(());
-            }
-            *asked = Some(Instant::now());
-        }
-        let memberships = self.0.transport.memberships().await?.groups;
-        self.0
-            .core
-            .write(move |tx, _| core::lift_denials(tx, &memberships))
-            .await
-    }
-
-    /// The Commits and proposals that led a group on from where this device last knew it; none where the server does not have
-    /// all of them.
-    async fn handshakes_since_last_known(&self, group: &GroupKey) -> Result<Vec<Vec<u8>>, Error> {
-        let asked = group.clone();
-        let core = &self.0.core;
-        let known = core
-            .write(move |tx, _| core::last_known_epoch(tx, &asked))
-            .await?;
-        let Some(mut from) = known else {
-            return Ok(Vec::new());
-        };
-        let (mut found, mut bytes): (Vec<Handshake>, usize) = (Vec::new(), 0);
-        loop {
-            let page = match self.0.transport.handshakes(group, from).await {
-                Ok(page) => page.handshakes,
-                Err(Error::Refused(problem)) if is_final(problem.problem_type) => return Ok(Vec::new()),
-                Err(other) => return Err(other),
-            };
-            let last = page.last().map_or(from, |last| last.epoch);
-            // A page begins with the epoch that the one before may have ended in.
-            found.retain(|handshake| handshake.epoch < from);
-            bytes += page.iter().map(size).sum::<usize>();
-            found.extend(page);
-            if bytes > HANDSHAKES_BYTES_MAX || found.len() > HANDSHAKES_MAX {
-                tracing::warn!("a group has more Commits than are looked at");
-                return Ok(Vec::new());
-            }
-            if last <= from {
-                break;
-            }
-            from = last;
-        }
-        let all: Option<Vec<Vec<u8>>> = found
-            .into_iter()
-            .map(|handshake| handshake.message.map(|message| message.0))
-            .collect();
-        Ok(all.unwrap_or_default())
-    }
-}
-
-fn size(handshake: &Handshake) -> usize {
-    handshake.message.as_ref().map_or(0, |message| message.0.len())
 }
 
 /// What became of what was sent.

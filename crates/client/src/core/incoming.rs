@@ -1,10 +1,10 @@
-use larder_judge::{Leaf, Rule};
+use larder_judge::{Leaf, NotTaken, Rule};
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{JoinError, Tx};
 use larder_wire::{DeviceId, InboxKind, InboxRow, UserName};
 use openmls::prelude::{
     ContentType, MlsGroup, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProcessedMessage,
-    ProcessedMessageContent, ProtocolMessage, Sender,
+    ProcessedMessageContent, ProtocolMessage, Sender, StageCommitError, ValidationError,
 };
 use tls_codec::Deserialize as _;
 
@@ -13,11 +13,14 @@ use crate::core::payload::{self, Content};
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
 use crate::core::{
-    attachments, committed, denials, devices, epochs, groups, holds, mls, naming, peers, removed_leaves,
-    requests, verdicts, welcome,
+    attachments, committed, denials, devices, doubts, epochs, groups, holds, mls, naming, peers,
+    removed_leaves, requests, verdicts, welcome,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
+
+/// What a person is told of a message that cannot be decrypted.
+const UNREADABLE: &str = "a message of this group could not be read";
 
 /// What an inbox row led to.
 #[derive(Debug, Default, Clone, Copy)]
@@ -38,8 +41,12 @@ pub(super) enum Failed {
     Welcome(JoinError),
     /// The row is a Commit that the group cannot have made.
     Refused(Rule),
-    /// A Commit that the group has accepted cannot be processed here.
-    Lost,
+    /// Nothing shows that a member has made the row; or Commits before it are missing here, or the row itself.
+    Unsigned,
+    /// A member has signed the Commit, but not its tags, and those are wrong: the member's fault, or of whoever delivers it.
+    WrongTags,
+    /// A member has signed the Commit, and MLS cannot follow it here.
+    Unfollowable,
     /// Something here is at fault; the row stays and is tried again.
     Fault(Box<Error>),
 }
@@ -66,7 +73,8 @@ pub(crate) enum Taken {
     Beyond,
 }
 
-/// Takes over one inbox row: MLS state, history and position in one transaction.
+/// Takes over one inbox row: MLS state, history and position in one transaction. `None` when it does not fit the group as it is
+/// here: nothing was done, and it is for [`apply_doubtful`], after the group's Commits were asked for.
 ///
 /// A row that cannot be processed changes nothing but the position and the history, which says so.
 pub(crate) fn apply(
@@ -74,36 +82,59 @@ pub(crate) fn apply(
     context: &Context,
     row: &InboxRow,
     tree: Option<&[u8]>,
-) -> Result<Taken, Error> {
-    let connection = tx.connection();
-    if let Some(group) = &row.group_id {
-        match positions::place(connection, group, row)? {
-            Place::Next => {}
-            Place::Known => return Ok(Taken::Known),
-            Place::Beyond => {
-                tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
-                return Ok(Taken::Beyond);
-            }
+) -> Result<Option<Taken>, Error> {
+    if let Some(taken) = out_of_turn(tx, row)? {
+        return Ok(Some(taken));
+    }
+    match tried(tx, || effect(tx, context, row, tree))? {
+        Err(Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable | Failed::Refused(_)) => Ok(None),
+        effect => finish(tx, context, row, effect).map(Some),
+    }
+}
+
+/// Takes over a row that did not fit its group, if it does now; and otherwise passes over it.
+pub(crate) fn apply_doubtful(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<Taken, Error> {
+    match out_of_turn(tx, row)? {
+        Some(taken) => Ok(taken),
+        None => {
+            let effect = tried(tx, || effect(tx, context, row, None))?;
+            finish(tx, context, row, effect)
         }
     }
-    connection.execute_batch("SAVEPOINT larder_row")?;
-    let effect = effect(tx, context, row, tree);
-    let undo = "ROLLBACK TO larder_row; RELEASE larder_row";
-    connection.execute_batch(if effect.is_ok() {
-        "RELEASE larder_row"
-    } else {
-        undo
-    })?;
+}
+
+/// What becomes of a row that is not the next one of its group.
+fn out_of_turn(tx: &Tx<'_>, row: &InboxRow) -> Result<Option<Taken>, Error> {
+    let Some(group) = &row.group_id else {
+        return Ok(None);
+    };
+    Ok(match positions::place(tx.connection(), group, row)? {
+        Place::Next => None,
+        Place::Known => Some(Taken::Known),
+        Place::Beyond => {
+            tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
+            Some(Taken::Beyond)
+        }
+    })
+}
+
+/// Ends a row, whether it had an effect (that a group was joined, perhaps) or failed.
+fn finish(
+    tx: &Tx<'_>,
+    context: &Context,
+    row: &InboxRow,
+    effect: Result<bool, Failed>,
+) -> Result<Taken, Error> {
+    let connection = tx.connection();
     let mut joined = false;
-    match effect {
-        Ok(did_join) => joined = did_join,
-        Err(Failed::Fault(error)) => return Err(*error),
-        Err(Failed::Row(reason)) => {
+    match (effect, &row.group_id) {
+        (Ok(did_join), _) => joined = did_join,
+        (Err(Failed::Fault(error)), _) => return Err(*error),
+        (Err(Failed::Row(reason)), group) => {
             tracing::warn!(seq = row.seq, kind = ?row.kind, "an inbox row was not accepted");
-            let group = row.group_id.as_ref();
             messages::note(
                 connection,
-                group,
+                group.as_ref(),
                 None,
                 MessageKind::Notice,
                 &reason,
@@ -111,9 +142,14 @@ pub(crate) fn apply(
                 false,
             )?;
         }
-        Err(Failed::Welcome(error)) => welcome::quarantine(tx, context, row, &error)?,
-        Err(Failed::Refused(rule)) => verdicts::refuse(tx, context, row, rule)?,
-        Err(Failed::Lost) => lose(tx, context, row)?,
+        (Err(Failed::Welcome(error)), _) => welcome::quarantine(tx, context, row, &error)?,
+        (Err(Failed::Refused(rule)), Some(group)) => verdicts::refuse(tx, context, group, rule)?,
+        (Err(Failed::Unsigned | Failed::WrongTags), Some(group)) => {
+            doubts::tell_unsigned(tx, context, group, row)?
+        }
+        (Err(Failed::Unfollowable), Some(group)) => lose(tx, context, group)?,
+        // None of them concerns no group.
+        (Err(Failed::Refused(_) | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable), None) => {}
     }
     if let Some(group) = &row.group_id {
         positions::advance(connection, group, row.seq)?;
@@ -127,12 +163,24 @@ pub(crate) fn apply(
     }))
 }
 
+/// Does something, and undoes it if it fails.
+pub(super) fn tried<T>(
+    tx: &Tx<'_>,
+    work: impl FnOnce() -> Result<T, Failed>,
+) -> Result<Result<T, Failed>, Error> {
+    let connection = tx.connection();
+    connection.execute_batch("SAVEPOINT larder_row")?;
+    let done = work();
+    connection.execute_batch(match done {
+        Ok(_) => "RELEASE larder_row",
+        Err(_) => "ROLLBACK TO larder_row; RELEASE larder_row",
+    })?;
+    Ok(done)
+}
+
 /// This device cannot follow the group any more. The next sync rejoins.
-fn lose(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Error> {
-    let Some(group) = &row.group_id else {
-        return Ok(());
-    };
-    tracing::warn!(seq = row.seq, "a Commit cannot be processed");
+pub(super) fn lose(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    tracing::warn!("a group cannot be followed any more");
     if !verdicts::lose_track(tx, group)? {
         return Ok(());
     }
@@ -192,7 +240,7 @@ fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed>
     match row.kind {
         // The epoch that a Commit leads to.
         InboxKind::Commit if row.epoch.is_some_and(|epoch| epoch <= current) => Ok(()),
-        InboxKind::Commit => Err(Failed::Lost),
+        InboxKind::Commit => Err(Failed::Unsigned),
         InboxKind::Message if row.epoch.is_none_or(|epoch| epoch >= joined_epoch) => {
             if messages::last_is_notice(tx.connection(), group, TOLD)? {
                 return Ok(());
@@ -212,7 +260,8 @@ fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed>
     }
 }
 
-fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed> {
+/// Takes over a Commit, a proposal or a message of a group.
+pub(super) fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed> {
     let group = row
         .group_id
         .as_ref()
@@ -231,8 +280,8 @@ fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), F
     match row.kind {
         InboxKind::Message if epoch < joined_epoch => return Ok(()),
         InboxKind::Commit | InboxKind::Proposal if epoch < current => return Ok(()),
-        _ if epoch > current && verdicts::holds(tx, group)? => return Ok(()),
-        InboxKind::Commit if epoch > current => return Err(Failed::Lost),
+        // Commits before it are missing here.
+        _ if epoch > current => return Err(Failed::Unsigned),
         _ => {}
     }
     let provider = tx.provider();
@@ -245,11 +294,13 @@ fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), F
     };
     if let Err(reason) = judged {
         tracing::debug!(seq = row.seq, "not taken over: {reason}");
-        return Err(match (row.kind, verdicts::rule_of(reason)) {
-            (InboxKind::Commit, Some(rule)) => Failed::Refused(rule),
-            (InboxKind::Commit, None) => Failed::Lost,
-            (_, Some(rule)) => Failed::Row(verdicts::explain("a proposal", rule)),
-            (_, None) => Failed::row("a message of this group could not be read"),
+        return Err(match (row.kind, reason) {
+            (InboxKind::Commit, NotTaken::Against(rule)) => Failed::Refused(rule),
+            (_, NotTaken::Against(rule)) => Failed::Row(verdicts::explain("a proposal", rule)),
+            (InboxKind::Commit, NotTaken::Unfollowable) => Failed::Unfollowable,
+            // A proposal that was withheld is asked for together with what the Commit may be wrong about.
+            (_, NotTaken::Unreadable(_) | NotTaken::Unsigned | NotTaken::ProposalUnknown)
+            | (_, NotTaken::Unfollowable) => Failed::Unsigned,
         });
     }
     let processed = mls
@@ -259,19 +310,30 @@ fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), F
             error => {
                 tracing::debug!(seq = row.seq, "OpenMLS refuses a message: {error}");
                 match row.kind {
-                    InboxKind::Commit => Failed::Lost,
-                    _ => Failed::row("a message of this group could not be read"),
+                    InboxKind::Commit if is_of_tags(&error) => Failed::WrongTags,
+                    InboxKind::Commit => Failed::Unfollowable,
+                    InboxKind::Proposal => Failed::Unsigned,
+                    _ => Failed::row(UNREADABLE),
                 }
             }
         })?;
     content(tx, context, row, group, &mut mls, processed)
 }
 
+/// Whether a Commit is refused for a tag that only members can check (RFC 9420 §6.1).
+fn is_of_tags<E>(error: &ProcessMessageError<E>) -> bool {
+    matches!(
+        error,
+        ProcessMessageError::ValidationError(ValidationError::InvalidMembershipTag)
+            | ProcessMessageError::InvalidCommit(StageCommitError::ConfirmationTagMismatch)
+    )
+}
+
 /// One MLS message of the kind that the row promises, for the group that the row names.
 fn parse(row: &InboxRow, group: &GroupKey) -> Result<ProtocolMessage, Failed> {
     let unreadable = || match row.kind {
-        InboxKind::Commit => Failed::Lost,
-        _ => Failed::row("a message of this group could not be read"),
+        InboxKind::Commit | InboxKind::Proposal => Failed::Unsigned,
+        _ => Failed::row(UNREADABLE),
     };
     let message = MlsMessageIn::tls_deserialize_exact(&row.body.0).map_err(|_| unreadable())?;
     let message = message.try_into_protocol_message().map_err(|_| unreadable())?;
@@ -318,6 +380,7 @@ fn content(
             application(tx, row, group, sender, &message.into_bytes(), now)
         }
         ProcessedMessageContent::ProposalMessage(proposal) => {
+            // One that waits already, because it is fetched again, is stored once.
             state
                 .store_pending_proposal(provider.storage(), *proposal)
                 .map_err(Error::Sqlite)?;

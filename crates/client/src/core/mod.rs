@@ -12,6 +12,7 @@ mod commits;
 mod committed;
 mod denials;
 mod devices;
+mod doubts;
 mod encryption;
 mod epochs;
 mod file_names;
@@ -68,6 +69,10 @@ pub(crate) use devices::{
     Listed, device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices,
     own_devices, own_devices_to_add, unknown_groups, users_to_look_up,
 };
+pub(crate) use doubts::{
+    Caught, Place as DoubtedPlace, catch_up, doubted_branches, forget_server_epochs, groups_behind,
+    lose_if_vouched_for, place as doubted_place, settle_branch, tell_other_branch,
+};
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};
 pub(crate) use gate::{Closed, require_open};
@@ -77,7 +82,7 @@ pub(crate) use groups::{
 pub(crate) use history::all_unanswered as unanswered;
 pub(crate) use holds::trust;
 pub(crate) use identity::{auth_signature, registration};
-pub(crate) use incoming::{Taken, apply};
+pub(crate) use incoming::{Taken, apply, apply_doubtful};
 pub(crate) use invitation::{
     Checked, Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
     reserve_key, stage_invite,

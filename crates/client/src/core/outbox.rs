@@ -295,8 +295,6 @@ pub(super) struct Entry {
     pub(super) group: GroupKey,
     pub(super) intent: Intent,
     pub(super) attempts: u32,
-    /// The epoch that the server named when it refused the last attempt.
-    pub(super) server_epoch: Option<u64>,
 }
 
 pub(super) fn entry(connection: &Connection, id: i64) -> Result<Option<Entry>, Error> {
@@ -313,7 +311,7 @@ fn entries(
     clause: &str,
     params: impl rusqlite::Params,
 ) -> Result<Vec<Entry>, Error> {
-    let sql = format!("SELECT id, group_id, intent, attempts, server_epoch FROM outbox {clause}");
+    let sql = format!("SELECT id, group_id, intent, attempts FROM outbox {clause}");
     let mut statement = connection.prepare_cached(&sql)?;
     let rows = statement.query_map(params, |row| {
         Ok((
@@ -321,20 +319,41 @@ fn entries(
             row.get::<_, Vec<u8>>(1)?,
             row.get::<_, Vec<u8>>(2)?,
             row.get::<_, u32>(3)?,
-            row.get::<_, Option<i64>>(4)?,
         ))
     })?;
     rows.map(|row| {
-        let (id, group, intent, attempts, server_epoch) = row?;
+        let (id, group, intent, attempts) = row?;
         Ok(Entry {
             id,
             group: corrupt(GroupKey::from_bytes(&group).ok(), "group id")?,
             intent: corrupt(serde_json::from_slice(&intent).ok(), "intent in the outbox")?,
             attempts,
-            server_epoch: server_epoch.map(i64::cast_unsigned),
         })
     })
     .collect()
+}
+
+/// The groups of requests that have to be made again, each with the latest epoch that the server has named in refusing one.
+pub(super) fn server_epochs(connection: &Connection) -> Result<Vec<(GroupKey, u64)>, Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT group_id, max(server_epoch) FROM outbox WHERE server_epoch IS NOT NULL GROUP BY group_id",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?)))?;
+    rows.map(|row| {
+        let (group, epoch) = row?;
+        let group = corrupt(GroupKey::from_bytes(&group).ok(), "group id")?;
+        Ok((group, epoch.cast_unsigned()))
+    })
+    .collect()
+}
+
+/// What the server has said of this group's epoch was looked into.
+pub(super) fn forget_server_epochs(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE outbox SET server_epoch = NULL WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    Ok(())
 }
 
 /// Whether a Commit or a proposal of ours waits for its answer, so that no other may be made.
@@ -423,7 +442,11 @@ pub(super) fn remake_as(connection: &Connection, id: i64, intent: &Intent) -> Re
 fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
     connection.execute(
         "UPDATE outbox SET state = ?2, server_epoch = ?3 WHERE id = ?1",
-        (id, STATE_TO_REMAKE, epoch.map(u64::cast_signed)),
+        (
+            id,
+            STATE_TO_REMAKE,
+            epoch.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX)),
+        ),
     )?;
     Ok(())
 }

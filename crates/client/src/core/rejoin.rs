@@ -204,7 +204,7 @@ fn tell_unlinked(
     )
 }
 
-fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<VerifiableGroupInfo, Error> {
+pub(super) fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<VerifiableGroupInfo, Error> {
     let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
     let message = MlsMessageIn::tls_deserialize_exact(&answer.group_info.0).map_err(|_| bad())?;
     match message.extract() {

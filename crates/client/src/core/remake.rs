@@ -6,7 +6,7 @@ use crate::core::adding::stage_adds;
 use crate::core::gate::{self, Closed};
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, groups, messages, mls, naming, removals, verdicts};
+use crate::core::{commits, groups, messages, mls, naming, removals};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, NotAdded, SendStatus};
 
@@ -42,7 +42,6 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
         group,
         intent,
         attempts,
-        server_epoch,
     } = entry;
     let connection = tx.connection();
     let state = groups::group_state(tx, &group)?;
@@ -61,16 +60,6 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
         return Ok(Remade::Ended(Outcome::Raced));
     }
     let mls = mls::load(tx, &group)?;
-    // A Commit reaches the inboxes in the transaction that moves the epoch. The inbox is empty, and yet the server is
-    // ahead: what leads there will not come any more.
-    if server_epoch.is_some_and(|epoch| epoch > mls.epoch().as_u64()) {
-        let lost = verdicts::lose_track(tx, &group)?;
-        return Ok(match (is_message, lost) {
-            (true, _) => Remade::Later,
-            (false, true) => Remade::Ended(Outcome::NotActive(GroupState::NeedsRejoin)),
-            (false, false) => Remade::Ended(Outcome::Raced),
-        });
-    }
     match &intent {
         Intent::Message { payload, row } => {
             if messages::has_to_wait(tx, &group, &mls)? {

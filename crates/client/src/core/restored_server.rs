@@ -8,7 +8,7 @@ use larder_wire::{Membership, UserName};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::schema::corrupt;
-use crate::core::{commits, denials, gate, groups, messages, mls, removed_leaves};
+use crate::core::{commits, denials, doubts, gate, groups, messages, mls, removed_leaves};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -77,8 +77,12 @@ pub(crate) fn follow(
             denials::note(tx, &group, now)?;
             continue;
         };
-        if state.takes_part() && is_ahead(tx, &group, *epoch)? {
-            fall_back(tx, context, &group)?;
+        if state.takes_part() {
+            match is_ahead(tx, &group, *epoch)? {
+                true => fall_back(tx, context, &group)?,
+                // Others may have led it as far on another branch.
+                false => doubts::doubt_branch(tx, &group)?,
+            }
         }
     }
     connection.execute(

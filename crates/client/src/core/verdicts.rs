@@ -1,8 +1,8 @@
 //! What this device does about the verdict on a Commit or a proposal: of others, and of its own.
 
-use larder_judge::{Handshake, Judge, NotTaken, Rule};
+use larder_judge::{Handshake, Judge, Rule};
 use larder_pool::Tx;
-use larder_wire::{CommitRequest, InboxRow};
+use larder_wire::CommitRequest;
 use openmls::prelude::{MlsGroup, OpenMlsCrypto, OpenMlsProvider};
 
 use crate::core::profile::Context;
@@ -46,11 +46,8 @@ pub(super) fn explain(what: &str, rule: Rule) -> String {
 
 /// The group cannot have made a Commit that the server delivered. Nothing of it is taken over, the state is kept, and the
 /// person is told once for each epoch.
-pub(super) fn refuse(tx: &Tx<'_>, context: &Context, row: &InboxRow, rule: Rule) -> Result<(), Error> {
-    let Some(group) = &row.group_id else {
-        return Ok(());
-    };
-    tracing::warn!(seq = row.seq, ?rule, "a Commit was not taken over");
+pub(super) fn refuse(tx: &Tx<'_>, context: &Context, group: &GroupKey, rule: Rule) -> Result<(), Error> {
+    tracing::warn!(?rule, "a Commit was not taken over");
     if holds(tx, group)? {
         return Ok(());
     }
@@ -91,14 +88,4 @@ pub(super) fn lose_track(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
     }
     groups::set_state(tx.connection(), group, GroupState::NeedsRejoin)?;
     Ok(true)
-}
-
-/// Whether a Commit or a proposal was found to do what nobody may do.
-pub(super) fn rule_of(reason: NotTaken) -> Option<Rule> {
-    match reason {
-        NotTaken::Against(rule) => Some(rule),
-        NotTaken::Unreadable(_) | NotTaken::Unsigned | NotTaken::ProposalUnknown | NotTaken::Unfollowable => {
-            None
-        }
-    }
 }

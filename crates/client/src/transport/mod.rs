@@ -1,6 +1,7 @@
 //! HTTP: requests, retries, sessions and problems.
 
 mod address;
+mod commits;
 mod deadline;
 mod events;
 mod http;
@@ -13,10 +14,9 @@ use std::time::Duration;
 use larder_pool::Tx;
 use larder_wire::{
     AccountRequest, Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation,
-    GroupId, GroupInfoAnswer, Handshakes, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult,
-    MessagesRequest, MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, RemovalRequest,
-    ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest,
-    Uploaded, UserName,
+    GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult, MessagesRequest,
+    MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, RemovalRequest, ReserveRequest,
+    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -47,9 +47,6 @@ const SESSION_TIME: Duration = Duration::from_secs(20);
 
 /// What a server says of itself, in bytes.
 const INFO_BYTES_MAX: usize = 64 * 1024;
-
-/// A page of Commits and proposals, in bytes: a server ends one after 4 MiB, with a last Commit of as much, in base64.
-const HANDSHAKES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How much is shown of the name that another server gives itself, in characters.
 const FOREIGN_NAME_CHARS_MAX: usize = 64;
@@ -432,15 +429,6 @@ impl Transport {
     pub(crate) async fn group_info(&self, group: &GroupId) -> Result<GroupInfoAnswer, Error> {
         self.call(&Request::get(&format!("/v1/groups/{group}/info")))
             .await
-    }
-
-    /// A page of the Commits and proposals that led a group on from an epoch.
-    pub(crate) async fn handshakes(&self, group: &GroupId, from_epoch: u64) -> Result<Handshakes, Error> {
-        let query = vec![("from_epoch", from_epoch.to_string())];
-        let request = Request::get(&format!("/v1/groups/{group}/commits"))
-            .with_query(query)
-            .with_answer_bytes_max(HANDSHAKES_BYTES_MAX);
-        self.call(&request).await
     }
 
     pub(crate) async fn ratchet_tree(&self, group: &GroupId, epoch: u64) -> Result<Vec<u8>, Error> {

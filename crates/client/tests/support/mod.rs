@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use larder_testkit::{Action, Answer, FakeServer, Proxy, Reply, Seen, flip_last, tamper_inbox};
+pub(crate) use larder_testkit::{
+    Action, Answer, FakeServer, Proxy, Reply, Seen, flip_last, keeps_no_commits, tamper_inbox,
+};
 
 pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(UNIX_EPOCH.elapsed().expect("after 1970").as_secs())

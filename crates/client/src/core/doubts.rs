@@ -1,0 +1,276 @@
+//! What becomes of a group whose server delivers something that does not fit it: the state stays as it is, and the Commits that
+//! the server says there are go through MLS as ever.
+
+use larder_judge::{Handshake as Parsed, PublicState, Replay, Unreadable};
+use larder_pool::Tx;
+use larder_wire::{GroupInfoAnswer, Handshake, InboxKind, InboxRow};
+use openmls::prelude::OpenMlsProvider as _;
+
+use crate::core::incoming::{self, Failed};
+use crate::core::profile::Context;
+use crate::core::schema::corrupt;
+use crate::core::{groups, messages, mls, outbox, rejoin, restored_server, verdicts};
+use crate::error::Error;
+use crate::types::{GroupKey, MessageKind};
+
+const TOLD_UNSIGNED: &str = "the server delivered something that is not of this group as it is on this device, or left out \
+                             what came before it; it was not taken over, and the group stays as it was";
+const TOLD_AHEAD: &str =
+    "the server says that this group has changed, and does not show by what; the group stays as it was";
+const TOLD_OTHER_BRANCH: &str =
+    "the server does not have this group as it is on this device; it stays as it is here";
+
+/// Where a group is on this device.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) epoch: u64,
+    /// The epoch's confirmed transcript hash (RFC 9420 §8.2); empty in a group's first epoch.
+    pub(crate) transcript_hash: Vec<u8>,
+}
+
+/// What became of a page of Commits and proposals.
+pub(crate) enum Caught {
+    /// They were taken over; there may be more from this place on.
+    Up(Place),
+    /// One has tags that its signature does not cover and that are wrong here: the page once more, for [`lose_if_vouched_for`].
+    OnTags(Vec<Handshake>),
+    /// There is nothing more to take over.
+    Over,
+}
+
+/// Where a group is that this device takes part in; `None` for another.
+pub(crate) fn place(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Place>, Error> {
+    let takes_part = groups::find(tx.connection(), group)?.is_some_and(|(state, _)| state.takes_part());
+    if !takes_part {
+        return Ok(None);
+    }
+    let state = mls::load(tx, group)?;
+    let context = state.public_group().group_context();
+    Ok(Some(Place {
+        epoch: context.epoch().as_u64(),
+        transcript_hash: context.confirmed_transcript_hash().to_vec(),
+    }))
+}
+
+/// The groups that the server has refused a request of for being at a later epoch than they are here. Every Commit reaches the
+/// inboxes in the transaction that moves the epoch, and the inbox is empty.
+pub(crate) fn groups_behind(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
+    let mut behind = Vec::new();
+    for (group, epoch) in outbox::server_epochs(tx.connection())? {
+        if place(tx, &group)?.is_some_and(|place| place.epoch < epoch) {
+            behind.push(group);
+        }
+    }
+    Ok(behind)
+}
+
+/// Takes note that the Commits of such a group were asked for: what is to be sent is made again at the epoch that the group has
+/// here. Tells the person if that is still the one that it had.
+pub(crate) fn forget_server_epochs(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    before: &Place,
+) -> Result<(), Error> {
+    outbox::forget_server_epochs(tx.connection(), group)?;
+    if place(tx, group)?.as_ref() == Some(before) {
+        tell_once(tx, context, group, TOLD_AHEAD)?;
+    }
+    Ok(())
+}
+
+/// Takes over a page of the Commits and proposals that the server says have led a group on, those up to row `up_to` of the group:
+/// what comes later comes by the inbox, in its order.
+///
+/// Nothing that no member has signed changes anything. A Commit that is signed and that MLS cannot follow, or that the server has
+/// not kept, makes this device lose track of the group.
+pub(crate) fn catch_up(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    page: Vec<Handshake>,
+    up_to: Option<u64>,
+) -> Result<Caught, Error> {
+    let Some(began) = place(tx, group)? else {
+        return Ok(Caught::Over);
+    };
+    let mut at = began.epoch;
+    // Something of this epoch is not kept any more: without it the epoch's Commit cannot be followed, if it is not itself that.
+    let mut is_incomplete = false;
+    for Handshake { seq, epoch, message } in &page {
+        let (seq, epoch) = (*seq, *epoch);
+        if epoch < at {
+            continue;
+        }
+        if epoch > at || up_to.is_some_and(|up_to| seq > up_to) {
+            break;
+        }
+        let Some(message) = message else {
+            is_incomplete = true;
+            continue;
+        };
+        let Some(kind) = kind(&message.0) else {
+            return Ok(Caught::Over);
+        };
+        let row = InboxRow {
+            group_id: Some(group.clone()),
+            seq,
+            first: None,
+            kind,
+            epoch: Some(epoch),
+            received_at: context.now().0,
+            gone: None,
+            body: message.clone(),
+        };
+        match incoming::tried(tx, || incoming::group_message(tx, context, &row))? {
+            Ok(()) => {}
+            Err(Failed::Fault(error)) => return Err(*error),
+            // A Commit that needs it does not fit, either; ours may be there already.
+            Err(_) if kind == InboxKind::Proposal => continue,
+            Err(Failed::Refused(rule)) => {
+                verdicts::refuse(tx, context, group, rule)?;
+                return Ok(Caught::Over);
+            }
+            Err(Failed::Unfollowable) => {
+                incoming::lose(tx, context, group)?;
+                return Ok(Caught::Over);
+            }
+            Err(Failed::WrongTags) => return Ok(Caught::OnTags(page)),
+            Err(Failed::Unsigned) if is_incomplete => break,
+            Err(Failed::Unsigned) => return Ok(Caught::Over),
+            // Not of a Commit.
+            Err(Failed::Row(_) | Failed::Welcome(_)) => return Ok(Caught::Over),
+        }
+        let Some(now) = place(tx, group)? else {
+            return Ok(Caught::Over);
+        };
+        is_incomplete &= now.epoch == at;
+        at = now.epoch;
+    }
+    if is_incomplete {
+        incoming::lose(tx, context, group)?;
+        return Ok(Caught::Over);
+    }
+    let further = place(tx, group)?.filter(|now| now.epoch > began.epoch);
+    Ok(further.map_or(Caught::Over, Caught::Up))
+}
+
+/// Loses track of a group in which a member has made a Commit with tags that do not fit it: if followed from outside, a page of
+/// its Commits leads to exactly the group that a member describes with its signature. Otherwise the tags are no member's, and the
+/// group stays as it is.
+pub(crate) fn lose_if_vouched_for(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    page: &[Handshake],
+    answer: &GroupInfoAnswer,
+) -> Result<(), Error> {
+    let provider = tx.provider();
+    let crypto = provider.crypto();
+    let state = mls::load(tx, group)?;
+    let malformed = |_| Error::Corrupt("the public state of a group");
+    let began = PublicState::of(crypto, state.public_group()).map_err(malformed)?;
+    let began = began.load(state.group_id()).map_err(malformed)?;
+    let mut replay = Replay::new(verdicts::judge(context, crypto), began);
+    for handshake in page {
+        if handshake.epoch < replay.state().group_context().epoch().as_u64() {
+            continue;
+        }
+        let followed = handshake
+            .message
+            .as_ref()
+            .map(|message| replay.follow(&message.0));
+        if !matches!(followed, Some(Ok(()))) {
+            break;
+        }
+    }
+    match rejoin::group_info(group, answer) {
+        Ok(info) if replay.leads_to(&info) => incoming::lose(tx, context, group),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Takes note that it is to be asked whether the server has this group as it is here: the server was restored.
+pub(super) fn doubt_branch(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE groups SET branch_doubted = 1 WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// The groups of which it is to be asked.
+pub(crate) fn doubted_branches(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
+    let mut statement = tx
+        .connection()
+        .prepare_cached("SELECT group_id FROM groups WHERE branch_doubted = 1 ORDER BY group_id")?;
+    let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+    rows.map(|id| corrupt(GroupKey::from_bytes(&id?).ok(), "group id"))
+        .collect()
+}
+
+/// Takes note of the answer. A server that was restored has lost what is not its branch: this device comes back to that.
+pub(crate) fn settle_branch(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    is_the_servers: bool,
+) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE groups SET branch_doubted = 0 WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    match !is_the_servers && place(tx, group)?.is_some() {
+        true => restored_server::fall_back(tx, context, group),
+        false => Ok(()),
+    }
+}
+
+/// The kind of row that these bytes would be; `None` for neither a Commit nor a proposal.
+fn kind(message: &[u8]) -> Option<InboxKind> {
+    match Parsed::commit(message) {
+        Ok(_) => Some(InboxKind::Commit),
+        Err(Unreadable::Kind) => Parsed::proposal(message).ok().map(|_| InboxKind::Proposal),
+        Err(Unreadable::NotAMessage) => None,
+    }
+}
+
+/// Tells the person of a row that nothing shows to be of a member of the group as it is here: once in an epoch.
+pub(super) fn tell_unsigned(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    row: &InboxRow,
+) -> Result<(), Error> {
+    tracing::warn!(seq = row.seq, kind = ?row.kind, "an inbox row does not fit its group");
+    tell_once(tx, context, group, TOLD_UNSIGNED)
+}
+
+/// Tells the person that the server has another group than this device, or none: once in an epoch.
+pub(crate) fn tell_other_branch(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    tell_once(tx, context, group, TOLD_OTHER_BRANCH)
+}
+
+/// Tells the person something of a group, unless the group is at an epoch at which this was said already, or worse.
+fn tell_once(tx: &Tx<'_>, context: &Context, group: &GroupKey, text: &str) -> Result<(), Error> {
+    let Some(Place { epoch, .. }) = place(tx, group)? else {
+        return Ok(());
+    };
+    let first = tx.connection().execute(
+        "UPDATE groups SET doubted_epoch = ?2 WHERE group_id = ?1 AND doubted_epoch IS NOT ?2",
+        (group.as_bytes(), epoch.cast_signed()),
+    )?;
+    if first == 0 || verdicts::holds(tx, group)? {
+        return Ok(());
+    }
+    let (connection, now) = (tx.connection(), context.now());
+    messages::note(
+        connection,
+        Some(group),
+        None,
+        MessageKind::Notice,
+        text,
+        now,
+        false,
+    )
+}
