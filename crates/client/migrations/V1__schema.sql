@@ -201,8 +201,9 @@ CREATE TABLE peers (
     signature_key BLOB NOT NULL,
     first_seen INTEGER NOT NULL,
     -- 0 it was seen in a group, 1 it is one of its user's devices, by the list that the server gives and the signatures in it, 2
-    -- it was, and is removed, 3 it is in no such list, or without a good signature.
-    standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 3),
+    -- it was, and one of its user's devices has removed it, 3 it is in no such list, or without a good signature, 4 it is, and the
+    -- server says that it was removed, without a signature that counts.
+    standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 4),
     -- Whether it is the user's first device, from which the signatures are verified.
     root INTEGER NOT NULL DEFAULT 0 CHECK (root IN (0, 1)),
     PRIMARY KEY (user, device_id)

@@ -147,7 +147,7 @@ async fn an_invitation_adds_every_device_of_a_user_and_says_so_once() {
 #[tokio::test]
 async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_away() {
     let server = TestServer::start().await;
-    let alice = server.client("alice").await;
+    let (alice, proxy) = server.proxied("alice").await;
     let bob = server.client("bob").await;
     let carol = server.client("carol").await;
     let group = alice.group_with(&[&bob, &carol]).await;
@@ -156,6 +156,7 @@ async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_aw
     lost.send(&group, "hello").await.unwrap();
     catch_up(&[&alice, &bob, &carol]).await;
 
+    proxy.cut_before("POST", "/commits");
     alice.remove_device(&lost.me().device_id).await.unwrap();
     // Alice is gone before she can do anything in the group; bob and carol are not.
     let refused = lost.send(&group, "still here").await;
@@ -166,6 +167,7 @@ async fn r_s7_the_first_member_who_hears_of_a_removed_device_takes_its_leaves_aw
     }
     assert_eq!(bob.sync().await.unwrap().committed, 1);
     let epoch = bob.epoch(&group).await;
+    proxy.forward();
     catch_up(&[&carol, &alice, &bob]).await;
     for member in [&alice, &bob, &carol] {
         assert_eq!(member.users(&group).await, ["alice", "bob", "carol"]);

@@ -8,13 +8,16 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use larder_client::{Error, NotAdded};
-use larder_pool::openmls::prelude::SignatureScheme;
+use larder_client::{Error, GroupKey, NotAdded};
+use larder_pool::openmls::prelude::{OpenMlsProvider as _, SignatureScheme};
+use larder_pool::{LocalStore, StoreError};
 use larder_wire::{
-    Authorization, Base64Url, DeviceInfo, Inbox, InboxKind, InboxRow, LABEL_DEVICE_LINK, Membership,
-    Memberships, Reserved, UserDevices, UserName, link_content, sign_with_label_content,
+    Authorization, Base64Url, DeviceId, DeviceInfo, Inbox, InboxKind, InboxRow, LABEL_DEVICE_LINK,
+    LABEL_DEVICE_REMOVAL, Membership, Memberships, Removal, Reserved, UserDevices, UserName, link_content,
+    removal_content, sign_with_label_content,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::signatures::Signer as _;
@@ -38,6 +41,7 @@ impl MadeUp {
             mls_signature_key: Base64Url(keys.to_public_vec()),
             authorization: None,
             removed_at: None,
+            removal: None,
         };
         Self { keys, info }
     }
@@ -198,7 +202,7 @@ async fn a_removed_device_does_not_come_back_with_a_list_that_is_silent_about_it
 
     lie_about_devices(&proxy, &user("alice"), |listed| {
         for device in &mut listed.devices {
-            device.removed_at = None;
+            (device.removed_at, device.removal) = (None, None);
         }
     });
     bob.sync().await.unwrap();
@@ -217,6 +221,139 @@ async fn a_removed_device_does_not_come_back_with_a_list_that_is_silent_about_it
     they_talk(&alice, &bob, &group).await;
     let told = bob.told().await;
     assert!(!told.iter().any(|text| text.contains("new device")), "{told:?}");
+}
+
+/// The device's keys, as its profile has them.
+fn keys_of(client: &Client) -> SignatureKeyPair {
+    let mut store = LocalStore::open(&client.directory.path().join("larder.db")).unwrap();
+    let mut keys = None;
+    let undone = store.transaction(|tx| {
+        let provider = tx.provider();
+        let key: Vec<u8> = tx
+            .connection()
+            .query_row("SELECT mls_public_key FROM profile", [], |row| row.get(0))
+            .unwrap();
+        keys = SignatureKeyPair::read(provider.storage(), &key, SignatureScheme::ED25519);
+        Err::<(), StoreError>(StoreError::Encrypted)
+    });
+    assert!(undone.is_err());
+    keys.unwrap()
+}
+
+/// What a device signs to remove one of its user.
+fn removal(by: &SignatureKeyPair, by_id: &DeviceId, user: &UserName, device: &DeviceInfo) -> Removal {
+    let content = removal_content(SERVER_NAME, user, &device.device_id, &device.mls_signature_key.0);
+    let labelled = sign_with_label_content(LABEL_DEVICE_REMOVAL, &content);
+    Removal {
+        by: by_id.clone(),
+        signature: Base64Url(by.sign(&labelled).unwrap()),
+    }
+}
+
+/// Alice with two devices and bob, all in one group.
+async fn alice_twice_and_bob(server: &TestServer) -> (Client, Client, Client, Proxy, GroupKey) {
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    let second = alice.link().await;
+    catch_up(&[&second, &alice, &bob, &second]).await;
+    assert_eq!(bob.users(&group).await, ["alice", "alice", "bob"]);
+    (alice, second, bob, proxy, group)
+}
+
+/// What the person is told of a device that the server says was removed.
+async fn said_removed(client: &Client) -> Vec<String> {
+    let told = client.told().await;
+    told.into_iter()
+        .filter(|text| text.starts_with("the server says that the device"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_removal_that_only_the_server_says_is_told_and_expels_nobody() {
+    let server = TestServer::start().await;
+    let (alice, second, bob, proxy, group) = alice_twice_and_bob(&server).await;
+    let mallory = Arc::new(keys_of(&server.client("mallory").await));
+    let mut told = Vec::new();
+    // Without a signature, and with that of somebody else.
+    for is_forged in [false, true] {
+        let mallory = Arc::clone(&mallory);
+        lie_about_devices(&proxy, &user("alice"), move |listed| {
+            let device = &mut listed.devices[1];
+            device.removed_at = Some(7);
+            let forged = is_forged.then(|| removal(&mallory, &device.device_id, &listed.user, device));
+            device.removal = forged;
+        });
+        told.extend(said_removed(&bob).await);
+        told.extend(said_removed(&bob).await);
+        assert_eq!(bob.users(&group).await, ["alice", "alice", "bob"]);
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(&second.me().device_id.as_str()[..8]), "{told:?}");
+    // Messages go on.
+    bob.send(&group, "to both").await.unwrap();
+    assert_eq!(alice.receive().await, ["to both"]);
+    assert_eq!(second.receive().await, ["to both"]);
+    second.send(&group, "I am here").await.unwrap();
+    assert_eq!(bob.receive().await, ["I am here"]);
+    // It is not invited any more, and is again once the server does not say so.
+    let other = bob.create_group("supper").await.unwrap().id;
+    let refused = bob.invite(&other, &[user("alice")]).await;
+    assert!(
+        matches!(&refused, Err(Error::UnauthorizedDevice { device, .. }) if *device == second.me().device_id),
+        "{refused:?}"
+    );
+    proxy.forward();
+    assert_eq!(
+        bob.invite(&other, &[user("alice")]).await.unwrap().added,
+        [user("alice")]
+    );
+    assert_eq!(bob.users(&other).await, ["alice", "alice", "bob"]);
+}
+
+#[tokio::test]
+async fn of_two_devices_that_remove_one_another_the_one_nearer_to_the_root_stays() {
+    let server = TestServer::start().await;
+    let (alice, second, bob, proxy, group) = alice_twice_and_bob(&server).await;
+    let keys = Arc::new((keys_of(&alice), keys_of(&second)));
+    // Somebody has the second device, and the server with it.
+    let ids = (alice.me().device_id.clone(), second.me().device_id.clone());
+    lie_about_devices(&proxy, &user("alice"), move |listed| {
+        let [first, second] = listed.devices.as_mut_slice() else {
+            panic!("{listed:?}");
+        };
+        (first.removed_at, second.removed_at) = (Some(7), Some(8));
+        first.removal = Some(removal(&keys.1, &ids.1, &listed.user, first));
+        second.removal = Some(removal(&keys.0, &ids.0, &listed.user, second));
+    });
+    let told = said_removed(&bob).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(&alice.me().device_id.as_str()[..8]), "{told:?}");
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+    let members = bob.members(&group).await.unwrap();
+    assert!(
+        members
+            .iter()
+            .all(|member| member.device_id != second.me().device_id)
+    );
+    proxy.forward();
+    they_talk(&alice, &bob, &group).await;
+}
+
+#[tokio::test]
+async fn who_removes_a_device_takes_its_leaves_away_at_once() {
+    let server = TestServer::start().await;
+    let (alice, second, bob, _proxy, group) = alice_twice_and_bob(&server).await;
+    let alone = alice.create_group("notes").await.unwrap().id;
+    catch_up(&[&second, &alice]).await;
+    assert_eq!(alice.users(&alone).await, ["alice", "alice"]);
+    alice.remove_device(&second.me().device_id).await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice", "bob"]);
+    assert_eq!(alice.users(&alone).await, ["alice"]);
+    assert_eq!(bob.sync().await.unwrap().committed, 0, "nothing is left to do");
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+    they_talk(&alice, &bob, &group).await;
+    assert!(said_removed(&bob).await.is_empty());
 }
 
 #[tokio::test]

@@ -29,5 +29,5 @@ pub use evidence::{EVIDENCE_BYTES_MAX, Evidence, LINKS_MAX, MalformedEvidence};
 pub use handshake::{Handshake, Unreadable};
 pub use judge::Judge;
 pub use leaf::{Leaf, who};
-pub use link::{Link, link_verifies};
+pub use link::{Link, link_verifies, removal_verifies};
 pub use verdict::{Entrance, JudgedCommit, JudgedProposal, NotTaken, Rule};

@@ -1,4 +1,7 @@
-use larder_wire::{DeviceId, LABEL_DEVICE_LINK, UserName, link_content, sign_with_label_content};
+use larder_wire::{
+    DeviceId, LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, UserName, link_content, removal_content,
+    sign_with_label_content,
+};
 use openmls::prelude::{OpenMlsCrypto, SignatureScheme};
 
 /// Of every key of a device.
@@ -40,5 +43,24 @@ pub fn link_verifies(
     let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
     crypto
         .verify_signature(SCHEME, &labelled, by_key, &link.signature)
+        .is_ok()
+}
+
+/// Whether the device that has `by_key` as its MLS signature key has removed a device of its user, at this server: one of this
+/// id and MLS signature key.
+pub fn removal_verifies(
+    crypto: &impl OpenMlsCrypto,
+    (server_name, user): (&str, &UserName),
+    (device, mls_signature_key): (&DeviceId, &[u8]),
+    signature: &[u8],
+    by_key: &[u8],
+) -> bool {
+    if mls_signature_key.len() != KEY_BYTES {
+        return false;
+    }
+    let content = removal_content(server_name, user, device, mls_signature_key);
+    let labelled = sign_with_label_content(LABEL_DEVICE_REMOVAL, &content);
+    crypto
+        .verify_signature(SCHEME, &labelled, by_key, signature)
         .is_ok()
 }

@@ -25,6 +25,7 @@ fn chain(devices: usize) -> Vec<DeviceInfo> {
                 signature: Base64Url(vec![3; 64]),
             }),
             removed_at: None,
+            removal: None,
         })
         .collect()
 }

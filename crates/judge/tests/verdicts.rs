@@ -91,6 +91,7 @@ impl Device {
                 signature: Base64Url(by.keys.sign(&labelled).unwrap()),
             }),
             removed_at: None,
+            removal: None,
         }
     }
 }

@@ -181,6 +181,26 @@ pub struct Authorization {
     pub signature: Base64Url,
 }
 
+/// `DELETE /v1/devices/{device}`: removes a device of the caller's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RemovalRequest {
+    /// By the caller's MLS signature key, over [`removal_content`](crate::removal_content), through SignWithLabel with
+    /// [`LABEL_DEVICE_REMOVAL`](crate::LABEL_DEVICE_REMOVAL).
+    pub signature: Base64Url,
+}
+
+/// Why a device is not its user's any more: a device of the user says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Removal {
+    /// The device that says so; it may be the removed one.
+    pub by: DeviceId,
+    /// By its MLS signature key, over [`removal_content`](crate::removal_content), through SignWithLabel with
+    /// [`LABEL_DEVICE_REMOVAL`](crate::LABEL_DEVICE_REMOVAL).
+    pub signature: Base64Url,
+}
+
 /// `POST /v1/sessions/challenge`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -266,6 +286,10 @@ pub struct DeviceInfo {
     /// When it was removed, in Unix seconds. It stays in the list for the sake of those that it authorized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<u64>,
+    /// Which device of the user has removed it. Without one the operator has, or the account was ended whole: nobody is taken
+    /// out of a group for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal: Option<Removal>,
 }
 
 #[cfg(test)]

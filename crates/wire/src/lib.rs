@@ -26,7 +26,8 @@ mod suites;
 
 pub use accounts::{
     AccountRequest, Authorization, Challenge, ChallengeRequest, DeviceInfo, Limits, LinkRequest, Proofs,
-    RegisterRequest, Registered, Registration, ServerInfo, Session, SessionRequest, UserDevices,
+    RegisterRequest, Registered, Registration, Removal, RemovalRequest, ServerInfo, Session, SessionRequest,
+    UserDevices,
 };
 pub use audit::{
     AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
@@ -58,8 +59,8 @@ pub use link_code::{LinkCode, MalformedLinkCode};
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{
-    LABEL_DEVICE_LINK, LABEL_LEAVE, LABEL_REGISTER, leave_content, link_content, registration_content,
-    session_content, sign_with_label_content,
+    LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_LEAVE, LABEL_REGISTER, leave_content, link_content,
+    registration_content, removal_content, session_content, sign_with_label_content,
 };
 pub use state::{STATE_HEADER, StateClaim};
 pub use suites::{

@@ -13,7 +13,8 @@ use crate::names::{DeviceId, UserName};
 pub const LABEL_REGISTER: &str = "LarderRegister";
 /// The SignWithLabel label (RFC 9420 §5.1.2) for [`link_content`].
 pub const LABEL_DEVICE_LINK: &str = "LarderDeviceLink";
-
+/// The SignWithLabel label (RFC 9420 §5.1.2) for [`removal_content`].
+pub const LABEL_DEVICE_REMOVAL: &str = "LarderDeviceRemoval";
 /// The SignWithLabel label (RFC 9420 §5.1.2) for [`leave_content`].
 pub const LABEL_LEAVE: &str = "LarderLeave";
 
@@ -53,6 +54,25 @@ pub fn link_content(
             user.as_str().as_bytes(),
             device_id.as_str().as_bytes(),
             auth_key,
+            mls_signature_key,
+        ],
+    )
+}
+
+/// What a device signs with its MLS signature key to remove a device of its user, itself or another, through
+/// [`sign_with_label_content`] under [`LABEL_DEVICE_REMOVAL`].
+pub fn removal_content(
+    server_name: &str,
+    user: &UserName,
+    device_id: &DeviceId,
+    mls_signature_key: &[u8],
+) -> Vec<u8> {
+    domain_separated(
+        "larder device removal v1",
+        &[
+            server_name.as_bytes(),
+            user.as_str().as_bytes(),
+            device_id.as_str().as_bytes(),
             mls_signature_key,
         ],
     )
@@ -123,6 +143,20 @@ mod tests {
         assert_eq!(
             content,
             b"larder device link v1\0chat.example\0alice\0d-2\0\x01\x01\0\x02\x02"
+        );
+    }
+
+    #[test]
+    fn removal_content_is_the_documented_byte_string() {
+        let content = removal_content(
+            "chat.example",
+            &"alice".parse().unwrap(),
+            &"d-2".parse().unwrap(),
+            &[2; 2],
+        );
+        assert_eq!(
+            content,
+            b"larder device removal v1\0chat.example\0alice\0d-2\0\x02\x02"
         );
     }
 

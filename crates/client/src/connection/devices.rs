@@ -124,15 +124,37 @@ impl MlsConnection {
             .await
     }
 
-    /// Removes a device of this user, this one included; the last one ends the account. From then on the server takes
-    /// nothing from it, and members' clients remove its leaves from their groups; this one does so in its next
-    /// [`sync`](Self::sync). After its own removal this connection can do nothing any more.
+    /// Removes a device of this user, this one included, by this one's signature; the last one ends the account. From then on the
+    /// server takes nothing from it, and its leaves are removed: by this device at once, where it is in the groups and the server
+    /// can be reached, and by whichever member's is first. After its own removal this connection can do nothing any more.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `not-found`; [`Error::Unreachable`], and it may have happened: do it again.
+    /// [`Error::Refused`] with `not-found`; [`NotTheServer::ForgedDevices`]; [`Error::Unreachable`], and it may have happened: do
+    /// it again.
     pub async fn remove_device(&self, device: &DeviceId) -> Result<(), Error> {
         let _operation = self.0.operation.lock().await;
-        self.0.transport.remove_device(device).await
+        let (core, transport) = (&self.0.core, &self.0.transport);
+        let listed = self.learn_devices(&self.0.me.user).await?;
+        let listed = listed.ok_or(NotTheServer::ForgedDevices)?;
+        let removed = device.clone();
+        let removal = core
+            .write(move |_, context| core::sign_removal(context, &removed, &listed))
+            .await?;
+        transport.remove_device(device, &removal).await?;
+        if *device == self.0.me.device_id {
+            return Ok(());
+        }
+        let removed = device.clone();
+        core.write(move |tx, context| core::removed_own(tx, context, &removed))
+            .await?;
+        match self.pump(&mut Progress::default()).await {
+            Err(error) if error.leaves_waiting() => {
+                let code = error.code();
+                tracing::warn!(code, "the leaves of a removed device are left to the next sync");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Fetches a user's list of devices and takes it over: `None` when it is not believed, of which the groups are told. A user

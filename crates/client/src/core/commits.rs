@@ -9,7 +9,7 @@ use openmls::treesync::LeafNodeSource;
 use crate::core::gate::{self, Admitted, Removal};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
-use crate::core::{committed, devices, groups, mls, naming, requests, restored_server, verdicts};
+use crate::core::{committed, groups, mls, naming, removals, requests, restored_server, verdicts};
 use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState};
@@ -319,7 +319,7 @@ pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error
         }
         let state = mls::load(tx, &group)?;
         let proposed = Proposed::of(&state);
-        let of_removed = devices::leaves_of_removed(tx, &state)?;
+        let of_removed = removals::leaves_of_removed(tx, &state)?;
         match standing {
             GroupState::Active if !of_removed.is_empty() => {
                 let removal = gate::clear_departures(tx, &group)??;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use larder_judge::{Evidence, Leaf};
 use larder_pool::Tx;
 use larder_wire::{DeviceId, DeviceInfo, Membership, UserName};
-use openmls::prelude::{LeafNodeIndex, MlsGroup, OpenMlsProvider};
+use openmls::prelude::{MlsGroup, OpenMlsProvider};
 
-use crate::core::chain::{self, Distrust};
+use crate::core::chain::{self, Distrust, Judged};
 use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
@@ -18,7 +18,8 @@ use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
 
 /// Names the notice about a device in a group's history, so that each is there once.
 pub(super) const NOTICE_NEW: &str = "new-device";
-const NOTICE_REMOVED: &str = "removed-device";
+pub(super) const NOTICE_REMOVED: &str = "removed-device";
+const NOTICE_SAID_REMOVED: &str = "said-removed-device";
 const NOTICE_UNAUTHORIZED: &str = "unauthorized-device";
 const NOTICE_LIST: &str = "list-of-devices";
 const NOTICE_LIST_ROOT: &str = "list-of-devices-root";
@@ -78,7 +79,7 @@ pub(crate) fn learn_devices(
     let known = peers::of_user(connection, user)?;
     let provider = tx.provider();
     let server = (context.identity.me.server_name.as_str(), user);
-    let (devices, accepted) = match listed {
+    let (devices, judged) = match listed {
         Listed::Withheld => {
             peers::checked(connection, user)?;
             warn_of_leaves(tx, context, user, &shared, not_told)?;
@@ -89,7 +90,7 @@ pub(crate) fn learn_devices(
             return Ok(false);
         }
         Listed::Given(devices) => match chain::verify(provider.crypto(), server, devices, &known) {
-            Ok(accepted) => (devices, accepted),
+            Ok(judged) => (devices, judged),
             Err(distrust) => {
                 distrusted(tx, context, user, &shared, &distrust)?;
                 return Ok(false);
@@ -98,16 +99,17 @@ pub(crate) fn learn_devices(
     };
     peers::checked(connection, user)?;
     let list_was_known = known.iter().any(|peer| peer.root);
-    for (index, (device, accepted)) in devices.iter().zip(accepted).enumerate() {
+    for (index, (device, judged)) in devices.iter().zip(judged).enumerate() {
         let peer = known.iter().find(|peer| peer.device_id == device.device_id);
         let before = peer.map(|peer| peer.standing);
-        let standing = match (accepted, device.removed_at, before) {
+        let standing = match (judged, before) {
             // Whatever the list says of it now.
-            (_, _, Some(Standing::Removed)) => Standing::Removed,
-            (true, None, _) => Standing::Authorized,
-            (true, Some(_), _) => Standing::Removed,
-            (false, _, _) => Standing::Unauthorized,
+            (_, Some(Standing::Removed)) | (Judged::Removed, _) => Standing::Removed,
+            (Judged::Theirs, _) => Standing::Authorized,
+            (Judged::SaidRemoved, _) => Standing::SaidRemoved,
+            (Judged::NotTheirs, _) => Standing::Unauthorized,
         };
+        let accepted = judged != Judged::NotTheirs;
         // A forged key is not one to remember.
         if accepted || peer.is_some() {
             let new = Peer {
@@ -126,14 +128,19 @@ pub(crate) fn learn_devices(
                     None => !known.is_empty(),
                     Some(Standing::Seen) => list_was_known,
                     Some(Standing::Unauthorized) => true,
-                    Some(Standing::Authorized | Standing::Removed) => false,
+                    Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => false,
                 };
                 is_news.then(|| (NOTICE_NEW, new_device(user, &device.device_id)))
             }
-            Standing::Removed => matches!(before, Some(Standing::Seen | Standing::Authorized)).then(|| {
-                let text = format!("{user} removed the device {}", short(&device.device_id));
-                (NOTICE_REMOVED, text)
-            }),
+            Standing::Removed => {
+                let is_news = matches!(
+                    before,
+                    Some(Standing::Seen | Standing::Authorized | Standing::SaidRemoved)
+                );
+                is_news.then(|| (NOTICE_REMOVED, removed(user, &device.device_id)))
+            }
+            Standing::SaidRemoved => matches!(before, Some(Standing::Seen | Standing::Authorized))
+                .then(|| (NOTICE_SAID_REMOVED, said_removed(user, &device.device_id))),
             Standing::Unauthorized | Standing::Seen => {
                 Some((NOTICE_UNAUTHORIZED, unauthorized(user, &device.device_id)))
             }
@@ -159,7 +166,7 @@ fn warn_of_leaves(
     for (group, leaves) in shared {
         for device in leaves {
             match peers::standing(tx.connection(), user, device)? {
-                Some(Standing::Authorized | Standing::Removed) => {}
+                Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => {}
                 Some(Standing::Unauthorized | Standing::Seen) | None => {
                     let text = text(user, device);
                     tell(tx, context, group, (user, device), NOTICE_UNAUTHORIZED, &text)?;
@@ -168,6 +175,18 @@ fn warn_of_leaves(
         }
     }
     verification::warn(tx, context, user, shared)
+}
+
+pub(super) fn removed(user: &UserName, device: &DeviceId) -> String {
+    format!("{user} removed the device {}", short(device))
+}
+
+fn said_removed(user: &UserName, device: &DeviceId) -> String {
+    format!(
+        "the server says that the device {0} of {user} was removed, and no device of {user} has signed that: {0} is not invited \
+         any more, and stays in the groups that it is in. Ask {user}",
+        short(device)
+    )
 }
 
 fn not_told(user: &UserName, device: &DeviceId) -> String {
@@ -264,26 +283,6 @@ pub(super) fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey,
     Ok(found)
 }
 
-/// The leaves of devices that their users have removed.
-pub(super) fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
-    let connection = tx.connection();
-    let mut leaves = Vec::new();
-    if !peers::any_removed(connection)? {
-        return Ok(leaves);
-    }
-    for member in group.members() {
-        if member.index == group.own_leaf_index() {
-            continue;
-        }
-        if let Some((user, device)) = mls::who(&member.credential)
-            && peers::standing(connection, &user, &device)? == Some(Standing::Removed)
-        {
-            leaves.push(member.index);
-        }
-    }
-    Ok(leaves)
-}
-
 /// Those of these users with a device that is not known to be theirs: their lists are to be fetched before anything is made
 /// of these.
 pub(crate) fn users_to_look_up<'a>(
@@ -294,7 +293,8 @@ pub(crate) fn users_to_look_up<'a>(
     for (user, device) in devices {
         match peers::standing(tx.connection(), user, device)? {
             Some(Standing::Authorized) => {}
-            Some(Standing::Seen | Standing::Removed | Standing::Unauthorized) | None => {
+            Some(Standing::Seen | Standing::Removed | Standing::Unauthorized | Standing::SaidRemoved)
+            | None => {
                 users.insert(user.clone());
             }
         }
@@ -418,8 +418,11 @@ pub(crate) fn own_devices(
                 .authorization
                 .as_ref()
                 .map(|authorization| authorization.by.clone()),
-            is_authorized: matches!(standing, Some(Standing::Authorized | Standing::Removed)),
-            is_removed: device.removed_at.is_some(),
+            is_authorized: matches!(
+                standing,
+                Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved)
+            ),
+            is_removed: device.removed_at.is_some() || standing == Some(Standing::Removed),
             is_me: device.device_id == me.device_id,
         });
     }

@@ -34,6 +34,7 @@ mod probe;
 mod profile;
 mod rejoin;
 mod remake;
+mod removals;
 mod requests;
 mod restore;
 mod restored_server;
@@ -90,6 +91,7 @@ pub(crate) use profile::{
 };
 pub(crate) use rejoin::{give_up_rejoining, groups_to_rejoin, stage_rejoin};
 pub(crate) use remake::remake;
+pub(crate) use removals::{removed_own, sign_removal};
 pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};

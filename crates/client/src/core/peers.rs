@@ -21,10 +21,12 @@ pub(super) enum Standing {
     Seen,
     /// One of its user's devices.
     Authorized,
-    /// One that its user has removed.
+    /// One that a device of its user has removed. It stays so.
     Removed,
     /// In no list of its user's devices, or without a good signature of another one of them.
     Unauthorized,
+    /// One of its user's devices, of which the server says that it was removed: no device of the user has signed that.
+    SaidRemoved,
 }
 
 impl Standing {
@@ -34,13 +36,20 @@ impl Standing {
             Self::Authorized => 1,
             Self::Removed => 2,
             Self::Unauthorized => 3,
+            Self::SaidRemoved => 4,
         }
     }
 
     fn from_column(value: i64) -> Option<Self> {
-        [Self::Seen, Self::Authorized, Self::Removed, Self::Unauthorized]
-            .into_iter()
-            .find(|standing| standing.column() == value)
+        [
+            Self::Seen,
+            Self::Authorized,
+            Self::Removed,
+            Self::Unauthorized,
+            Self::SaidRemoved,
+        ]
+        .into_iter()
+        .find(|standing| standing.column() == value)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::core::adding::stage_adds;
 use crate::core::gate::{self, Closed};
 use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
 use crate::core::profile::Context;
-use crate::core::{commits, devices, groups, messages, mls, naming, verdicts};
+use crate::core::{commits, groups, messages, mls, naming, removals, verdicts};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, NotAdded, SendStatus};
 
@@ -143,7 +143,7 @@ fn restage(
             (gate::clear_expulsion(tx, group)?, leaves, Intent::Remove { user })
         }
         intent @ Intent::RemoveDevices => {
-            let leaves = devices::leaves_of_removed(tx, mls)?;
+            let leaves = removals::leaves_of_removed(tx, mls)?;
             (gate::clear_departures(tx, group)?, leaves, intent)
         }
         other => {

@@ -28,7 +28,11 @@ pub(crate) type Keys = BTreeSet<(DeviceId, Vec<u8>)>;
 fn present(tx: &Tx<'_>, context: &Context, user: &UserName) -> Result<Keys, Error> {
     let mut keys: Keys = peers::of_user(tx.connection(), user)?
         .into_iter()
-        .filter(|peer| peer.standing == Standing::Authorized)
+        .filter(|peer| match peer.standing {
+            // It stays in its groups, so its key is one to be compared.
+            Standing::Authorized | Standing::SaidRemoved => true,
+            Standing::Seen | Standing::Removed | Standing::Unauthorized => false,
+        })
         .map(|peer| (peer.device_id, peer.signature_key))
         .collect();
     let me = &context.identity.me;

@@ -120,6 +120,12 @@ impl Request {
         }
     }
 
+    /// Deletes, with the same body.
+    pub(super) fn deleting(mut self) -> Self {
+        self.method = Method::DELETE;
+        self
+    }
+
     /// Says what state we are in, as every request that changes something must.
     pub(super) fn with_state(mut self, state: &StateClaim) -> Self {
         self.state = Some(state.clone());

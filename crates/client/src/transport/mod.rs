@@ -4,6 +4,7 @@ mod address;
 mod deadline;
 mod events;
 mod http;
+mod lists;
 mod session;
 
 use std::sync::Arc;
@@ -12,10 +13,9 @@ use std::time::Duration;
 use larder_pool::Tx;
 use larder_wire::{
     AccountRequest, Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation,
-    GROUPS_PER_DEVICE_MAX, GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest,
-    Memberships, MessageResult, MessagesRequest, MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer,
-    Registered, ReserveRequest, Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark,
-    USER_DEVICES_EVER_MAX, UploadRequest, Uploaded, UserDevices, UserName,
+    GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult, MessagesRequest,
+    MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, RemovalRequest, ReserveRequest,
+    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -43,12 +43,6 @@ const STREAM_TIME: Duration = Duration::from_secs(5);
 
 /// How long a session may take to be opened, whatever it is for.
 const SESSION_TIME: Duration = Duration::from_secs(20);
-
-/// The list of a user's devices, in bytes: each has names of 64 characters, keys of 32 bytes and signatures of 64.
-const USER_DEVICES_BYTES_MAX: usize = 2 * 1024 * (USER_DEVICES_EVER_MAX + 1);
-
-/// The list of a device's groups, in bytes: each has an id of 64 bytes and two numbers.
-const MEMBERSHIPS_BYTES_MAX: usize = 256 * (GROUPS_PER_DEVICE_MAX + 1);
 
 /// What a server says of itself, in bytes.
 const INFO_BYTES_MAX: usize = 64 * 1024;
@@ -400,19 +394,17 @@ impl Transport {
         self.change(self.bare_claim().await?, request).await
     }
 
-    pub(crate) async fn user_devices(&self, user: &UserName) -> Result<UserDevices, Error> {
-        let request = Request::get(&format!("/v1/users/{user}/devices"));
-        self.call(&request.with_answer_bytes_max(USER_DEVICES_BYTES_MAX))
-            .await
-    }
-
     pub(crate) async fn link_device(&self, request: &LinkRequest) -> Result<Registered, Error> {
         let request = Request::post("/v1/devices", request)?;
         self.change(self.bare_claim().await?, request).await
     }
 
-    pub(crate) async fn remove_device(&self, device: &DeviceId) -> Result<(), Error> {
-        let request = Request::delete(&format!("/v1/devices/{device}"));
+    pub(crate) async fn remove_device(
+        &self,
+        device: &DeviceId,
+        removal: &RemovalRequest,
+    ) -> Result<(), Error> {
+        let request = Request::post(&format!("/v1/devices/{device}"), removal)?.deleting();
         self.change(self.bare_claim().await?, request).await
     }
 
@@ -431,29 +423,6 @@ impl Transport {
         let path = format!("/v1/reservations/{reservation_id}/abandon");
         let request = Request::post_bytes(&path, Vec::new());
         self.change(self.bare_claim().await?, request).await
-    }
-
-    /// The groups that the server knows this device as a member of.
-    pub(crate) async fn memberships(&self) -> Result<Memberships, Error> {
-        self.list_memberships(Vec::new()).await
-    }
-
-    /// The groups that any device of this one's user is a member of.
-    pub(crate) async fn memberships_of_user(&self) -> Result<Memberships, Error> {
-        self.list_memberships(vec![("of", "user".to_owned())]).await
-    }
-
-    /// # Errors
-    /// [`NotTheServer::TooMuch`] for more groups than a device can be in.
-    async fn list_memberships(&self, query: Vec<(&'static str, String)>) -> Result<Memberships, Error> {
-        let request = Request::get("/v1/groups")
-            .with_query(query)
-            .with_answer_bytes_max(MEMBERSHIPS_BYTES_MAX);
-        let listed: Memberships = self.call(&request).await?;
-        match listed.groups.len() {
-            0..=GROUPS_PER_DEVICE_MAX => Ok(listed),
-            _ => Err(NotTheServer::TooMuch.into()),
-        }
     }
 
     pub(crate) async fn group_info(&self, group: &GroupId) -> Result<GroupInfoAnswer, Error> {

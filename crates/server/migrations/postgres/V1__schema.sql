@@ -34,7 +34,13 @@ CREATE TABLE devices (
     link_signature BYTEA,
     -- A removed device stays, without anything that it could use: its names are not given to another, and what it authorized
     -- can still be verified.
-    removed_at BIGINT
+    removed_at BIGINT,
+    -- Which device of the user has removed it, and that device's signature; NULL where the operator has, or where the account was
+    -- ended whole.
+    removed_by BIGINT REFERENCES devices (id),
+    removal_signature BYTEA,
+    CHECK ((removed_by IS NULL) = (removal_signature IS NULL)),
+    CHECK (removed_by IS NULL OR removed_at IS NOT NULL)
 );
 CREATE INDEX devices_by_user ON devices (user_id, id);
 

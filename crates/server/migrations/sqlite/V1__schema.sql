@@ -37,7 +37,13 @@ CREATE TABLE devices (
     link_signature BLOB,
     -- A removed device stays, without anything that it could use: its names are not given to another, and what it authorized
     -- can still be verified.
-    removed_at INTEGER
+    removed_at INTEGER,
+    -- Which device of the user has removed it, and that device's signature; NULL where the operator has, or where the account was
+    -- ended whole.
+    removed_by INTEGER REFERENCES devices (id),
+    removal_signature BLOB,
+    CHECK ((removed_by IS NULL) = (removal_signature IS NULL)),
+    CHECK (removed_by IS NULL OR removed_at IS NOT NULL)
 );
 CREATE INDEX devices_by_user ON devices (user_id, id);
 

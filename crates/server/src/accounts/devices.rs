@@ -1,6 +1,6 @@
 //! The devices of a user: one links another, and any of them removes one.
 
-use larder_judge::{Link, link_verifies};
+use larder_judge::{Link, link_verifies, removal_verifies};
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, DeviceInfo, GroupId, LinkRequest, ProblemType, USER_DEVICES_EVER_MAX, UserName};
 use openmls_rust_crypto::RustCrypto;
@@ -69,37 +69,55 @@ pub(crate) fn list(tx: &Tx<'_>, user: &UserName) -> Result<Vec<DeviceInfo>, Serv
     Ok(devices)
 }
 
-/// Removes a device of the caller's user: its KeyPackages are withdrawn, its sessions and its inbox are gone, and no group
-/// takes anything from it any more. With the last device the account ends. Removing it again changes nothing.
+/// Removes a device of the caller's user, by the caller's signature: its KeyPackages are withdrawn, its sessions and its inbox are
+/// gone, and no group takes anything from it any more. With the last device the account ends. Removing it again changes nothing,
+/// unless it was removed without a signature.
 pub(crate) fn remove(
     tx: &Tx<'_>,
+    (crypto, server_name): (&RustCrypto, &str),
     caller: &DeviceRow,
-    device_id: &DeviceId,
+    (device_id, signature): (&DeviceId, &[u8]),
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
-    let present = tx.devices_of_user(&caller.user, &caller.user)?;
-    let Some(device) = present.iter().find(|device| device.device_id == *device_id) else {
-        return if tx.is_removed_device(&caller.user, device_id)? {
-            Ok(())
-        } else {
-            Err(ProblemType::NotFound.into())
-        };
+    let listed = tx.device_list(&caller.user)?;
+    let Some(device) = listed.iter().find(|device| device.device_id == *device_id) else {
+        return Err(ProblemType::NotFound.into());
     };
-    remove_all(tx, caller, std::slice::from_ref(device), now)
+    let removed = (device_id, device.mls_signature_key.0.as_slice());
+    if !removal_verifies(
+        crypto,
+        (server_name, &caller.user),
+        removed,
+        signature,
+        &caller.signature_key,
+    ) {
+        return Err(ProblemType::Forbidden.into());
+    }
+    if device.removal.is_some() {
+        return Ok(());
+    }
+    let mut present = tx.devices_of_user(&caller.user, &caller.user)?;
+    present.retain(|device| device.device_id == *device_id);
+    let groups = take_away(tx, caller, &present, now)?;
+    tx.sign_removal(caller.user_key, device_id, (caller.key, signature))?;
+    tell(tx, caller, &groups, now)
 }
 
-/// Removes every device of the caller's user, and with them the account. Its name stays taken.
+/// Removes every device of the caller's user, and with them the account. Its name stays taken. No device signs it, so members
+/// are told and take nobody out of a group.
 pub(crate) fn remove_account(tx: &Tx<'_>, caller: &DeviceRow, now: UnixSeconds) -> Result<(), ServiceError> {
     let present = tx.devices_of_user(&caller.user, &caller.user)?;
-    remove_all(tx, caller, &present, now)
+    let groups = take_away(tx, caller, &present, now)?;
+    tell(tx, caller, &groups, now)
 }
 
-fn remove_all(
+/// Takes from these devices all that they have here. The groups that are to be told.
+fn take_away(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     devices: &[DeviceRow],
     now: UnixSeconds,
-) -> Result<(), ServiceError> {
+) -> Result<Vec<GroupId>, ServiceError> {
     // A request of a device that is under way ends first.
     for device in devices {
         tx.end_state(device.key)?;
@@ -117,7 +135,7 @@ fn remove_all(
     for group in &groups {
         tx.note_roster_change(group, now)?;
     }
-    tell(tx, caller, &groups, now)
+    Ok(groups)
 }
 
 /// Tells the members of these groups, and the user's own devices, that a device of the user came or went.

@@ -3,15 +3,15 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use larder_wire::{
-    AccountRequest, Challenge, ChallengeRequest, DeviceId, LinkRequest, Registered, Session, SessionRequest,
-    UserDevices, UserName,
+    AccountRequest, Challenge, ChallengeRequest, DeviceId, LinkRequest, Registered, RemovalRequest, Session,
+    SessionRequest, UserDevices, UserName,
 };
 
 use super::App;
 use super::extract::{Json, Path};
 use super::problem::{
     BlockProblems, ChallengeProblems, ChangeProblems, Failure, FindAndChangeProblems, FindProblems,
-    LinkProblems, ReadProblems, RegisterProblems, SessionProblems,
+    LinkProblems, ReadProblems, RegisterProblems, RemovalProblems, SessionProblems,
 };
 use crate::Caller;
 
@@ -73,25 +73,28 @@ pub(super) async fn link_device(
     Ok((StatusCode::CREATED, Json(linked)))
 }
 
-/// Removes a device of the caller's user, the calling one included; the last one ends the account. Its KeyPackages are
-/// withdrawn, its sessions end, its inbox is dropped, and its messages and Commits are refused from here on. The members
-/// of its groups get a `device-change`, and remove its leaves.
+/// Removes a device of the caller's user, the calling one included, by its signature; the last one ends the account. Its
+/// KeyPackages are withdrawn, its sessions end, its inbox is dropped, and its messages and Commits are refused from here on. The
+/// members of its groups get a `device-change`, find the signature in the list of devices, and remove its leaves.
 #[utoipa::path(
     delete, path = "/v1/devices/{device}", tag = "accounts",
     params(("device" = DeviceId, Path, description = "The device")),
-    responses((status = 204, description = "Removed, now or earlier"), FindAndChangeProblems),
+    request_body = RemovalRequest,
+    responses((status = 204, description = "Removed, now or earlier"), RemovalProblems),
     security(("session" = [])),
 )]
 pub(super) async fn remove_device(
     caller: Caller,
     State(app): State<App>,
     Path(device_id): Path<DeviceId>,
+    Json(request): Json<RemovalRequest>,
 ) -> Result<StatusCode, Failure> {
-    app.service.remove_device(&caller, device_id).await?;
+    app.service.remove_device(&caller, device_id, request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Ends the caller's account: removes all of its devices. Its name stays taken.
+/// Ends the caller's account: removes all of its devices. Its name stays taken. No device signs it, so members are told and
+/// take nobody out of a group.
 #[utoipa::path(
     delete, path = "/v1/accounts/{user}", tag = "accounts",
     params(("user" = UserName, Path, description = "The caller's own name")),

@@ -5,8 +5,8 @@ use larder_wire::{
     AccountRequest, BODY_BYTES_MAX, ChallengeRequest, CommitRequest, CreateGroupRequest, GROUP_ID_BYTES_MAX,
     GROUP_INFO_BYTES_MAX, GROUPS_PER_DEVICE_MAX, KEY_PACKAGE_BYTES_MAX, LEAF_BYTES_MAX, LeaveRequest,
     LinkRequest, MESSAGE_BYTES_MAX, MESSAGES_MAX, MessagesRequest, NextRequest, PROPOSAL_BYTES_MAX,
-    ProposalRequest, RESERVE_USERS_MAX, REVOKE_REFS_MAX, ReserveRequest, Revocation, SPEND_REFS_MAX,
-    SessionRequest, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest,
+    ProposalRequest, RESERVE_USERS_MAX, REVOKE_REFS_MAX, RemovalRequest, ReserveRequest, Revocation,
+    SPEND_REFS_MAX, SessionRequest, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest,
 };
 
 /// Names, ids, numbers, signatures and the JSON around them, in bytes.
@@ -38,6 +38,7 @@ bounded! {
     ChallengeRequest: framed(0);
     SessionRequest: framed(0);
     LinkRequest: framed(0);
+    RemovalRequest: framed(0);
     UploadRequest: framed(UPLOAD_KEY_PACKAGES_MAX * KEY_PACKAGE_BYTES_MAX);
     Revocation: FRAME_BYTES + REVOKE_REFS_MAX * ITEM_BYTES;
     ReserveRequest: FRAME_BYTES + RESERVE_USERS_MAX * ITEM_BYTES;

@@ -118,6 +118,9 @@ problem_sets! {
     /// Of the link of a device.
     LinkProblems: Malformed | Unauthenticated | Forbidden | NameTaken | TooManyDevices | StateBehind | TooLarge
         | UnsupportedMediaType | Unavailable;
+    /// Of the removal of a device.
+    RemovalProblems: Malformed | Unauthenticated | Forbidden | NotFound | StateBehind | TooLarge | UnsupportedMediaType
+        | Unavailable;
     /// Of a request for a challenge.
     ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of a request for a session.

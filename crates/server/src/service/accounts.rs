@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use larder_wire::{
     AccountRequest, Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType,
-    Registered, Registration, Session, SessionRequest, UserDevices, UserName,
+    Registered, Registration, RemovalRequest, Session, SessionRequest, UserDevices, UserName,
 };
 
 use super::{Caller, Service, malformed};
@@ -182,11 +182,20 @@ impl Service {
         Ok(linked)
     }
 
-    /// Removes a device of the caller's user; the last one ends the account. Refuses with `not-found`.
-    pub async fn remove_device(&self, caller: &Caller, device_id: DeviceId) -> Result<(), ServiceError> {
-        let (by, now) = (Arc::clone(&caller.device), self.now());
-        self.change(caller, move |tx| accounts::remove(tx, &by, &device_id, now))
-            .await
+    /// Removes a device of the caller's user; the last one ends the account. Refuses with `not-found`, and with `forbidden` what
+    /// the caller has not signed.
+    pub async fn remove_device(
+        &self,
+        caller: &Caller,
+        device_id: DeviceId,
+        request: RemovalRequest,
+    ) -> Result<(), ServiceError> {
+        let (inner, by, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        self.change(caller, move |tx| {
+            let server = (&inner.crypto, inner.config.server_name.as_str());
+            accounts::remove(tx, server, &by, (&device_id, &request.signature.0), now)
+        })
+        .await
     }
 
     /// Ends the caller's account: all of its devices are removed, and its name stays taken. Refuses with `not-found`

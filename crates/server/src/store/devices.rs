@@ -1,7 +1,9 @@
 //! The devices of a user: linked one by another, and removed.
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{Authorization, Base64Url, DeviceId, DeviceInfo, GroupId, RegisterRequest, UserName};
+use larder_wire::{
+    Authorization, Base64Url, DeviceId, DeviceInfo, GroupId, RegisterRequest, Removal, UserName,
+};
 
 use crate::error::Fault;
 use crate::store::statement::params;
@@ -11,8 +13,10 @@ impl Tx<'_> {
     /// Every device that a user has or had, oldest first; none when the user is unknown.
     pub(crate) fn device_list(&self, user: &UserName) -> Result<Vec<DeviceInfo>, Fault> {
         self.rows(
-            "SELECT d.name, d.auth_key, d.signature_key, a.name, d.link_signature, d.removed_at
+            "SELECT d.name, d.auth_key, d.signature_key, a.name, d.link_signature, d.removed_at, r.name,
+                    d.removal_signature
              FROM users u JOIN devices d ON d.user_id = u.id LEFT JOIN devices a ON a.id = d.authorized_by
+                 LEFT JOIN devices r ON r.id = d.removed_by
              WHERE u.name = ?1 ORDER BY d.id",
             params![user.as_str()],
             |row| {
@@ -27,12 +31,23 @@ impl Tx<'_> {
                         return Err(Fault::Corrupt("the authorization of a device"));
                     }
                 };
+                let removal = match (row.optional(6)?, row.optional(7)?) {
+                    (Some(by), Some(signature)) => Some(Removal {
+                        by: named(by)?,
+                        signature: Base64Url(signature),
+                    }),
+                    (None, None) => None,
+                    (Some(_), None) | (None, Some(_)) => {
+                        return Err(Fault::Corrupt("the removal of a device"));
+                    }
+                };
                 Ok(DeviceInfo {
                     device_id: named(row.get(0)?)?,
                     auth_key: Base64Url(row.get(1)?),
                     mls_signature_key: Base64Url(row.get(2)?),
                     authorization,
                     removed_at: row.optional::<UnixSeconds>(5)?.map(|time| time.0),
+                    removal,
                 })
             },
         )
@@ -92,10 +107,24 @@ impl Tx<'_> {
         }
     }
 
+    /// Notes which device has removed one that is removed, unless that is known.
+    pub(crate) fn sign_removal(
+        &self,
+        user: UserKey,
+        device: &DeviceId,
+        (by, signature): (DeviceKey, &[u8]),
+    ) -> Result<(), Fault> {
+        self.queue(
+            "UPDATE devices SET removed_by = ?3, removal_signature = ?4
+             WHERE user_id = ?1 AND name = ?2 AND removed_at IS NOT NULL AND removed_by IS NULL",
+            params![user, device.as_str(), by, signature],
+        )
+    }
+
     /// Turns a device into a tombstone, and takes its sessions and its place in every group away.
     pub(crate) fn remove_device(&self, device: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
         self.queue(
-            "UPDATE devices SET removed_at = ?2 WHERE id = ?1",
+            "UPDATE devices SET removed_at = ?2 WHERE id = ?1 AND removed_at IS NULL",
             params![device, now],
         )?;
         let groups: Vec<GroupId> = self.rows(

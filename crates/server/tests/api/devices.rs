@@ -3,8 +3,8 @@
 use larder_judge::{Evidence, Leaf};
 use larder_wire::{
     Base64Url, DeviceInfo, GroupInfoAnswer, InboxKind, KeyPackageState, LABEL_DEVICE_LINK, LABEL_REGISTER,
-    LinkRequest, Membership, Memberships, ProblemType, Registered, Reserved, UserName, link_content,
-    sign_with_label_content,
+    LinkRequest, Membership, Memberships, ProblemType, Registered, Removal, Reserved, UserName, link_content,
+    removal_content, sign_with_label_content,
 };
 use openmls::prelude::{LeafNodeParameters, OpenMlsCrypto as _, OpenMlsProvider as _, SignatureScheme};
 use openmls_traits::signatures::Signer as _;
@@ -175,6 +175,84 @@ async fn r_c8_the_list_of_devices_verifies_from_the_first_one_on_also_through_th
     let mut forged = devices.clone();
     forged[2].mls_signature_key = bob.mls.to_public_vec().into();
     assert!(!verifies_from_the_first(&alice, &forged), "the check can fail");
+}
+
+#[tokio::test]
+async fn only_a_present_device_of_the_user_removes_one_by_its_own_signature() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    let (second, third) = (alice.link(2).await, alice.link(3).await);
+    let mallory = server.device("mallory").await;
+    let key = second.mls.public();
+    let by_another = third.removal(&second.id, key);
+    let by_a_stranger = mallory.removal(&second.id, key);
+    let for_another = alice.removal(&third.id, key);
+    let for_another_key = alice.removal(&second.id, third.mls.public());
+    let mut damaged = alice.removal(&second.id, key);
+    damaged.signature.0[0] ^= 1;
+    let mut under_another_label = damaged.clone();
+    let content = removal_content("localhost", &alice.user, &second.id, key);
+    let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
+    under_another_label.signature = alice.mls.sign(&labelled).unwrap().into();
+    for forged in [
+        by_another,
+        by_a_stranger,
+        for_another,
+        for_another_key,
+        damaged,
+        under_another_label,
+    ] {
+        alice
+            .remove_by(&second.id, &forged)
+            .await
+            .refused(ProblemType::Forbidden);
+    }
+    let good = alice.removal(&second.id, key);
+    mallory
+        .remove_by(&second.id, &good)
+        .await
+        .refused(ProblemType::NotFound);
+    let of = async |id: &larder_wire::DeviceId| {
+        let devices = mallory.devices_of("alice").await;
+        devices
+            .into_iter()
+            .find(|device| device.device_id == *id)
+            .unwrap()
+    };
+    assert_eq!(of(&second.id).await.removed_at, None);
+    alice.remove_by(&second.id, &good).await.done();
+    let removed = of(&second.id).await;
+    assert!(removed.removed_at.is_some());
+    let removal = Removal {
+        by: alice.id.clone(),
+        signature: good.signature.clone(),
+    };
+    assert_eq!(removed.removal, Some(removal));
+    // Another one that is repeated, by whomever, changes nothing.
+    third.remove_device(&second.id).await.done();
+    assert_eq!(of(&second.id).await, removed);
+    alice.remove_by(&second.id, &good).await.done();
+    // By itself.
+    third.remove_device(&third.id).await.done();
+    assert_eq!(of(&third.id).await.removal.unwrap().by, third.id);
+}
+
+#[tokio::test]
+async fn a_removal_that_nobody_signed_can_be_signed_later() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    let second = alice.link(2).await;
+    let bob = server.device("bob").await;
+    server
+        .database
+        .corrupt("UPDATE devices SET removed_at = 7 WHERE authorized_by IS NOT NULL")
+        .await;
+    let listed = bob.devices_of("alice").await;
+    assert_eq!((listed[1].removed_at, &listed[1].removal), (Some(7), &None));
+    alice.remove_device(&second.id).await.done();
+    let listed = bob.devices_of("alice").await;
+    assert_eq!(listed[1].removed_at, Some(7));
+    assert_eq!(listed[1].removal.as_ref().unwrap().by, alice.id);
 }
 
 #[tokio::test]
@@ -436,7 +514,7 @@ async fn an_account_is_ended_by_its_owner_with_all_of_its_devices_and_by_nobody_
             .devices_of("alice")
             .await
             .iter()
-            .all(|device| device.removed_at.is_some())
+            .all(|device| device.removed_at.is_some() && device.removal.is_none())
     );
     assert_eq!(server.database.count("SELECT count(*) FROM mail").await, 0);
     let _: Reserved = mallory

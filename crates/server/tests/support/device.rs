@@ -1,9 +1,9 @@
 use larder_wire::{
     Authorization, Base64Url, Challenge, ChallengeRequest, DeviceId, DeviceInfo, GroupId, Inventory,
-    KeyPackageRef, KeyPackageState, LABEL_DEVICE_LINK, LABEL_REGISTER, LinkRequest, Proofs, RegisterRequest,
-    ReserveRequest, Reserved, RevokeRequest, Revoked, Session, SessionRequest, UploadOutcome, UploadRequest,
-    Uploaded, UserDevices, UserName, credential_identity, link_content, registration_content,
-    session_content, sign_with_label_content,
+    KeyPackageRef, KeyPackageState, LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_REGISTER, LinkRequest,
+    Proofs, RegisterRequest, RemovalRequest, ReserveRequest, Reserved, RevokeRequest, Revoked, Session,
+    SessionRequest, UploadOutcome, UploadRequest, Uploaded, UserDevices, UserName, credential_identity,
+    link_content, registration_content, removal_content, session_content, sign_with_label_content,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
@@ -189,9 +189,35 @@ impl Device {
         new
     }
 
-    pub(crate) async fn remove_device(&self, device_id: &DeviceId) -> Answer {
+    /// What this device signs to remove one of its user.
+    pub(crate) fn removal(&self, device_id: &DeviceId, signature_key: &[u8]) -> RemovalRequest {
+        let content = removal_content("localhost", &self.user, device_id, signature_key);
+        let labelled = sign_with_label_content(LABEL_DEVICE_REMOVAL, &content);
+        RemovalRequest {
+            signature: Base64Url(self.mls.sign(&labelled).expect("a signature")),
+        }
+    }
+
+    pub(crate) async fn remove_by(&self, device_id: &DeviceId, removal: &RemovalRequest) -> Answer {
         let path = format!("/v1/devices/{device_id}");
-        Answer::to(self.http.request(reqwest::Method::DELETE, &path)).await
+        let request = self.http.request(reqwest::Method::DELETE, &path);
+        Answer::to(request.json(removal)).await
+    }
+
+    /// Removes a device of this one's user, if it can find it.
+    pub(crate) async fn remove_device(&self, device_id: &DeviceId) -> Answer {
+        let path = format!("/v1/users/{}/devices", self.user);
+        let listed = self.http.get(&path).await;
+        if listed.status != 200 {
+            return listed;
+        }
+        let listed = listed.ok::<UserDevices>().devices;
+        let device = listed.into_iter().find(|device| device.device_id == *device_id);
+        let signature_key = device
+            .map(|device| device.mls_signature_key.0)
+            .unwrap_or_default();
+        self.remove_by(device_id, &self.removal(device_id, &signature_key))
+            .await
     }
 
     pub(crate) async fn devices_of(&self, user: &str) -> Vec<DeviceInfo> {

@@ -60,6 +60,7 @@ pub(super) async fn exercise(opened: &Opened) {
         tx.device_that_was(&"further".parse().unwrap())?;
         tx.end_state(further)?;
         tx.remove_device(further, NOW)?;
+        tx.sign_removal(user, &"further".parse().unwrap(), (alice, b"signature"))?;
         Ok(())
     })
     .await;
