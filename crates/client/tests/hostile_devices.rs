@@ -273,22 +273,16 @@ async fn said_removed(client: &Client) -> Vec<String> {
 async fn a_removal_that_only_the_server_says_is_told_and_expels_nobody() {
     let server = TestServer::start().await;
     let (alice, second, bob, proxy, group) = alice_twice_and_bob(&server).await;
-    let mallory = server.client("mallory").await;
-    let mallory_keys = keys_of(&mallory);
-    let forgeries: [Box<dyn Fn(&UserName, &DeviceInfo) -> Option<Removal> + Send + Sync>; 2] = [
-        Box::new(|_, _| None),
-        Box::new(move |user, device| {
-            let signed = removal(&mallory_keys, &device.device_id, user, device);
-            Some(signed)
-        }),
-    ];
+    let mallory = Arc::new(keys_of(&server.client("mallory").await));
     let mut told = Vec::new();
-    for forge in forgeries {
-        let forge = Arc::new(forge);
+    // Without a signature, and with that of somebody else.
+    for is_forged in [false, true] {
+        let mallory = Arc::clone(&mallory);
         lie_about_devices(&proxy, &user("alice"), move |listed| {
             let device = &mut listed.devices[1];
             device.removed_at = Some(7);
-            device.removal = forge(&listed.user, device);
+            let forged = is_forged.then(|| removal(&mallory, &device.device_id, &listed.user, device));
+            device.removal = forged;
         });
         told.extend(said_removed(&bob).await);
         told.extend(said_removed(&bob).await);
