@@ -12,7 +12,9 @@ use crate::core::messages::{self, NewMessage};
 use crate::core::payload::{self, Content};
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
-use crate::core::{attachments, committed, groups, mls, naming, peers, requests, verdicts, welcome};
+use crate::core::{
+    attachments, committed, groups, mls, naming, peers, requests, rows_seen, verdicts, welcome,
+};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -25,6 +27,8 @@ pub(crate) struct Applied {
     pub(crate) refresh: bool,
     /// A device of this one's user came or went, or is in a new group.
     pub(crate) own_devices: bool,
+    /// Its number was that of another row before.
+    pub(crate) went_back: bool,
 }
 
 /// Why a row had no effect. All that it did is undone.
@@ -57,8 +61,10 @@ impl Failed {
 pub(crate) enum Taken {
     /// It has taken effect.
     Over(Applied),
-    /// It had before.
+    /// It had before, and so has everything up to it.
     Known,
+    /// It had before, under another number; the group's position has moved to this one.
+    Again,
     /// Rows before it are missing, so it has to wait for them.
     Beyond,
 }
@@ -73,10 +79,27 @@ pub(crate) fn apply(
     tree: Option<&[u8]>,
 ) -> Result<Taken, Error> {
     let connection = tx.connection();
+    let digest = rows_seen::digest(row);
+    let mut went_back = false;
     if let Some(group) = &row.group_id {
-        match positions::place(connection, group, row)? {
+        match positions::place(connection, group, row, digest.as_ref())? {
             Place::Next => {}
-            Place::Known => return Ok(Taken::Known),
+            Place::Again => {
+                positions::advance(connection, group, row.seq)?;
+                return Ok(Taken::Again);
+            }
+            Place::Known => {
+                positions::tell_again(connection, group, row.seq)?;
+                return Ok(Taken::Known);
+            }
+            Place::Rewritten => {
+                tracing::warn!(
+                    seq = row.seq,
+                    "the server has another row under the number of one that was taken over"
+                );
+                positions::tell_of_going_back(tx, context, group)?;
+                went_back = true;
+            }
             Place::Beyond => {
                 tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
                 return Ok(Taken::Beyond);
@@ -92,6 +115,7 @@ pub(crate) fn apply(
         undo
     })?;
     let mut joined = false;
+    let took_effect = effect.is_ok();
     match effect {
         Ok(did_join) => joined = did_join,
         Err(Failed::Fault(error)) => return Err(*error),
@@ -114,8 +138,13 @@ pub(crate) fn apply(
     }
     if let Some(group) = &row.group_id {
         positions::advance(connection, group, row.seq)?;
+        if let Some(digest) = &digest {
+            let is_known = groups::find(connection, group)?.is_some();
+            rows_seen::remember(connection, group, (row.seq, digest), took_effect, is_known)?;
+        }
     }
     Ok(Taken::Over(Applied {
+        went_back,
         joined,
         refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
         own_devices: row.kind == InboxKind::DeviceChange
@@ -149,10 +178,11 @@ fn lose(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Error> {
 
 /// Whether a group was joined.
 fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -> Result<bool, Failed> {
-    if row.gone.is_some() {
-        return is_gone(tx, context, row).map(|()| false);
-    }
     match row.kind {
+        // What else there is, is kept until it is acknowledged.
+        InboxKind::Commit | InboxKind::Proposal | InboxKind::Message if row.gone.is_some() => {
+            is_gone(tx, context, row).map(|()| false)
+        }
         InboxKind::Welcome => welcome::join(tx, context, row, tree).map(|()| true),
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
             group_message(tx, context, row).map(|()| false)
@@ -161,8 +191,11 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
             let user = std::str::from_utf8(&row.body.0)
                 .ok()
                 .and_then(|name| name.parse().ok());
-            // It does no harm to be told of nobody; what matters is in the list.
-            if let Some(user) = user {
+            // It does no harm to be told of nobody; what matters is in the list. Of whom no device is known, there is nothing
+            // to find changed.
+            if let Some(user) = user
+                && (user == context.identity.me.user || peers::is_known(tx.connection(), &user)?)
+            {
                 peers::check_later(tx.connection(), &user)?;
             }
             Ok(false)
