@@ -19,9 +19,9 @@ CREATE TABLE profile (
     inventory_digest TEXT,
     -- When the server was last asked for its ciphersuites, in Unix seconds.
     suites_checked_at INTEGER NOT NULL DEFAULT 0,
-    -- 0 the state is this device's last one; 1 it is an older copy, and nothing is sent; 2 the server has been told, and what
-    -- follows is under way.
-    restoring INTEGER NOT NULL DEFAULT 0 CHECK (restoring BETWEEN 0 AND 2),
+    -- 0 the state is this device's last one; 1 the server says that it is an older copy, and nothing is sent; 2 the server knows
+    -- that it was one, and what follows is under way; 3 it is a copy, whatever the server says, and nothing is sent.
+    restoring INTEGER NOT NULL DEFAULT 0 CHECK (restoring BETWEEN 0 AND 3),
     -- When a copy was last brought up to date.
     restored_at INTEGER,
     -- The incarnation of the server that this device knows; another one was restored from a backup.
@@ -51,8 +51,8 @@ CREATE TABLE suites (
 
 INSERT INTO suites (suite, rank) VALUES (1, 0), (3, NULL);
 
--- The marks of requests that changed something on the server, or may have: the last one known to have been carried out, and
--- those after it. A mark is in here before its request leaves.
+-- The marks of requests that changed something on the server, or may have: the last one known to have been carried out, a few
+-- before it, and those after it. A mark is in here before its request leaves.
 CREATE TABLE state_marks (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     mark BLOB NOT NULL UNIQUE
@@ -104,8 +104,44 @@ CREATE TABLE groups (
 CREATE TABLE positions (
     group_id BLOB PRIMARY KEY,
     seq INTEGER NOT NULL CHECK (seq >= 0),
-    acknowledged INTEGER NOT NULL CHECK (acknowledged >= 0)
+    acknowledged INTEGER NOT NULL CHECK (acknowledged >= 0),
+    -- The highest `seq` that there ever was: the server may have been told that its rows up to there are stored, so it need not
+    -- deliver them once more.
+    highest INTEGER NOT NULL,
+    -- Rows up to this one may have been seen and are not in `rows_seen` any more.
+    forgotten INTEGER NOT NULL DEFAULT 0,
+    CHECK (highest >= seq)
 ) STRICT, WITHOUT ROWID;
+
+-- The server names groups. Of those that this device does not know, it keeps the positions of so many.
+CREATE TRIGGER positions_of_unknown_groups_are_bounded AFTER INSERT ON positions
+WHEN NOT EXISTS (SELECT 1 FROM groups g WHERE g.group_id = new.group_id)
+BEGIN
+    DELETE FROM positions WHERE group_id IN (
+        SELECT p.group_id FROM positions p
+        WHERE p.group_id <> new.group_id AND NOT EXISTS (SELECT 1 FROM groups g WHERE g.group_id = p.group_id)
+        ORDER BY p.seq > p.acknowledged DESC LIMIT -1 OFFSET 4095);
+END;
+
+-- The last rows of each group that carried something, in the order in which they came: what is delivered once more is known by
+-- its hash, whatever its number.
+CREATE TABLE rows_seen (
+    id INTEGER PRIMARY KEY,
+    group_id BLOB NOT NULL,
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    seq INTEGER NOT NULL CHECK (seq >= 0),
+    -- Whether it took effect: otherwise it may yet, under another number.
+    effect INTEGER NOT NULL CHECK (effect IN (0, 1)),
+    UNIQUE (group_id, sha256)
+) STRICT;
+
+CREATE INDEX rows_seen_in_order ON rows_seen (group_id, id);
+
+CREATE TRIGGER rows_of_unknown_groups_go_with_their_position AFTER DELETE ON positions
+WHEN NOT EXISTS (SELECT 1 FROM groups g WHERE g.group_id = old.group_id)
+BEGIN
+    DELETE FROM rows_seen WHERE group_id = old.group_id;
+END;
 
 -- The public state of groups whose MLS state this device has given up, as it was then. Who comes back holds what the server
 -- says of the group against it.

@@ -10,7 +10,7 @@ mod support;
 
 use larder_client::{Error, MessageKind, QuarantineReason};
 use larder_pool::JOIN_ATTEMPTS_MAX;
-use larder_wire::{Inbox, InboxKind};
+use larder_wire::{GroupId, Inbox, InboxKind};
 use support::{Action, Proxy, TestServer, flip_last, now, tamper_inbox, user};
 
 const DAY: u64 = 24 * 3600;
@@ -134,13 +134,41 @@ async fn a_welcome_that_fails_again_and_again_is_told_once_tried_three_times_and
 }
 
 #[tokio::test]
-async fn a_welcome_that_comes_again_after_it_was_joined_is_explained_with_its_date() {
+async fn a_welcome_that_comes_again_after_it_was_joined_is_dropped_in_silence() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let (bob, proxy) = server.proxied("bob").await;
     let group = alice.create_group("lunch").await.unwrap().id;
     alice.invite(&group, &[user("bob")]).await.unwrap();
     repeat_welcomes(&proxy, 2, |_| {});
+    assert_eq!(bob.sync().await.unwrap().joined, 1);
+    proxy.forward();
+    let told = bob.take_unread().await;
+    assert!(
+        told.iter().all(|message| message.kind != MessageKind::Notice),
+        "{told:?}"
+    );
+    assert!(bob.quarantined_welcomes().await.unwrap().is_empty());
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+    bob.send(&group, "still here").await.unwrap();
+    assert_eq!(alice.receive().await, ["still here"]);
+}
+
+/// The same Welcome, said to be to another group.
+#[tokio::test]
+async fn a_welcome_that_was_joined_and_comes_for_another_group_is_explained_with_its_date() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    proxy.lie("POST", "/v1/inbox/next", |inbox: &mut Inbox| {
+        let welcome = inbox.rows.iter().find(|row| row.kind == InboxKind::Welcome);
+        if let Some(mut again) = welcome.cloned() {
+            again.group_id = Some(GroupId::from_bytes(b"another").unwrap());
+            inbox.rows.push(again);
+        }
+    });
     assert_eq!(bob.sync().await.unwrap().joined, 1);
     proxy.forward();
     let today = format!("on day {}", now().0 / DAY);

@@ -88,6 +88,33 @@ impl KeyPackagePool {
         })
     }
 
+    /// The epoch of the group that a Welcome is to, as its sender has encrypted it: the ratchet tree to [join](Self::join) it
+    /// with is that of this epoch. Nothing has verified it yet. `None` when the Welcome cannot be opened; joining says why.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn welcome_epoch(
+        &self,
+        tx: &Tx<'_>,
+        welcome: &[u8],
+        config: &MlsGroupJoinConfig,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut epoch = None;
+        // OpenMLS deletes the private keys before it decrypts, so all of it is undone.
+        let undone: Result<(), JoinError> = tx.atomically(|| {
+            let parsed = parse(welcome)?;
+            look_up(tx, &parsed)?;
+            let processed = ProcessedWelcome::new_from_welcome(&tx.provider(), config, parsed)?;
+            epoch = Some(processed.unverified_group_info().epoch().as_u64());
+            Err(JoinError::Malformed)
+        });
+        match undone {
+            Err(JoinError::Pool(PoolError::Store(error))) => Err(error),
+            Ok(()) | Err(_) => Ok(epoch),
+        }
+    }
+
     fn join_parsed(
         &self,
         tx: &Tx<'_>,

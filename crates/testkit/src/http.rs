@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as the kit needs: heads, and bodies of a `Content-Length`.
+//! As much of HTTP/1.1 as the kit needs: heads, bodies of a `Content-Length`, and streams in chunks.
 
 use std::io::{self, BufRead};
 
@@ -158,6 +158,13 @@ fn read_line(from: &mut impl BufRead) -> io::Result<String> {
 
 /// One message: a head with its blank line, and a body of its `Content-Length`.
 pub(crate) fn read_message(from: &mut impl BufRead) -> io::Result<(Head, Vec<u8>)> {
+    let head = read_head(from)?;
+    let body = read_body(from, &head)?;
+    Ok((head, body))
+}
+
+/// The head of a message with its blank line.
+pub(crate) fn read_head(from: &mut impl BufRead) -> io::Result<Head> {
     let start = read_line(from)?;
     let mut headers = Vec::new();
     loop {
@@ -168,13 +175,41 @@ pub(crate) fn read_message(from: &mut impl BufRead) -> io::Result<(Head, Vec<u8>
         let (name, value) = line.split_once(':').ok_or(io::ErrorKind::InvalidData)?;
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let length = header(&headers, "content-length").map_or(0, |value| value.parse().unwrap());
-    let mut body = vec![0; length];
-    from.read_exact(&mut body)?;
-    Ok((Head { start, headers }, body))
+    Ok(Head { start, headers })
 }
 
-/// The bytes of a request.
+/// The body that a head announces by its `Content-Length`.
+pub(crate) fn read_body(from: &mut impl BufRead, head: &Head) -> io::Result<Vec<u8>> {
+    let length = header(&head.headers, "content-length").map_or(0, |value| value.parse().unwrap());
+    let mut body = vec![0; length];
+    from.read_exact(&mut body)?;
+    Ok(body)
+}
+
+/// Whether the head is that of a stream of events in chunks.
+pub(crate) fn is_event_stream(head: &Head) -> bool {
+    let is = |name, value: &str| header(&head.headers, name).is_some_and(|found| found.starts_with(value));
+    is("content-type", "text/event-stream") && is("transfer-encoding", "chunked")
+}
+
+/// The next chunk of a body; empty at its end.
+pub(crate) fn read_chunk(from: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let length = usize::from_str_radix(&read_line(from)?, 16).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut chunk = vec![0; length];
+    from.read_exact(&mut chunk)?;
+    read_line(from)?;
+    Ok(chunk)
+}
+
+/// A chunk as it travels.
+pub(crate) fn chunk_bytes(chunk: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{:x}\r\n", chunk.len()).into_bytes();
+    bytes.extend_from_slice(chunk);
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+/// The bytes of a request, or of an answer that goes on as it came.
 pub(crate) fn request_bytes(head: &Head, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{}\r\n", head.start);
     for (name, value) in &head.headers {

@@ -1,12 +1,14 @@
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 
-use larder_wire::{Gone, Handshakes, Inbox, InboxKind};
+use larder_wire::{Gone, Handshakes, Inbox, InboxKind, InboxRow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::http::{Answer, Seen, read_message, request_bytes};
+use crate::http::{
+    Answer, Seen, chunk_bytes, is_event_stream, read_body, read_chunk, read_head, read_message, request_bytes,
+};
 
 /// What happens to one request.
 pub enum Action {
@@ -49,12 +51,15 @@ impl Action {
 }
 
 type Rule = Box<dyn FnMut(&Seen) -> Action + Send>;
+type EventRule = Box<dyn FnMut(InboxRow) -> Vec<InboxRow> + Send>;
 
 /// An HTTP/1.1 proxy in front of one server: forwards every request, unless its rule says otherwise.
 pub struct Proxy {
     /// Where clients find it.
     pub url: String,
     rule: Arc<Mutex<Rule>>,
+    /// What becomes of each row of the streams of events.
+    events: Arc<Mutex<EventRule>>,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -65,17 +70,24 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| Action::Forward)));
+        let events: Arc<Mutex<EventRule>> = Arc::new(Mutex::new(Box::new(|row| vec![row])));
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (rules, sightings) = (Arc::clone(&rule), Arc::clone(&seen));
+        let (rules, of_events, sightings) = (Arc::clone(&rule), Arc::clone(&events), Arc::clone(&seen));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (upstream, rule, seen) = (upstream.clone(), Arc::clone(&rules), Arc::clone(&sightings));
+                let events = Arc::clone(&of_events);
                 std::thread::spawn(move || {
-                    let _ = converse(client, &upstream, &rule, &seen);
+                    let _ = converse(client, &upstream, (&rule, &events), &seen);
                 });
             }
         });
-        Self { url, rule, seen }
+        Self {
+            url,
+            rule,
+            events,
+            seen,
+        }
     }
 
     /// Decides about every request from now on.
@@ -99,9 +111,15 @@ impl Proxy {
         });
     }
 
-    /// Forwards everything from now on: an honest server again.
+    /// Forwards everything from now on, in the streams that there are, too: an honest server again.
     pub fn forward(&self) {
         self.rule(|_| Action::Forward);
+        self.lie_in_events(|row| vec![row]);
+    }
+
+    /// Changes the rows of streams of events from now on, of those that there are, too.
+    pub fn lie_in_events(&self, lie: impl FnMut(InboxRow) -> Vec<InboxRow> + Send + 'static) {
+        *self.events.lock().unwrap() = Box::new(lie);
     }
 
     /// Changes what the server answers to such requests, from now on. Answers that are no success pass as they are.
@@ -141,7 +159,7 @@ impl Proxy {
 fn converse(
     client: TcpStream,
     upstream: &str,
-    rule: &Mutex<Rule>,
+    (rule, events): (&Mutex<Rule>, &Mutex<EventRule>),
     seen: &Mutex<Vec<Seen>>,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
@@ -169,7 +187,12 @@ fn converse(
             Action::Forward | Action::CutAfter | Action::Rewrite(_) => {}
         }
         to_server.write_all(&bytes)?;
-        let (head, body) = read_message(&mut from_server)?;
+        let head = read_head(&mut from_server)?;
+        if is_event_stream(&head) && !matches!(action, Action::CutAfter) {
+            to_client.write_all(&request_bytes(&head, &[]))?;
+            return pass_events(&mut from_server, &mut to_client, events);
+        }
+        let body = read_body(&mut from_server, &head)?;
         let answer = Answer::of(&head, body);
         let answer = match action {
             Action::CutAfter => return Ok(()),
@@ -177,6 +200,33 @@ fn converse(
             Action::Forward | Action::Hold(_) | Action::CutBefore | Action::Answer(_) => answer,
         };
         to_client.write_all(&answer.to_bytes())?;
+    }
+}
+
+/// Passes a stream of events on, event by event, until either side has ended.
+fn pass_events(from: &mut impl BufRead, to: &mut impl Write, rule: &Mutex<EventRule>) -> io::Result<()> {
+    let mut unread = Vec::new();
+    loop {
+        let chunk = read_chunk(from)?;
+        if chunk.is_empty() {
+            return to.write_all(&chunk_bytes(&chunk));
+        }
+        unread.extend_from_slice(&chunk);
+        while let Some(end) = unread.windows(2).position(|pair| pair == b"\n\n") {
+            let event: Vec<u8> = unread.drain(..end + 2).collect();
+            let Some(data) = event.strip_prefix(b"data: ") else {
+                to.write_all(&chunk_bytes(&event))?;
+                continue;
+            };
+            let row: InboxRow = serde_json::from_slice(data).unwrap();
+            let rows = (rule.lock().unwrap())(row);
+            for row in rows {
+                let mut event = b"data: ".to_vec();
+                serde_json::to_writer(&mut event, &row).unwrap();
+                event.extend_from_slice(b"\n\n");
+                to.write_all(&chunk_bytes(&event))?;
+            }
+        }
     }
 }
 

@@ -23,8 +23,8 @@ pub struct NextRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Acknowledgement {
-    /// The incarnation of the store that the numbers are of, as the session was told. Numbers of another one acknowledge
-    /// nothing.
+    /// The incarnation of the store that the numbers are of, as the session was told. Numbers of another one are
+    /// refused.
     pub incarnation: String,
     /// The last row stored of each group; 4,096 groups at most. Those of groups that the device does not get rows of are
     /// passed over.

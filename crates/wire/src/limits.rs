@@ -39,7 +39,7 @@ pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 64;
 /// A mark of a device's state, in bytes.
 pub const STATE_MARK_BYTES_MAX: usize = 16;
 /// Marks of earlier requests in one claim of a device's state.
-pub const STATE_MARKS_KNOWN_MAX: usize = 8;
+pub const STATE_MARKS_KNOWN_MAX: usize = 12;
 /// The longest a request for the inbox may wait for a row, in seconds.
 pub const INBOX_WAIT_SECONDS_MAX: u64 = 30;
 /// Inbox rows in one answer.

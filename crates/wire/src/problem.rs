@@ -71,6 +71,9 @@ codes! {
         /// 409: the device acknowledges rows that its groups do not have: the store is an older copy. `positions` tells how far
         /// each of these groups is acknowledged here.
         PositionAhead = "position-ahead",
+        /// 409: the numbers that the device acknowledges are of another incarnation of the store; open a session, which tells
+        /// the present one.
+        OtherIncarnation = "other-incarnation",
         /// 410: KeyPackages in `refs` are not reserved by the caller for this group (any more).
         ReservationLapsed = "reservation-lapsed",
         /// 413: larger than the limits in `/.well-known/larder`.
@@ -214,7 +217,8 @@ impl ProblemType {
             | Self::GroupExists
             | Self::TooManyDevices
             | Self::StateBehind
-            | Self::PositionAhead => 409,
+            | Self::PositionAhead
+            | Self::OtherIncarnation => 409,
             Self::ReservationLapsed => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -241,6 +245,7 @@ impl ProblemType {
             Self::TooManyDevices => "The user has too many devices",
             Self::StateBehind => "The device's state is older than its last request",
             Self::PositionAhead => "The server does not have what is acknowledged",
+            Self::OtherIncarnation => "What is acknowledged is of another incarnation of the store",
             Self::ReservationLapsed => "A KeyPackage is not reserved for this",
             Self::TooLarge => "Too large",
             Self::UnsupportedMediaType => "The media type is not supported",

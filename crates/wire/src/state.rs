@@ -18,8 +18,8 @@ pub const STATE_HEADER: &str = "larder-state";
 pub struct StateClaim {
     /// The mark of this request: random, and stored by the device before the request leaves.
     pub next: StateMark,
-    /// The mark of the last request known to have been carried out, and those of later ones whose answer was lost; at most
-    /// [`STATE_MARKS_KNOWN_MAX`].
+    /// The mark of the last request known to have been carried out, those of a few before it, and those of later ones whose answer
+    /// was lost; at most [`STATE_MARKS_KNOWN_MAX`].
     pub known: Vec<StateMark>,
 }
 
@@ -64,10 +64,10 @@ mod tests {
     fn a_claim_survives_the_header_and_is_bounded() {
         let mut claim = StateClaim {
             next: mark(0),
-            known: (1..=8).map(mark).collect(),
+            known: (1..=12).map(mark).collect(),
         };
         assert_eq!(claim.to_string().parse(), Ok(claim.clone()));
-        claim.known.push(mark(9));
+        claim.known.push(mark(13));
         assert_eq!(claim.to_string().parse::<StateClaim>(), Err(MalformedBytes));
         for text in ["", " ", "AAAA ", "AAAA  BBBB", "A", "AAAA\tBBBB"] {
             assert_eq!(text.parse::<StateClaim>(), Err(MalformedBytes), "{text:?}");

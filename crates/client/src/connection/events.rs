@@ -37,6 +37,18 @@ pub enum Heard {
     Ended,
 }
 
+impl Heard {
+    /// What came of both.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Ended, _) | (_, Self::Ended) => Self::Ended,
+            (Self::More, _) | (_, Self::More) => Self::More,
+            (Self::Messages, _) | (_, Self::Messages) => Self::Messages,
+            (Self::Nothing, Self::Nothing) => Self::Nothing,
+        }
+    }
+}
+
 impl MlsConnection {
     /// Listens to what comes for this device. Other operations go on meanwhile. Begin with a [`sync`](Self::sync), and go on
     /// with [`wait`](Self::wait) where there is no stream: something between may hold it back.
@@ -85,9 +97,10 @@ impl Listening {
                 .is_some_and(|since| since.elapsed() >= UNACKNOWLEDGED_TIME);
         // A sync, which comes next where more follows, acknowledges what it finds.
         let is_left_to_sync = heard == Heard::More;
-        if is_due && !is_left_to_sync {
-            self.connection.acknowledge().await?;
-        }
+        let heard = match is_due && !is_left_to_sync {
+            true => heard.and(self.connection.acknowledge().await?),
+            false => heard,
+        };
         if is_due || is_left_to_sync {
             (self.unacknowledged, self.since) = (0, None);
         }
@@ -100,6 +113,13 @@ impl MlsConnection {
     /// fate of a Commit of this device, for example.
     async fn hear(&self, rows: Vec<InboxRow>) -> Result<Heard, Error> {
         let _operation = self.0.operation.lock().await;
+        self.hear_in_turn(rows).await
+    }
+
+    async fn hear_in_turn(&self, rows: Vec<InboxRow>) -> Result<Heard, Error> {
+        if rows.is_empty() {
+            return Ok(Heard::Nothing);
+        }
         let is_free = self
             .0
             .core
@@ -108,23 +128,35 @@ impl MlsConnection {
         if !is_free {
             return Ok(Heard::More);
         }
-        let (mut progress, mut heard) = (Progress::default(), Heard::Nothing);
+        let (mut progress, mut heard, mut went_back) = (Progress::default(), Heard::Nothing, false);
         for row in rows {
             let kind = row.kind;
-            match (self.take_over(row, &mut progress).await?, kind) {
-                (Taken::Known, _) | (Taken::Over(_), InboxKind::Passed) => {}
-                (Taken::Over(_), InboxKind::Message) if heard == Heard::Nothing => heard = Heard::Messages,
-                (Taken::Over(_), InboxKind::Message) => {}
-                (Taken::Over(_), _) => heard = Heard::More,
-                (Taken::Beyond, _) => return Err(NotTheServer::LeavesOut.into()),
-            }
+            let of_it = match self.take_over(row, &mut progress).await? {
+                // The server is told once more that they are stored.
+                Taken::Known | Taken::Again => Heard::Nothing,
+                Taken::Over(applied) => {
+                    went_back |= applied.went_back;
+                    match kind {
+                        InboxKind::Passed => Heard::Nothing,
+                        InboxKind::Message => Heard::Messages,
+                        _ => Heard::More,
+                    }
+                }
+                Taken::Beyond => return Err(NotTheServer::LeavesOut.into()),
+            };
+            heard = heard.and(of_it);
         }
-        Ok(heard)
+        match went_back {
+            true => Err(NotTheServer::WentBack.into()),
+            false => Ok(heard),
+        }
     }
 
-    async fn acknowledge(&self) -> Result<(), Error> {
+    /// Tells the server what has taken effect. The row that it answers with comes by the stream, too, unless that has left it
+    /// out; whichever is the second is known then.
+    async fn acknowledge(&self) -> Result<Heard, Error> {
         let _operation = self.0.operation.lock().await;
-        // What comes after it comes by the stream.
-        self.acknowledge_and_next(1).await.map(drop)
+        let inbox = self.acknowledge_and_next(1).await?;
+        self.hear_in_turn(inbox.rows).await
     }
 }

@@ -17,10 +17,15 @@ impl MlsConnection {
         // Opening a session tells.
         transport.authenticate().await?;
         self.follow_restored_server().await?;
+        if core.write(|tx, _| core::standing(tx)).await? == Standing::Behind {
+            // One wrong answer is not to cost the state of all groups: another session tells it again, or does not.
+            transport.authenticate_again().await?;
+            self.follow_restored_server().await?;
+        }
         match core.write(|tx, _| core::standing(tx)).await? {
             Standing::Current => return Ok(()),
-            Standing::Behind => {
-                core.write(core::require_may_restore).await?;
+            Standing::Behind | Standing::Copy => {
+                core.write(core::admit_copy).await?;
                 transport.take_over_state().await?;
                 let memberships = transport.memberships().await?;
                 core.write(move |tx, context| core::start_over(tx, context, &memberships.groups))

@@ -112,7 +112,12 @@ impl MlsConnection {
     pub(super) async fn pump(&self, progress: &mut Progress) -> Result<(), Error> {
         self.restore_if_behind(progress).await?;
         match self.rounds(progress).await {
-            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::StateBehind => {
+            Err(Error::Refused(problem))
+                if matches!(
+                    problem.problem_type,
+                    ProblemType::StateBehind | ProblemType::OtherIncarnation
+                ) =>
+            {
                 self.restore_if_behind(progress).await?;
                 self.rounds(progress).await
             }
@@ -226,21 +231,18 @@ impl MlsConnection {
             self.0.core.write(|tx, _| core::tell_everything_again(tx)).await?;
         }
         // Rows that are known come once more where the server has forgotten that they are; no more than that.
-        let mut told_again = false;
+        let (mut told_again, mut went_back) = (false, false);
         loop {
             let inbox = self.acknowledge_and_next(PAGE_ROWS).await?;
             let (mut over, mut known, mut beyond) = (false, false, false);
             for row in inbox.rows {
-                let place = row.group_id.clone().map(|group| (group, row.seq));
                 match self.take_over(row, progress).await? {
-                    Taken::Over(_) => over = true,
-                    Taken::Known => {
-                        known = true;
-                        self.0
-                            .core
-                            .write(move |tx, _| core::tell_again(tx, place.as_ref()))
-                            .await?;
+                    Taken::Over(applied) => {
+                        over = true;
+                        went_back |= applied.went_back;
                     }
+                    Taken::Again => over = true,
+                    Taken::Known => known = true,
                     Taken::Beyond => beyond = true,
                 }
             }
@@ -250,6 +252,8 @@ impl MlsConnection {
                 return Err(NotTheServer::LeavesOut.into());
             } else if known && !told_again {
                 told_again = true;
+            } else if went_back {
+                return Err(NotTheServer::WentBack.into());
             } else {
                 return Ok(());
             }
@@ -287,8 +291,8 @@ impl MlsConnection {
     }
 
     pub(super) async fn take_over(&self, row: InboxRow, progress: &mut Progress) -> Result<Taken, Error> {
-        let tree = match (row.kind, &row.group_id, row.epoch) {
-            (InboxKind::Welcome, Some(group), Some(epoch)) => self.tree(group, epoch).await?,
+        let tree = match (row.kind, &row.group_id) {
+            (InboxKind::Welcome, Some(group)) => self.tree_for(group, row.body.0.clone()).await?,
             _ => None,
         };
         let mail = row.group_id.is_none().then_some(row.seq);
@@ -331,7 +335,13 @@ impl MlsConnection {
 
     /// The tree that a Welcome needs. A server that does not give it says so for good; one that cannot be reached is
     /// asked again, and the Welcome waits.
-    async fn tree(&self, group: &GroupKey, epoch: u64) -> Result<Option<Vec<u8>>, Error> {
+    async fn tree_for(&self, group: &GroupKey, welcome: Vec<u8>) -> Result<Option<Vec<u8>>, Error> {
+        let core = &self.0.core;
+        let epoch = core.write(move |tx, context| core::welcome_epoch(tx, context, &welcome));
+        // What cannot be opened is not joined with any tree.
+        let Some(epoch) = epoch.await? else {
+            return Ok(None);
+        };
         match self.0.transport.ratchet_tree(group, epoch).await {
             Ok(tree) => Ok(Some(tree)),
             Err(Error::Refused(problem)) => match problem.problem_type {
@@ -375,6 +385,7 @@ pub(super) fn is_final(problem: ProblemType) -> bool {
             | ProblemType::Unauthenticated
             | ProblemType::DeviceRemoved
             | ProblemType::StateBehind
+            | ProblemType::OtherIncarnation
             | ProblemType::Unavailable
     )
 }

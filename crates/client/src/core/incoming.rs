@@ -12,9 +12,10 @@ use crate::core::messages::{self, NewMessage};
 use crate::core::payload::{self, Content};
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
+use crate::core::rows_seen::Digest;
 use crate::core::{
     attachments, committed, denials, devices, doubts, epochs, groups, holds, mls, naming, peers,
-    removed_leaves, requests, verdicts, welcome,
+    removed_leaves, requests, rows_seen, verdicts, welcome,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
@@ -31,6 +32,8 @@ pub(crate) struct Applied {
     pub(crate) refresh: bool,
     /// A device of this one's user came or went, or is in a new group.
     pub(crate) own_devices: bool,
+    /// Its number was that of another row before.
+    pub(crate) went_back: bool,
 }
 
 /// Why a row had no effect. All that it did is undone.
@@ -67,8 +70,10 @@ impl Failed {
 pub(crate) enum Taken {
     /// It has taken effect.
     Over(Applied),
-    /// It had before.
+    /// It had before, and so has everything up to it.
     Known,
+    /// It had before, under another number; the group's position has moved to this one.
+    Again,
     /// Rows before it are missing, so it has to wait for them.
     Beyond,
 }
@@ -83,37 +88,62 @@ pub(crate) fn apply(
     row: &InboxRow,
     tree: Option<&[u8]>,
 ) -> Result<Option<Taken>, Error> {
-    if let Some(taken) = out_of_turn(tx, row)? {
-        return Ok(Some(taken));
-    }
+    let digest = rows_seen::digest(row);
+    let went_back = match turn(tx, row, digest.as_ref())? {
+        Turn::Over(taken) => return Ok(Some(taken)),
+        Turn::Now { went_back } => went_back,
+    };
     match tried(tx, || effect(tx, context, row, tree))? {
         Err(Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable | Failed::Refused(_)) => Ok(None),
-        effect => finish(tx, context, row, effect).map(Some),
+        effect => finish(tx, context, (row, digest.as_ref()), effect, went_back).map(Some),
     }
 }
 
 /// Takes over a row that did not fit its group, if it does now; and otherwise passes over it.
 pub(crate) fn apply_doubtful(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<Taken, Error> {
-    match out_of_turn(tx, row)? {
-        Some(taken) => Ok(taken),
-        None => {
+    let digest = rows_seen::digest(row);
+    match turn(tx, row, digest.as_ref())? {
+        Turn::Over(taken) => Ok(taken),
+        Turn::Now { went_back } => {
             let effect = tried(tx, || effect(tx, context, row, None))?;
-            finish(tx, context, row, effect)
+            finish(tx, context, (row, digest.as_ref()), effect, went_back)
         }
     }
 }
 
-/// What becomes of a row that is not the next one of its group.
-fn out_of_turn(tx: &Tx<'_>, row: &InboxRow) -> Result<Option<Taken>, Error> {
+/// Whether it is a row's turn.
+enum Turn {
+    /// There is nothing to be done with it.
+    Over(Taken),
+    /// It is. Its number may have been that of another row before.
+    Now { went_back: bool },
+}
+
+fn turn(tx: &Tx<'_>, row: &InboxRow, digest: Option<&Digest>) -> Result<Turn, Error> {
+    let connection = tx.connection();
     let Some(group) = &row.group_id else {
-        return Ok(None);
+        return Ok(Turn::Now { went_back: false });
     };
-    Ok(match positions::place(tx.connection(), group, row)? {
-        Place::Next => None,
-        Place::Known => Some(Taken::Known),
+    Ok(match positions::place(connection, group, row, digest)? {
+        Place::Next => Turn::Now { went_back: false },
+        Place::Again => {
+            positions::advance(connection, group, row.seq)?;
+            Turn::Over(Taken::Again)
+        }
+        Place::Known => {
+            positions::tell_again(connection, group, row.seq)?;
+            Turn::Over(Taken::Known)
+        }
+        Place::Rewritten => {
+            tracing::warn!(
+                seq = row.seq,
+                "the server has another row under the number of one that was taken over"
+            );
+            Turn::Now { went_back: true }
+        }
         Place::Beyond => {
             tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
-            Some(Taken::Beyond)
+            Turn::Over(Taken::Beyond)
         }
     })
 }
@@ -122,11 +152,16 @@ fn out_of_turn(tx: &Tx<'_>, row: &InboxRow) -> Result<Option<Taken>, Error> {
 fn finish(
     tx: &Tx<'_>,
     context: &Context,
-    row: &InboxRow,
+    (row, digest): (&InboxRow, Option<&Digest>),
     effect: Result<bool, Failed>,
+    went_back: bool,
 ) -> Result<Taken, Error> {
     let connection = tx.connection();
+    if let (true, Some(group)) = (went_back, &row.group_id) {
+        positions::tell_of_going_back(tx, context, group)?;
+    }
     let mut joined = false;
+    let took_effect = effect.is_ok();
     match (effect, &row.group_id) {
         (Ok(did_join), _) => joined = did_join,
         (Err(Failed::Fault(error)), _) => return Err(*error),
@@ -153,9 +188,14 @@ fn finish(
     }
     if let Some(group) = &row.group_id {
         positions::advance(connection, group, row.seq)?;
+        if let Some(digest) = digest {
+            let is_known = groups::find(connection, group)?.is_some();
+            rows_seen::remember(connection, group, (row.seq, digest), took_effect, is_known)?;
+        }
         denials::lift(tx, group)?;
     }
     Ok(Taken::Over(Applied {
+        went_back,
         joined,
         refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
         own_devices: row.kind == InboxKind::DeviceChange
@@ -201,10 +241,11 @@ pub(super) fn lose(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(
 
 /// Whether a group was joined.
 fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -> Result<bool, Failed> {
-    if row.gone.is_some() {
-        return is_gone(tx, context, row).map(|()| false);
-    }
     match row.kind {
+        // What else there is, is kept until it is acknowledged.
+        InboxKind::Commit | InboxKind::Proposal | InboxKind::Message if row.gone.is_some() => {
+            is_gone(tx, context, row).map(|()| false)
+        }
         InboxKind::Welcome => welcome::join(tx, context, row, tree).map(|()| true),
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
             group_message(tx, context, row).map(|()| false)
@@ -213,8 +254,11 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
             let user = std::str::from_utf8(&row.body.0)
                 .ok()
                 .and_then(|name| name.parse().ok());
-            // It does no harm to be told of nobody; what matters is in the list.
-            if let Some(user) = user {
+            // It does no harm to be told of nobody; what matters is in the list. Of whom no device is known, there is nothing
+            // to find changed.
+            if let Some(user) = user
+                && (user == context.identity.me.user || peers::is_known(tx.connection(), &user)?)
+            {
                 peers::check_later(tx.connection(), &user)?;
             }
             Ok(false)

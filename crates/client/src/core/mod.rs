@@ -44,6 +44,7 @@ mod removed_leaves;
 mod requests;
 mod restore;
 mod restored_server;
+mod rows_seen;
 mod safety_number;
 mod schema;
 mod state;
@@ -96,7 +97,7 @@ pub(crate) use outbox::{
     settle, waits,
 };
 pub(crate) use payload::check_name;
-pub(crate) use positions::{acknowledged, go_back, tell_again, tell_everything_again, unacknowledged};
+pub(crate) use positions::{acknowledged, go_back, tell_everything_again, unacknowledged};
 pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
@@ -108,7 +109,7 @@ pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
 pub(crate) use state::{
-    Standing, claim_state, fall_behind, heed_mark, require_may_restore, require_not_behind, standing,
+    Standing, admit_copy, claim_state, fall_behind, heed_mark, require_not_behind, standing,
 };
 pub(crate) use suites::{Suites, set_suites, suite_pools, suites_are_due, usable};
 pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};
@@ -119,3 +120,4 @@ pub(crate) use timeline::{
 pub(crate) use verification::{
     Keys, changed_users, is_code_of, known_keys, safety_number, set_verified, verification,
 };
+pub(crate) use welcome::welcome_epoch;

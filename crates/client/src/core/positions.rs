@@ -4,70 +4,120 @@ use larder_pool::Tx;
 use larder_wire::{Acknowledgement, GROUPS_PER_DEVICE_MAX, InboxKind, InboxRow, Position};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::core::messages;
 use crate::core::profile::Context;
+use crate::core::rows_seen::{self, Digest, Seen};
 use crate::core::schema::corrupt;
+use crate::core::{groups, messages};
 use crate::error::Error;
 use crate::types::{GroupKey, MessageKind};
+
+/// What the person is told of a store that went back.
+const WENT_BACK: &str = "the server does not have all that it has delivered of this group before: what was said last may be missing \
+                         there";
 
 /// Where a row stands to those that have been taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// It is the next one.
     Next,
+    /// It is the next one by its number, and has taken effect under another.
+    Again,
     /// It has been taken over before.
     Known,
+    /// It has the number of a row that has been taken over, and is another one: the log is not the one that it was.
+    Rewritten,
     /// Others are missing between.
     Beyond,
 }
 
+struct Held {
+    seq: u64,
+    highest: u64,
+    forgotten: u64,
+}
+
 /// Where a row of a group stands.
-pub(super) fn place(connection: &Connection, group: &GroupKey, row: &InboxRow) -> Result<Place, Error> {
-    let Some(position) = position(connection, group)? else {
-        return Ok(Place::Next);
+pub(super) fn place(
+    connection: &Connection,
+    group: &GroupKey,
+    row: &InboxRow,
+    digest: Option<&Digest>,
+) -> Result<Place, Error> {
+    let seen = match digest {
+        Some(digest) => rows_seen::look(connection, group, digest)?,
+        None => Seen::Never,
     };
-    let first = row.first.unwrap_or(row.seq);
-    Ok(if row.seq <= position {
-        Place::Known
-    } else if row.kind == InboxKind::Welcome || first <= position.saturating_add(1) {
-        // What comes before a Welcome was not for this device.
-        Place::Next
-    } else {
-        Place::Beyond
+    let Some(held) = find(connection, group)? else {
+        return Ok(match seen {
+            Seen::WithEffect => Place::Again,
+            Seen::WithoutEffect | Seen::Never => Place::Next,
+        });
+    };
+    let takes_part = groups::find(connection, group)?.is_some_and(|(state, _)| state.takes_part());
+    let is_past = row.seq <= held.seq;
+    if row.kind == InboxKind::Welcome {
+        match seen {
+            // What comes before the Welcome by which this device has joined was not for it.
+            Seen::WithEffect if !is_past => return Ok(Place::Again),
+            Seen::WithEffect => return Ok(Place::Known),
+            Seen::WithoutEffect if is_past => return Ok(Place::Known),
+            // Who takes no part begins anywhere. Who does must not be led past rows that it has not seen.
+            Seen::WithoutEffect | Seen::Never if !takes_part => return Ok(Place::Next),
+            Seen::WithoutEffect | Seen::Never => {}
+        }
+    }
+    if is_past {
+        // What carries nothing, or is of a group that this device takes no part in, has no effect whatever it is.
+        let is_known = digest.is_none() || !takes_part || seen != Seen::Never || row.seq <= held.forgotten;
+        return Ok(match is_known {
+            true => Place::Known,
+            false => Place::Rewritten,
+        });
+    }
+    if row.first.unwrap_or(row.seq) > held.highest.saturating_add(1) {
+        return Ok(Place::Beyond);
+    }
+    Ok(match seen {
+        Seen::WithEffect => Place::Again,
+        Seen::WithoutEffect | Seen::Never => Place::Next,
     })
 }
 
-fn position(connection: &Connection, group: &GroupKey) -> Result<Option<u64>, Error> {
+fn find(connection: &Connection, group: &GroupKey) -> Result<Option<Held>, Error> {
     Ok(connection
-        .prepare_cached("SELECT seq FROM positions WHERE group_id = ?1")?
-        .query_row([group.as_bytes()], |row| row.get::<_, i64>(0))
-        .optional()?
-        .map(i64::cast_unsigned))
+        .prepare_cached("SELECT seq, highest, forgotten FROM positions WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| {
+            Ok(Held {
+                seq: row.get::<_, i64>(0)?.cast_unsigned(),
+                highest: row.get::<_, i64>(1)?.cast_unsigned(),
+                forgotten: row.get::<_, i64>(2)?.cast_unsigned(),
+            })
+        })
+        .optional()?)
 }
 
-/// A row has taken effect.
+/// Numbers are the server's word; one that is too large for the database is as good as the largest.
+pub(super) fn column(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// Notes that a row has taken effect, and that the server does not know it yet: it has just delivered it.
 pub(super) fn advance(connection: &Connection, group: &GroupKey, seq: u64) -> Result<(), Error> {
-    // Numbers are the server's word; one that is too large for the database is as good as the largest.
-    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
     connection
         .prepare_cached(
-            "INSERT INTO positions (group_id, seq, acknowledged) VALUES (?1, ?2, 0)
-             ON CONFLICT (group_id) DO UPDATE SET seq = excluded.seq",
+            "INSERT INTO positions (group_id, seq, acknowledged, highest) VALUES (?1, ?2, 0, ?2)
+             ON CONFLICT (group_id) DO UPDATE SET seq = excluded.seq, highest = max(highest, excluded.seq),
+                 acknowledged = min(acknowledged, max(excluded.seq - 1, 0))",
         )?
-        .execute((group.as_bytes(), seq))?;
+        .execute((group.as_bytes(), column(seq)))?;
     Ok(())
 }
 
-/// The server does not know that a row has taken effect: it is told again.
-pub(crate) fn tell_again(tx: &Tx<'_>, place: Option<&(GroupKey, u64)>) -> Result<(), Error> {
-    let Some((group, seq)) = place else {
-        return Ok(());
-    };
-    let before = i64::try_from(seq.saturating_sub(1)).unwrap_or(i64::MAX);
-    tx.connection().execute(
-        "UPDATE positions SET acknowledged = ?2 WHERE group_id = ?1 AND acknowledged > ?2",
-        (group.as_bytes(), before),
-    )?;
+/// Notes that the server does not know that a row has taken effect, which it has delivered once more: it is told again.
+pub(super) fn tell_again(connection: &Connection, group: &GroupKey, seq: u64) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE positions SET acknowledged = ?2 WHERE group_id = ?1 AND acknowledged > ?2")?
+        .execute((group.as_bytes(), column(seq.saturating_sub(1))))?;
     Ok(())
 }
 
@@ -126,27 +176,34 @@ pub(crate) fn acknowledged(tx: &Tx<'_>, positions: &[Position]) -> Result<(), Er
     Ok(())
 }
 
-/// The server does not have rows that this device has, or claims to have: its store is an older one than it was. This device
-/// goes on from where the server knows it to be.
+/// Goes on from where the server knows this device to be: it does not have rows that this device has, or was told that there
+/// are. Its store is an older one than it was, or it lied.
 pub(crate) fn go_back(tx: &Tx<'_>, context: &Context, positions: &[Position]) -> Result<(), Error> {
-    let connection = tx.connection();
-    for Position { group_id, seq } in positions {
-        let seq = i64::try_from(*seq).unwrap_or(i64::MAX);
-        let changed = connection.execute(
+    for Position { group_id, seq } in positions.iter().take(GROUPS_PER_DEVICE_MAX) {
+        let changed = tx.connection().execute(
             "UPDATE positions SET seq = ?2, acknowledged = ?2 WHERE group_id = ?1 AND seq > ?2",
-            (group_id.as_bytes(), seq),
+            (group_id.as_bytes(), column(*seq)),
         )?;
         if changed > 0 {
-            messages::note(
-                connection,
-                Some(group_id),
-                None,
-                MessageKind::Notice,
-                "the server does not have all that it has delivered of this group before: what was said last may be missing there",
-                context.now(),
-                false,
-            )?;
+            tell_of_going_back(tx, context, group_id)?;
         }
     }
     Ok(())
+}
+
+/// Tells the person that a group's log is not the one that it was. Of several such findings that follow one another once.
+pub(super) fn tell_of_going_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    let connection = tx.connection();
+    if groups::find(connection, group)?.is_none() || messages::last_is_notice(connection, group, WENT_BACK)? {
+        return Ok(());
+    }
+    messages::note(
+        connection,
+        Some(group),
+        None,
+        MessageKind::Notice,
+        WENT_BACK,
+        context.now(),
+        false,
+    )
 }

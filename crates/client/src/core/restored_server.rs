@@ -49,6 +49,16 @@ pub(crate) fn follow(
     memberships: &[Membership],
 ) -> Result<(), Error> {
     let (connection, now) = (tx.connection(), context.now());
+    let is_as_before: bool = connection.query_row(
+        "SELECT server_incarnation IS ?1 FROM profile",
+        [incarnation],
+        |row| row.get(0),
+    )?;
+    if is_as_before {
+        tracing::warn!("the server has named another incarnation than its own");
+        connection.execute("UPDATE profile SET server_was_restored = 0", [])?;
+        return Ok(());
+    }
     let earlier: Option<i64> =
         connection.query_row("SELECT server_restored_at FROM profile", [], |row| row.get(0))?;
     let earlier = earlier.map(|at| UnixSeconds(at.cast_unsigned()));

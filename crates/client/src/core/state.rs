@@ -16,14 +16,20 @@ use crate::error::Error;
 /// the other; they must not chase each other out of their groups without end.
 const RESTORATIONS_APART_SECONDS: u64 = 60 * 60;
 
+/// So many marks are kept of requests before the last one that is known to have been carried out: a server that says so may not
+/// have done it, or have forgotten it. This state is no older for it.
+const EARLIER_MARKS: u32 = 4;
+
 /// Where this state stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// It is the last one, as far as is known.
     Current,
-    /// It is an older copy. Nothing may be sent.
+    /// The server says that it is an older copy. Nothing may be sent, unless the server says that it is none after all.
     Behind,
-    /// The server has been told that it was an older copy; what follows from that is not finished.
+    /// It is a copy, whatever the server says: a person made it, or the server has been told so. Nothing may be sent.
+    Copy,
+    /// The server knows that it was an older copy; what follows from that is not finished.
     Restoring,
 }
 
@@ -33,11 +39,12 @@ impl Standing {
             Self::Current => 0,
             Self::Behind => 1,
             Self::Restoring => 2,
+            Self::Copy => 3,
         }
     }
 
     fn from_column(value: i64) -> Option<Self> {
-        [Self::Current, Self::Behind, Self::Restoring]
+        [Self::Current, Self::Behind, Self::Restoring, Self::Copy]
             .into_iter()
             .find(|standing| standing.column() == value)
     }
@@ -66,12 +73,12 @@ pub(crate) fn require_not_behind(tx: &Tx<'_>) -> Result<(), Error> {
     }
     match standing(tx)? {
         Standing::Current | Standing::Restoring => Ok(()),
-        Standing::Behind => Err(behind()),
+        Standing::Behind | Standing::Copy => Err(behind()),
     }
 }
 
 /// Fails while it is too early to bring this copy up to date.
-pub(crate) fn require_may_restore(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
+fn require_may_restore(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
     let last: Option<i64> = tx
         .connection()
         .query_row("SELECT restored_at FROM profile", [], |row| row.get(0))?;
@@ -93,6 +100,9 @@ pub(crate) fn fall_behind(tx: &Tx<'_>) -> Result<(), Error> {
     if server_was_restored(tx)? {
         return Ok(());
     }
+    if standing(tx)? == Standing::Copy {
+        return Ok(());
+    }
     tracing::warn!("this profile is an older copy: nothing is sent until it is brought up to date");
     set_standing(tx, Standing::Behind)
 }
@@ -104,25 +114,46 @@ pub(super) fn become_copy(tx: &Tx<'_>, now: UnixSeconds) -> Result<(), Error> {
     tx.connection()
         .execute("UPDATE profile SET restored_at = NULL", [])?;
     KeyPackagePool::begin_anew(tx, now)?;
-    set_standing(tx, Standing::Behind)
+    set_standing(tx, Standing::Copy)
 }
 
-/// The server tells the mark of our last request that it carried out.
+/// Notes that the server is being told that this is a copy. The mark of that request does not speak for the state.
+///
+/// # Errors
+/// [`Error::Refused`] while it is too early to bring this copy up to date.
+pub(crate) fn admit_copy(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
+    require_may_restore(tx, context)?;
+    set_standing(tx, Standing::Copy)
+}
+
+/// The server tells the mark of our last request that it carried out. If it is one of this state, this is the last one, whatever
+/// the server said before.
 pub(crate) fn heed_mark(tx: &Tx<'_>, mark: &StateMark) -> Result<(), Error> {
-    if standing(tx)? == Standing::Current && !marks(tx.connection())?.contains(mark) {
-        fall_behind(tx)?;
+    let is_ours = marks(tx.connection())?.contains(mark);
+    match (standing(tx)?, is_ours) {
+        (Standing::Current, false) => fall_behind(tx),
+        (Standing::Behind, true) => {
+            tracing::warn!("the server has taken this profile for an older copy, and does not any more");
+            set_standing(tx, Standing::Current)
+        }
+        (Standing::Current, true) | (Standing::Behind, false) | (Standing::Copy | Standing::Restoring, _) => {
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// What to say of our state with the next request that changes something. `carried_out` is the mark of the last one, if it is
-/// known to have been carried out: it takes the place of all earlier ones.
+/// known to have been carried out: with a few before it, it takes the place of all earlier ones.
 pub(crate) fn claim_state(tx: &Tx<'_>, carried_out: Option<&StateMark>) -> Result<StateClaim, Error> {
     let connection = tx.connection();
     if let Some(mark) = carried_out {
         connection
-            .prepare_cached("DELETE FROM state_marks WHERE mark <> ?1")?
-            .execute([mark.as_bytes()])?;
+            .prepare_cached(
+                "DELETE FROM state_marks WHERE id < (
+                     SELECT min(id) FROM (SELECT id FROM state_marks
+                         WHERE id < (SELECT id FROM state_marks WHERE mark = ?1) ORDER BY id DESC LIMIT ?2))",
+            )?
+            .execute((mark.as_bytes(), EARLIER_MARKS))?;
     }
     let mut known = marks(connection)?;
     // Many answers were lost, one after the other: the last mark stands for the next request as well.

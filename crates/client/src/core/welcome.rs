@@ -1,5 +1,5 @@
 use larder_judge::Leaf;
-use larder_pool::{JoinError, Tx};
+use larder_pool::{JoinError, PoolError, Tx};
 use larder_wire::InboxRow;
 use openmls::prelude::{LeafNodeIndex, MlsGroup};
 use sha2::{Digest, Sha256};
@@ -10,6 +10,14 @@ use crate::core::profile::Context;
 use crate::core::{denials, epochs, groups, holds, messages, mls, peers, rejoin, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
+
+/// The epoch of which a Welcome needs the ratchet tree; `None` when it cannot be opened.
+pub(crate) fn welcome_epoch(tx: &Tx<'_>, context: &Context, welcome: &[u8]) -> Result<Option<u64>, Error> {
+    Ok(context
+        .pool
+        .welcome_epoch(tx, welcome, &mls::join_config())
+        .map_err(PoolError::from)?)
+}
 
 /// Joins the group of a Welcome. When this fails the KeyPackage is kept, so that the genuine Welcome still joins.
 pub(super) fn join(

@@ -26,7 +26,7 @@ const STALL_TIME: Duration = Duration::from_secs(20);
 /// An answer larger than this is not read, in bytes. The largest is a page of inbox rows.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A refusal larger than this is not read, in bytes, and counts as none.
-const PROBLEM_BYTES_MAX: usize = 64 * 1024;
+const PROBLEM_BYTES_MAX: usize = 1024 * 1024;
 const JSON: &str = "application/json";
 const OCTET_STREAM: &str = "application/octet-stream";
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);

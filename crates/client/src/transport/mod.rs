@@ -160,6 +160,15 @@ impl Transport {
         self.token(Deadline::after(SESSION_TIME)).await.map(|_| ())
     }
 
+    /// The same by another session, whatever became of the present one.
+    ///
+    /// # Errors
+    /// Those of [`authenticate`](Self::authenticate).
+    pub(crate) async fn authenticate_again(&self) -> Result<(), Error> {
+        self.sessions.forget_present().await;
+        self.authenticate().await
+    }
+
     /// The token of the present session. Says why there is none.
     async fn token(&self, whole: Deadline) -> Result<Present, Error> {
         let deadline = whole.or_after(SESSION_TIME);
@@ -221,6 +230,11 @@ impl Transport {
                 let Present { token, .. } = self.token(deadline).await?;
                 self.core.write(still_right).await?;
                 send(token).await
+            }
+            // Another session tells which one it is.
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::OtherIncarnation => {
+                self.sessions.forget(&token).await;
+                Err(Error::Refused(problem))
             }
             answer => answer,
         }

@@ -106,6 +106,11 @@ impl Sessions {
         }
     }
 
+    /// Whatever session there is, it is no longer used.
+    pub(super) async fn forget_present(&self) {
+        *self.present.lock().await = None;
+    }
+
     /// A challenge is good once. A request that was doubled on its way has used it up before the copy that is
     /// answered, and of one whose answer was lost nobody knows: then a fresh one is tried, once.
     async fn open(&self, http: &Http, deadline: Deadline) -> Result<Session, Error> {

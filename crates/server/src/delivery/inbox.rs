@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use axum::body::Bytes;
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{Acknowledgement, Base64Url, Gone, GroupId, InboxKind, InboxRow, Position, Problem};
+use larder_wire::{
+    Acknowledgement, Base64Url, Gone, GroupId, InboxKind, InboxRow, Position, Problem, ProblemType,
+};
 
 use crate::error::{Fault, ServiceError};
 use crate::store::{BodyGone, DeviceRow, Interval, LogKind, LogRange, LogRow, MailKind, Part, Tx};
@@ -42,17 +44,17 @@ pub(crate) fn event(row: &InboxRow) -> Bytes {
     event.into()
 }
 
-/// Stores what a device says that it has. Numbers of another incarnation say nothing.
+/// Stores what a device says that it has.
 ///
 /// # Errors
-/// `position-ahead` when a group does not have what is acknowledged.
+/// `other-incarnation` when the numbers are of another one; `position-ahead` when a group does not have what is acknowledged.
 pub(crate) fn acknowledge(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     acknowledgement: &Acknowledgement,
 ) -> Result<(), ServiceError> {
     if tx.incarnation()? != acknowledgement.incarnation {
-        return Ok(());
+        return Err(ProblemType::OtherIncarnation.into());
     }
     // In one order for everybody.
     let mut positions: Vec<&Position> = acknowledgement.groups.iter().collect();
@@ -122,18 +124,24 @@ pub(crate) fn page(
     };
     let parts = by_group.len().max(1);
     let in_turn = by_group[first..].iter().chain(&by_group[..first]);
-    for (after, interval) in in_turn.copied().flatten() {
-        let left = limit.saturating_sub(rows.len());
-        if left == 0 {
-            break;
+    for group in in_turn {
+        for (after, interval) in *group {
+            let left = limit.saturating_sub(rows.len());
+            if left == 0 {
+                break;
+            }
+            let range = LogRange {
+                after: *after,
+                until: interval.head,
+                rows_max: u32::try_from(left.min(limit.div_ceil(parts))).unwrap_or(1),
+                bytes_max: bytes / parts,
+            };
+            of_interval(tx, caller, interval, range, &mut rows)?;
+            // What it got later comes after what it got before: the Commit that removed it, for example.
+            if !interval.is_open && rows.last().is_none_or(|last| last.seq < interval.head) {
+                break;
+            }
         }
-        let range = LogRange {
-            after: *after,
-            until: interval.head,
-            rows_max: u32::try_from(left.min(limit.div_ceil(parts))).unwrap_or(1),
-            bytes_max: bytes / parts,
-        };
-        of_interval(tx, caller, interval, range, &mut rows)?;
     }
     in_the_order_of_time(&mut rows);
     let ends = intervals

@@ -130,7 +130,7 @@ problem_sets! {
     /// Of waiting for something of one's own.
     WaitProblems: Malformed | Unauthenticated | RateLimited | Unavailable;
     /// Of acknowledging something and waiting for more.
-    NextProblems: Malformed | Unauthenticated | StateBehind | PositionAhead | TooLarge | UnsupportedMediaType
+    NextProblems: Malformed | Unauthenticated | StateBehind | PositionAhead | OtherIncarnation | TooLarge | UnsupportedMediaType
         | RateLimited | Unavailable;
     /// Of reading something that may not be there.
     FindProblems: Malformed | Unauthenticated | NotFound | Unavailable;

@@ -15,7 +15,8 @@ const WAITING_RETRY_SECONDS: u32 = 30;
 
 /// Inboxes.
 impl Service {
-    /// What the device has stored needs not be given again. Refuses with `malformed` or `position-ahead`.
+    /// What the device has stored needs not be given again. Refuses with `malformed`, `other-incarnation`
+    /// or `position-ahead`.
     pub async fn acknowledge(
         &self,
         caller: &Caller,

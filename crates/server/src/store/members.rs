@@ -232,8 +232,8 @@ impl Tx<'_> {
         )
     }
 
-    /// The device has stored the rows up to and including `seq`. `Some` when the group does not have that many: how many are
-    /// acknowledged.
+    /// The device has stored the rows up to and including `seq`. `Some` when there are not that many of the group for it: how many
+    /// are acknowledged.
     pub(crate) fn acknowledge(
         &self,
         group: &GroupId,
@@ -244,7 +244,8 @@ impl Tx<'_> {
         let ended: Vec<u64> = self.rows(
             "UPDATE members SET acknowledged_seq = ?3
              WHERE group_id = ?1 AND device_id = ?2 AND from_seq <= ?3 AND acknowledged_seq < ?3
-                 AND ?3 < (SELECT next_seq FROM groups WHERE id = ?1)
+                 AND ?3 <= (SELECT max(coalesce(m.until_seq, g.next_seq - 1)) FROM members m JOIN groups g ON g.id = m.group_id
+                     WHERE m.group_id = ?1 AND m.device_id = ?2)
              RETURNING CASE WHEN until_seq <= ?3 THEN until_seq ELSE 0 END",
             params![group, device, seq],
             |row| row.get(0),
@@ -259,8 +260,8 @@ impl Tx<'_> {
             return Ok(None);
         }
         self.row(
-            "SELECT m.acknowledged_seq FROM members m JOIN groups g ON g.id = m.group_id
-             WHERE m.group_id = ?1 AND m.device_id = ?2 AND m.until_seq IS NULL AND g.next_seq <= ?3",
+            "SELECT min(m.acknowledged_seq) FROM members m JOIN groups g ON g.id = m.group_id
+             WHERE m.group_id = ?1 AND m.device_id = ?2 HAVING max(coalesce(m.until_seq, g.next_seq - 1)) < ?3",
             params![group, device, seq],
             |row| row.get(0),
         )

@@ -81,7 +81,7 @@ impl Scene {
         };
         let mut next = Endpoint::new(
             "/v1/inbox/next",
-            &json!({"acknowledge": {"incarnation": "x", "groups": [], "mail": 0}, "limit": 1, "wait": 0}),
+            &json!({"acknowledge": alice.acknowledgement(), "limit": 1, "wait": 0}),
         );
         next.optional = &["acknowledge", "limit", "wait"];
         let endpoints = vec![

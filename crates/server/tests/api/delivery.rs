@@ -319,7 +319,9 @@ async fn acknowledgements_are_cumulative_and_never_run_ahead() {
         group_id: group.clone(),
         seq: rows[3].seq,
     });
-    bob.acknowledge(of_another_store).await.ok::<Inbox>();
+    bob.acknowledge(of_another_store)
+        .await
+        .refused(ProblemType::OtherIncarnation);
     assert_eq!(bob.inbox().await, rows[2..], "nor does what is of another store");
     bob.ack(&rows[3]).await;
     assert!(bob.inbox().await.is_empty());

@@ -42,6 +42,7 @@ mod leaving;
 mod lifetimes;
 mod limits;
 mod messages;
+mod numbers;
 mod openapi;
 mod probe;
 mod public_states;

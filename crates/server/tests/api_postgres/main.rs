@@ -68,6 +68,8 @@ mod leaving;
 mod lifetimes;
 #[path = "../api/messages.rs"]
 mod messages;
+#[path = "../api/numbers.rs"]
+mod numbers;
 #[path = "../api/probe.rs"]
 mod probe;
 #[path = "../api/public_states.rs"]
