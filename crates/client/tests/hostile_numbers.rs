@@ -65,7 +65,7 @@ const LIES: &[Lie] = &[
 
 /// The same of rows whose body is gone, as the server says.
 const GONE_LIES: &[Lie] = &[
-    lie("gone", |row| be_gone(row)),
+    lie("gone", be_gone),
     lie("gone, seq: the largest", |row| {
         be_gone(row);
         row.seq = LARGEST;
