@@ -16,7 +16,7 @@ use larder_pool::openmls::prelude::{
     MlsGroup, MlsGroupCreateConfig, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider as _,
     PURE_PLAINTEXT_WIRE_FORMAT_POLICY, ProtocolVersion, SignatureScheme,
 };
-use larder_wire::{Base64Url, GroupInfoAnswer, Handshakes, Memberships, Session, StateMark};
+use larder_wire::{Base64Url, GroupInfoAnswer, Handshakes, Inventory, Memberships, Session, StateMark};
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use support::{Action, Answer, Client, Proxy, Seen, TestServer, catch_up, they_talk, user};
@@ -77,13 +77,13 @@ fn made_up(group: &GroupKey, added: &[KeyPackage]) -> GroupInfoAnswer {
     }
 }
 
-/// Says at the next session that the device has been used since, which makes it give up the state of its groups; what else it
-/// answers is up to `lie`.
+/// Says at the next two sessions that the device has been used since, which makes it give up the state of its groups; what else
+/// it answers is up to `lie`.
 fn say_that_it_is_a_copy(proxy: &Proxy, mut lie: impl FnMut(&Seen) -> Option<Action> + Send + 'static) {
-    let mut said = false;
+    let mut said = 0;
     proxy.rule(move |seen| {
-        if seen.is("POST", "/v1/sessions") && !said {
-            said = true;
+        if seen.is("POST", "/v1/sessions") && said < 2 {
+            said += 1;
             return Action::rewrite_json::<Session>(|session| {
                 session.state = Some(StateMark::from_bytes(&[7; 16]).unwrap());
             });
@@ -304,13 +304,13 @@ async fn that_a_device_is_not_a_member_is_shown_and_ends_nothing() {
     they_talk(&alice, &bob, &group).await;
     let epoch = alice.epoch(&group).await;
     alice.stop().await;
-    let mut said = false;
     proxy.rule(move |seen| {
-        if seen.is("POST", "/v1/sessions") && !said {
-            said = true;
-            return Action::rewrite_json::<Session>(|session| {
-                session.incarnation = Some("another".to_owned())
-            });
+        let another = || "another".to_owned();
+        if seen.is("POST", "/v1/sessions") {
+            return Action::rewrite_json::<Session>(move |session| session.incarnation = Some(another()));
+        }
+        if seen.is("GET", "/v1/key-packages") {
+            return Action::rewrite_json::<Inventory>(move |inventory| inventory.incarnation = another());
         }
         if seen.is("GET", "/v1/groups") {
             return Action::rewrite_json::<Memberships>(|memberships| memberships.groups.clear());
@@ -318,7 +318,8 @@ async fn that_a_device_is_not_a_member_is_shown_and_ends_nothing() {
         Action::Forward
     });
     alice.restart().await;
-    alice.sync().await.unwrap();
+    // The honest half of the server knows no such incarnation.
+    assert!(alice.sync().await.is_err());
     let summary = alice.summary(&group).await;
     assert!(summary.denied);
     assert_eq!((summary.state, summary.epoch), (GroupState::Active, epoch));

@@ -281,6 +281,8 @@ async fn a_member_who_cannot_process_a_commit_rejoins() {
     proxy.forward();
     bob.sync().await.unwrap();
     assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::Active);
+    // Nothing shows how carol came in, so the person says whether it is right.
+    assert_eq!(bob.trust(&user("carol")).await.unwrap(), 1);
     let commits = proxy.seen("POST", "/commits").split_off(before);
     assert!(
         commits.iter().all(|request| request.body == commits[0].body),

@@ -185,7 +185,7 @@ impl MlsConnection {
                     return Err(Error::AttachmentGone);
                 }
                 // More than it can be.
-                Err(Error::NotTheServer(NotTheServer::NotLarder { status: 200 })) => {
+                Err(Error::NotTheServer(NotTheServer::TooMuch)) => {
                     return Err(Error::AttachmentDamaged);
                 }
                 Err(other) => return Err(other),

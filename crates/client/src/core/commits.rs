@@ -264,7 +264,7 @@ pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> R
     match groups::group_state(tx, group)? {
         GroupState::Left | GroupState::Leaving => return Ok(None),
         // There is nobody who would hear of it.
-        _ if denials::is_denied(tx, group)? => {
+        _ if denials::is_denied(tx.connection(), group)? => {
             groups::depart(tx, group)?;
             return Ok(None);
         }

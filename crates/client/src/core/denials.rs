@@ -4,6 +4,7 @@
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::Membership;
+use rusqlite::Connection;
 
 use crate::core::{groups, messages, requests};
 use crate::error::Error;
@@ -44,9 +45,8 @@ pub(super) fn note(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<()
 }
 
 /// Whether the server says that this device is not in the group.
-pub(super) fn is_denied(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
-    Ok(tx
-        .connection()
+pub(super) fn is_denied(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
+    Ok(connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND denied = 1)")?
         .query_row([group.as_bytes()], |row| row.get(0))?)
 }

@@ -286,7 +286,7 @@ pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Err
         read_up_to,
         last_row,
         muted: is_muted(tx.connection(), group)?,
-        denied: denials::is_denied(tx, group)?,
+        denied: denials::is_denied(tx.connection(), group)?,
         held: holds::of_group(tx.connection(), group)?,
         request: match state {
             GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {

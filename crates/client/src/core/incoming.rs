@@ -1,24 +1,19 @@
-use larder_judge::{Leaf, NotTaken, Rule};
-use larder_lifecycle::UnixSeconds;
+use larder_judge::{NotTaken, Rule};
 use larder_pool::{JoinError, Tx};
-use larder_wire::{DeviceId, InboxKind, InboxRow, UserName};
+use larder_wire::{InboxKind, InboxRow};
 use openmls::prelude::{
-    ContentType, MlsGroup, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProcessedMessage,
-    ProcessedMessageContent, ProtocolMessage, Sender, StageCommitError, ValidationError,
+    ContentType, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProtocolMessage, StageCommitError,
+    ValidationError,
 };
 use tls_codec::Deserialize as _;
 
-use crate::core::messages::{self, NewMessage};
-use crate::core::payload::{self, Content};
+use crate::core::contents::content;
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
 use crate::core::rows_seen::Digest;
-use crate::core::{
-    attachments, committed, denials, devices, doubts, epochs, groups, holds, mls, naming, peers,
-    removed_leaves, requests, rows_seen, verdicts, welcome,
-};
+use crate::core::{denials, doubts, groups, messages, mls, peers, requests, rows_seen, verdicts, welcome};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
+use crate::types::{GroupKey, MessageKind};
 
 /// What a person is told of a message that cannot be decrypted.
 const UNREADABLE: &str = "a message of this group could not be read";
@@ -391,176 +386,4 @@ fn parse(row: &InboxRow, group: &GroupKey) -> Result<ProtocolMessage, Failed> {
     } else {
         Err(unreadable())
     }
-}
-
-fn content(
-    tx: &Tx<'_>,
-    context: &Context,
-    row: &InboxRow,
-    group: &GroupKey,
-    state: &mut MlsGroup,
-    processed: ProcessedMessage,
-) -> Result<(), Failed> {
-    let provider = tx.provider();
-    let now = context.now();
-    let by = mls::who(processed.credential());
-    let sender = by.as_ref().map(|(user, device)| (user, device));
-    let rejoins = matches!(processed.sender(), Sender::NewMemberCommit);
-    let author = author(state, &processed);
-    let is_sibling = match &author {
-        Some(author) => devices::is_sibling(tx, context, author)?,
-        None => false,
-    };
-    match processed.into_content() {
-        ProcessedMessageContent::ApplicationMessage(message) => {
-            let sender = sender.ok_or_else(|| Failed::row("a message without a readable sender arrived"))?;
-            if is_sibling {
-                accepted_elsewhere(tx, group)?;
-                holds::lift(tx, group)?;
-            }
-            if requests::is_declined(tx.connection(), group, groups::group_state(tx, group)?)? {
-                return Ok(());
-            }
-            application(tx, row, group, sender, &message.into_bytes(), now)
-        }
-        ProcessedMessageContent::ProposalMessage(proposal) => {
-            // One that waits already, because it is fetched again, is stored once.
-            state
-                .store_pending_proposal(provider.storage(), *proposal)
-                .map_err(Error::Sqlite)?;
-            Ok(())
-        }
-        ProcessedMessageContent::StagedCommitMessage(staged) => {
-            let mut events = committed::events(state, &staged, sender);
-            let removed = staged.self_removed();
-            let comes = rejoins && staged.remove_proposals().next().is_none();
-            if comes {
-                events = committed::came(by.as_ref(), &staged);
-            }
-            let of_us = sender.is_some_and(|(user, _)| *user == context.identity.me.user);
-            let sibling_left = committed::sibling_leaves(tx, context, state, &staged)?;
-            removed_leaves::note(tx, group, state, &staged)?;
-            if removed {
-                // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
-                committed::record(tx, group, &events, now, false)?;
-                groups::depart(tx, group)?;
-                return Ok(());
-            }
-            state
-                .merge_staged_commit(&provider, *staged)
-                .map_err(Error::mls("merging a Commit"))?;
-            epochs::note(tx, group, state.public_group())?;
-            committed::record(tx, group, &events, now, false)?;
-            if is_sibling && !comes {
-                accepted_elsewhere(tx, group)?;
-                holds::lift(tx, group)?;
-            }
-            if sibling_left {
-                committed::leave_too(tx, group)?;
-            } else if comes && of_us {
-                naming::announce(tx, context, group)?;
-            }
-            Ok(())
-        }
-        ProcessedMessageContent::OwnPendingCommit
-        | ProcessedMessageContent::OwnPrivateMessage
-        | ProcessedMessageContent::ExternalJoinProposalMessage(_) => Ok(()),
-    }
-}
-
-/// Another device of this user has said or committed something, so the person has accepted the invitation there: before that
-/// it sends nothing. That it came in by itself, because it is new, says nothing.
-fn accepted_elsewhere(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    match groups::group_state(tx, group)? {
-        GroupState::Active => requests::set(tx.connection(), group, None),
-        GroupState::Creating | GroupState::Leaving | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
-    }
-}
-
-/// Whose leaf has signed a message; of an external Commit the leaf that it brings.
-fn author(state: &MlsGroup, processed: &ProcessedMessage) -> Option<Leaf> {
-    match (processed.sender(), processed.content()) {
-        (Sender::Member(index), _) => state.members().find(|member| member.index == *index),
-        (Sender::NewMemberCommit, ProcessedMessageContent::StagedCommitMessage(staged)) => {
-            return staged.update_path_leaf_node().and_then(Leaf::of_node);
-        }
-        _ => None,
-    }
-    .and_then(|member| Leaf::of_member(&member))
-}
-
-fn application(
-    tx: &Tx<'_>,
-    row: &InboxRow,
-    group: &GroupKey,
-    sender: (&UserName, &DeviceId),
-    bytes: &[u8],
-    now: UnixSeconds,
-) -> Result<(), Failed> {
-    let connection = tx.connection();
-    match payload::read_payload(bytes) {
-        Some(Content::Text { id, text }) => {
-            messages::insert(
-                connection,
-                &NewMessage {
-                    group: Some(group),
-                    sender: Some(sender),
-                    id: Some(&id),
-                    kind: MessageKind::Text,
-                    text: &text,
-                    sent_at: UnixSeconds(row.received_at),
-                    received_at: now,
-                    mine: false,
-                    status: SendStatus::Sent,
-                },
-            )?;
-            Ok(())
-        }
-        Some(Content::Attachment { id, announced }) => {
-            let inserted = messages::insert(
-                connection,
-                &NewMessage {
-                    group: Some(group),
-                    sender: Some(sender),
-                    id: Some(&id),
-                    kind: MessageKind::Attachment,
-                    text: &announced.text(),
-                    sent_at: UnixSeconds(row.received_at),
-                    received_at: now,
-                    mine: false,
-                    status: SendStatus::Sent,
-                },
-            )?;
-            match inserted {
-                Some(row) => Ok(attachments::arrived(connection, row, &announced)?),
-                // It came before.
-                None => Ok(()),
-            }
-        }
-        Some(Content::GroupName { id, name }) => Ok(naming::take_over(tx, group, sender, &id, &name, now)?),
-        // Neither undoes the decryption: its keys are used up.
-        Some(Content::Unknown) | None => not_understood(tx, group, sender, now),
-    }
-}
-
-fn not_understood(
-    tx: &Tx<'_>,
-    group: &GroupKey,
-    sender: (&UserName, &DeviceId),
-    now: UnixSeconds,
-) -> Result<(), Failed> {
-    let text = format!(
-        "{} sent something that this version does not understand",
-        sender.0
-    );
-    messages::note(
-        tx.connection(),
-        Some(group),
-        Some(sender),
-        MessageKind::Notice,
-        &text,
-        now,
-        false,
-    )?;
-    Ok(())
 }

@@ -10,6 +10,7 @@ mod chain;
 mod clock;
 mod commits;
 mod committed;
+mod contents;
 mod denials;
 mod devices;
 mod doubts;
@@ -47,6 +48,7 @@ mod restored_server;
 mod rows_seen;
 mod safety_number;
 mod schema;
+mod settle;
 mod state;
 mod suites;
 mod sweep;
@@ -92,10 +94,7 @@ pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
-pub(crate) use outbox::{
-    Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Settled, Verdict, fail_unsent, is_due, next_due,
-    settle, waits,
-};
+pub(crate) use outbox::{Due, QueuedMessages, QueuedRequest, fail_unsent, is_due, next_due, waits};
 pub(crate) use payload::check_name;
 pub(crate) use positions::{acknowledged, go_back, tell_everything_again, unacknowledged};
 pub(crate) use probe::judge_probe;
@@ -108,6 +107,7 @@ pub(crate) use removals::{removed_own, sign_removal};
 pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
+pub(crate) use settle::{Outcome, Purpose, Settled, Verdict, settle};
 pub(crate) use state::{
     Standing, admit_copy, claim_state, fall_behind, heed_mark, require_not_behind, standing,
 };

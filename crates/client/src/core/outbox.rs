@@ -1,18 +1,14 @@
-use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
-use larder_wire::{Base64Url, DeviceId, KeyPackageRef, MESSAGES_MAX, Problem, ProblemType, UserName};
+use larder_wire::{Base64Url, DeviceId, KeyPackageRef, MESSAGES_MAX, UserName};
 use rusqlite::{Connection, OptionalExtension, named_params};
 use serde::{Deserialize, Serialize};
 
-use crate::core::commits::{self, merged};
-use crate::core::gate::Closed;
 use crate::core::invitation::Extent;
-use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{adding, attachments, groups, messages, mls, rejoin, restored_server};
-use crate::error::{Error, NotTheServer};
-use crate::transport::Accepted;
-use crate::types::{GroupKey, GroupState, SendStatus};
+use crate::core::settle::Purpose;
+use crate::core::{attachments, messages};
+use crate::error::Error;
+use crate::types::{GroupKey, SendStatus};
 
 /// Messages that go out together are no more than this together, in bytes, unless it is one: on a slow line, too, they have to
 /// arrive before the server or the network gives up.
@@ -106,54 +102,6 @@ pub(crate) struct QueuedMessages {
     pub(crate) path: String,
     pub(crate) ids: Vec<i64>,
     pub(crate) messages: Vec<Vec<u8>>,
-}
-
-/// The server's answer to a request of the outbox. There is none for a timeout: then the row stays as it is.
-pub(crate) enum Verdict {
-    /// It happened.
-    Accepted(Accepted),
-    /// It did not, because the group is at another epoch: this one, if the server says.
-    WrongEpoch(Option<u64>),
-    /// It did not, and never will.
-    Refused(Problem),
-}
-
-/// The end of a row of the outbox.
-#[derive(Debug)]
-pub(crate) struct Settled {
-    pub(crate) id: i64,
-    pub(crate) outcome: Outcome,
-    pub(crate) purpose: Purpose,
-}
-
-/// What a sync counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// A Commit of what members proposed, or that removes devices which their users have removed.
-    Proposals,
-    /// A Commit that refreshes our leaf.
-    Update,
-    /// An external Commit.
-    Rejoin,
-    /// What somebody asked for.
-    Asked,
-}
-
-/// How a row of the outbox ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// The server did it.
-    Done,
-    /// After catching up there was nothing left to do: someone else had done it.
-    Moot,
-    /// The server refused.
-    Refused(Problem),
-    /// The group changed too often meanwhile.
-    Raced,
-    /// This device is not a member any more, or has to rejoin first.
-    NotActive(GroupState),
-    /// The gate was closed when it was to be made again at another epoch.
-    Closed(Closed),
 }
 
 /// Puts a message into the outbox that can be encrypted only once a Commit before it is settled.
@@ -439,7 +387,7 @@ pub(super) fn remake_as(connection: &Connection, id: i64, intent: &Intent) -> Re
     remake_later(connection, id, None)
 }
 
-fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
+pub(super) fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<(), Error> {
     connection.execute(
         "UPDATE outbox SET state = ?2, server_epoch = ?3 WHERE id = ?1",
         (
@@ -449,154 +397,4 @@ fn remake_later(connection: &Connection, id: i64, epoch: Option<u64>) -> Result<
         ),
     )?;
     Ok(())
-}
-
-/// Takes over the server's answer to a request: the effects and the end of the row, in one transaction. `None` when the
-/// request has to be made again after catching up.
-pub(crate) fn settle(
-    tx: &Tx<'_>,
-    context: &Context,
-    id: i64,
-    verdict: Verdict,
-) -> Result<Option<Settled>, Error> {
-    let Some(Entry { group, intent, .. }) = entry(tx.connection(), id)? else {
-        return Ok(None);
-    };
-    let now = context.now();
-    let outcome = match verdict {
-        Verdict::Accepted(proof) => {
-            // First, so that what the acceptance queues does not wait for this row.
-            remove(tx.connection(), id)?;
-            accepted(tx, context, &group, &intent, proof, now)?;
-            Outcome::Done
-        }
-        // Only a server that was restored from a backup goes back, and it says that it was.
-        Verdict::WrongEpoch(Some(current)) if is_behind(tx, &group, current)? => {
-            return Err(NotTheServer::WentBack.into());
-        }
-        Verdict::WrongEpoch(current) => {
-            if !wrong_epoch(tx, &group, id, &intent, current)? {
-                return Ok(None);
-            }
-            Outcome::Raced
-        }
-        // A new group's id is random: one that exists is ours, from a request whose answer was lost long ago.
-        Verdict::Refused(problem)
-            if matches!(intent, Intent::CreateGroup) && problem.problem_type == ProblemType::GroupExists =>
-        {
-            groups::set_state(tx.connection(), &group, GroupState::Active)?;
-            Outcome::Done
-        }
-        Verdict::Refused(problem) => {
-            if adding::without_refused(tx, (&group, id), &intent, &problem, now)? {
-                return Ok(None);
-            }
-            refused(tx, context, &group, &intent, &problem)?;
-            Outcome::Refused(problem)
-        }
-    };
-    remove(tx.connection(), id)?;
-    Ok(Some(Settled {
-        id,
-        outcome,
-        purpose: intent.purpose(),
-    }))
-}
-
-fn accepted(
-    tx: &Tx<'_>,
-    context: &Context,
-    group: &GroupKey,
-    intent: &Intent,
-    proof: Accepted,
-    now: UnixSeconds,
-) -> Result<(), Error> {
-    let connection = tx.connection();
-    match intent {
-        Intent::CreateGroup => groups::set_state(connection, group, GroupState::Active),
-        Intent::Invite { .. }
-        | Intent::Remove { .. }
-        | Intent::RemoveDevices
-        | Intent::CommitProposals
-        | Intent::Update => merged(tx, context, group, intent, proof, now),
-        Intent::Rejoin => rejoin::rejoined(tx, group, now),
-        Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
-        Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
-    }
-}
-
-/// Whether the server is at an earlier epoch than this device, which merges only what the server has accepted.
-fn is_behind(tx: &Tx<'_>, group: &GroupKey, current: u64) -> Result<bool, Error> {
-    let takes_part = groups::group_state(tx, group)?.takes_part();
-    Ok(takes_part && restored_server::is_ahead(tx, group, current)?)
-}
-
-/// Whether the row has ended.
-fn wrong_epoch(
-    tx: &Tx<'_>,
-    group: &GroupKey,
-    id: i64,
-    intent: &Intent,
-    current: Option<u64>,
-) -> Result<bool, Error> {
-    match intent {
-        // A new group has no other epoch; the server contradicts itself.
-        Intent::CreateGroup => {
-            groups::forget(tx, group)?;
-            Ok(true)
-        }
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveDevices | Intent::CommitProposals => {
-            commits::clear(tx, group)?;
-            remake_later(tx.connection(), id, current)?;
-            Ok(false)
-        }
-        // Others were faster. The next sync tries again: at once, everybody who joined together would race everybody.
-        Intent::Update => {
-            commits::clear(tx, group)?;
-            Ok(true)
-        }
-        // The proposal was for an epoch that is over. While the group is `leaving`, another one is made.
-        Intent::Leave => {
-            commits::clear_proposals(tx, group)?;
-            Ok(true)
-        }
-        // Built on an epoch that is over: thrown away, and begun anew while the group is `needs-rejoin`.
-        Intent::Rejoin => {
-            mls::delete(tx, group)?;
-            Ok(true)
-        }
-        Intent::Message { .. } => {
-            remake_later(tx.connection(), id, current)?;
-            Ok(false)
-        }
-    }
-}
-
-fn refused(
-    tx: &Tx<'_>,
-    context: &Context,
-    group: &GroupKey,
-    intent: &Intent,
-    problem: &Problem,
-) -> Result<(), Error> {
-    let connection = tx.connection();
-    match intent {
-        Intent::CreateGroup => groups::forget(tx, group),
-        Intent::Invite { .. }
-        | Intent::Remove { .. }
-        | Intent::RemoveDevices
-        | Intent::CommitProposals
-        | Intent::Update => commits::clear(tx, group),
-        Intent::Leave => {
-            commits::clear_proposals(tx, group)?;
-            groups::set_state(connection, group, GroupState::Active)
-        }
-        Intent::Rejoin => match problem.problem_type {
-            // Not a member any more.
-            ProblemType::NotFound | ProblemType::Forbidden => rejoin::not_let_in(tx, context, group),
-            _ => mls::delete(tx, group),
-        },
-        Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Failed),
-        Intent::Message { row: None, .. } => Ok(()),
-    }
 }

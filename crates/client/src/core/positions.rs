@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::core::profile::Context;
 use crate::core::rows_seen::{self, Digest, Seen};
 use crate::core::schema::corrupt;
-use crate::core::{groups, messages};
+use crate::core::{denials, groups, messages};
 use crate::error::Error;
 use crate::types::{GroupKey, MessageKind};
 
@@ -61,8 +61,11 @@ pub(super) fn place(
             Seen::WithEffect if !is_past => return Ok(Place::Again),
             Seen::WithEffect => return Ok(Place::Known),
             Seen::WithoutEffect if is_past => return Ok(Place::Known),
-            // Who takes no part begins anywhere. Who does must not be led past rows that it has not seen.
-            Seen::WithoutEffect | Seen::Never if !takes_part => return Ok(Place::Next),
+            // Who takes no part begins anywhere, and so does who takes none as the server says. Everybody else must not be led past
+            // rows that they have not seen.
+            Seen::WithoutEffect | Seen::Never if !takes_part || denials::is_denied(connection, group)? => {
+                return Ok(Place::Next);
+            }
             Seen::WithoutEffect | Seen::Never => {}
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
     let mut wanted = requests::only_accepted(tx.connection(), lost)?;
     let mut waiting = Vec::new();
     for group in &wanted {
-        if outbox::handshake_waits(tx.connection(), group)? || denials::is_denied(tx, group)? {
+        if outbox::handshake_waits(tx.connection(), group)? || denials::is_denied(tx.connection(), group)? {
             waiting.push(group.clone());
         }
     }

@@ -4,8 +4,9 @@ use openmls::prelude::MlsGroup;
 
 use crate::core::adding::stage_adds;
 use crate::core::gate::{self, Closed};
-use crate::core::outbox::{self, Entry, Intent, Outcome, Settled};
+use crate::core::outbox::{self, Entry, Intent};
 use crate::core::profile::Context;
+use crate::core::settle::{Outcome, Settled};
 use crate::core::{commits, groups, messages, mls, naming, removals};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, NotAdded, SendStatus};

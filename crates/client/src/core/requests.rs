@@ -136,7 +136,7 @@ pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<Declined, Error> 
     }
     match state {
         // There is nobody who would hear of it.
-        _ if denials::is_denied(tx, group)? => groups::depart(tx, group)?,
+        _ if denials::is_denied(tx.connection(), group)? => groups::depart(tx, group)?,
         GroupState::Active => {
             forget(tx, group)?;
             groups::set_state(tx.connection(), group, GroupState::Leaving)?;

@@ -74,7 +74,9 @@ fn give_way(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<LastKnown>, Failed> 
     };
     let gives_way = match state {
         GroupState::NeedsRejoin | GroupState::Left => true,
-        GroupState::Creating | GroupState::Active | GroupState::Leaving => denials::is_denied(tx, group)?,
+        GroupState::Creating | GroupState::Active | GroupState::Leaving => {
+            denials::is_denied(tx.connection(), group)?
+        }
     };
     if !gives_way {
         return Ok(None);
