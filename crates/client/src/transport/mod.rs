@@ -1,6 +1,7 @@
 //! HTTP: requests, retries, sessions and problems.
 
 mod address;
+mod anonymous;
 mod commits;
 mod deadline;
 mod events;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use larder_pool::Tx;
 use larder_wire::{
-    AccountRequest, Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation,
-    GroupId, GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult, MessagesRequest,
+    Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation, GroupId,
+    GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult, MessagesRequest,
     MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, RemovalRequest, ReserveRequest,
     Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded, UserName,
 };
@@ -30,6 +31,7 @@ use crate::transport::http::{Answer, Http, Request};
 use crate::transport::session::{Present, Sessions, Token};
 use crate::types::Me;
 
+pub(crate) use anonymous::Anonymous;
 pub(crate) use events::Events;
 
 /// How long the transfer of a file may take, at least, and how much longer for each of so many bytes.
@@ -77,37 +79,6 @@ enum Receipt {
         #[serde(rename = "seq")]
         _seq: u64,
     },
-}
-
-/// A server before there is an account: only what anyone may ask.
-pub(crate) struct Anonymous {
-    http: Http,
-}
-
-impl Anonymous {
-    /// Parses the server's address; returns it in the form to be stored.
-    pub(crate) fn new(server: &str, access: &Access) -> Result<(Self, String), Error> {
-        let (http, server) = Http::new(server, access)?;
-        Ok((Self { http }, server))
-    }
-
-    /// The same; its answers tell this clock the server's time.
-    pub(crate) fn heeded_by(mut self, clock: &Arc<ServerClock>) -> Self {
-        self.http = self.http.heeded_by(clock);
-        self
-    }
-
-    pub(crate) async fn info(&self) -> Result<ServerInfo, Error> {
-        let request = info_request();
-        self.http.call_json(&request, None, request.deadline()).await
-    }
-
-    /// Repeating this is safe: a repetition finds the name taken or the invitation used by ourselves, which [`Transport`]
-    /// can tell.
-    pub(crate) async fn register(&self, request: &AccountRequest) -> Result<Registered, Error> {
-        let request = Request::post("/v1/accounts", request)?;
-        self.http.call_json(&request, None, request.deadline()).await
-    }
 }
 
 /// The server, for an account.
