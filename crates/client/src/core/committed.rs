@@ -183,15 +183,7 @@ pub(super) fn record(
             if peers::pin(connection, user, device, key, now)? == peers::Pin::Changed {
                 let text =
                     format!("the signature key of {user}'s device {device} is not the one known before");
-                messages::note(
-                    connection,
-                    Some(group),
-                    None,
-                    MessageKind::Notice,
-                    &text,
-                    now,
-                    false,
-                )?;
+                messages::notice(connection, Some(group), &text, now)?;
             }
         }
     }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::core::{groups, messages, requests};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind};
+use crate::types::{GroupKey, GroupState};
 
 /// The server does not let this device be in a group. What the person wants to be out of anyway is left.
 pub(super) fn note(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
@@ -33,15 +33,7 @@ pub(super) fn note(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<()
             "the server says that this device is not a member of the group any more; what is here is kept"
         }
     };
-    messages::note(
-        connection,
-        Some(group),
-        None,
-        MessageKind::Notice,
-        text,
-        now,
-        false,
-    )
+    messages::notice(connection, Some(group), text, now)
 }
 
 /// Whether the server says that this device is not in the group.

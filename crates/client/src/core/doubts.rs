@@ -11,7 +11,7 @@ use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{groups, messages, mls, outbox, rejoin, restored_server, verdicts};
 use crate::error::Error;
-use crate::types::{GroupKey, MessageKind};
+use crate::types::GroupKey;
 
 const TOLD_UNSIGNED: &str = "the server delivered something that is not of this group as it is on this device, or left out \
                              what came before it; it was not taken over, and the group stays as it was";
@@ -264,13 +264,5 @@ fn tell_once(tx: &Tx<'_>, context: &Context, group: &GroupKey, text: &str) -> Re
         return Ok(());
     }
     let (connection, now) = (tx.connection(), context.now());
-    messages::note(
-        connection,
-        Some(group),
-        None,
-        MessageKind::Notice,
-        text,
-        now,
-        false,
-    )
+    messages::notice(connection, Some(group), text, now)
 }

@@ -12,7 +12,7 @@ use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{groups, last_known, messages, verification};
 use crate::error::Error;
-use crate::types::{Difference, GroupKey, GroupState, Held, MessageKind};
+use crate::types::{Difference, GroupKey, GroupState, Held};
 use crate::verification::Verification;
 
 /// Holds a group for what differs between who was in it when this device last knew and who is in it now. Without any difference
@@ -58,15 +58,7 @@ pub(super) fn hold(
          you have said that this is right",
         verified.join("; ")
     );
-    messages::note(
-        connection,
-        Some(group),
-        None,
-        MessageKind::Notice,
-        &text,
-        context.now(),
-        false,
-    )
+    messages::notice(connection, Some(group), &text, context.now())
 }
 
 /// For what a group is held, by user.

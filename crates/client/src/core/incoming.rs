@@ -13,7 +13,7 @@ use crate::core::profile::Context;
 use crate::core::rows_seen::Digest;
 use crate::core::{denials, doubts, groups, messages, mls, peers, requests, rows_seen, verdicts, welcome};
 use crate::error::Error;
-use crate::types::{GroupKey, MessageKind};
+use crate::types::GroupKey;
 
 /// What a person is told of a message that cannot be decrypted.
 const UNREADABLE: &str = "a message of this group could not be read";
@@ -162,15 +162,7 @@ fn finish(
         (Err(Failed::Fault(error)), _) => return Err(*error),
         (Err(Failed::Row(reason)), group) => {
             tracing::warn!(seq = row.seq, kind = ?row.kind, "an inbox row was not accepted");
-            messages::note(
-                connection,
-                group.as_ref(),
-                None,
-                MessageKind::Notice,
-                &reason,
-                context.now(),
-                false,
-            )?;
+            messages::notice(connection, group.as_ref(), &reason, context.now())?;
         }
         (Err(Failed::Welcome(error)), _) => welcome::quarantine(tx, context, row, &error)?,
         (Err(Failed::Refused(rule)), Some(group)) => verdicts::refuse(tx, context, group, rule)?,
@@ -223,15 +215,7 @@ pub(super) fn lose(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(
         None => "this device lost track of the group and rejoins it",
         Some(_) => "this device lost track of the group; it rejoins it if you accept",
     };
-    messages::note(
-        tx.connection(),
-        Some(group),
-        None,
-        MessageKind::Notice,
-        text,
-        context.now(),
-        false,
-    )
+    messages::notice(tx.connection(), Some(group), text, context.now())
 }
 
 /// Whether a group was joined.
@@ -284,15 +268,7 @@ fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed>
             if messages::last_is_notice(tx.connection(), group, TOLD)? {
                 return Ok(());
             }
-            messages::note(
-                tx.connection(),
-                Some(group),
-                None,
-                MessageKind::Notice,
-                TOLD,
-                context.now(),
-                false,
-            )?;
+            messages::notice(tx.connection(), Some(group), TOLD, context.now())?;
             Ok(())
         }
         _ => Ok(()),

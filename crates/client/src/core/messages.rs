@@ -211,15 +211,7 @@ pub(super) fn note_not_added(
     now: UnixSeconds,
 ) -> Result<(), Error> {
     let text = format!("{user} was not added: {why}");
-    note(
-        tx.connection(),
-        Some(group),
-        None,
-        MessageKind::Notice,
-        &text,
-        now,
-        false,
-    )
+    notice(tx.connection(), Some(group), &text, now)
 }
 
 /// Whether the last row of a group's history is this notice.
@@ -229,6 +221,16 @@ pub(super) fn last_is_notice(connection: &Connection, group: &GroupKey, text: &s
         .query_row([group.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(last.is_some_and(|(kind, last)| kind == MessageKind::Notice.column() && last == text))
+}
+
+/// Writes a row that tells the person something: of a group, or of none.
+pub(super) fn notice(
+    connection: &Connection,
+    group: Option<&GroupKey>,
+    text: &str,
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    note(connection, group, None, MessageKind::Notice, text, now, false)
 }
 
 /// Writes a row that says what happened to a group.

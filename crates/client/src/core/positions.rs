@@ -9,7 +9,7 @@ use crate::core::rows_seen::{self, Digest, Seen};
 use crate::core::schema::corrupt;
 use crate::core::{denials, groups, messages};
 use crate::error::Error;
-use crate::types::{GroupKey, MessageKind};
+use crate::types::GroupKey;
 
 /// What the person is told of a store that went back.
 const WENT_BACK: &str = "the server does not have all that it has delivered of this group before: what was said last may be missing \
@@ -200,13 +200,5 @@ pub(super) fn tell_of_going_back(tx: &Tx<'_>, context: &Context, group: &GroupKe
     if groups::find(connection, group)?.is_none() || messages::last_is_notice(connection, group, WENT_BACK)? {
         return Ok(());
     }
-    messages::note(
-        connection,
-        Some(group),
-        None,
-        MessageKind::Notice,
-        WENT_BACK,
-        context.now(),
-        false,
-    )
+    messages::notice(connection, Some(group), WENT_BACK, context.now())
 }

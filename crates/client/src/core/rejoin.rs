@@ -193,15 +193,7 @@ fn tell_unlinked(
     if messages::last_is_notice(connection, group, &text)? {
         return Ok(());
     }
-    messages::note(
-        connection,
-        Some(group),
-        None,
-        MessageKind::Notice,
-        &text,
-        context.now(),
-        false,
-    )
+    messages::notice(connection, Some(group), &text, context.now())
 }
 
 pub(super) fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<VerifiableGroupInfo, Error> {

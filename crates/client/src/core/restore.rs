@@ -8,7 +8,7 @@ use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::state::{Standing, set_standing};
 use crate::core::{denials, groups, last_known, messages, mls, outbox, peers, positions};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind};
+use crate::types::{GroupKey, GroupState};
 
 /// Gives up the MLS state of every group: the copy may have been made before keys of it were used. The groups that this
 /// device is a member of are to be rejoined, those that the copy does not know included; the others were left.
@@ -33,15 +33,12 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
     peers::check_everybody_later(connection)?;
     forget_inventory_digest(tx)?;
     set_standing(tx, Standing::Restoring)?;
-    messages::note(
+    messages::notice(
         connection,
         None,
-        None,
-        MessageKind::Notice,
         "this profile is an older copy: what it had received since then is missing, and it rejoins its groups. A copy must \
          not be used beside the other",
         context.now(),
-        false,
     )
 }
 

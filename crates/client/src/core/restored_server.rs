@@ -10,7 +10,7 @@ use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::schema::corrupt;
 use crate::core::{commits, denials, doubts, gate, groups, messages, mls, removed_leaves};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind};
+use crate::types::{GroupKey, GroupState};
 
 /// Takes note of the server's incarnation. Another one than before means that it was restored, and that nothing may be
 /// sent until [`follow`] has set right what follows from that.
@@ -66,14 +66,11 @@ pub(crate) fn follow(
         .pool
         .distrust(tx, directory, earlier, context.server_now())?;
     forget_inventory_digest(tx)?;
-    messages::note(
+    messages::notice(
         connection,
         None,
-        None,
-        MessageKind::Notice,
         "the server was restored from a backup: what it had accepted since then is lost there",
         now,
-        false,
     )?;
     for (group, state) in groups::all(connection)? {
         match state {
@@ -114,15 +111,12 @@ pub(super) fn fall_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Res
     outbox::start_over(connection, group)?;
     groups::set_state(connection, group, GroupState::NeedsRejoin)?;
     groups::let_go_back(tx, group)?;
-    messages::note(
+    messages::notice(
         connection,
         Some(group),
-        None,
-        MessageKind::Notice,
         "the server has lost the last changes of this group, and this device rejoins it as it was before: who was invited \
          since has to be invited again",
         context.now(),
-        false,
     )
 }
 

@@ -8,7 +8,7 @@ use openmls::prelude::{MlsGroup, OpenMlsCrypto, OpenMlsProvider};
 use crate::core::profile::Context;
 use crate::core::{groups, messages, mls};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind};
+use crate::types::{GroupKey, GroupState};
 
 /// Judges what concerns groups at this profile's server.
 pub(super) fn judge<'a, C: OpenMlsCrypto>(context: &'a Context, crypto: &'a C) -> Judge<'a, C> {
@@ -56,14 +56,11 @@ pub(super) fn refuse(tx: &Tx<'_>, context: &Context, group: &GroupKey, rule: Rul
         "UPDATE groups SET refused_epoch = ?2 WHERE group_id = ?1",
         (group.as_bytes(), epoch.cast_signed()),
     )?;
-    messages::note(
+    messages::notice(
         tx.connection(),
         Some(group),
-        None,
-        MessageKind::Notice,
         &explain("a change", rule),
         context.now(),
-        false,
     )
 }
 

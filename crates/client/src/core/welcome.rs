@@ -140,14 +140,11 @@ pub(super) fn quarantine(
     if told {
         return Ok(());
     }
-    messages::note(
+    messages::notice(
         tx.connection(),
         row.group_id.as_ref(),
-        None,
-        MessageKind::Notice,
         &format!("an invitation could not be accepted: {}", explain(context, error)),
         context.now(),
-        false,
     )
 }
 
