@@ -110,7 +110,7 @@ pub(super) fn size(handshake: &Handshake) -> usize {
 }
 
 /// What the server answers; `None` when it refuses for good.
-fn unless_refused<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+pub(super) fn unless_refused<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(Error::Refused(problem)) if is_final(problem.problem_type) => Ok(None),

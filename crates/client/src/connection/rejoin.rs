@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use larder_wire::{Handshake, ProblemType};
 
 use crate::connection::MlsConnection;
-use crate::connection::doubts::{HANDSHAKES_BYTES_MAX, HANDSHAKES_MAX, size};
-use crate::connection::sync::{Progress, is_final};
+use crate::connection::doubts::{HANDSHAKES_BYTES_MAX, HANDSHAKES_MAX, size, unless_refused};
+use crate::connection::sync::Progress;
 use crate::core::{self, Rejoined};
 use crate::error::Error;
 use crate::types::GroupKey;
@@ -111,11 +111,10 @@ impl MlsConnection {
         };
         let (mut found, mut bytes): (Vec<Handshake>, usize) = (Vec::new(), 0);
         loop {
-            let page = match self.0.transport.handshakes(group, from).await {
-                Ok(page) => page.handshakes,
-                Err(Error::Refused(problem)) if is_final(problem.problem_type) => return Ok(Vec::new()),
-                Err(other) => return Err(other),
+            let Some(answer) = unless_refused(self.0.transport.handshakes(group, from).await)? else {
+                return Ok(Vec::new());
             };
+            let page = answer.handshakes;
             let last = page.last().map_or(from, |last| last.epoch);
             // A page begins with the epoch that the one before may have ended in.
             found.retain(|handshake| handshake.epoch < from);

@@ -37,8 +37,9 @@ impl MlsConnection {
         Ok(declined)
     }
 
-    /// Says that a user is rightly in the groups, or out of them, that are held for it ([`GroupSummary::held`](crate::GroupSummary::held)): once nobody is left
-    /// to look at, what is said goes there again. Returns for how many groups it was.
+    /// Says that a user is rightly in the groups, or out of them, that are held for it: see
+    /// [`GroupSummary::held`](crate::GroupSummary::held). Once nobody is left to look at, what is said goes there again. Returns
+    /// for how many groups it was.
     ///
     /// # Errors
     /// [`Error::Store`] and its like.

@@ -1,7 +1,7 @@
 //! What becomes of a group whose server delivers something that does not fit it: the state stays as it is, and the Commits that
 //! the server says there are go through MLS as ever.
 
-use larder_judge::{Handshake as Parsed, PublicState, Replay, Unreadable};
+use larder_judge::{Handshake as Parsed, Replay, Unreadable};
 use larder_pool::Tx;
 use larder_wire::{GroupInfoAnswer, Handshake, InboxKind, InboxRow};
 use openmls::prelude::OpenMlsProvider as _;
@@ -9,7 +9,7 @@ use openmls::prelude::OpenMlsProvider as _;
 use crate::core::incoming::{self, Failed};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, messages, mls, outbox, rejoin, restored_server, verdicts};
+use crate::core::{groups, last_known, messages, mls, outbox, rejoin, restored_server, verdicts};
 use crate::error::Error;
 use crate::types::GroupKey;
 
@@ -168,9 +168,7 @@ pub(crate) fn lose_if_vouched_for(
     let provider = tx.provider();
     let crypto = provider.crypto();
     let state = mls::load(tx, group)?;
-    let malformed = |_| Error::Corrupt("the public state of a group");
-    let began = PublicState::of(crypto, state.public_group()).map_err(malformed)?;
-    let began = began.load(state.group_id()).map_err(malformed)?;
+    let began = last_known::copied(tx, group, state.public_group())?;
     let mut replay = Replay::new(verdicts::judge(context, crypto), began);
     for handshake in page {
         if handshake.epoch < replay.state().group_context().epoch().as_u64() {

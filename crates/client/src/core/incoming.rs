@@ -233,11 +233,8 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
             let user = std::str::from_utf8(&row.body.0)
                 .ok()
                 .and_then(|name| name.parse().ok());
-            // It does no harm to be told of nobody; what matters is in the list. Of whom no device is known, there is nothing
-            // to find changed.
-            if let Some(user) = user
-                && (user == context.identity.me.user || peers::is_known(tx.connection(), &user)?)
-            {
+            // It does no harm to be told of nobody; what matters is in the list.
+            if let Some(user) = user {
                 peers::check_later(tx.connection(), &user)?;
             }
             Ok(false)

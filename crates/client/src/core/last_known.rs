@@ -109,10 +109,20 @@ pub(super) fn find(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<LastKnown>, E
             None => return Ok(None),
         },
     };
-    let state = state
+    Ok(Some(LastKnown {
+        state: loaded(&state, group)?,
+    }))
+}
+
+/// A copy of the public half of a group, to be led on elsewhere.
+pub(super) fn copied(tx: &Tx<'_>, group: &GroupKey, state: &PublicGroup) -> Result<PublicGroup, Error> {
+    loaded(&public_state(tx, state)?, group)
+}
+
+fn loaded(state: &PublicState, group: &GroupKey) -> Result<PublicGroup, Error> {
+    state
         .load(&mls::mls_id(group))
-        .map_err(|_| Error::Corrupt("the kept state of a group"))?;
-    Ok(Some(LastKnown { state }))
+        .map_err(|_| Error::Corrupt("the kept state of a group"))
 }
 
 /// The group has an MLS state again that is held against nothing, or this device has left it.

@@ -14,6 +14,11 @@ use crate::types::{GroupKey, SendStatus};
 /// arrive before the server or the network gives up.
 const TOGETHER_BYTES_MAX: usize = 256 * 1024;
 
+/// What is due: ready, and behind nothing of its group that has to be made again first.
+const DUE: &str = "FROM outbox o WHERE state = 0 AND NOT EXISTS (
+    SELECT 1 FROM outbox e WHERE e.group_id = o.group_id AND e.id < o.id AND e.state = 1
+        AND (e.handshake = 1 OR o.handshake = 0))";
+
 const STATE_READY: i64 = 0;
 const STATE_TO_REMAKE: i64 = 1;
 
@@ -178,12 +183,9 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
 pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Due>, Error> {
     let connection = tx.connection();
     let first = connection
-        .prepare_cached(
-            "SELECT id, path, idempotency_key, body, handshake, group_id FROM outbox o WHERE state = 0 AND NOT EXISTS (
-                 SELECT 1 FROM outbox e WHERE e.group_id = o.group_id AND e.id < o.id AND e.state = 1
-                     AND (e.handshake = 1 OR o.handshake = 0))
-             ORDER BY id LIMIT 1",
-        )?
+        .prepare_cached(&format!(
+            "SELECT id, path, idempotency_key, body, handshake, group_id {DUE} ORDER BY id LIMIT 1"
+        ))?
         .query_row([], |row| {
             let request = QueuedRequest {
                 id: row.get(0)?,
@@ -229,7 +231,10 @@ fn together(connection: &Connection, first: QueuedRequest, group: &[u8]) -> Resu
 
 /// Whether something is due.
 pub(crate) fn is_due(tx: &Tx<'_>) -> Result<bool, Error> {
-    Ok(next_due(tx)?.is_some())
+    Ok(tx
+        .connection()
+        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 {DUE})"))?
+        .query_row([], |row| row.get(0))?)
 }
 
 /// Whether a request is still in the outbox.

@@ -103,13 +103,6 @@ pub(super) fn pin(
     Ok(held)
 }
 
-/// Whether a device of this user is known.
-pub(super) fn is_known(connection: &Connection, user: &UserName) -> Result<bool, Error> {
-    Ok(connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM peers WHERE user = ?1)")?
-        .query_row([user.as_str()], |row| row.get(0))?)
-}
-
 /// The list of this user's devices is to be fetched, if any of them is known: of others nothing follows from it.
 pub(super) fn check_later(connection: &Connection, user: &UserName) -> Result<(), Error> {
     connection.execute(

@@ -145,7 +145,7 @@ pub(super) fn note_lost_removals(
 pub(super) fn without_lost_removals(
     tx: &Tx<'_>,
     group: &GroupKey,
-    leaves: Vec<Leaf>,
+    mut leaves: Vec<Leaf>,
 ) -> Result<Vec<Leaf>, Error> {
     let mut statement = tx
         .connection()
@@ -153,9 +153,8 @@ pub(super) fn without_lost_removals(
     let lost: Vec<String> = statement
         .query_map([group.as_bytes()], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    let mut others = leaves;
-    others.retain(|leaf| !lost.iter().any(|user| user == leaf.user.as_str()));
-    Ok(others)
+    leaves.retain(|leaf| !lost.iter().any(|user| user == leaf.user.as_str()));
+    Ok(leaves)
 }
 
 /// Whether somebody is to be removed again before anything is said in the group.

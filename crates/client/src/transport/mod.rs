@@ -297,7 +297,8 @@ impl Transport {
     /// Sends messages of the outbox. What became of each.
     ///
     /// # Errors
-    /// [`Error::Refused`] with what is wrong with all of them; [`NotTheServer::NotLarder`], when the answer does not say what became of each.
+    /// [`Error::Refused`] with what is wrong with all of them; [`NotTheServer::NotLarder`], when the answer does not say what
+    /// became of each.
     pub(crate) async fn deliver_messages(
         &self,
         claim: Claim<'_>,
