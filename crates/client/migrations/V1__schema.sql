@@ -71,8 +71,8 @@ CREATE TABLE groups (
     name TEXT,
     -- The id of the payload that named the group: of two, the one with the greater id holds.
     name_id TEXT,
-    -- 0 creating, 1 active, 2 leaving, 3 left, 4 needs-rejoin
-    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 4),
+    -- 0 creating, 1 active, 2 left, 3 needs-rejoin
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
     -- The epoch that this device joined at: what is older was not meant for it.
     joined_epoch INTEGER NOT NULL,
     -- 1 until this device has joined the group because another one of its user is a member.
@@ -89,6 +89,8 @@ CREATE TABLE groups (
     muted INTEGER NOT NULL DEFAULT 0 CHECK (muted IN (0, 1)),
     -- Whether the server says that this device is not in the group. That ends nothing.
     denied INTEGER NOT NULL DEFAULT 0 CHECK (denied IN (0, 1)),
+    -- Whether this device has left and the server is still to be asked for its leaf there, to be told so: it is not known here.
+    leaf_to_ask INTEGER NOT NULL DEFAULT 0 CHECK (leaf_to_ask IN (0, 1)),
     -- Whether the group may be at an earlier epoch than it was here: the server was restored from a backup.
     may_go_back INTEGER NOT NULL DEFAULT 0 CHECK (may_go_back IN (0, 1)),
     -- Who invited this user to the group, until the user has accepted.
@@ -176,6 +178,20 @@ CREATE TABLE removed_leaves (
     PRIMARY KEY (group_id, user, device_id, signature_key)
 ) STRICT, WITHOUT ROWID;
 
+-- The words by which devices of others leave, and whose leaves are still there: as they were signed.
+CREATE TABLE departures (
+    group_id BLOB NOT NULL,
+    departure BLOB NOT NULL,
+    PRIMARY KEY (group_id, departure)
+) STRICT, WITHOUT ROWID;
+
+-- The requests by which this device has left groups: they go out again where the server has forgotten them.
+CREATE TABLE own_departures (
+    group_id BLOB NOT NULL,
+    request BLOB NOT NULL,
+    PRIMARY KEY (group_id, request)
+) STRICT, WITHOUT ROWID;
+
 -- Who was removed from a group by a Commit that the server has lost: they are to be removed again once this device has
 -- rejoined, before anything is said there.
 CREATE TABLE lost_removals (
@@ -249,11 +265,13 @@ CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     group_id BLOB NOT NULL,
     path TEXT NOT NULL,
+    -- Whether it deletes what is there: this device has left. Everything else is posted.
+    departs INTEGER NOT NULL CHECK (departs IN (0, 1)),
     idempotency_key TEXT,
     -- Of a message the MLSMessage, which goes with others in one request; of anything else the whole request.
     body BLOB NOT NULL,
     intent BLOB NOT NULL,
-    -- Whether it is a Commit, a proposal or a new group, rather than a message.
+    -- Whether it is a Commit, a departure or a new group, rather than a message.
     handshake INTEGER NOT NULL CHECK (handshake IN (0, 1)),
     -- 0 ready to be sent, 1 to be made again at the group's present epoch
     state INTEGER NOT NULL CHECK (state IN (0, 1)),

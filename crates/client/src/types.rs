@@ -136,8 +136,6 @@ pub enum GroupState {
     Creating,
     /// A member.
     Active,
-    /// A member who asked to leave; another member's Commit makes it so.
-    Leaving,
     /// Not a member any more. The messages stay readable.
     Left,
     /// A Commit could not be processed. The next sync rejoins by an external Commit (RFC 9420 §12.4.3.2).
@@ -145,12 +143,11 @@ pub enum GroupState {
 }
 
 impl GroupState {
-    /// The state in one word: `creating`, `active`, `leaving`, `left` or `needs-rejoin`.
+    /// The state in one word: `creating`, `active`, `left` or `needs-rejoin`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Creating => "creating",
             Self::Active => "active",
-            Self::Leaving => "leaving",
             Self::Left => "left",
             Self::NeedsRejoin => "needs-rejoin",
         }
@@ -296,6 +293,8 @@ impl DeviceToLink {
 pub struct Declined {
     /// Whether there is a history of the group from before the invitation. It is kept.
     pub kept: bool,
+    /// Whether the server knows. Otherwise the next sync that reaches it tells it.
+    pub told: bool,
 }
 
 /// What somebody who adds this device would get.

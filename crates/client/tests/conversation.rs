@@ -169,64 +169,6 @@ async fn a_message_of_a_member_who_was_removed_meanwhile_fails_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_member_leaves_and_the_others_commit_it_once() {
-    let server = TestServer::start().await;
-    let (alice, mut bob) = (server.client("alice").await, server.client("bob").await);
-    let carol = server.client("carol").await;
-    let group = alice.group_with(&[&bob, &carol]).await;
-    bob.sync().await.unwrap();
-    bob.take_unread().await;
-    bob.leave(&group).await.unwrap();
-    bob.leave(&group).await.unwrap();
-    assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::Leaving);
-    bob.restart().await;
-    bob.sync().await.unwrap();
-    assert_eq!(
-        bob.groups().await.unwrap()[0].state,
-        GroupState::Leaving,
-        "it does not commit itself"
-    );
-
-    let (a, c) = tokio::join!(alice.sync(), carol.sync());
-    assert!(a.unwrap().committed + c.unwrap().committed >= 1);
-    alice.sync().await.unwrap();
-    carol.sync().await.unwrap();
-    assert_eq!(alice.users(&group).await, ["alice", "carol"]);
-    assert_eq!(alice.epoch(&group).await, carol.epoch(&group).await);
-    bob.sync().await.unwrap();
-    assert_eq!(bob.groups().await.unwrap()[0].state, GroupState::Left);
-    alice.send(&group, "just us").await.unwrap();
-    assert_eq!(carol.receive().await, ["just us"]);
-
-    // The last member just goes.
-    alice.remove(&group, &user("carol")).await.unwrap();
-    alice.leave(&group).await.unwrap();
-    assert_eq!(alice.groups().await.unwrap()[0].state, GroupState::Left);
-}
-
-#[tokio::test]
-async fn r_c12_a_member_who_writes_while_another_leaves_commits_that_first() {
-    let server = TestServer::start().await;
-    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
-    let carol = server.client("carol").await;
-    let group = alice.group_with(&[&bob, &carol]).await;
-    bob.sync().await.unwrap();
-    bob.leave(&group).await.unwrap();
-    // Alice has not seen the proposal when she writes; the server takes the message for the present epoch.
-    assert_eq!(
-        alice.send(&group, "first").await.unwrap().status,
-        SendStatus::Sent
-    );
-    carol.sync().await.unwrap();
-    assert_eq!(
-        carol.send(&group, "second").await.unwrap().status,
-        SendStatus::Sent
-    );
-    assert_eq!(alice.receive().await, ["second"]);
-    assert_eq!(alice.users(&group).await, ["alice", "carol"]);
-}
-
-#[tokio::test]
 async fn the_pool_goes_from_32_to_31_and_back_to_32() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;

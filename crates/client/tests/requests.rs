@@ -12,12 +12,15 @@ use larder_client::{Error, GroupKey, GroupState, MessageKind};
 use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, keeps_no_commits, they_talk, user};
 
 async fn is_request(client: &Client, group: &GroupKey) -> bool {
-    client.summary(group).await.request.is_some()
+    let groups = client.groups().await.unwrap();
+    groups
+        .iter()
+        .any(|known| known.id == *group && known.request.is_some())
 }
 
-/// What was sent to groups: messages, proposals and Commits.
+/// What was sent to groups: messages and Commits.
 fn sent(proxy: &Proxy) -> usize {
-    ["/messages", "/proposals", "/commits"]
+    ["/messages", "/commits"]
         .iter()
         .map(|path| proxy.seen("POST", path).len())
         .sum()
@@ -138,24 +141,22 @@ async fn declining_leaves_the_group_and_forgets_what_came_from_it() {
     let alice = server.client("alice").await;
     let mut bob = server.client("bob").await.asked().await;
     let group = invited(&alice, &bob).await;
-    bob.decline(&group).await.unwrap();
-    bob.decline(&group).await.unwrap();
-    assert_eq!(bob.summary(&group).await.state, GroupState::Leaving);
+    // Alice is not heard of any more, and need not have heard of it herself.
+    alice.send(&group, "not read yet").await.unwrap();
+    assert!(bob.decline(&group).await.unwrap().told);
+    assert_eq!(bob.groups().await.unwrap(), []);
     alice.send(&group, "are you there?").await.unwrap();
-    bob.sync().await.unwrap();
+    assert_eq!(bob.sync().await.unwrap().rows, 0);
     assert!(bob.history(&group, 10).await.unwrap().is_empty());
     assert!(bob.unread().await.unwrap().is_empty());
-    catch_up(&[&alice, &bob]).await;
+    assert_eq!(alice.told().await, ["bob left"]);
     assert_eq!(alice.users(&group).await, ["alice"]);
-    let left = bob.summary(&group).await;
-    assert_eq!(
-        (left.state, left.request, left.name),
-        (GroupState::Left, None, None)
-    );
-    assert!(matches!(
-        bob.accept(&group).await,
-        Err(Error::GroupNotActive(GroupState::Left))
-    ));
+    for answer in [bob.accept(&group).await, bob.decline(&group).await.map(drop)] {
+        assert!(matches!(
+            answer,
+            Err(Error::GroupNotActive(GroupState::Left) | Error::NotARequest)
+        ));
+    }
     bob.stop().await;
     let messages = "SELECT count(*) FROM messages WHERE group_id IS NOT NULL";
     assert_eq!(count_rows(bob.directory.path(), messages), 0);
@@ -182,14 +183,14 @@ async fn what_is_declined_without_a_server_is_left_when_there_is_one() {
     let mut bob = bob.asked().await;
     let group = invited(&alice, &bob).await;
     proxy.rule(|_| Action::CutBefore);
-    bob.decline(&group).await.unwrap();
+    assert!(!bob.decline(&group).await.unwrap().told);
     bob.restart().await;
-    assert_eq!(bob.summary(&group).await.state, GroupState::Leaving);
+    assert_eq!(bob.groups().await.unwrap(), []);
     assert!(bob.history(&group, 10).await.unwrap().is_empty());
     proxy.forward();
     catch_up(&[&bob, &alice, &bob]).await;
     assert_eq!(alice.users(&group).await, ["alice"]);
-    assert_eq!(bob.summary(&group).await.state, GroupState::Left);
+    assert_eq!(bob.groups().await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -200,9 +201,26 @@ async fn blocking_declines_the_open_invitations_of_a_user_and_no_others() {
     let of_alice = invited(&alice, &bob).await;
     let mut of_mallory = vec![invited(&mallory, &bob).await, invited(&mallory, &bob).await];
     of_mallory.sort();
+    // One more is on its way.
+    let unread = mallory.create_group("dinner").await.unwrap().id;
+    mallory.invite(&unread, &[user("bob")]).await.unwrap();
+    of_mallory.push(unread);
+    of_mallory.sort();
     let mut declined = bob.block(&user("mallory")).await.unwrap();
     declined.sort();
     assert_eq!(declined, of_mallory);
+    let shown: Vec<GroupKey> = bob
+        .groups()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|group| group.id)
+        .collect();
+    assert_eq!(shown, std::slice::from_ref(&of_alice));
+    for group in &of_mallory {
+        mallory.send(group, "answer me").await.unwrap();
+    }
+    assert_eq!(bob.sync().await.unwrap().rows, 0);
     catch_up(&[&mallory, &bob]).await;
     for group in &of_mallory {
         assert_eq!(mallory.users(group).await, ["mallory"]);
@@ -229,7 +247,15 @@ async fn a_request_that_was_lost_track_of_is_rejoined_only_when_it_is_accepted()
     assert_eq!(bob.summary(&accepted).await.state, GroupState::NeedsRejoin);
 
     bob.decline(&declined).await.unwrap();
-    assert_eq!(bob.summary(&declined).await.state, GroupState::Left);
+    assert!(
+        bob.groups()
+            .await
+            .unwrap()
+            .iter()
+            .all(|group| group.id != declined)
+    );
+    catch_up(&[&alice]).await;
+    assert_eq!(alice.users(&declined).await, ["alice", "carol"]);
     bob.accept(&accepted).await.unwrap();
     assert_eq!(bob.sync().await.unwrap().rejoined, 1);
     carol.sync().await.unwrap();
@@ -255,12 +281,20 @@ async fn what_one_device_accepts_or_declines_the_others_of_its_user_learn() {
     assert!(other.receive().await.contains(&"hello".to_owned()));
 
     one.decline(&left).await.unwrap();
-    catch_up(&[&alice, &one, &other, &alice, &other]).await;
-    assert_eq!(alice.users(&left).await, ["alice"]);
+    catch_up(&[&other, &one]).await;
     for device in [&one, &other] {
-        assert_eq!(device.summary(&left).await.state, GroupState::Left);
+        assert!(
+            device
+                .groups()
+                .await
+                .unwrap()
+                .iter()
+                .all(|group| group.id != left)
+        );
         assert!(device.history(&left, 10).await.unwrap().is_empty());
     }
+    alice.sync().await.unwrap();
+    assert_eq!(alice.users(&left).await, ["alice"]);
     they_talk(&alice, &other, &kept).await;
 }
 

@@ -21,7 +21,7 @@ pub struct Departure {
     pub device: DeviceId,
     /// The SHA-256 of its LeafNode (RFC 9420 §7.2).
     pub leaf_hash: [u8; 32],
-    /// By the leaf's signature key, over [`leave_content`].
+    /// By the leaf's signature key, over [`signed_content`](Self::signed_content).
     pub signature: Vec<u8>,
 }
 
@@ -49,6 +49,13 @@ impl Departure {
         })
     }
 
+    /// What the device of a leaf signs to leave a group at this server. `None` for a leaf that names no device of a user.
+    pub fn signed_content(leaf: &LeafNode, server_name: &str, group: &GroupId) -> Option<Vec<u8>> {
+        let Leaf { user, device, .. } = Leaf::of_node(leaf)?;
+        let content = leave_content(server_name, &user, &device, &leaf_hash(leaf)?, group);
+        Some(sign_with_label_content(LABEL_LEAVE, &content))
+    }
+
     /// Whether it concerns this leaf. The signature is not verified.
     pub fn is_of_leaf(&self, leaf: &LeafNode) -> bool {
         Leaf::of_node(leaf).is_some_and(|leaf| leaf.user == self.user && leaf.device == self.device)
@@ -63,13 +70,13 @@ impl Departure {
         group: &GroupId,
         leaf: &LeafNode,
     ) -> bool {
-        let content = leave_content(server_name, &self.user, &self.device, &self.leaf_hash, group);
-        let labelled = sign_with_label_content(LABEL_LEAVE, &content);
         let key = leaf.signature_key().as_slice();
         self.is_of_leaf(leaf)
-            && crypto
-                .verify_signature(SCHEME, &labelled, key, &self.signature)
-                .is_ok()
+            && Self::signed_content(leaf, server_name, group).is_some_and(|signed| {
+                crypto
+                    .verify_signature(SCHEME, &signed, key, &self.signature)
+                    .is_ok()
+            })
     }
 
     /// As it travels: one byte, 1, and then, each with its length before it as in RFC 9420 §2.1.2, the user, the device, the hash

@@ -308,9 +308,10 @@ impl Session<'_> {
                 }
             }
             Slash::Leave => {
-                client.leave(key).await?;
+                let told = client.leave(key).await?;
                 Record::Left {
                     group: group_name(client, key).await?,
+                    told,
                 }
             }
             Slash::Rename(name) => {

@@ -4,7 +4,7 @@ mod lines;
 mod measured;
 mod pool;
 
-pub(crate) use lines::group_label;
+pub(crate) use lines::{group_label, untold};
 pub(crate) use measured::Measured;
 pub(crate) use pool::Pool;
 
@@ -95,6 +95,8 @@ pub(crate) enum Record {
         group_name: String,
         /// Whether there is a history of the group from before the invitation, which is kept.
         kept: bool,
+        /// Whether the server knows; otherwise it is told by the next command that reaches it.
+        told: bool,
     },
     /// A user is rightly in groups, or out of them, as the person says.
     Trusted {
@@ -150,8 +152,12 @@ pub(crate) enum Record {
     Unblocked { user: String },
     /// A user is no longer a member.
     Removed { group: String, user: String },
-    /// This device asked to leave.
-    Left { group: String },
+    /// A group was left.
+    Left {
+        group: String,
+        /// Whether the server knows; otherwise it is told by the next command that reaches it.
+        told: bool,
+    },
     /// A message was accepted by the server (`sent`) or waits for it (`pending`).
     Sent {
         group: String,

@@ -1,6 +1,7 @@
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
+use crate::connection::sync::Progress;
 use crate::error::Error;
 use crate::types::GroupKey;
 
@@ -14,7 +15,10 @@ impl MlsConnection {
     pub async fn block(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
         let _operation = self.0.operation.lock().await;
         self.0.transport.set_block(user, true).await?;
-        self.decline_all_of(user).await
+        // What they sent before that is on its way, too.
+        let caught_up = self.pump(&mut Progress::default()).await;
+        let declined = self.decline_all_of(user).await?;
+        caught_up.map(|()| declined)
     }
 
     /// Undoes [`block`](Self::block), if there was one.

@@ -147,6 +147,7 @@ impl MlsConnection {
         let removed = device.clone();
         core.write(move |tx, context| core::removed_own(tx, context, &removed))
             .await?;
+        self.0.others_first.end();
         match self.pump(&mut Progress::default()).await {
             Err(error) if error.leaves_waiting() => {
                 let code = error.code();

@@ -79,6 +79,9 @@ impl Listening {
             .since
             .map(|since| UNACKNOWLEDGED_TIME.saturating_sub(since.elapsed()));
         let wait = left.map_or(wait, |left| left.min(wait));
+        // Nor does what it was the turn of others to do.
+        let others_first = self.connection.0.others_first.left();
+        let wait = others_first.map_or(wait, |left| left.min(wait));
         let Some(rows) = self.connection.note_outage(self.events.next(wait).await)? else {
             self.connection.0.tell_everything.store(true, Ordering::Relaxed);
             return Ok(Heard::Ended);
@@ -90,6 +93,10 @@ impl Listening {
                 self.since.get_or_insert_with(Instant::now);
                 self.connection.hear(rows).await?
             }
+        };
+        let heard = match self.connection.0.others_first.is_over() {
+            true => heard.and(Heard::More),
+            false => heard,
         };
         let is_due = self.unacknowledged >= UNACKNOWLEDGED_MAX
             || self
@@ -131,6 +138,7 @@ impl MlsConnection {
         let (mut progress, mut heard, mut went_back) = (Progress::default(), Heard::Nothing, false);
         for row in rows {
             let kind = row.kind;
+            self.0.others_first.heard(kind);
             let of_it = match self.take_over(row, &mut progress).await? {
                 // The server is told once more that they are stored.
                 Taken::Known | Taken::Again => Heard::Nothing,

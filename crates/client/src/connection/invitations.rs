@@ -128,7 +128,7 @@ impl MlsConnection {
             .collect();
         let (key, asked) = (group.clone(), users.clone());
         let members = core
-            .write(move |tx, _| core::already_members(tx, &key, &asked))
+            .write(move |tx, context| core::already_members(tx, context, &key, &asked))
             .await?;
         let invited = Invited {
             not_added: members
@@ -277,7 +277,7 @@ impl MlsConnection {
         let overtaken = self
             .0
             .core
-            .write(move |tx, _| core::not_members(tx, &key, &asked))
+            .write(move |tx, context| core::not_members(tx, context, &key, &asked))
             .await?;
         part.leave_out(overtaken.into_iter().map(|user| (user, NotAdded::Overtaken)));
         Ok(())

@@ -9,8 +9,10 @@ mod doubts;
 mod encryption;
 mod events;
 mod invitations;
+mod leaving;
 mod legacy;
 mod operations;
+mod others_first;
 mod pool;
 mod probe;
 mod rejoin;
@@ -36,6 +38,7 @@ use tokio::sync::Mutex;
 
 use crate::access::Access;
 use crate::clocks::{Clocks, ServerClock};
+use crate::connection::others_first::OthersFirst;
 use crate::core::{self, Core, Handle, Keys, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
@@ -64,6 +67,7 @@ struct Inner {
     groups_due: AtomicBool,
     /// When the server was last asked about groups that it says this device is not in.
     denials_asked: Mutex<Option<Instant>>,
+    others_first: OthersFirst,
     /// There may be groups of this device that other devices of its user are to be added to.
     own_devices_due: AtomicBool,
     /// The keys of users as this device has shown them to be compared.
@@ -162,6 +166,7 @@ impl MlsConnection {
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
             denials_asked: Mutex::default(),
+            others_first: OthersFirst::default(),
             own_devices_due: AtomicBool::new(true),
             shown: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),

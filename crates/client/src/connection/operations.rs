@@ -7,7 +7,7 @@ use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
 use crate::core::{self, Outcome};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, GroupSummary, SendStatus, SentMessage};
+use crate::types::{GroupKey, GroupSummary, SendStatus, SentMessage};
 
 impl MlsConnection {
     /// Creates a group with this device as its only member, and the other devices of its user, of the first of the deployment's ciphersuites that this program
@@ -174,34 +174,6 @@ impl MlsConnection {
             .write(move |tx, context| core::stage_remove(tx, context, &group, &user))
             .await?;
         finish(self.settle(id).await?)
-    }
-
-    /// Leaves a group. Another member has to commit it (RFC 9420 §12.1.2): until one has been online, the group is
-    /// [`Leaving`](GroupState::Leaving). The only member leaves at once. Leaving twice is no error.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], and the next [`sync`](Self::sync) goes on; [`Error::UnknownGroup`],
-    /// [`Error::GroupNotActive`].
-    pub async fn leave(&self, group: &GroupKey) -> Result<(), Error> {
-        let _operation = self.0.operation.lock().await;
-        let core = &self.0.core;
-        let key = group.clone();
-        let state = core.write(move |tx, _| core::group_state(tx, &key)).await?;
-        if state == GroupState::Active {
-            self.pump(&mut Progress::default()).await?;
-        }
-        let group = group.clone();
-        let proposed = core
-            .write(move |tx, context| core::stage_leave(tx, context, &group))
-            .await?;
-        let Some(id) = proposed else {
-            return Ok(());
-        };
-        match self.settle(id).await? {
-            // The epoch was over; a round of catching up proposes again for the new one.
-            Some(Outcome::Raced) => self.pump(&mut Progress::default()).await,
-            outcome => finish(outcome),
-        }
     }
 }
 

@@ -3,8 +3,6 @@ use std::collections::BTreeMap;
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
-use crate::connection::operations::unless_later;
-use crate::connection::sync::Progress;
 use crate::core;
 use crate::error::Error;
 use crate::types::{Declined, GroupKey};
@@ -24,17 +22,20 @@ impl MlsConnection {
 
     /// Declines an invitation: forgets what came with it and leaves the group, as [`leave`](Self::leave) does. What there was of
     /// the group before that invitation stays, its name and what was read of it included. When the server cannot be reached
-    /// the next [`sync`](Self::sync) leaves it. One that this device has lost track of is forgotten here, and its members are
-    /// not told.
+    /// the next [`sync`](Self::sync) tells it.
     ///
     /// # Errors
     /// [`Error::NotARequest`], [`Error::UnknownGroup`].
     pub async fn decline(&self, group: &GroupKey) -> Result<Declined, Error> {
         let _operation = self.0.operation.lock().await;
         let group = group.clone();
-        let declined = self.0.core.write(move |tx, _| core::decline(tx, &group)).await?;
-        unless_later(self.pump(&mut Progress::default()).await, "a group is left later")?;
-        Ok(declined)
+        let kept = self
+            .0
+            .core
+            .write(move |tx, context| core::decline(tx, context, &group))
+            .await?;
+        let told = self.tell_of_leaving().await?;
+        Ok(Declined { kept, told })
     }
 
     /// Says that a user is rightly in the groups, or out of them, that are held for it: see
@@ -75,16 +76,16 @@ impl MlsConnection {
         let declined = self
             .0
             .core
-            .write(move |tx, _| {
+            .write(move |tx, context| {
                 let groups = core::requests_of(tx, &user)?;
                 for group in &groups {
-                    core::decline(tx, group)?;
+                    core::decline(tx, context, group)?;
                 }
                 Ok(groups)
             })
             .await?;
         if !declined.is_empty() {
-            unless_later(self.pump(&mut Progress::default()).await, "groups are left later")?;
+            self.tell_of_leaving().await?;
         }
         Ok(declined)
     }

@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder_wire::{Inbox, InboxKind, InboxRow, ProblemType, UserName};
 
 use crate::connection::MlsConnection;
-use crate::core::{self, Due, Outcome, Purpose, QueuedMessages, QueuedRequest, Settled, Taken, Verdict};
+use crate::core::{self, Due, Outcome, Purpose, QueuedMessages, Settled, Taken, Verdict};
 use crate::error::{Error, NotTheServer};
 use crate::transport::{Accepted, Claim};
 use crate::types::{GroupKey, GroupState, Synced};
@@ -24,6 +24,8 @@ pub(super) struct Progress {
     settled: Vec<Settled>,
     /// Attempts to rejoin a group.
     pub(super) rejoins: BTreeMap<GroupKey, u32>,
+    /// Groups that were left, and the server was asked for this device's leaf there.
+    pub(super) leaves_asked: BTreeSet<GroupKey>,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
     /// Users whose lists were fetched and not believed.
@@ -138,8 +140,12 @@ impl MlsConnection {
             self.ask_about_denials().await?;
             let rejoining = self.rejoin(progress).await?;
             let adding = self.add_own_devices().await?;
-            let queued = core.write(core::housekeeping).await?;
-            if ready == 0 && !rejoining && !adding && !queued {
+            let leaving = self.leave_as_told(progress).await?;
+            let for_others = self.0.others_first.left().is_some();
+            let queued = core
+                .write(move |tx, context| core::housekeeping(tx, context, for_others))
+                .await?;
+            if ready == 0 && !rejoining && !adding && !leaving && !queued {
                 // What the last steps finished may have freed a request that waited behind it.
                 if !core.write(|tx, _| core::is_due(tx)).await? {
                     return Ok(());
@@ -186,16 +192,9 @@ impl MlsConnection {
     async fn deliver(&self, claim: Claim<'_>, due: Due) -> Result<Delivered, Error> {
         let transport = &self.0.transport;
         let (ids, answers) = match due {
-            Due::Request(QueuedRequest {
-                id,
-                path,
-                idempotency_key,
-                body,
-            }) => {
-                let answer = transport
-                    .deliver(claim, &path, idempotency_key.as_deref(), body)
-                    .await;
-                (vec![id], vec![answer])
+            Due::Request(request) => {
+                let id = request.id;
+                (vec![id], vec![transport.deliver(claim, request).await])
             }
             Due::Messages(QueuedMessages { path, ids, messages }) => {
                 let answers = match transport.deliver_messages(claim, &path, messages).await {

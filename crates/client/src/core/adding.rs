@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
+use larder_judge::Leaf;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{StoreError, Tx};
-use larder_wire::{CommitRequest, DeviceId, Problem, UserName};
+use larder_wire::{CommitRequest, Problem, UserName};
 use openmls::group::ProposalValidationError;
-use openmls::prelude::{CreateCommitError, KeyPackage, MlsGroup, OpenMlsProvider as _};
+use openmls::prelude::{CreateCommitError, KeyPackage, OpenMlsProvider as _};
 
 use crate::core::gate::{self, Cleared, Closed};
 use crate::core::invitation::Extent;
 use crate::core::outbox::{self, Intent, InvitePackage};
 use crate::core::profile::Context;
-use crate::core::{commits, messages, mls};
+use crate::core::{commits, departures, messages};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, NotAdded};
 
@@ -68,7 +69,7 @@ pub(super) fn stage_adds(
         group,
         reservation_id,
     };
-    let packages = still_to_add(cleared.state(), packages);
+    let packages = still_to_add(&departures::staying(tx, context, cleared.state())?, packages);
     if packages.is_empty() {
         return Ok(Ok(Adding::nobody(Vec::new())));
     }
@@ -129,15 +130,11 @@ pub(super) fn without_refused(
 }
 
 /// Those whose device is not a member yet.
-fn still_to_add(group: &MlsGroup, packages: &[InvitePackage]) -> Vec<InvitePackage> {
-    let members: Vec<(UserName, DeviceId)> = group
-        .members()
-        .filter_map(|member| mls::who(&member.credential))
-        .collect();
+fn still_to_add(members: &[Leaf], packages: &[InvitePackage]) -> Vec<InvitePackage> {
     let is_member = |package: &InvitePackage| {
         members
             .iter()
-            .any(|(user, device)| *user == package.user && *device == package.device_id)
+            .any(|leaf| leaf.user == package.user && leaf.device == package.device_id)
     };
     let remaining = packages.iter().filter(|package| !is_member(package));
     remaining.cloned().collect()

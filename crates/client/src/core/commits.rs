@@ -1,6 +1,6 @@
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
-use larder_wire::{Base64Url, CommitRequest, ProposalRequest, UserName};
+use larder_wire::{Base64Url, CommitRequest, UserName};
 use openmls::prelude::{
     KeyPackage, LeafNodeIndex, MlsGroup, MlsMessageOut, OpenMlsProvider, Proposal, Sender,
 };
@@ -10,7 +10,7 @@ use crate::core::gate::{self, Admitted, Removal};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    committed, denials, epochs, groups, holds, mls, naming, removals, removed_leaves, requests,
+    committed, departures, epochs, groups, holds, mls, naming, removals, removed_leaves, requests,
     restored_server, verdicts,
 };
 use crate::error::Error;
@@ -54,8 +54,8 @@ pub(super) fn stage_proposed(
     }
 }
 
-/// Stages a Commit with these Adds and Removes, and with what members have proposed: that they leave, and, if it may
-/// contain them, fresh leaves of theirs. It is pending until the server has answered. It brings a fresh leaf of ours if
+/// Stages a Commit with these Adds and Removes, with Removes of those who have left, and with what members have proposed: that
+/// they leave, and, if it may contain them, fresh leaves of theirs. It is pending until the server has answered. It brings a fresh leaf of ours if
 /// ours is still the one of a KeyPackage.
 #[expect(
     clippy::disallowed_methods,
@@ -71,18 +71,19 @@ fn build(
 ) -> Result<CommitRequest, Error> {
     let provider = tx.provider();
     let proposed = Proposed::of(&group);
+    let mut removes = removes.to_vec();
+    removes.extend(departures::leaves(tx, context, &group)?);
     // Two proposals for one leaf do not go into one Commit (RFC 9420 §12.2).
     let concerned = |leaves: &[LeafNodeIndex]| leaves.iter().any(|leaf| removes.contains(leaf));
     let consume = proposed.all_committable
         && (updates_too || proposed.updaters.is_empty())
         && !concerned(&proposed.leavers)
         && !concerned(&proposed.updaters);
-    let mut removes = removes.to_vec();
     if !consume {
         removes.extend(&proposed.leavers);
-        removes.sort_unstable();
-        removes.dedup();
     }
+    removes.sort_unstable();
+    removes.dedup();
     let fresh_leaf = leaf_is_stale(&group);
     let (commit, welcome, group_info) = group
         .commit_builder()
@@ -137,8 +138,6 @@ pub(super) struct Proposed {
     all_committable: bool,
     /// Whether anything was proposed.
     pub(super) any: bool,
-    /// Whether we asked to leave.
-    own_leave: bool,
 }
 
 impl Proposed {
@@ -149,18 +148,14 @@ impl Proposed {
             updaters: Vec::new(),
             all_committable: true,
             any: false,
-            own_leave: false,
         };
         for queued in group.pending_proposals() {
             proposed.any = true;
             match (queued.proposal(), queued.sender()) {
-                (Proposal::Remove(remove), Sender::Member(sender)) if remove.removed() == *sender => {
-                    if *sender == own {
-                        proposed.own_leave = true;
-                        proposed.all_committable = false;
-                    } else {
-                        proposed.leavers.push(*sender);
-                    }
+                (Proposal::Remove(remove), Sender::Member(sender))
+                    if remove.removed() == *sender && *sender != own =>
+                {
+                    proposed.leavers.push(*sender);
                 }
                 (Proposal::Update(_), Sender::Member(sender)) if *sender != own => {
                     proposed.updaters.push(*sender);
@@ -257,102 +252,39 @@ pub(super) fn leaves_of(group: &MlsGroup, user: &UserName) -> Vec<LeafNodeIndex>
         .collect()
 }
 
-/// Asks to leave: a Remove proposal for our own leaf, which another member commits. The only member just leaves. What came
-/// from a group whose invitation was not accepted is forgotten.
-/// Returns the outbox row, if anything has to be sent.
-pub(crate) fn stage_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Option<i64>, Error> {
-    match groups::group_state(tx, group)? {
-        GroupState::Left | GroupState::Leaving => return Ok(None),
-        // There is nobody who would hear of it.
-        _ if denials::is_denied(tx.connection(), group)? => {
-            groups::depart(tx, group)?;
-            return Ok(None);
-        }
-        GroupState::NeedsRejoin | GroupState::Creating => {
-            return Err(Error::GroupNotActive(groups::group_state(tx, group)?));
-        }
-        GroupState::Active => {}
-    }
-    requests::forget(tx, group)?;
-    if mls::load(tx, group)?.members().count() == 1 {
-        groups::depart(tx, group)?;
-        return Ok(None);
-    }
-    if outbox::handshake_waits(tx.connection(), group)? {
-        return Err(Error::TooManyRaces);
-    }
-    groups::set_state(tx.connection(), group, GroupState::Leaving)?;
-    propose_leave(tx, context, group).map(Some)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that asks to leave, by leave of the gate"
-)]
-fn propose_leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<i64, Error> {
-    let provider = tx.provider();
-    let proposal = gate::clear_leave(tx, group)??
-        .into_state()
-        .leave_group(&provider, &context.identity.mls)
-        .map_err(Error::mls("proposing to leave"))?;
-    let request = ProposalRequest {
-        proposal: Base64Url(proposal.to_bytes().map_err(Error::mls("encoding a proposal"))?),
-    };
-    outbox::push(
-        tx.connection(),
-        group,
-        &format!("/v1/groups/{group}/proposals"),
-        None,
-        &request,
-        &Intent::Leave,
-    )
-}
-
-/// What remains to be done once the inbox is empty: commits what members proposed, removes the leaves of devices that their
-/// users have removed (whoever is first does; the others find nothing left to do), and proposes again to leave where the
-/// epoch of the last attempt is over. Whether anything was put into the outbox.
-pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
+/// What remains to be done once the inbox is empty: commits what members proposed, and removes the leaves of devices that have
+/// left or that their users have removed (whoever is first does; the others find nothing left to do). While it is `for_others` to be
+/// first, only where a message waits for it. Whether anything was put into the outbox.
+pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context, for_others: bool) -> Result<bool, Error> {
     let mut queued = false;
-    for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
-        let standing = groups::group_state(tx, &group)?;
+    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
         let is_request = requests::find(tx.connection(), &group)?.is_some();
-        if outbox::handshake_waits(tx.connection(), &group)? || (is_request && standing == GroupState::Active)
-        {
+        if outbox::handshake_waits(tx.connection(), &group)? || is_request {
             continue;
         }
-        if !is_request && restored_server::remove_again(tx, context, &group)? {
+        if restored_server::remove_again(tx, context, &group)? {
             queued = true;
             continue;
         }
+        // Who is in it is for the person to look at first.
+        if holds::is_held(tx.connection(), &group)?
+            || (for_others && !outbox::any_of(tx.connection(), &group)?)
+        {
+            continue;
+        }
         let state = mls::load(tx, &group)?;
-        let proposed = Proposed::of(&state);
-        let of_removed = removals::leaves_of_removed(tx, &state)?;
-        match standing {
-            // Who is in it is for the person to look at first.
-            GroupState::Active if holds::is_held(tx.connection(), &group)? => {}
-            GroupState::Active if !of_removed.is_empty() => {
-                let removal = gate::clear_departures(tx, &group)??;
-                let request = stage_removal(tx, context, removal, &of_removed)?;
-                push(tx, &group, &request, &Intent::RemoveDevices)?;
+        let gone = removals::leaves_of_gone(tx, context, &state)?;
+        if !gone.is_empty() {
+            let removal = gate::clear_departures(tx, &group)??;
+            let request = stage_removal(tx, context, removal, &gone)?;
+            push(tx, &group, &request, &Intent::RemoveGone)?;
+            queued = true;
+        } else if Proposed::of(&state).any {
+            let removal = gate::clear_departures(tx, &group)??;
+            if let Some(request) = stage_proposed(tx, context, removal)? {
+                push(tx, &group, &request, &Intent::CommitProposals)?;
                 queued = true;
             }
-            GroupState::Active if proposed.any => {
-                let removal = gate::clear_departures(tx, &group)??;
-                if let Some(request) = stage_proposed(tx, context, removal)? {
-                    push(tx, &group, &request, &Intent::CommitProposals)?;
-                    queued = true;
-                }
-            }
-            GroupState::Leaving if state.members().count() == 1 => groups::depart(tx, &group)?,
-            GroupState::Leaving if !proposed.own_leave => {
-                propose_leave(tx, context, &group)?;
-                queued = true;
-            }
-            GroupState::Active
-            | GroupState::Leaving
-            | GroupState::Creating
-            | GroupState::Left
-            | GroupState::NeedsRejoin => {}
         }
     }
     Ok(queued)
@@ -363,13 +295,6 @@ pub(super) fn clear(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::load(tx, group)?
         .clear_pending_commit(tx.provider().storage())
         .map_err(Error::mls("clearing a Commit"))
-}
-
-/// The server refused our proposal.
-pub(super) fn clear_proposals(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    mls::load(tx, group)?
-        .clear_pending_proposals(tx.provider().storage())
-        .map_err(Error::mls("clearing a proposal"))
 }
 
 /// The server accepted our Commit: the group moves on, the history says so, and newcomers are told the group's name.
@@ -387,17 +312,15 @@ pub(super) fn merged(
     let staged = state
         .pending_commit()
         .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
-    let events = committed::events(&state, staged, Some((&me.user, &me.device_id)));
-    let sibling_left = committed::sibling_leaves(tx, context, &state, staged)?;
+    let departed = departures::leaves(tx, context, &state)?;
+    let events = committed::events(&state, staged, Some((&me.user, &me.device_id)), &departed);
     removed_leaves::note(tx, group, &state, staged)?;
     state
         .merge_pending_commit(&provider)
         .map_err(Error::mls("merging a Commit"))?;
     epochs::note(tx, group, state.public_group())?;
+    departures::settle(tx, group, state.public_group())?;
     committed::record(tx, group, &events, now, true)?;
-    if sibling_left {
-        committed::leave_too(tx, group)?;
-    }
     if matches!(intent, Intent::Invite { .. }) {
         naming::announce(tx, context, group)?;
     }

@@ -7,10 +7,9 @@ use larder_wire::{DeviceId, UserName};
 use openmls::prelude::{LeafNodeIndex, MlsGroup, Sender, StagedCommit};
 
 use crate::core::messages::{self, NewMessage};
-use crate::core::profile::Context;
-use crate::core::{devices, groups, mls, peers};
+use crate::core::{devices, mls, peers};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
+use crate::types::{GroupKey, MessageKind, SendStatus};
 
 /// Something that a Commit did to the group, for the history.
 pub(super) struct Event {
@@ -35,11 +34,13 @@ impl Event {
     }
 }
 
-/// What a Commit of `by` does. A user who comes or goes with several devices does so once.
+/// What a Commit of `by` does. A user who comes or goes with several devices does so once. Of the leaves that have `departed` the
+/// history has said that already.
 pub(super) fn events(
     group: &MlsGroup,
     staged: &StagedCommit,
     by: Option<(&UserName, &DeviceId)>,
+    departed: &[LeafNodeIndex],
 ) -> Vec<Event> {
     let owned = by.map(|(user, device)| (user.clone(), device.clone()));
     let actor = by.map_or_else(|| "someone".to_owned(), |(user, _)| user.to_string());
@@ -79,11 +80,10 @@ pub(super) fn events(
         let Some((user, device)) = group.member(leaf).and_then(mls::who) else {
             continue;
         };
-        let whose = if stays(&user) {
-            format!("the device {} of {user}", devices::short(&device))
-        } else {
-            user.to_string()
-        };
+        if departed.contains(&leaf) {
+            continue;
+        }
+        let whose = whose(&user, &device, stays(&user));
         let (kind, text) = match remove.sender() {
             Sender::Member(sender) if *sender == leaf => (MessageKind::Left, format!("{whose} left")),
             Sender::NewMemberCommit => (
@@ -101,6 +101,21 @@ pub(super) fn events(
         }
     }
     events
+}
+
+/// A device has left by its own word. Its user may stay, with others.
+pub(super) fn left(leaf: &Leaf, stays: bool) -> Event {
+    let Leaf { user, device, .. } = leaf;
+    let text = format!("{} left", whose(user, device, stays));
+    Event::new(MessageKind::Left, Some((user.clone(), device.clone())), text)
+}
+
+/// Who goes: a user, or one device of a user who stays.
+fn whose(user: &UserName, device: &DeviceId, stays: bool) -> String {
+    match stays {
+        true => format!("the device {} of {user}", devices::short(device)),
+        false => user.to_string(),
+    }
 }
 
 /// A further device of a member user came by an external Commit (RFC 9420 §12.4.3.2): it replaced no leaf.
@@ -121,36 +136,6 @@ fn further_device(user: UserName, device: DeviceId, key: Vec<u8>) -> Event {
         id: Some(devices::NOTICE_NEW),
         came: vec![(user.clone(), device.clone(), key)],
         ..Event::new(MessageKind::Notice, Some((user, device)), text)
-    }
-}
-
-/// Whether another device of this user leaves of its own accord.
-pub(super) fn sibling_leaves(
-    tx: &Tx<'_>,
-    context: &Context,
-    group: &MlsGroup,
-    staged: &StagedCommit,
-) -> Result<bool, Error> {
-    for remove in staged.remove_proposals() {
-        let index = remove.remove_proposal().removed();
-        if !matches!(remove.sender(), Sender::Member(sender) if *sender == index) {
-            continue;
-        }
-        let leaving = group.members().find(|member| member.index == index);
-        if let Some(leaf) = leaving.and_then(|member| Leaf::of_member(&member))
-            && devices::is_sibling(tx, context, &leaf)?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Another device of our user has left: a user leaves with all devices.
-pub(super) fn leave_too(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    match groups::group_state(tx, group)? {
-        GroupState::Active => groups::set_state(tx.connection(), group, GroupState::Leaving),
-        GroupState::Creating | GroupState::Leaving | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
     }
 }
 

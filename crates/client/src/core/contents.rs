@@ -11,7 +11,7 @@ use crate::core::messages::{self, NewMessage};
 use crate::core::payload::{self, Content};
 use crate::core::profile::Context;
 use crate::core::{
-    attachments, committed, devices, epochs, groups, holds, mls, naming, removed_leaves, requests,
+    attachments, committed, departures, devices, epochs, groups, holds, mls, naming, removed_leaves, requests,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind, SendStatus};
@@ -42,9 +42,6 @@ pub(super) fn content(
                 accepted_elsewhere(tx, group)?;
                 holds::lift(tx, group)?;
             }
-            if requests::is_declined(tx.connection(), group, groups::group_state(tx, group)?)? {
-                return Ok(());
-            }
             application(tx, row, group, sender, &message.into_bytes(), now)
         }
         ProcessedMessageContent::ProposalMessage(proposal) => {
@@ -55,14 +52,14 @@ pub(super) fn content(
             Ok(())
         }
         ProcessedMessageContent::StagedCommitMessage(staged) => {
-            let mut events = committed::events(state, &staged, sender);
+            let departed = departures::leaves(tx, context, state)?;
+            let mut events = committed::events(state, &staged, sender, &departed);
             let removed = staged.self_removed();
             let comes = rejoins && staged.remove_proposals().next().is_none();
             if comes {
                 events = committed::came(by.as_ref(), &staged);
             }
             let of_us = sender.is_some_and(|(user, _)| *user == context.identity.me.user);
-            let sibling_left = committed::sibling_leaves(tx, context, state, &staged)?;
             removed_leaves::note(tx, group, state, &staged)?;
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
@@ -74,14 +71,13 @@ pub(super) fn content(
                 .merge_staged_commit(&provider, *staged)
                 .map_err(Error::mls("merging a Commit"))?;
             epochs::note(tx, group, state.public_group())?;
+            departures::settle(tx, group, state.public_group())?;
             committed::record(tx, group, &events, now, false)?;
             if is_sibling && !comes {
                 accepted_elsewhere(tx, group)?;
                 holds::lift(tx, group)?;
             }
-            if sibling_left {
-                committed::leave_too(tx, group)?;
-            } else if comes && of_us {
+            if comes && of_us {
                 naming::announce(tx, context, group)?;
             }
             Ok(())
@@ -97,7 +93,7 @@ pub(super) fn content(
 fn accepted_elsewhere(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
         GroupState::Active => requests::set(tx.connection(), group, None),
-        GroupState::Creating | GroupState::Leaving | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
+        GroupState::Creating | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
     }
 }
 

@@ -6,16 +6,13 @@ use larder_pool::Tx;
 use larder_wire::Membership;
 use rusqlite::Connection;
 
-use crate::core::{groups, messages, requests};
+use crate::core::{messages, requests};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState};
+use crate::types::GroupKey;
 
-/// The server does not let this device be in a group. What the person wants to be out of anyway is left.
+/// The server does not let this device be in a group.
 pub(super) fn note(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
     let connection = tx.connection();
-    if groups::group_state(tx, group)? == GroupState::Leaving {
-        return groups::depart(tx, group);
-    }
     let is_new = connection.execute(
         "UPDATE groups SET denied = 1 WHERE group_id = ?1 AND denied = 0",
         [group.as_bytes()],

@@ -269,7 +269,7 @@ pub(super) fn tell(
 /// The groups that this device takes part in and this user is in, each with the user's devices in it.
 pub(super) fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey, Vec<DeviceId>)>, Error> {
     let mut found = Vec::new();
-    for group in groups::in_states(tx.connection(), &[GroupState::Active, GroupState::Leaving])? {
+    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
         let leaves: Vec<DeviceId> = mls::load(tx, &group)?
             .members()
             .filter_map(|member| mls::who(&member.credential))

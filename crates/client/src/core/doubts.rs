@@ -11,7 +11,7 @@ use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{groups, last_known, messages, mls, outbox, rejoin, restored_server, verdicts};
 use crate::error::Error;
-use crate::types::GroupKey;
+use crate::types::{GroupKey, GroupState};
 
 const TOLD_UNSIGNED: &str = "the server delivered something that is not of this group as it is on this device, or left out \
                              what came before it; it was not taken over, and the group stays as it was";
@@ -40,7 +40,8 @@ pub(crate) enum Caught {
 
 /// Where a group is that this device takes part in; `None` for another.
 pub(crate) fn place(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Place>, Error> {
-    let takes_part = groups::find(tx.connection(), group)?.is_some_and(|(state, _)| state.takes_part());
+    let takes_part =
+        groups::find(tx.connection(), group)?.is_some_and(|(state, _)| state == GroupState::Active);
     if !takes_part {
         return Ok(None);
     }

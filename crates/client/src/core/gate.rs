@@ -22,20 +22,17 @@ enum Purpose {
     /// A Commit that removes whom the person wants out. Keys that changed do not keep it back: it is one of the answers to
     /// them.
     Expulsion,
-    /// A Commit that removes nobody but members who asked to leave, and leaves that their users gave up. It gives nobody
+    /// A Commit that removes nobody but members who left or asked to, and leaves that their users gave up. It gives nobody
     /// anything, and without it nobody could leave a group while keys are looked at.
     Departures,
     /// A Commit that removes whom this device has seen removed, by a Commit that the server has lost.
     Again,
-    /// The proposal that this device be removed. A person may go at any time, also from where they never wanted to be.
-    Leave,
     /// The external Commit that brings this device back to a group that its person wants to be in.
     Rejoin,
 }
 
 /// What a purpose needs, beside a state of the group that it makes sense in.
 struct Needs {
-    accepted: bool,
     verified: bool,
     /// That the group is not held.
     unheld: bool,
@@ -45,22 +42,14 @@ impl Purpose {
     fn needs(self) -> Needs {
         match self {
             Self::Anything => Needs {
-                accepted: true,
                 verified: true,
                 unheld: true,
             },
             Self::Expulsion | Self::Departures => Needs {
-                accepted: true,
                 verified: false,
                 unheld: true,
             },
             Self::Again | Self::Rejoin => Needs {
-                accepted: true,
-                verified: false,
-                unheld: false,
-            },
-            Self::Leave => Needs {
-                accepted: false,
                 verified: false,
                 unheld: false,
             },
@@ -69,8 +58,7 @@ impl Purpose {
 
     fn fits(self, state: GroupState) -> bool {
         match self {
-            Self::Anything | Self::Expulsion => state == GroupState::Active,
-            Self::Departures | Self::Again | Self::Leave => state.takes_part(),
+            Self::Anything | Self::Expulsion | Self::Departures | Self::Again => state == GroupState::Active,
             Self::Rejoin => state == GroupState::NeedsRejoin,
         }
     }
@@ -189,20 +177,6 @@ impl Removal<'_> {
     }
 }
 
-/// Proof that the proposal that this device be removed may leave, in the epoch of the state that it holds.
-#[must_use]
-pub(super) struct Leaving<'tx> {
-    mls: MlsGroup,
-    transaction: PhantomData<&'tx ()>,
-}
-
-impl Leaving<'_> {
-    /// Uses the proof up.
-    pub(super) fn into_state(self) -> MlsGroup {
-        self.mls
-    }
-}
-
 /// Proof that an external Commit of ours may leave.
 #[must_use]
 pub(super) struct Rejoining<'tx> {
@@ -232,7 +206,7 @@ pub(super) fn clear_expulsion<'tx>(
     removal(tx, group, Purpose::Expulsion)
 }
 
-/// Whether a Commit may leave that removes members who asked to leave, and leaves that their users gave up.
+/// Whether a Commit may leave that removes members who left or asked to, and leaves that their users gave up.
 pub(super) fn clear_departures<'tx>(
     tx: &'tx Tx<'_>,
     group: &GroupKey,
@@ -246,18 +220,6 @@ pub(super) fn clear_again<'tx>(
     group: &GroupKey,
 ) -> Result<Result<Removal<'tx>, Closed>, Error> {
     removal(tx, group, Purpose::Again)
-}
-
-/// Whether this device may ask to be removed.
-pub(super) fn clear_leave<'tx>(
-    tx: &'tx Tx<'_>,
-    group: &GroupKey,
-) -> Result<Result<Leaving<'tx>, Closed>, Error> {
-    let leaving = enter(tx, group, Purpose::Leave)?.map(|mls| Leaving {
-        mls,
-        transaction: PhantomData,
-    });
-    Ok(leaving)
 }
 
 /// Whether this device may come back by an external Commit. What is left of its old state is no part of the proof: the Commit
@@ -311,7 +273,7 @@ fn judge(tx: &Tx<'_>, group: &GroupKey, purpose: Purpose) -> Result<Option<Close
         return Ok(Some(Closed::NotActive(state)));
     }
     let (connection, needs) = (tx.connection(), purpose.needs());
-    if needs.accepted && requests::find(connection, group)?.is_some() {
+    if requests::find(connection, group)?.is_some() {
         return Ok(Some(Closed::NotAccepted(group.clone())));
     }
     Ok((needs.unheld && holds::is_held(connection, group)?).then(|| Closed::Held(group.clone())))

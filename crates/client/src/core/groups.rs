@@ -8,7 +8,9 @@ use tls_codec::Serialize as _;
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{denials, epochs, history, holds, last_known, mls, naming, payload, requests, timeline};
+use crate::core::{
+    denials, departures, epochs, history, holds, last_known, mls, naming, payload, requests, timeline,
+};
 use crate::error::Error;
 use crate::text::folded;
 use crate::types::{GroupKey, GroupState, GroupSummary};
@@ -23,30 +25,15 @@ impl GroupState {
         match self {
             Self::Creating => 0,
             Self::Active => 1,
-            Self::Leaving => 2,
-            Self::Left => 3,
-            Self::NeedsRejoin => 4,
+            Self::Left => 2,
+            Self::NeedsRejoin => 3,
         }
     }
 
     fn from_column(value: i64) -> Option<Self> {
-        [
-            Self::Creating,
-            Self::Active,
-            Self::Leaving,
-            Self::Left,
-            Self::NeedsRejoin,
-        ]
-        .into_iter()
-        .find(|state| state.column() == value)
-    }
-
-    /// Whether this device takes part in the group's epochs.
-    pub(super) fn takes_part(self) -> bool {
-        match self {
-            Self::Active | Self::Leaving => true,
-            Self::Creating | Self::Left | Self::NeedsRejoin => false,
-        }
+        [Self::Creating, Self::Active, Self::Left, Self::NeedsRejoin]
+            .into_iter()
+            .find(|state| state.column() == value)
     }
 }
 
@@ -117,8 +104,12 @@ pub(super) fn enter(
         "INSERT INTO groups (group_id, state, joined_epoch, read_up_to) VALUES (?1, ?2, ?3, coalesce(
              (SELECT max(m.row) FROM messages m, profile p WHERE m.group_id = ?1 AND m.row <= p.read_up_to), 0))
          ON CONFLICT (group_id) DO UPDATE SET state = excluded.state, joined_epoch = excluded.joined_epoch,
-             refused_epoch = NULL, doubted_epoch = NULL, branch_doubted = 0, denied = 0, may_go_back = 0",
+             refused_epoch = NULL, doubted_epoch = NULL, branch_doubted = 0, denied = 0, leaf_to_ask = 0, may_go_back = 0",
         (group.as_bytes(), state.column(), epoch.cast_signed()),
+    )?;
+    connection.execute(
+        "DELETE FROM own_departures WHERE group_id = ?1",
+        [group.as_bytes()],
     )?;
     Ok(())
 }
@@ -174,6 +165,7 @@ pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
 fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
     holds::lift(tx, group)?;
+    departures::forget(tx, group)?;
     last_known::forget(tx, group)?;
     denials::lift(tx, group)?;
     set_state(tx.connection(), group, GroupState::Left)?;
@@ -257,12 +249,15 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<(GroupKey, GroupState)>
     .collect()
 }
 
-/// Every group that this device knows.
+/// Every group that there is anything of for a person: not those that were declined.
 pub(crate) fn summaries(tx: &Tx<'_>) -> Result<Vec<GroupSummary>, Error> {
-    all(tx.connection())?
-        .into_iter()
-        .map(|(key, _)| summary(tx, &key))
-        .collect()
+    let mut found = Vec::new();
+    for (key, state) in all(tx.connection())? {
+        if state != GroupState::Left || history::any(tx.connection(), &key)? {
+            found.push(summary(tx, &key)?);
+        }
+    }
+    Ok(found)
 }
 
 /// One group.
@@ -292,7 +287,7 @@ pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Err
             GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
                 requests::find(tx.connection(), group)?
             }
-            GroupState::Leaving | GroupState::Left => None,
+            GroupState::Left => None,
         },
     })
 }

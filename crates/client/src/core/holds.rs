@@ -88,7 +88,7 @@ pub(super) fn is_held(connection: &Connection, group: &GroupKey) -> Result<bool,
 pub(crate) fn trust(tx: &Tx<'_>, user: &UserName) -> Result<u64, Error> {
     let connection = tx.connection();
     let answered = connection.execute("DELETE FROM holds WHERE user = ?1", [user.as_str()])?;
-    for group in groups::in_states(connection, &[GroupState::Active, GroupState::Leaving])? {
+    for group in groups::in_states(connection, &[GroupState::Active])? {
         if !is_held(connection, &group)? {
             last_known::forget(tx, &group)?;
         }

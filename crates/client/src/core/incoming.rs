@@ -11,9 +11,12 @@ use crate::core::contents::content;
 use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
 use crate::core::rows_seen::Digest;
-use crate::core::{denials, doubts, groups, messages, mls, peers, requests, rows_seen, verdicts, welcome};
+use crate::core::{
+    denials, departures, doubts, groups, leaving, messages, mls, peers, requests, rows_seen, verdicts,
+    welcome,
+};
 use crate::error::Error;
-use crate::types::GroupKey;
+use crate::types::{GroupKey, GroupState};
 
 /// What a person is told of a message that cannot be decrypted.
 const UNREADABLE: &str = "a message of this group could not be read";
@@ -239,7 +242,8 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
             }
             Ok(false)
         }
-        InboxKind::Departure | InboxKind::Passed | InboxKind::KeyPackagesLow => Ok(false),
+        InboxKind::Departure => departures::learn(tx, context, row).map(|()| false),
+        InboxKind::Passed | InboxKind::KeyPackagesLow => Ok(false),
     }
 }
 
@@ -253,7 +257,7 @@ fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed>
     let Some((state, joined_epoch)) = groups::find(tx.connection(), group)? else {
         return Ok(());
     };
-    if !state.takes_part() {
+    if state != GroupState::Active {
         return Ok(());
     }
     let current = mls::load(tx, group)?.epoch().as_u64();
@@ -282,9 +286,11 @@ pub(super) fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> R
         tracing::debug!(seq = row.seq, "a message of an unknown group");
         return Ok(());
     };
-    // A group that was left, or that has to be rejoined: the history has said so already.
-    if !state.takes_part() {
-        return Ok(());
+    match state {
+        GroupState::Active => {}
+        GroupState::Left => return Ok(leaving::leave_again(tx, group)?),
+        // That it has to be rejoined the history has said already.
+        GroupState::Creating | GroupState::NeedsRejoin => return Ok(()),
     }
     let message = parse(row, group)?;
     let mut mls = mls::load(tx, group)?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::adding::stage_adds;
 use crate::core::outbox::{Intent, InvitePackage};
 use crate::core::profile::Context;
-use crate::core::{commits, mls, peers, verification};
+use crate::core::{commits, departures, mls, peers, verification};
 use crate::error::{Error, KeyPackageFlaw};
 use crate::types::{GroupKey, NotAdded};
 use crate::verification::Verification;
@@ -130,11 +130,12 @@ impl Checked {
 /// Which of these users are members already.
 pub(crate) fn already_members(
     tx: &Tx<'_>,
+    context: &Context,
     group: &GroupKey,
     users: &[UserName],
 ) -> Result<Vec<UserName>, Error> {
     commits::require_quiet(tx, group)?;
-    let members = users_in(&mls::load(tx, group)?);
+    let members = users_in(tx, context, &mls::load(tx, group)?)?;
     Ok(users
         .iter()
         .filter(|user| members.contains(*user))
@@ -422,18 +423,23 @@ pub(crate) fn stage_invite(
 }
 
 /// Those of these users who are no members, of a group that this device is in.
-pub(crate) fn not_members(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> Result<Vec<UserName>, Error> {
+pub(crate) fn not_members(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    users: &[UserName],
+) -> Result<Vec<UserName>, Error> {
     let Some(state) = mls::find(tx, group)? else {
         return Ok(Vec::new());
     };
-    let members = users_in(&state);
+    let members = users_in(tx, context, &state)?;
     let missing = users.iter().filter(|user| !members.contains(*user));
     Ok(missing.cloned().collect())
 }
 
-fn users_in(group: &MlsGroup) -> BTreeSet<UserName> {
-    let members = group.members().filter_map(|member| mls::who(&member.credential));
-    members.map(|(user, _)| user).collect()
+fn users_in(tx: &Tx<'_>, context: &Context, group: &MlsGroup) -> Result<BTreeSet<UserName>, Error> {
+    let members = departures::staying(tx, context, group)?.into_iter();
+    Ok(members.map(|leaf| leaf.user).collect())
 }
 
 #[cfg(test)]

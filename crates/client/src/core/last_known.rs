@@ -4,7 +4,7 @@
 use larder_judge::{Leaf, PublicState, Replay, signed_by};
 use larder_pool::Tx;
 use openmls::messages::group_info::VerifiableGroupInfo;
-use openmls::prelude::{OpenMlsProvider, PublicGroup};
+use openmls::prelude::{LeafNode, OpenMlsProvider, PublicGroup};
 use rusqlite::OptionalExtension;
 
 use crate::core::profile::Context;
@@ -31,6 +31,10 @@ pub(super) enum Link {
 impl LastKnown {
     pub(super) fn epoch(&self) -> u64 {
         self.state.group_context().epoch().as_u64()
+    }
+
+    pub(super) fn state(&self) -> &PublicGroup {
+        &self.state
     }
 
     /// Whose leaves there were.
@@ -112,6 +116,13 @@ pub(super) fn find(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<LastKnown>, E
     Ok(Some(LastKnown {
         state: loaded(&state, group)?,
     }))
+}
+
+/// The leaf in a group with this signature key.
+pub(super) fn leaf_of(state: &PublicGroup, signature_key: &[u8]) -> Option<LeafNode> {
+    let mut leaves = state.treesync().full_leaves();
+    let found = leaves.find(|(_, leaf)| leaf.signature_key().as_slice() == signature_key);
+    found.map(|(_, leaf)| leaf.clone())
 }
 
 /// A copy of the public half of a group, to be led on elsewhere.

@@ -9,8 +9,8 @@ use crate::core::gate::{self, Cleared};
 use crate::core::outbox::{self, Intent};
 use crate::core::payload::{Payload, new_id};
 use crate::core::profile::Context;
-use crate::core::restored_server;
 use crate::core::schema::corrupt;
+use crate::core::{departures, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX};
 
@@ -110,7 +110,7 @@ pub(super) fn push(
     row: Option<i64>,
 ) -> Result<i64, Error> {
     let group = cleared.group().clone();
-    if has_to_wait(tx, &group, cleared.state())? {
+    if has_to_wait(tx, context, &group, cleared.state())? {
         return push_later(tx, &group, payload, row);
     }
     let payload = payload.encode()?;
@@ -141,9 +141,15 @@ fn messages_path(group: &GroupKey) -> String {
 }
 
 /// Whether no message of the group's present epoch can be made now.
-pub(super) fn has_to_wait(tx: &Tx<'_>, group: &GroupKey, mls: &MlsGroup) -> Result<bool, Error> {
+pub(super) fn has_to_wait(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    mls: &MlsGroup,
+) -> Result<bool, Error> {
     Ok(outbox::handshake_waits(tx.connection(), group)?
         || restored_server::removals_are_lost(tx, group)?
+        || !departures::leaves(tx, context, mls)?.is_empty()
         || mls.has_pending_proposals())
 }
 

@@ -36,13 +36,13 @@ pub(super) enum Intent {
     },
     /// Removes all devices of a user.
     Remove { user: UserName },
-    /// Removes the leaves of devices that their users have removed.
-    RemoveDevices,
+    /// Removes the leaves of devices that have left, or that their users have removed.
+    RemoveGone,
     /// Commits what members proposed.
     CommitProposals,
     /// Refreshes our leaf.
     Update,
-    /// Proposes that this device be removed.
+    /// Says that this device has left.
     Leave,
     /// Comes back by an external Commit.
     Rejoin,
@@ -53,7 +53,7 @@ pub(super) enum Intent {
 impl Intent {
     pub(super) fn purpose(&self) -> Purpose {
         match self {
-            Self::CommitProposals | Self::RemoveDevices => Purpose::Proposals,
+            Self::CommitProposals | Self::RemoveGone => Purpose::Proposals,
             Self::Update => Purpose::Update,
             Self::Rejoin => Purpose::Rejoin,
             Self::CreateGroup
@@ -64,14 +64,14 @@ impl Intent {
         }
     }
 
-    /// Whether it moves the group's epoch, or asks for it.
+    /// Whether it concerns who is in the group, or their keys.
     fn is_handshake(&self) -> bool {
         match self {
             Self::Message { .. } => false,
             Self::CreateGroup
             | Self::Invite { .. }
             | Self::Remove { .. }
-            | Self::RemoveDevices
+            | Self::RemoveGone
             | Self::CommitProposals
             | Self::Update
             | Self::Leave
@@ -100,6 +100,8 @@ pub(crate) struct QueuedRequest {
     pub(crate) path: String,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) body: Vec<u8>,
+    /// Whether it says that this device has left: that deletes what is at the path, and everything else is posted there.
+    pub(crate) departs: bool,
 }
 
 /// Messages to one group that go out together, in their order.
@@ -139,6 +141,16 @@ pub(super) fn push(
     )
 }
 
+/// Puts it into the outbox that this device has left, as it was signed.
+pub(super) fn push_departure(
+    connection: &Connection,
+    group: &GroupKey,
+    request: &[u8],
+) -> Result<i64, Error> {
+    let path = format!("/v1/groups/{group}/membership");
+    insert(connection, group, (&path, None), request, &Intent::Leave)
+}
+
 /// Puts a message into the outbox.
 pub(super) fn push_message(
     connection: &Connection,
@@ -158,11 +170,12 @@ fn insert(
     intent: &Intent,
 ) -> Result<i64, Error> {
     connection.execute(
-        "INSERT INTO outbox (group_id, path, idempotency_key, body, intent, handshake, state)
-         VALUES (:group_id, :path, :key, :body, :intent, :handshake, :state)",
+        "INSERT INTO outbox (group_id, path, departs, idempotency_key, body, intent, handshake, state)
+         VALUES (:group_id, :path, :departs, :key, :body, :intent, :handshake, :state)",
         named_params! {
             ":group_id": group.as_bytes(),
             ":path": path,
+            ":departs": matches!(intent, Intent::Leave),
             ":key": idempotency_key,
             ":body": body,
             ":intent": json(intent)?,
@@ -173,7 +186,7 @@ fn insert(
     Ok(connection.last_insert_rowid())
 }
 
-fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(Error::mls("encoding a request"))
 }
 
@@ -184,7 +197,7 @@ pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Due>, Error> {
     let connection = tx.connection();
     let first = connection
         .prepare_cached(&format!(
-            "SELECT id, path, idempotency_key, body, handshake, group_id {DUE} ORDER BY id LIMIT 1"
+            "SELECT id, path, idempotency_key, body, handshake, group_id, departs {DUE} ORDER BY id LIMIT 1"
         ))?
         .query_row([], |row| {
             let request = QueuedRequest {
@@ -192,6 +205,7 @@ pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Due>, Error> {
                 path: row.get(1)?,
                 idempotency_key: row.get(2)?,
                 body: row.get(3)?,
+                departs: row.get(6)?,
             };
             Ok((request, row.get::<_, bool>(4)?, row.get::<_, Vec<u8>>(5)?))
         })
@@ -309,7 +323,14 @@ pub(super) fn forget_server_epochs(connection: &Connection, group: &GroupKey) ->
     Ok(())
 }
 
-/// Whether a Commit or a proposal of ours waits for its answer, so that no other may be made.
+/// Whether anything waits for this group.
+pub(super) fn any_of(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM outbox WHERE group_id = ?1)")?
+        .query_row([group.as_bytes()], |row| row.get(0))?)
+}
+
+/// Whether a Commit or a departure of ours waits for its answer, so that no other may be made.
 pub(super) fn handshake_waits(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
     Ok(connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM outbox WHERE group_id = ?1 AND handshake = 1)")?

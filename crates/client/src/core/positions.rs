@@ -9,7 +9,7 @@ use crate::core::rows_seen::{self, Digest, Seen};
 use crate::core::schema::corrupt;
 use crate::core::{denials, groups, messages};
 use crate::error::Error;
-use crate::types::GroupKey;
+use crate::types::{GroupKey, GroupState};
 
 /// What the person is told of a store that went back.
 const WENT_BACK: &str = "the server does not have all that it has delivered of this group before: what was said last may be missing \
@@ -53,7 +53,7 @@ pub(super) fn place(
             Seen::WithoutEffect | Seen::Never => Place::Next,
         });
     };
-    let takes_part = groups::find(connection, group)?.is_some_and(|(state, _)| state.takes_part());
+    let takes_part = groups::find(connection, group)?.is_some_and(|(state, _)| state == GroupState::Active);
     let is_past = row.seq <= held.seq;
     if row.kind == InboxKind::Welcome {
         match seen {

@@ -1,13 +1,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use larder_judge::{Evidence, Leaf};
+use larder_judge::{Evidence, Leaf, PublicState};
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{CommitRequest, DeviceInfo, GroupInfoAnswer};
 use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::{
-    LeafNodeParameters, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider, RatchetTreeIn,
+    LeafNodeParameters, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider, ProposalStore,
+    PublicGroup, RatchetTreeIn,
 };
 use tls_codec::Deserialize as _;
 
@@ -16,8 +17,8 @@ use crate::core::last_known::{self, Link};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    commits, denials, devices, epochs, groups, holds, messages, mls, peers, requests, restored_server,
-    verdicts,
+    commits, denials, departures, devices, epochs, groups, holds, messages, mls, peers, requests,
+    restored_server, verdicts,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
@@ -205,6 +206,28 @@ pub(super) fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<V
     }
 }
 
+/// The public half of the group that the server tells of.
+pub(super) fn public_group(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    answer: &GroupInfoAnswer,
+) -> Result<PublicGroup, Error> {
+    let (state, _) = PublicGroup::from_external(
+        tx.provider().crypto(),
+        &PublicState::default(),
+        ratchet_tree(answer)?,
+        group_info(group, answer)?,
+        ProposalStore::new(),
+    )
+    .map_err(Error::mls("reading the public state of a group"))?;
+    Ok(state)
+}
+
+fn ratchet_tree(answer: &GroupInfoAnswer) -> Result<RatchetTreeIn, Error> {
+    RatchetTreeIn::tls_deserialize_exact(&answer.ratchet_tree.0)
+        .map_err(|_| Error::Corrupt("the server's GroupInfo cannot be used"))
+}
+
 /// The external Commit, and the group after it.
 #[expect(
     clippy::disallowed_methods,
@@ -217,12 +240,10 @@ fn external_commit(
     (group, answer): (&GroupKey, &GroupInfoAnswer),
     authenticated_data: Vec<u8>,
 ) -> Result<(MlsGroup, CommitRequest), Error> {
-    let tree = RatchetTreeIn::tls_deserialize_exact(&answer.ratchet_tree.0)
-        .map_err(|_| Error::Corrupt("the server's GroupInfo cannot be used"))?;
     let provider = tx.provider();
     let identity = &context.identity;
     let (state, bundle) = MlsGroup::external_commit_builder()
-        .with_ratchet_tree(tree)
+        .with_ratchet_tree(ratchet_tree(answer)?)
         .with_config(mls::join_config())
         .with_aad(authenticated_data)
         // A member who never committed keeps its KeyPackage's lifetime in its leaf; nobody could come back after its end.
@@ -283,6 +304,7 @@ pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Resul
     let state = mls::load(tx, group)?;
     let epoch = state.epoch().as_u64();
     epochs::note(tx, group, state.public_group())?;
+    departures::settle(tx, group, state.public_group())?;
     groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
     // Under a hold the person decides what is known from now on.
     if !holds::is_held(tx.connection(), group)? {

@@ -63,7 +63,7 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
     let mls = mls::load(tx, &group)?;
     match &intent {
         Intent::Message { payload, row } => {
-            if messages::has_to_wait(tx, &group, &mls)? {
+            if messages::has_to_wait(tx, context, &group, &mls)? {
                 return Ok(Remade::Later);
             }
             let cleared = match gate::clear(tx, &group)? {
@@ -85,7 +85,7 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
         Intent::CreateGroup | Intent::Update | Intent::Leave | Intent::Rejoin => {
             return Ok(Remade::Ended(Outcome::Moot));
         }
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveDevices | Intent::CommitProposals => {}
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveGone | Intent::CommitProposals => {}
     }
     match restage(tx, context, &group, &mls, intent)? {
         Restaged::Again(request, intent) => {
@@ -134,8 +134,8 @@ fn restage(
             let leaves = commits::leaves_of(mls, &user);
             (gate::clear_expulsion(tx, group)?, leaves, Intent::Remove { user })
         }
-        intent @ Intent::RemoveDevices => {
-            let leaves = removals::leaves_of_removed(tx, mls)?;
+        intent @ Intent::RemoveGone => {
+            let leaves = removals::leaves_of_gone(tx, context, mls)?;
             (gate::clear_departures(tx, group)?, leaves, intent)
         }
         other => {

@@ -10,7 +10,7 @@ use openmls::prelude::{LeafNodeIndex, MlsGroup};
 use crate::core::identity::{Identity, sign};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{devices, mls};
+use crate::core::{departures, devices, mls};
 use crate::error::Error;
 
 /// What this device signs to remove one of its user.
@@ -64,8 +64,18 @@ pub(crate) fn removed_own(tx: &Tx<'_>, context: &Context, device: &DeviceId) -> 
     Ok(())
 }
 
-/// The leaves of devices that their users have removed.
-pub(super) fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
+/// The leaves of devices that have left, and of those that their users have removed.
+pub(super) fn leaves_of_gone(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &MlsGroup,
+) -> Result<Vec<LeafNodeIndex>, Error> {
+    let mut leaves = departures::leaves(tx, context, group)?;
+    leaves.extend(leaves_of_removed(tx, group)?);
+    Ok(leaves)
+}
+
+fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
     let connection = tx.connection();
     let mut leaves = Vec::new();
     if !peers::any_removed(connection)? {

@@ -9,9 +9,9 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{denials, devices, groups, history, mls, peers, verification};
+use crate::core::{devices, groups, history, leaving, mls, peers, verification};
 use crate::error::Error;
-use crate::types::{Declined, GroupKey, GroupState, Invitations};
+use crate::types::{GroupKey, GroupState, Invitations};
 use crate::verification::Verification;
 
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither another device of this
@@ -88,7 +88,7 @@ pub(super) fn set(connection: &Connection, group: &GroupKey, by: Option<&UserNam
     Ok(())
 }
 
-/// Who has invited this user to the group, if it was not accepted. It stays so while a declined one is being left.
+/// Who has invited this user to the group, if it was not accepted.
 pub(super) fn find(connection: &Connection, group: &GroupKey) -> Result<Option<UserName>, Error> {
     let by: Option<String> = connection
         .prepare_cached("SELECT request FROM groups WHERE group_id = ?1")?
@@ -123,51 +123,31 @@ pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
         GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
             set(tx.connection(), group, None)
         }
-        other @ (GroupState::Leaving | GroupState::Left) => Err(Error::GroupNotActive(other)),
+        other @ GroupState::Left => Err(Error::GroupNotActive(other)),
     }
 }
 
-/// The person declines: what came with the invitation is forgotten, and the group is to be left, which the next round of a sync
-/// proposes. One that this device has lost track of is left here only: nothing can be sent there without joining it again.
-pub(crate) fn decline(tx: &Tx<'_>, group: &GroupKey) -> Result<Declined, Error> {
-    let state = groups::group_state(tx, group)?;
+/// The person declines: what came with the invitation is forgotten, and the group is left. Whether there is a history of the group
+/// from before the invitation.
+pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<bool, Error> {
+    groups::group_state(tx, group)?;
     if find(tx.connection(), group)?.is_none() {
         return Err(Error::NotARequest);
     }
-    match state {
-        // There is nobody who would hear of it.
-        _ if denials::is_denied(tx.connection(), group)? => groups::depart(tx, group)?,
-        GroupState::Active => {
-            forget(tx, group)?;
-            groups::set_state(tx.connection(), group, GroupState::Leaving)?;
-        }
-        GroupState::NeedsRejoin | GroupState::Left => groups::depart(tx, group)?,
-        GroupState::Creating | GroupState::Leaving => {}
-    }
-    Ok(Declined {
-        kept: history::any(tx.connection(), group)?,
-    })
+    leaving::leave(tx, context, group)?;
+    history::any(tx.connection(), group)
 }
 
 /// The requests of a user that were not answered.
 pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Error> {
     let mut found = Vec::new();
-    let unanswered = [GroupState::Active, GroupState::NeedsRejoin, GroupState::Left];
+    let unanswered = [GroupState::Active, GroupState::NeedsRejoin];
     for group in groups::in_states(tx.connection(), &unanswered)? {
         if find(tx.connection(), &group)?.as_ref() == Some(user) {
             found.push(group);
         }
     }
     Ok(found)
-}
-
-/// Whether the group is a request that was declined, and is being left.
-pub(super) fn is_declined(
-    connection: &Connection,
-    group: &GroupKey,
-    state: GroupState,
-) -> Result<bool, Error> {
-    Ok(state == GroupState::Leaving && find(connection, group)?.is_some())
 }
 
 /// Forgets what came with the invitation, if the group is a request. Not that it was there: the user's other devices may be in

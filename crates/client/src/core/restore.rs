@@ -54,7 +54,7 @@ fn give_up_others(tx: &Tx<'_>, memberships: &[Membership], now: UnixSeconds) -> 
             GroupState::Creating => {}
             // Not a member yet.
             GroupState::NeedsRejoin if groups::is_following(tx.connection(), &group)? => {}
-            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => {
+            GroupState::Active | GroupState::NeedsRejoin => {
                 give_up_state(tx, &group)?;
                 groups::set_state(tx.connection(), &group, GroupState::NeedsRejoin)?;
                 denials::note(tx, &group, now)?;

@@ -8,7 +8,7 @@ use larder_wire::{Membership, UserName};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::schema::corrupt;
-use crate::core::{commits, denials, doubts, gate, groups, messages, mls, removed_leaves};
+use crate::core::{commits, denials, doubts, gate, groups, leaving, messages, mls, removed_leaves};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
@@ -73,18 +73,24 @@ pub(crate) fn follow(
         now,
     )?;
     for (group, state) in groups::all(connection)? {
+        let membership = memberships.iter().find(|known| known.group_id == group);
         match state {
             // Its request goes out again.
-            GroupState::Creating | GroupState::Left => continue,
-            GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin => {}
+            GroupState::Creating => continue,
+            GroupState::Left => {
+                if membership.is_some() {
+                    leaving::leave_again(tx, &group)?;
+                }
+                continue;
+            }
+            GroupState::Active | GroupState::NeedsRejoin => {}
         }
-        let membership = memberships.iter().find(|known| known.group_id == group);
         let Some(Membership { epoch, .. }) = membership else {
             groups::let_go_back(tx, &group)?;
             denials::note(tx, &group, now)?;
             continue;
         };
-        if state.takes_part() {
+        if state == GroupState::Active {
             match is_ahead(tx, &group, *epoch)? {
                 true => fall_back(tx, context, &group)?,
                 // Others may have led it as far on another branch.

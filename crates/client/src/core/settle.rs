@@ -8,7 +8,7 @@ use crate::core::commits::{self, merged};
 use crate::core::gate::Closed;
 use crate::core::outbox::{self, Entry, Intent};
 use crate::core::profile::Context;
-use crate::core::{adding, groups, messages, mls, rejoin, restored_server};
+use crate::core::{adding, groups, leaving, messages, mls, rejoin, restored_server};
 use crate::error::{Error, NotTheServer};
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
@@ -126,7 +126,7 @@ fn accepted(
         Intent::CreateGroup => groups::set_state(connection, group, GroupState::Active),
         Intent::Invite { .. }
         | Intent::Remove { .. }
-        | Intent::RemoveDevices
+        | Intent::RemoveGone
         | Intent::CommitProposals
         | Intent::Update => merged(tx, context, group, intent, proof, now),
         Intent::Rejoin => rejoin::rejoined(tx, group, now),
@@ -137,8 +137,8 @@ fn accepted(
 
 /// Whether the server is at an earlier epoch than this device, which merges only what the server has accepted.
 fn is_behind(tx: &Tx<'_>, group: &GroupKey, current: u64) -> Result<bool, Error> {
-    let takes_part = groups::group_state(tx, group)?.takes_part();
-    Ok(takes_part && restored_server::is_ahead(tx, group, current)?)
+    let is_active = groups::group_state(tx, group)? == GroupState::Active;
+    Ok(is_active && restored_server::is_ahead(tx, group, current)?)
 }
 
 /// Whether the row has ended.
@@ -155,7 +155,7 @@ fn wrong_epoch(
             groups::forget(tx, group)?;
             Ok(true)
         }
-        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveDevices | Intent::CommitProposals => {
+        Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveGone | Intent::CommitProposals => {
             commits::clear(tx, group)?;
             outbox::remake_later(tx.connection(), id, current)?;
             Ok(false)
@@ -165,11 +165,8 @@ fn wrong_epoch(
             commits::clear(tx, group)?;
             Ok(true)
         }
-        // The proposal was for an epoch that is over. While the group is `leaving`, another one is made.
-        Intent::Leave => {
-            commits::clear_proposals(tx, group)?;
-            Ok(true)
-        }
+        // It is of no epoch; the server contradicts itself.
+        Intent::Leave => Ok(true),
         // Built on an epoch that is over: thrown away, and begun anew while the group is `needs-rejoin`.
         Intent::Rejoin => {
             mls::delete(tx, group)?;
@@ -194,13 +191,10 @@ fn refused(
         Intent::CreateGroup => groups::forget(tx, group),
         Intent::Invite { .. }
         | Intent::Remove { .. }
-        | Intent::RemoveDevices
+        | Intent::RemoveGone
         | Intent::CommitProposals
         | Intent::Update => commits::clear(tx, group),
-        Intent::Leave => {
-            commits::clear_proposals(tx, group)?;
-            groups::set_state(connection, group, GroupState::Active)
-        }
+        Intent::Leave => leaving::refused(tx, group, problem),
         Intent::Rejoin => match problem.problem_type {
             // Not a member any more.
             ProblemType::NotFound | ProblemType::Forbidden => rejoin::not_let_in(tx, context, group),

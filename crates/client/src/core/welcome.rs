@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::core::incoming::Failed;
 use crate::core::last_known::{self, LastKnown, Link};
 use crate::core::profile::Context;
-use crate::core::{denials, epochs, groups, holds, messages, mls, peers, rejoin, requests};
+use crate::core::{denials, departures, epochs, groups, holds, messages, mls, peers, rejoin, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
@@ -54,6 +54,7 @@ pub(super) fn join(
         joined.group.epoch().as_u64(),
     )?;
     epochs::note(tx, group, joined.group.public_group())?;
+    departures::settle(tx, group, joined.group.public_group())?;
     groups::set_following(connection, group, false)?;
     if !holds::is_held(connection, group)? {
         last_known::forget(tx, group)?;
@@ -74,9 +75,7 @@ fn give_way(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<LastKnown>, Failed> 
     };
     let gives_way = match state {
         GroupState::NeedsRejoin | GroupState::Left => true,
-        GroupState::Creating | GroupState::Active | GroupState::Leaving => {
-            denials::is_denied(tx.connection(), group)?
-        }
+        GroupState::Creating | GroupState::Active => denials::is_denied(tx.connection(), group)?,
     };
     if !gives_way {
         return Ok(None);

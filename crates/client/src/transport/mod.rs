@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::Access;
 use crate::clocks::ServerClock;
-use crate::core::{self, Context, Handle};
+use crate::core::{self, Context, Handle, QueuedRequest};
 use crate::error::{Error, NotTheServer};
 use crate::transport::deadline::Deadline;
 use crate::transport::http::{Answer, Http, Request};
@@ -282,15 +282,21 @@ impl Transport {
     }
 
     /// Sends a request of the outbox, with exactly these bytes.
-    pub(crate) async fn deliver(
-        &self,
-        claim: Claim<'_>,
-        path: &str,
-        idempotency_key: Option<&str>,
-        body: Vec<u8>,
-    ) -> Result<Accepted, Error> {
-        let request = Request::post_bytes(path, body).with_idempotency_key(idempotency_key);
-        let _: Receipt = self.change(claim, request).await?;
+    pub(crate) async fn deliver(&self, claim: Claim<'_>, request: QueuedRequest) -> Result<Accepted, Error> {
+        let QueuedRequest {
+            path,
+            idempotency_key,
+            body,
+            departs,
+            ..
+        } = request;
+        let request = Request::post_bytes(&path, body);
+        if departs {
+            let () = self.change(claim, request.deleting()).await?;
+        } else {
+            let request = request.with_idempotency_key(idempotency_key.as_deref());
+            let _: Receipt = self.change(claim, request).await?;
+        }
         Ok(Accepted(()))
     }
 

@@ -112,10 +112,10 @@ pub(super) async fn remove(context: &Context<'_>, group: &str, user: &UserName) 
 
 pub(super) async fn leave(context: &Context<'_>, group: &str) -> Result<ExitCode> {
     let (client, key) = context.open_group(group).await?;
-    client.sync().await?;
-    client.leave(&key).await?;
+    let told = client.leave(&key).await?;
     context.output.print(&[Record::Left {
         group: group_name(&client, &key).await?,
+        told,
     }])?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,7 @@ pub(super) async fn decline(context: &Context<'_>, group: &str) -> Result<ExitCo
         group: key.to_string(),
         group_name,
         kept: declined.kept,
+        told: declined.told,
     }])?;
     Ok(ExitCode::SUCCESS)
 }

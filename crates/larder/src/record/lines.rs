@@ -234,17 +234,26 @@ impl Record {
                 )
             }
             Self::Accepted { group_name, .. } => format!("you are in #{}", label(group_name)),
-            Self::Declined { group_name, kept, .. } => {
+            Self::Declined {
+                group_name,
+                kept,
+                told,
+                ..
+            } => {
                 let kept = if *kept {
                     "; what you had of it before is kept"
                 } else {
                     ""
                 };
-                format!("the invitation to #{} is declined{kept}", label(group_name))
+                let untold = untold(*told);
+                format!(
+                    "the invitation to #{} is declined{kept}{untold}",
+                    label(group_name)
+                )
             }
             Self::Unblocked { user } => format!("{user} is not blocked"),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
-            Self::Left { group } => format!("you are leaving #{}", label(group)),
+            Self::Left { group, told } => format!("you have left #{}{}", label(group), untold(*told)),
             Self::Sent { offline: true, .. } => "pending: the message is kept and will be sent".to_owned(),
             Self::Sent {
                 status,
@@ -474,6 +483,14 @@ fn warning(encrypted: bool) -> String {
     match encrypted {
         true => String::new(),
         false => format!("\nWARNING: {NOT_ENCRYPTED}"),
+    }
+}
+
+/// What is added where the server does not know yet that a group was left.
+pub(crate) fn untold(told: bool) -> &'static str {
+    match told {
+        true => "",
+        false => "; the server is told when it can be reached",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::commands::{code_on_light, pool_records, quarantined_record};
 use crate::failure::Failure;
 use crate::files::{Outgoing, destination};
 use crate::follow::Follower;
-use crate::record::group_label;
+use crate::record::{group_label, untold};
 use crate::slash::Slash;
 use crate::text::{label, plain};
 
@@ -287,8 +287,8 @@ impl Engine {
                 format!("{user} was removed")
             }
             Slash::Leave => {
-                client.leave(open()?).await?;
-                "you are leaving: a member's device makes it so".to_owned()
+                let told = client.leave(open()?).await?;
+                format!("you have left{}", untold(told))
             }
             Slash::Rename(name) => {
                 client.rename_group(open()?, &name).await?;
@@ -325,10 +325,14 @@ impl Engine {
                 self.nudge.notify_one();
                 "accepted: what you write is sent".to_owned()
             }
-            Slash::Decline => match client.decline(open()?).await?.kept {
-                true => "declined; what you had of the group before is kept".to_owned(),
-                false => "declined".to_owned(),
-            },
+            Slash::Decline => {
+                let declined = client.decline(open()?).await?;
+                let kept = match declined.kept {
+                    true => "; what you had of the group before is kept",
+                    false => "",
+                };
+                format!("declined{kept}{}", untold(declined.told))
+            }
             Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
             Slash::Verify(user, Some(verified)) => {
                 client.set_verified(&user, verified).await?;

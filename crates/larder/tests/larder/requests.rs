@@ -97,10 +97,7 @@ fn an_invitation_is_a_record_of_its_own_and_ends_when_its_author_is_blocked() {
         "mallory is blocked: to them you do not exist; their invitation is declined\n"
     );
     assert!(world.ok("mallory", &["recv"]).contains("bob left"));
-    assert_eq!(
-        world.json("bob", &["groups"]).remove(0)["request"],
-        serde_json::Value::Null
-    );
+    assert!(world.json("bob", &["groups"]).is_empty());
 }
 
 #[test]
@@ -163,4 +160,24 @@ fn who_declines_to_come_back_keeps_the_history_and_is_told_so() {
         "{history}"
     );
     assert!(!history.contains("come back"), "{history}");
+}
+
+#[test]
+fn who_leaves_without_a_server_is_out_and_the_next_command_tells_it() {
+    let mut world = World::new();
+    world.register(&["alice", "bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    world.ok("bob", &["--invitations", "accept", "recv"]);
+    world.stop_server();
+    assert_eq!(
+        world.ok("bob", &["leave", "room"]),
+        "you have left #room; the server is told when it can be reached\n"
+    );
+    assert_eq!(world.json("bob", &["groups"]).remove(0)["state"], "left");
+    world.start_server();
+    world.ok("bob", &["recv"]);
+    assert!(world.ok("alice", &["recv"]).contains("bob left"));
+    assert_eq!(world.json("alice", &["members", "room"]).len(), 1);
+    assert_eq!(world.ok("alice", &["leave", "room"]), "you have left #room\n");
 }

@@ -18,10 +18,7 @@ impl Section {
         match (&group.request, group.state) {
             (_, GroupState::Left) => Self::Left,
             (Some(_), _) => Self::Requests,
-            (
-                None,
-                GroupState::Creating | GroupState::Active | GroupState::Leaving | GroupState::NeedsRejoin,
-            ) => Self::Groups,
+            (None, GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin) => Self::Groups,
         }
     }
 }
