@@ -125,8 +125,11 @@ pub(crate) fn page(
     let parts = by_group.len().max(1);
     let in_turn = by_group[first..].iter().chain(&by_group[..first]);
     for group in in_turn {
+        let mut ended = None;
         for (after, interval) in *group {
-            let left = limit.saturating_sub(rows.len());
+            // The Commit that removed it and the Welcome that brought it back may be one row: who has acknowledged that has read both.
+            let goes_on = ended == Some(interval.from_seq);
+            let left = limit.saturating_sub(rows.len()).max(usize::from(goes_on));
             if left == 0 {
                 break;
             }
@@ -141,6 +144,7 @@ pub(crate) fn page(
             if !interval.is_open && rows.last().is_none_or(|last| last.seq < interval.head) {
                 break;
             }
+            ended = Some(interval.head);
         }
     }
     in_the_order_of_time(&mut rows);

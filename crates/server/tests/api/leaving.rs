@@ -2,8 +2,8 @@
 
 use larder_judge::Departure;
 use larder_wire::{
-    Base64Url, GroupId, InboxKind, LABEL_LEAVE, LeaveRequest, Memberships, ProblemType, leave_content,
-    sign_with_label_content,
+    Acknowledgement, Base64Url, CommitRequest, GroupId, Inbox, InboxKind, LABEL_LEAVE, LeaveRequest,
+    Memberships, NextRequest, ProblemType, leave_content, sign_with_label_content,
 };
 use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::{LeafNode, MlsGroup, OpenMlsProvider as _};
@@ -136,4 +136,54 @@ async fn a_group_that_everybody_has_left_is_deleted_with_all_that_was_its_own() 
             "{table}"
         );
     }
+}
+
+#[tokio::test]
+async fn who_left_is_brought_back_by_the_commit_that_removes_it() {
+    let mut scene = Scene::set().await;
+    let gid = scene.gid.clone();
+    let leaf = own_leaf(&scene.bobs);
+    let word = request(&scene.bob, &leaf, &gid);
+    leave(&scene.bob, &gid, &word).await.done();
+    let again = remove_and_add_bob(&mut scene).await;
+    scene.alice.commit(&mut scene.alices, &again).await;
+    scene.bobs.delete(scene.bob.provider.storage()).unwrap();
+    let mut bobs = scene.bob.join().await;
+    scene.alice.send(&mut scene.alices, "there again?").await;
+    assert_eq!(scene.bob.catch_up(&mut bobs).await, ["there again?"]);
+    assert!(scene.findings().await.is_empty());
+    // The word of before is over.
+    leave(&scene.bob, &gid, &word)
+        .await
+        .refused(ProblemType::Forbidden);
+}
+
+/// Whoever reads one row at a time, and says that it has it, gets the next one.
+#[tokio::test]
+async fn a_commit_that_removes_a_device_and_its_welcome_to_it_are_read_together() {
+    let mut scene = Scene::set().await;
+    let again = remove_and_add_bob(&mut scene).await;
+    scene.alice.commit(&mut scene.alices, &again).await;
+    let page = NextRequest {
+        // Of the mail, which comes first, it has all.
+        acknowledge: Some(Acknowledgement {
+            mail: Some(u64::MAX),
+            ..scene.bob.acknowledgement()
+        }),
+        limit: Some(1),
+        wait: None,
+    };
+    let rows = scene.bob.next(&page).await.ok::<Inbox>().rows;
+    let kinds: Vec<InboxKind> = rows.iter().map(|row| row.kind).collect();
+    assert_eq!(kinds, [InboxKind::Commit, InboxKind::Welcome]);
+    assert_eq!(rows[0].seq, rows[1].seq);
+}
+
+/// A Commit of Alice's that removes Bob's leaf and adds his device.
+async fn remove_and_add_bob(scene: &mut Scene) -> CommitRequest {
+    let (key_packages, _) = scene.alice.take(&[&scene.bob], &scene.gid).await;
+    let leaf = scene.bobs.own_leaf_index();
+    scene.alice.stage(&mut scene.alices, |commit| {
+        commit.propose_removals([leaf]).propose_adds(key_packages)
+    })
 }
