@@ -24,6 +24,7 @@ mod http;
 mod metrics;
 mod random;
 mod service;
+mod sessions;
 mod store;
 mod suites;
 mod transfers;

@@ -1,9 +1,13 @@
 -- The server's state: the tables, constraints and triggers of the SQLite schema. No private key, token, plaintext or
--- group name is ever stored: sessions and challenges as SHA-256, MLS objects as they travelled. Times are Unix seconds.
+-- group name is ever stored: sessions as SHA-256, MLS objects as they travelled. Times are Unix seconds.
 
 CREATE TABLE server (
     id BIGINT PRIMARY KEY CHECK (id = 1),
-    incarnation TEXT NOT NULL
+    incarnation TEXT NOT NULL,
+    -- Authenticates the challenges that devices sign to open sessions.
+    challenge_key BYTEA NOT NULL,
+    -- Counts what has ended sessions before their time.
+    ended_sessions BIGINT NOT NULL DEFAULT 0
 );
 
 -- Accounts ------------------------------------------------------------------------------------------------------------
@@ -61,17 +65,11 @@ $$;
 CREATE TRIGGER devices_have_a_state AFTER INSERT ON devices
     FOR EACH ROW EXECUTE FUNCTION devices_have_a_state();
 
-CREATE TABLE challenges (
-    hash BYTEA PRIMARY KEY,
-    device_id BIGINT NOT NULL REFERENCES devices (id),
-    expires_at BIGINT NOT NULL
-);
-CREATE INDEX challenges_by_device ON challenges (device_id, expires_at);
-CREATE INDEX challenges_by_expiry ON challenges (expires_at);
-
 CREATE TABLE sessions (
     hash BYTEA PRIMARY KEY,
     device_id BIGINT NOT NULL REFERENCES devices (id),
+    -- The SHA-256 of the challenge that it was opened with: each opens one.
+    challenge_hash BYTEA NOT NULL UNIQUE,
     expires_at BIGINT NOT NULL
 );
 CREATE INDEX sessions_by_device ON sessions (device_id);

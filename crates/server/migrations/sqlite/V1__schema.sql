@@ -1,9 +1,13 @@
--- The server's state. No private key, token, plaintext or group name is ever stored: sessions and challenges as
+-- The server's state. No private key, token, plaintext or group name is ever stored: sessions as
 -- SHA-256, MLS objects as they travelled. Times are Unix seconds.
 
 CREATE TABLE server (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    incarnation TEXT NOT NULL
+    incarnation TEXT NOT NULL,
+    -- Authenticates the challenges that devices sign to open sessions.
+    challenge_key BLOB NOT NULL,
+    -- Counts what has ended sessions before their time.
+    ended_sessions INTEGER NOT NULL DEFAULT 0
 );
 
 -- Accounts ------------------------------------------------------------------------------------------------------------
@@ -47,17 +51,11 @@ CREATE TABLE devices (
 );
 CREATE INDEX devices_by_user ON devices (user_id, id);
 
-CREATE TABLE challenges (
-    hash BLOB PRIMARY KEY,
-    device_id INTEGER NOT NULL REFERENCES devices (id),
-    expires_at INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX challenges_by_device ON challenges (device_id, expires_at);
-CREATE INDEX challenges_by_expiry ON challenges (expires_at);
-
 CREATE TABLE sessions (
     hash BLOB PRIMARY KEY,
     device_id INTEGER NOT NULL REFERENCES devices (id),
+    -- The SHA-256 of the challenge that it was opened with: each opens one.
+    challenge_hash BLOB NOT NULL UNIQUE,
     expires_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX sessions_by_device ON sessions (device_id);

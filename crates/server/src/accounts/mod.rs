@@ -1,5 +1,6 @@
 //! Who is who: accounts, devices and sessions.
 
+mod challenges;
 mod devices;
 mod idempotency;
 mod state;
@@ -17,14 +18,11 @@ use sha2::{Digest, Sha256};
 use crate::error::ServiceError;
 use crate::store::Tx;
 
+pub(crate) use challenges::{CHALLENGE_KEY_BYTES, CHALLENGE_SECONDS, ChallengeKey, NONCE_BYTES};
 pub(crate) use devices::{link, list, remove, remove_account};
 pub(crate) use idempotency::answered_once;
 pub(crate) use state::{follow, may_follow};
 
-/// A challenge, in seconds: one minute.
-pub(crate) const CHALLENGE_SECONDS: u64 = 60;
-/// Challenges that a device can have open; older ones are dropped.
-const CHALLENGES_PER_DEVICE_MAX: u32 = 8;
 /// An Ed25519 public key, in bytes.
 const PUBLIC_KEY_BYTES: usize = 32;
 
@@ -78,26 +76,7 @@ pub(crate) fn register(
     }
 }
 
-/// Remembers a challenge, of a removed device too. For an unknown device nothing is stored, and the caller is not told.
-pub(crate) fn open_challenge(
-    tx: &Tx<'_>,
-    device_id: &larder_wire::DeviceId,
-    challenge: &[u8],
-    expires_at: UnixSeconds,
-) -> Result<(), ServiceError> {
-    if let Some(device) = tx.device_that_was(device_id)? {
-        tx.insert_challenge(
-            &secret_hash(challenge),
-            device.key,
-            expires_at,
-            CHALLENGES_PER_DEVICE_MAX,
-        )?;
-    }
-    Ok(())
-}
-
-/// Trades a signed challenge for a session. The challenge is used up even when the signature is wrong. That a device was
-/// removed learns only who signs with its key.
+/// Trades a signed challenge for a session, once. That a device was removed learns only who signs with its key.
 pub(crate) fn open_session(
     tx: &Tx<'_>,
     signed: &SignedChallenge<'_>,
@@ -105,12 +84,12 @@ pub(crate) fn open_session(
     now: UnixSeconds,
     expires_at: UnixSeconds,
 ) -> Result<Opening, ServiceError> {
+    if !signed.key.is_good(signed.device_id, signed.challenge, now) {
+        return Ok(Opening::Unauthenticated);
+    }
     let Some(device) = tx.device_that_was(signed.device_id)? else {
         return Ok(Opening::Unauthenticated);
     };
-    if !tx.take_challenge(&secret_hash(signed.challenge), device.key, now)? {
-        return Ok(Opening::Unauthenticated);
-    }
     let content = session_content(signed.server_name, signed.challenge);
     if !verifies(signed.crypto, &content, &device.auth_key, signed.signature) {
         return Ok(Opening::Unauthenticated);
@@ -118,11 +97,17 @@ pub(crate) fn open_session(
     let Some(mark) = tx.state_mark(device.key)? else {
         return Ok(Opening::DeviceRemoved);
     };
-    tx.insert_session(&secret_hash(token.as_bytes()), device.key, expires_at)?;
-    Ok(Opening::Opened(mark))
+    let (token, challenge) = (secret_hash(token.as_bytes()), secret_hash(signed.challenge));
+    Ok(
+        match tx.insert_session(&token, device.key, &challenge, expires_at)? {
+            true => Opening::Opened(mark),
+            // It was traded for another one, by whichever node.
+            false => Opening::Unauthenticated,
+        },
+    )
 }
 
-/// What becomes of a signed challenge, which is used up in any case.
+/// What becomes of a signed challenge.
 pub(crate) enum Opening {
     /// A session, for a device whose last request had this mark, if it uses marks.
     Opened(Option<StateMark>),
@@ -134,6 +119,7 @@ pub(crate) enum Opening {
 
 /// What a device presents to open a session.
 pub(crate) struct SignedChallenge<'a> {
+    pub(crate) key: &'a ChallengeKey,
     pub(crate) crypto: &'a RustCrypto,
     pub(crate) server_name: &'a str,
     pub(crate) device_id: &'a larder_wire::DeviceId,

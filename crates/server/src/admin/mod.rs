@@ -10,8 +10,10 @@ mod restored;
 
 use std::fmt;
 
+use openmls_rust_crypto::RustCrypto;
+
 use crate::error::{Fault, ServiceError};
-use crate::store::{Store, StoreLocation};
+use crate::store::{Beginning, Store, StoreLocation};
 use crate::wakeups::Wakeups;
 
 pub use backup::{BackupError, backup_sqlite};
@@ -113,8 +115,8 @@ impl Admin {
     /// # Errors
     /// [`Fault`] when it cannot be opened or migrated.
     pub async fn open(location: &StoreLocation) -> Result<Self, Fault> {
-        let incarnation = uuid::Uuid::new_v4().to_string();
-        let store = Store::open(location, &incarnation, Wakeups::default()).await?;
+        let beginning = Beginning::new(&RustCrypto::default())?;
+        let store = Store::open(location, &beginning, Wakeups::default()).await?;
         Ok(Self { store })
     }
 

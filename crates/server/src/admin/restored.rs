@@ -6,11 +6,13 @@
 
 use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
+use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
 use super::{Admin, fault};
 use crate::directory;
 use crate::error::Fault;
+use crate::random::random_bytes;
 use crate::store::DeviceKey;
 
 /// Rows that one transaction removes at most.
@@ -83,8 +85,9 @@ impl Admin {
         }
         let incarnation = Uuid::new_v4().to_string();
         let new = incarnation.clone();
+        let challenge_key = random_bytes(&RustCrypto::default())?;
         self.store
-            .write(move |tx| Ok(tx.set_incarnation(&new)?))
+            .write(move |tx| Ok(tx.set_incarnation(&new, &challenge_key)?))
             .await
             .map_err(fault)?;
         Ok(Restored {

@@ -40,7 +40,7 @@ pub(super) async fn challenge(
     State(app): State<App>,
     Json(request): Json<ChallengeRequest>,
 ) -> Result<Json<Challenge>, Failure> {
-    Ok(Json(app.service.challenge(request).await?))
+    Ok(Json(app.service.challenge(&request)?))
 }
 
 /// Opens a session with a signed challenge. A device that was removed is told so, if it has signed.
@@ -54,6 +54,17 @@ pub(super) async fn open_session(
     Json(request): Json<SessionRequest>,
 ) -> Result<Json<Session>, Failure> {
     Ok(Json(app.service.open_session(request).await?))
+}
+
+/// Ends the session that the request names. Its token is good for nothing any more.
+#[utoipa::path(
+    delete, path = "/v1/sessions", tag = "accounts",
+    responses((status = 204, description = "Ended"), ReadProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn end_session(caller: Caller, State(app): State<App>) -> Result<StatusCode, Failure> {
+    app.service.end_session(&caller).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Links a further device to the caller's user: one of the user's devices has signed for it. Every device of users who

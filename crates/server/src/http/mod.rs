@@ -107,6 +107,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(accounts::challenge))
         .routes(routes!(accounts::open_session));
     let with_session = OpenApiRouter::new()
+        .routes(routes!(accounts::end_session))
         .routes(routes!(accounts::user_devices))
         .routes(routes!(accounts::block, accounts::unblock))
         .routes(routes!(accounts::link_device))

@@ -6,9 +6,10 @@ use larder_wire::{
 };
 
 use super::{Caller, Service, malformed};
-use crate::accounts::{self, CHALLENGE_SECONDS, Opening, SignedChallenge, secret_hash};
+use crate::accounts::{self, CHALLENGE_SECONDS, NONCE_BYTES, Opening, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
+use crate::sessions::{Known, LookedUp};
 use crate::store::UserKey;
 
 /// Users that one user blocks at most.
@@ -40,16 +41,15 @@ impl Service {
         Ok(registered)
     }
 
-    /// A challenge to sign. An unknown device gets one that nothing will accept.
-    pub async fn challenge(&self, request: ChallengeRequest) -> Result<Challenge, ServiceError> {
-        let challenge: [u8; 32] = random_bytes(&self.inner.crypto)?;
-        let expires_at = self.now().plus(CHALLENGE_SECONDS);
-        self.inner
-            .store
-            .write(move |tx| accounts::open_challenge(tx, &request.device_id, &challenge, expires_at))
-            .await?;
+    /// A challenge to sign. An unknown device gets one, too, for which there is no session.
+    pub fn challenge(&self, request: &ChallengeRequest) -> Result<Challenge, ServiceError> {
+        let nonce: [u8; NONCE_BYTES] = random_bytes(&self.inner.crypto)?;
+        let challenge = self
+            .inner
+            .challenges
+            .challenge(&request.device_id, self.now(), nonce);
         Ok(Challenge {
-            challenge: Base64Url(challenge.to_vec()),
+            challenge: Base64Url(challenge),
             expires_in_seconds: CHALLENGE_SECONDS,
         })
     }
@@ -66,6 +66,7 @@ impl Service {
             .store
             .write(move |tx| {
                 let signed = SignedChallenge {
+                    key: &inner.challenges,
                     crypto: &inner.crypto,
                     server_name: &inner.config.server_name,
                     device_id: &request.device_id,
@@ -91,20 +92,40 @@ impl Service {
 
     /// The device that a token belongs to. Refuses with `unauthenticated`.
     pub async fn authenticate(&self, token: &str) -> Result<Caller, ServiceError> {
-        let hash = secret_hash(token.as_bytes());
-        let now = self.now();
-        let device = self
-            .inner
+        let (hash, now) = (secret_hash(token.as_bytes()), self.now());
+        let known = match self.inner.sessions.find(&hash, now) {
+            Ok(known) => known,
+            Err(look) => {
+                let looked_up = self.inner.store.read(move |tx| {
+                    let session = tx.device_by_session(&hash, now)?.map(|(device, ends)| Known {
+                        device: Arc::new(device),
+                        ends,
+                    });
+                    Ok(LookedUp {
+                        session,
+                        ended: tx.ended_sessions()?,
+                    })
+                });
+                let looked_up = looked_up.await?;
+                self.inner.sessions.learned(look, &hash, &looked_up);
+                looked_up.session.ok_or(ProblemType::Unauthenticated)?
+            }
+        };
+        Ok(Caller {
+            device: known.device,
+            session: hash,
+            session_ends: known.ends,
+            claim: None,
+        })
+    }
+
+    /// Ends the caller's session.
+    pub async fn end_session(&self, caller: &Caller) -> Result<(), ServiceError> {
+        let (hash, now) = (caller.session, self.now());
+        self.inner
             .store
-            .read(move |tx| Ok(tx.device_by_session(&hash, now)?))
-            .await?;
-        device
-            .map(|(device, session_ends)| Caller {
-                device: Arc::new(device),
-                session_ends,
-                claim: None,
-            })
-            .ok_or_else(|| ProblemType::Unauthenticated.into())
+            .write(move |tx| Ok(tx.end_session(&hash, now)?))
+            .await
     }
 
     /// Takes over the caller's mark, whatever the last one was: the caller knows that it was restored from an old copy,

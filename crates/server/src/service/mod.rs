@@ -17,18 +17,19 @@ use larder_wire::{
     Problem, ProblemType, ServerInfo, StateClaim, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, UserName,
 };
 use openmls_rust_crypto::RustCrypto;
-use uuid::Uuid;
 
 pub use blobs::{BlobDownload, BlobUpload};
 pub use sweep::Swept;
 
+use crate::accounts::ChallengeKey;
 use crate::clock::Watch;
 use crate::config::{Clock, Config, ServerLimits};
 use crate::delivery::judges::Judges;
 use crate::delivery::states::States;
 use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, Store, Tx};
+use crate::sessions::{Sessions, TokenHash};
+use crate::store::{Beginning, DeviceRow, Store, Tx};
 use crate::suites::{accepted, check_group_suites};
 use crate::transfers::Transfers;
 use crate::wakeups::Wakeups;
@@ -50,6 +51,8 @@ struct Inner {
     states: States,
     transfers: Transfers,
     crypto: RustCrypto,
+    sessions: Sessions,
+    challenges: ChallengeKey,
 }
 
 impl Inner {
@@ -67,6 +70,7 @@ impl Inner {
 #[derive(Clone)]
 pub struct Caller {
     device: Arc<DeviceRow>,
+    session: TokenHash,
     session_ends: UnixSeconds,
     /// What it says of its own state.
     claim: Option<Arc<StateClaim>>,
@@ -104,10 +108,12 @@ impl Service {
         let stocked = u32::try_from(config.group_suites.len()).unwrap_or(u32::MAX);
         config.directory = config.directory.shared_between(stocked);
         config.drain = config.drain.shared_between(stocked);
-        let wakeups = Wakeups::default();
-        let incarnation = Uuid::new_v4().to_string();
-        let store = Store::open(&config.store, &incarnation, wakeups.clone()).await?;
-        let known = store.read(|tx| Ok(tx.clock()?)).await.map_err(of_the_store)?;
+        let crypto = RustCrypto::default();
+        let sessions = Sessions::default();
+        let wakeups = Wakeups::knowing(sessions.clone());
+        let store = Store::open(&config.store, &Beginning::new(&crypto)?, wakeups.clone()).await?;
+        let known = store.read(|tx| Ok((tx.clock()?, tx.challenge_key()?)));
+        let (known, challenges) = known.await.map_err(of_the_store)?;
         let watch = Watch::start(clock, &known);
         let store = store.for_requests(config.limits.store_requests_max);
         Ok(Self {
@@ -120,7 +126,9 @@ impl Service {
                 wakeups,
                 judges: Judges::start()?,
                 states: States::default(),
-                crypto: RustCrypto::default(),
+                crypto,
+                sessions,
+                challenges,
             }),
         })
     }

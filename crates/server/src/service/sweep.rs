@@ -4,7 +4,6 @@ use larder_lifecycle::{ClockSuspension, UnixSeconds};
 use larder_wire::GroupId;
 
 use super::Service;
-use crate::accounts::CHALLENGE_SECONDS;
 use crate::config::Config;
 use crate::error::{Fault, ServiceError};
 use crate::store::{ClockRow, Durations, Tx};
@@ -122,7 +121,6 @@ fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Re
     let handshakes_since = ended_by(HANDSHAKE_SECONDS).minus(HANDSHAKE_SECONDS);
     let answers_since = ended_by(IDEMPOTENT_ANSWER_SECONDS).minus(IDEMPOTENT_ANSWER_SECONDS);
     let durations = Durations {
-        challenge: CHALLENGE_SECONDS,
         session: config.session_seconds,
         reservation: config.directory.reservation_seconds,
         blob: config.blobs.retention_seconds,

@@ -1,6 +1,7 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{DeviceId, StateMark, UserName};
 
+use crate::accounts::{CHALLENGE_SECONDS, ChallengeKey};
 use crate::error::Fault;
 use crate::store::statement::{Param, Row, params};
 use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
@@ -141,52 +142,45 @@ impl Tx<'_> {
         )
     }
 
-    /// Stores a challenge, and drops the device's oldest beyond `keep`.
-    pub(crate) fn insert_challenge(
-        &self,
-        hash: &[u8],
-        device: DeviceKey,
-        expires_at: UnixSeconds,
-        keep: u32,
-    ) -> Result<(), Fault> {
-        self.queue(
-            "INSERT INTO challenges (hash, device_id, expires_at) VALUES (?1, ?2, ?3)",
-            params![hash, device, expires_at],
-        )?;
-        self.queue(
-            "DELETE FROM challenges WHERE device_id = ?1 AND hash NOT IN (
-                 SELECT hash FROM challenges WHERE device_id = ?1 ORDER BY expires_at DESC LIMIT ?2
-             )",
-            params![device, keep],
-        )?;
-        Ok(())
-    }
-
-    /// Takes a challenge away; `false` when it is not this device's, was used, or has ended.
-    pub(crate) fn take_challenge(
-        &self,
-        hash: &[u8],
-        device: DeviceKey,
-        now: UnixSeconds,
-    ) -> Result<bool, Fault> {
-        let taken = self.execute(
-            "DELETE FROM challenges WHERE hash = ?1 AND device_id = ?2 AND expires_at > ?3",
-            params![hash, device, now],
-        )?;
-        Ok(taken == 1)
-    }
-
+    /// Opens a session; `false` when the challenge was traded for one already.
     pub(crate) fn insert_session(
         &self,
         hash: &[u8],
         device: DeviceKey,
+        challenge_hash: &[u8],
         expires_at: UnixSeconds,
-    ) -> Result<(), Fault> {
-        self.queue(
-            "INSERT INTO sessions (hash, device_id, expires_at) VALUES (?1, ?2, ?3)",
-            params![hash, device, expires_at],
+    ) -> Result<bool, Fault> {
+        let inserted = self.execute(
+            "INSERT INTO sessions (hash, device_id, challenge_hash, expires_at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO NOTHING",
+            params![hash, device, challenge_hash, expires_at],
         )?;
-        Ok(())
+        Ok(inserted == 1)
+    }
+
+    /// Ends a session before its time. Its row stays for as long as its challenge is good.
+    pub(crate) fn end_session(&self, hash: &[u8], now: UnixSeconds) -> Result<(), Fault> {
+        self.queue(
+            "UPDATE sessions SET expires_at = ?2 WHERE hash = ?1 AND expires_at > ?2",
+            params![hash, now],
+        )?;
+        self.count_ended_sessions()
+    }
+
+    /// How often sessions have ended before their time.
+    pub(crate) fn ended_sessions(&self) -> Result<u64, Fault> {
+        self.one_row("SELECT ended_sessions FROM server WHERE id = 1", &[], |row| {
+            row.get(0)
+        })
+    }
+
+    /// Some session ends before its time: nobody is to go by what they know of sessions.
+    pub(super) fn count_ended_sessions(&self) -> Result<(), Fault> {
+        self.note_ended_sessions();
+        self.queue(
+            "UPDATE server SET ended_sessions = ended_sessions + 1 WHERE id = 1",
+            &[],
+        )
     }
 
     /// The mark of the device's last request that was carried out; the inner `None` while it uses no marks, the outer one
@@ -250,7 +244,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes ended challenges, sessions and invitations, and idempotent answers from before `answers_before`.
+    /// Removes invitations that have ended, sessions that have for so long that their challenges have, too, and idempotent answers
+    /// from before `answers_before`.
     pub(crate) fn sweep_accounts(
         &self,
         now: UnixSeconds,
@@ -258,12 +253,12 @@ impl Tx<'_> {
         limit: u32,
     ) -> Result<u64, Fault> {
         let mut removed = 0;
-        for table in ["challenges", "sessions", "invitations"] {
+        for (table, ended) in [("sessions", now.minus(CHALLENGE_SECONDS)), ("invitations", now)] {
             removed += self.execute(
                 &format!(
                     "DELETE FROM {table} WHERE hash IN (SELECT hash FROM {table} WHERE expires_at <= ?1 LIMIT ?2)"
                 ),
-                params![now, limit],
+                params![ended, limit],
             )?;
         }
         removed += self.execute(
@@ -273,6 +268,14 @@ impl Tx<'_> {
             params![answers_before, limit],
         )?;
         Ok(removed)
+    }
+
+    /// What authenticates the challenges of this store's nodes.
+    pub(crate) fn challenge_key(&self) -> Result<ChallengeKey, Fault> {
+        let key: Vec<u8> = self.one_row("SELECT challenge_key FROM server WHERE id = 1", &[], |row| {
+            row.get(0)
+        })?;
+        ChallengeKey::new(&key)
     }
 
     /// Touches the database.

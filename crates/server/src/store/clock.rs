@@ -32,7 +32,6 @@ impl ClockRow {
 
 /// How long each of these lasts at most, in seconds.
 pub(crate) struct Durations {
-    pub(crate) challenge: u64,
     pub(crate) session: u64,
     pub(crate) reservation: u64,
     pub(crate) blob: u64,
@@ -109,14 +108,14 @@ impl Tx<'_> {
              )",
             0,
         )?;
-        for (table, seconds) in [
-            ("challenges", durations.challenge),
-            ("sessions", durations.session),
-        ] {
-            let sql = format!(
-                "UPDATE {table} SET expires_at = ?1 WHERE hash IN (SELECT hash FROM {table} WHERE expires_at > ?3 LIMIT ?2)"
-            );
-            from_now(&sql, seconds)?;
+        let sessions = from_now(
+            "UPDATE sessions SET expires_at = ?1 WHERE hash IN (
+                 SELECT hash FROM sessions WHERE expires_at > ?3 LIMIT ?2
+             )",
+            durations.session,
+        )?;
+        if sessions > 0 {
+            self.count_ended_sessions()?;
         }
         from_now(
             "UPDATE key_packages SET reserved_until = ?1 WHERE ref IN (

@@ -135,7 +135,8 @@ impl Tx<'_> {
         for group in &groups {
             self.drop_intervals(group, device)?;
         }
-        for table in ["sessions", "challenges", "mail", "idempotent_answers"] {
+        self.count_ended_sessions()?;
+        for table in ["sessions", "mail", "idempotent_answers"] {
             self.queue(
                 &format!("DELETE FROM {table} WHERE device_id = ?1"),
                 params![device],

@@ -30,9 +30,13 @@ mod tx;
 
 use std::sync::Arc;
 
+use openmls_rust_crypto::RustCrypto;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
+use crate::accounts::CHALLENGE_KEY_BYTES;
 use crate::error::{Fault, ServiceError};
+use crate::random::random_bytes;
 use crate::wakeups::Wakeups;
 
 pub(crate) use accounts::DeviceRow;
@@ -64,6 +68,22 @@ fn is_present(migrations: &refinery::Runner, last_applied: Option<&refinery::Mig
     last_applied.map(refinery::Migration::version) == newest
 }
 
+/// What a store has from its beginning on, if it is new.
+pub(crate) struct Beginning {
+    pub(crate) incarnation: String,
+    pub(crate) challenge_key: [u8; CHALLENGE_KEY_BYTES],
+}
+
+impl Beginning {
+    /// One that no other store has.
+    pub(crate) fn new(crypto: &RustCrypto) -> Result<Self, Fault> {
+        Ok(Self {
+            incarnation: Uuid::new_v4().to_string(),
+            challenge_key: random_bytes(crypto)?,
+        })
+    }
+}
+
 /// A handle on the store.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -81,22 +101,22 @@ enum Kind {
 }
 
 impl Store {
-    /// Opens the store and brings its schema up to date. `incarnation` names a new one.
+    /// Opens the store and brings its schema up to date.
     ///
     /// After a commit, and when another node tells, those of `wakeups` wake for whom there may be something new.
     pub(crate) async fn open(
         location: &StoreLocation,
-        incarnation: &str,
+        beginning: &Beginning,
         wakeups: Wakeups,
     ) -> Result<Self, Fault> {
         let engine = match location {
             StoreLocation::Sqlite(path) => {
-                Kind::Sqlite(sqlite::Sqlite::open(path, incarnation, move |news| {
+                Kind::Sqlite(sqlite::Sqlite::open(path, beginning, move |news| {
                     wakeups.wake(news);
                 })?)
             }
             StoreLocation::Postgres(location) => {
-                Kind::Postgres(postgres::Postgres::open(location, incarnation, wakeups).await?)
+                Kind::Postgres(postgres::Postgres::open(location, beginning, wakeups).await?)
             }
         };
         Ok(Self::over(engine))

@@ -3,6 +3,7 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
 
+use crate::accounts::CHALLENGE_KEY_BYTES;
 use crate::error::Fault;
 use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Engine, Tx};
@@ -11,11 +12,12 @@ use crate::store::tx::{DeviceKey, Engine, Tx};
 const NUMBERS_SKIPPED: u64 = 1 << 32;
 
 impl Tx<'_> {
-    /// Ends sessions, and forgets challenges, invitations, which may have been used or withdrawn, and the answers to retries,
-    /// which hold KeyPackages that they disclosed; at most `limit` of each. Returns how many.
+    /// Ends sessions, and forgets invitations, which may have been used or withdrawn, and the answers to retries, which hold
+    /// KeyPackages that they disclosed; at most `limit` of each. Returns how many.
     pub(crate) fn forget_what_may_have_ended(&self, limit: u32) -> Result<u64, Fault> {
         // Any time and any age will do.
         let ever = UnixSeconds(i64::MAX.cast_unsigned());
+        self.count_ended_sessions()?;
         self.sweep_accounts(ever, ever, limit)
     }
 
@@ -41,10 +43,15 @@ impl Tx<'_> {
         Ok(Some(group))
     }
 
-    pub(crate) fn set_incarnation(&self, incarnation: &str) -> Result<(), Fault> {
+    /// A challenge of before is none of this incarnation: it may have been traded for a session that is forgotten.
+    pub(crate) fn set_incarnation(
+        &self,
+        incarnation: &str,
+        challenge_key: &[u8; CHALLENGE_KEY_BYTES],
+    ) -> Result<(), Fault> {
         self.queue(
-            "UPDATE server SET incarnation = ?1 WHERE id = 1",
-            params![incarnation],
+            "UPDATE server SET incarnation = ?1, challenge_key = ?2 WHERE id = 1",
+            params![incarnation, challenge_key.as_slice()],
         )
     }
 }

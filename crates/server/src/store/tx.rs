@@ -44,6 +44,8 @@ pub(crate) struct News {
     pub(crate) groups: Vec<GroupId>,
     /// What was said in groups.
     pub(crate) messages: Vec<NewMessage>,
+    /// Sessions that have ended before their time; how many is of no concern.
+    pub(crate) ended_sessions: usize,
 }
 
 /// A message that a group has accepted.
@@ -62,7 +64,10 @@ pub(crate) struct NewMessage {
 
 impl News {
     pub(crate) fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.groups.is_empty() && self.messages.is_empty()
+        self.devices.is_empty()
+            && self.groups.is_empty()
+            && self.messages.is_empty()
+            && self.ended_sessions == 0
     }
 }
 
@@ -105,14 +110,25 @@ impl<'c> Tx<'c> {
         self.news.borrow_mut().messages.push(message);
     }
 
-    /// How much news there is so far.
-    pub(super) fn news_mark(&self) -> [usize; 3] {
-        let news = self.news.borrow();
-        [news.devices.len(), news.groups.len(), news.messages.len()]
+    /// Notes that sessions have ended before their time, for after the commit.
+    pub(super) fn note_ended_sessions(&self) {
+        self.news.borrow_mut().ended_sessions += 1;
     }
 
-    pub(super) fn forget_news_since(&self, [devices, groups, messages]: [usize; 3]) {
+    /// How much news there is so far.
+    pub(super) fn news_mark(&self) -> [usize; 4] {
+        let news = self.news.borrow();
+        [
+            news.devices.len(),
+            news.groups.len(),
+            news.messages.len(),
+            news.ended_sessions,
+        ]
+    }
+
+    pub(super) fn forget_news_since(&self, [devices, groups, messages, ended_sessions]: [usize; 4]) {
         let mut news = self.news.borrow_mut();
+        news.ended_sessions = ended_sessions;
         news.devices.truncate(devices);
         news.groups.truncate(groups);
         news.messages.truncate(messages);

@@ -10,6 +10,7 @@ use larder_wire::GroupId;
 use tokio::sync::watch;
 
 use crate::delivery::inbox::Positions;
+use crate::sessions::Sessions;
 use crate::store::{DeviceKey, NewMessage, News};
 
 pub(crate) use stream::{Place, Queue};
@@ -19,6 +20,7 @@ use stream::{Said, Stream};
 #[derive(Clone, Default)]
 pub(crate) struct Wakeups {
     inner: Arc<Mutex<Inner>>,
+    sessions: Sessions,
 }
 
 #[derive(Default)]
@@ -177,6 +179,14 @@ impl Waiting {
 }
 
 impl Wakeups {
+    /// The same for those who know sessions, which are told when any has ended before its time.
+    pub(crate) fn knowing(sessions: Sessions) -> Self {
+        Self {
+            sessions,
+            ..Self::default()
+        }
+    }
+
     /// Waits for what arrives for `device` after this call; `None` when as many as may wait for it do.
     pub(crate) fn subscribe(&self, device: DeviceKey, most: usize) -> Option<Waiting> {
         self.wait(device, most, None)
@@ -217,6 +227,10 @@ impl Wakeups {
     }
 
     pub(crate) fn wake(&self, news: &News) {
+        if news.ended_sessions > 0 {
+            // First, because who is woken looks whether its own has.
+            self.sessions.forget();
+        }
         let mut inner = self.lock();
         for device in &news.devices {
             inner.wake(*device);
@@ -246,7 +260,7 @@ impl Wakeups {
         News {
             devices: inner.devices.keys().copied().collect(),
             groups: inner.groups.keys().cloned().collect(),
-            messages: Vec::new(),
+            ..News::default()
         }
     }
 

@@ -1,11 +1,13 @@
 //! Registration, sessions and devices.
 
 use larder_wire::{
-    Base64Url, Challenge, ChallengeRequest, ProblemType, Registered, Registration, ServerInfo, Session,
-    UserDevices,
+    Base64Url, Challenge, ChallengeRequest, Memberships, ProblemType, Registered, Registration, ServerInfo,
+    Session, UserDevices,
 };
 
-use crate::support::{Device, TestServer};
+use reqwest::Method;
+
+use crate::support::{Answer, Device, TestServer};
 
 const HOUR: u64 = 60 * 60;
 
@@ -154,7 +156,7 @@ async fn a_challenge_is_good_once_for_its_device_and_for_a_short_time() {
         .post("/v1/sessions", &stolen)
         .await
         .refused(ProblemType::Unauthenticated);
-    // Signed with another key, after which the challenge is used up.
+    // Signed with another key, which does not use it up for whom it is.
     let challenge = alice.challenge().await;
     let mut forged = bob.session_request(&challenge);
     forged.device_id = alice.id.clone();
@@ -163,12 +165,8 @@ async fn a_challenge_is_good_once_for_its_device_and_for_a_short_time() {
         .post("/v1/sessions", &forged)
         .await
         .refused(ProblemType::Unauthenticated);
-    let late = alice.session_request(&challenge);
-    server
-        .http
-        .post("/v1/sessions", &late)
-        .await
-        .refused(ProblemType::Unauthenticated);
+    let genuine = alice.session_request(&challenge);
+    server.http.post("/v1/sessions", &genuine).await.ok::<Session>();
     // Invented.
     let invented = Challenge {
         challenge: Base64Url(vec![7; 32]),
@@ -188,6 +186,44 @@ async fn a_challenge_is_good_once_for_its_device_and_for_a_short_time() {
         .post("/v1/sessions", &request)
         .await
         .refused(ProblemType::Unauthenticated);
+}
+
+/// Nobody needs an account to ask for challenges, for whatever device.
+#[tokio::test]
+async fn nobody_keeps_a_device_out_by_asking_for_its_challenges() {
+    let server = TestServer::unswept().await;
+    let alice = server.device("alice").await;
+    let challenge = alice.challenge().await;
+    for _ in 0..100 {
+        alice.challenge().await;
+    }
+    let request = alice.session_request(&challenge);
+    server.http.post("/v1/sessions", &request).await.ok::<Session>();
+}
+
+#[tokio::test]
+async fn a_session_that_was_ended_is_good_for_nothing_and_its_challenge_for_no_other() {
+    let server = TestServer::unswept().await;
+    let alice = server.device("alice").await;
+    let request = alice.session_request(&alice.challenge().await);
+    let session: Session = server.http.post("/v1/sessions", &request).await.ok();
+    let http = server.http.with_token(&session.token);
+    http.get("/v1/groups").await.ok::<Memberships>();
+    let end = async || Answer::to(http.request(Method::DELETE, "/v1/sessions")).await;
+    end().await.done();
+    http.get("/v1/groups").await.refused(ProblemType::Unauthenticated);
+    end().await.refused(ProblemType::Unauthenticated);
+    server.sweep().await;
+    server
+        .http
+        .post("/v1/sessions", &request)
+        .await
+        .refused(ProblemType::Unauthenticated);
+    // The others go on.
+    alice.http.get("/v1/groups").await.ok::<Memberships>();
+    server.pass(61);
+    server.sweep().await;
+    assert_eq!(server.database.count("SELECT count(*) FROM sessions").await, 1);
 }
 
 #[tokio::test]

@@ -35,7 +35,6 @@ async fn stored(server: &TestServer) -> Vec<(String, usize)> {
         "blob_parts",
         "idempotent_answers",
         "sessions",
-        "challenges",
         "pair_rates",
     ] {
         stored.push((table.to_owned(), server.database.count(&count_of(table)).await));

@@ -199,3 +199,52 @@ async fn a_node_that_comes_back_alone_sweeps_after_a_minute() {
     two.sweep().await;
     assert_eq!(two.database.count(&swept_by_two).await, 1);
 }
+
+/// The other one is told by a notification, and finds it out by itself within two seconds where none arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_on_one_node_is_good_on_no_other_within_two_seconds() {
+    let (one, two) = two_nodes().await;
+    let channel = {
+        let watcher = one.device("watcher").await;
+        format!(
+            "larder_{}",
+            watcher.inventory().await.incarnation.replace('-', "")
+        )
+    };
+    for (name, is_told) in [("alice", true), ("bob", false)] {
+        let device = one.device(name).await;
+        let there = through(&two, &device);
+        there.get("/v1/groups").await.ok::<Memberships>();
+        if !is_told {
+            let client = one.database.connect().await;
+            let listening = format!("LISTEN {channel}");
+            client
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = $1",
+                    &[&listening],
+                )
+                .await
+                .unwrap();
+        }
+        device.remove_device(&device.id).await.done();
+        let removed_at = Instant::now();
+        // A request that began within the two seconds may be answered.
+        loop {
+            let asked_at = Instant::now();
+            let answer = there.get("/v1/groups").await;
+            if answer.status == 401 {
+                break;
+            }
+            assert!(
+                asked_at.duration_since(removed_at) < Duration::from_secs(2),
+                "{name}"
+            );
+        }
+        // Nor does anything that changes something pass meanwhile.
+        device
+            .http
+            .get("/v1/groups")
+            .await
+            .refused(ProblemType::Unauthenticated);
+    }
+}

@@ -27,6 +27,8 @@ use crate::wakeups::Wakeups;
 const UNTOLD_MAX: usize = 1024;
 /// A notification, whose payload PostgreSQL limits to 8000 bytes, ends with the word that reaches this size.
 const NOTIFICATION_BYTES: usize = 7500;
+/// The word for sessions that have ended.
+const ENDED_SESSIONS: &str = "s";
 /// What somebody waits for is looked at this often while the node cannot listen.
 const LOOK_DEAF: Duration = Duration::from_secs(2);
 /// And this often while it can.
@@ -139,15 +141,18 @@ async fn exchange_once(
     }
 }
 
-/// Each begins with the sender; then come the devices, as numbers, and the groups, as base64url behind a `g`.
+/// Each begins with the sender; then come the devices, as numbers, the groups, as base64url behind a `g`, and that sessions have
+/// ended, as [`ENDED_SESSIONS`].
 fn payloads(node: &str, news: Vec<News>) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for News {
         devices,
         groups,
         messages,
+        ended_sessions,
     } in news
     {
+        words.extend((ended_sessions > 0).then(|| ENDED_SESSIONS.to_owned()));
         words.extend(devices.iter().map(|device| device.0.to_string()));
         let groups = groups.iter().chain(messages.iter().map(|message| &message.group));
         words.extend(groups.map(|group| format!("g{group}")));
@@ -177,6 +182,7 @@ fn told_by_others(payload: &str, own: &str) -> News {
     for word in words {
         match word.strip_prefix('g') {
             Some(group) => news.groups.extend(group.parse::<GroupId>()),
+            None if word == ENDED_SESSIONS => news.ended_sessions = 1,
             None => news.devices.extend(word.parse().map(DeviceKey)),
         }
     }
@@ -248,7 +254,7 @@ async fn look_once(pool: &Pool, wakeups: &Wakeups, seen: &mut Seen) -> Result<()
     let woken = News {
         devices: changed(&found.devices, &seen.devices),
         groups: changed(&found.groups, &seen.groups),
-        messages: Vec::new(),
+        ..News::default()
     };
     *seen = found;
     wakeups.wake(&woken);
@@ -269,7 +275,8 @@ mod tests {
         let news = News {
             devices: vec![DeviceKey(1), DeviceKey(i64::MAX)],
             groups: vec![GroupId::from_bytes(b"a group").unwrap()],
-            messages: Vec::new(),
+            ended_sessions: 1,
+            ..News::default()
         };
         let [told] = &payloads("node-1", vec![news.clone(), news.clone()])[..] else {
             panic!("one payload");
@@ -289,7 +296,7 @@ mod tests {
         let news = News {
             devices: vec![DeviceKey(i64::MAX)],
             groups: groups.collect(),
-            messages: Vec::new(),
+            ..News::default()
         };
         let payloads = payloads(&Uuid::new_v4().to_string(), vec![news]);
         assert!(payloads.len() > 1);

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::error::{Fault, ServiceError};
+use crate::store::Beginning;
 use crate::store::location::PostgresLocation;
 use crate::store::tx::{Engine, News, Tx};
 use crate::wakeups::Wakeups;
@@ -62,12 +63,12 @@ impl Postgres {
     /// Connects, and brings the schema up to date. Several nodes may do so at once.
     pub(super) async fn open(
         location: &PostgresLocation,
-        incarnation: &str,
+        beginning: &Beginning,
         wakeups: Wakeups,
     ) -> Result<Self, Fault> {
         let config = pool::configured(location);
         let pool = pool::create(config.clone())?;
-        let incarnation = pool::prepare_schema(&pool, incarnation).await?;
+        let incarnation = pool::prepare_schema(&pool, beginning).await?;
         Ok(Self::start(config, pool, &incarnation, wakeups))
     }
 

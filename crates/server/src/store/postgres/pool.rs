@@ -8,6 +8,7 @@ use tokio_postgres::{Config, NoTls};
 use super::error::PostgresError;
 use super::pause;
 use crate::error::Fault;
+use crate::store::Beginning;
 use crate::store::location::PostgresLocation;
 
 /// Connections of one node, beside the one that listens.
@@ -70,8 +71,8 @@ pub(super) async fn connection(pool: &Pool) -> Result<Object, Fault> {
     Ok(pool.get().await.map_err(PostgresError::from)?)
 }
 
-/// Brings the schema up to date and returns the database's incarnation: `incarnation`, if it is new.
-pub(super) async fn prepare_schema(pool: &Pool, incarnation: &str) -> Result<String, Fault> {
+/// Brings the schema up to date and returns the database's incarnation.
+pub(super) async fn prepare_schema(pool: &Pool, beginning: &Beginning) -> Result<String, Fault> {
     let mut attempt = 1;
     loop {
         let mut client = connection(pool).await?;
@@ -88,8 +89,8 @@ pub(super) async fn prepare_schema(pool: &Pool, incarnation: &str) -> Result<Str
     let client = connection(pool).await?;
     client
         .execute(
-            "INSERT INTO server (id, incarnation) VALUES (1, $1) ON CONFLICT DO NOTHING",
-            &[&incarnation],
+            "INSERT INTO server (id, incarnation, challenge_key) VALUES (1, $1, $2) ON CONFLICT DO NOTHING",
+            &[&beginning.incarnation, &beginning.challenge_key.as_slice()],
         )
         .await?;
     incarnation_of(&client).await

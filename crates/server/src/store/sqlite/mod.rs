@@ -16,6 +16,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::error::{Fault, ServiceError};
+use crate::store::Beginning;
 use crate::store::tx::{News, Tx};
 
 /// How long SQLite waits for a lock that another process holds.
@@ -32,14 +33,14 @@ impl Sqlite {
     /// Opens the database, creating it and bringing its schema up to date.
     pub(super) fn open(
         path: &Path,
-        incarnation: &str,
+        beginning: &Beginning,
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         let mut connection = connect(path)?;
         migrations().run(&mut connection)?;
         connection.execute(
-            "INSERT OR IGNORE INTO server (id, incarnation) VALUES (1, ?1)",
-            [incarnation],
+            "INSERT OR IGNORE INTO server (id, incarnation, challenge_key) VALUES (1, ?1, ?2)",
+            (&beginning.incarnation, &beginning.challenge_key),
         )?;
         Self::start(path, connection, wake)
     }

@@ -10,8 +10,8 @@ use tokio_postgres::NoTls;
 use crate::error::ServiceError;
 use crate::store::statement::Param;
 use crate::store::{
-    DeviceKey, DeviceRow, LogKind, LogRange, MailKind, NewKeyPackage, NewRow, Part, Serving, Store,
-    StoreLocation, Tx,
+    Beginning, DeviceKey, DeviceRow, LogKind, LogRange, MailKind, NewKeyPackage, NewRow, Part, Serving,
+    Store, StoreLocation, Tx,
 };
 use crate::wakeups::Wakeups;
 
@@ -31,6 +31,13 @@ pub(in crate::store) fn record(on_postgres: bool, sql: &str) {
     }
     let mut statements = STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner);
     statements.insert((on_postgres, sql.to_owned()));
+}
+
+fn beginning(incarnation: &str) -> Beginning {
+    Beginning {
+        incarnation: incarnation.to_owned(),
+        challenge_key: [1; 32],
+    }
 }
 
 pub(super) fn ad_hoc<T>(work: impl FnOnce() -> T) -> T {
@@ -83,7 +90,9 @@ impl Opened {
 
     async fn at(location: StoreLocation, directory: Option<tempfile::TempDir>) -> Self {
         let wakeups = Wakeups::default();
-        let store = Store::open(&location, "first", wakeups.clone()).await.unwrap();
+        let store = Store::open(&location, &beginning("first"), wakeups.clone())
+            .await
+            .unwrap();
         Self {
             store,
             location,
@@ -108,7 +117,7 @@ impl Opened {
 
     /// Another node on the same PostgreSQL database.
     pub(super) async fn another_node(&self) -> Store {
-        Store::open(&self.location, "second", Wakeups::default())
+        Store::open(&self.location, &beginning("second"), Wakeups::default())
             .await
             .unwrap()
     }
