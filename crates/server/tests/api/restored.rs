@@ -1,5 +1,7 @@
 //! What becomes of a store that was restored from a backup, before it is served again.
 
+use std::sync::Arc;
+
 use larder_lifecycle::UnixSeconds;
 use larder_server::Admin;
 use larder_wire::{AuditPage, AuditTransition, GroupId, Inbox, InboxKind, KeyPackageState, ProblemType};
@@ -23,7 +25,11 @@ async fn s2_x2_a_restored_store_hands_nothing_out_that_it_may_have_handed_out_be
     let restored = admin.restored(UnixSeconds(server.time())).await.unwrap();
     assert_eq!((restored.devices, restored.revoked), (2, 4));
 
-    stale
+    // Whoever serves it from now on knows no session of before.
+    let started = TestServer::start_on(Arc::clone(&server.database), |_| {}, false).await;
+    started
+        .http
+        .with_token(stale.token.as_ref().unwrap())
         .get("/v1/key-packages")
         .await
         .refused(ProblemType::Unauthenticated);
