@@ -13,6 +13,10 @@ CREATE TABLE profile (
     registered INTEGER NOT NULL CHECK (registered IN (0, 1)),
     -- Whether this device has shown a link code: then another one may have let it in, and it is not taken for its user's first.
     linking INTEGER NOT NULL DEFAULT 0 CHECK (linking IN (0, 1)),
+    -- What the link code hides that this device shows; NULL once the device was let in.
+    link_secret BLOB CHECK (length(link_secret) = 16),
+    -- Whether the server is still to forget what the device that let this one in had to say to it.
+    introduced INTEGER NOT NULL DEFAULT 0 CHECK (introduced IN (0, 1)),
     -- Notices that concern no group are read up to this row of the history.
     read_up_to INTEGER NOT NULL DEFAULT 0,
     -- Stands for the directory's inventory that the pool was last reconciled with.
@@ -75,7 +79,8 @@ CREATE TABLE groups (
     state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
     -- The epoch that this device joined at: what is older was not meant for it.
     joined_epoch INTEGER NOT NULL,
-    -- 1 until this device has joined the group because another one of its user is a member.
+    -- 1 until this device has joined the group that the server lists: another device of its user is a member, or this one is said
+    -- to be. It stays 1 of one that was declined.
     following INTEGER NOT NULL DEFAULT 0 CHECK (following IN (0, 1)),
     -- The epoch at which the server last delivered a Commit that the group cannot have made. While the group is at it, nothing
     -- that the server says makes this device lose track of the group.
@@ -93,8 +98,12 @@ CREATE TABLE groups (
     leaf_to_ask INTEGER NOT NULL DEFAULT 0 CHECK (leaf_to_ask IN (0, 1)),
     -- Whether the group may be at an earlier epoch than it was here: the server was restored from a backup.
     may_go_back INTEGER NOT NULL DEFAULT 0 CHECK (may_go_back IN (0, 1)),
-    -- Who invited this user to the group, until the user has accepted.
+    -- What the user has to accept before anything is sent to the group, by its form: 0 who has invited the user; 1 the server alone
+    -- says that the user is in the group, with these users, between spaces; 2 the same, and with whom is not known.
     request TEXT,
+    request_form INTEGER NOT NULL DEFAULT 0 CHECK (request_form BETWEEN 0 AND 2),
+    -- Of a group that the server alone lists, once it is accepted and until it is joined: the users with whom it was.
+    accepted_with TEXT,
     -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
     -- after it goes with the invitation when that is declined or withdrawn, and nothing else does.
     request_after INTEGER NOT NULL DEFAULT 0,
@@ -150,6 +159,26 @@ END;
 CREATE TABLE last_known (
     group_id BLOB PRIMARY KEY,
     state BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The groups that the device which let this one in has vouched for, until they are joined: the GroupInfo (RFC 9420 §12.4.3) of the
+-- epoch that each was in then. The signatures are verified.
+CREATE TABLE vouchers (
+    group_id BLOB PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    group_info BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The groups that this device has vouched for to others that it has let in. Those come by themselves.
+CREATE TABLE vouched (
+    device_id TEXT NOT NULL,
+    group_id BLOB NOT NULL,
+    PRIMARY KEY (device_id, group_id)
+) STRICT, WITHOUT ROWID;
+
+-- Users whom this device has blocked.
+CREATE TABLE blocks (
+    user TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
 
 -- Why nothing is sent to a group: who is in it, or not in it any more, since this device last knew, without a Commit that shows

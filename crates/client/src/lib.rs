@@ -14,7 +14,8 @@
 //! * The sender of a message is who its MLS credential says (RFC 9420 §5.3), never what its payload says.
 //!
 //! Absent here: a terminal, a clock (time is an argument, see [`Clock`]), key bytes in any table but OpenMLS's own (those of
-//! files are as secret as the messages that tell them, and lie beside these), and keys, tokens, plaintext or names of groups in logs and errors.
+//! files are as secret as the messages that tell them, and lie beside these; what a link code hides lies there until the device
+//! was let in), and keys, tokens, plaintext or names of groups in logs and errors.
 
 mod access;
 mod audited;
@@ -42,7 +43,7 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
-    ATTACHMENT_BYTES_MAX, Attachment, Clock, Declined, Device, DeviceToLink, Difference,
+    ATTACHMENT_BYTES_MAX, Attachment, Clock, ContactRequest, Declined, Device, DeviceToLink, Difference,
     GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Held, Invitations, Invited, Me, Member,
     Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
     SuitePool, Synced, TEXT_BYTES_MAX,

@@ -63,6 +63,12 @@ pub enum NotTheServer {
     /// The list of this user's devices that it gives does not lead to this device, or contradicts what is known of the others.
     #[error("the server's list of your devices is not theirs: it was not believed")]
     ForgedDevices,
+    /// What it gives as said by the device that let this one in was not said by any that had the link code; or it gives nothing.
+    #[error(
+        "the server does not show that this device was let in by one that had its link code: let it in again, with the code that \
+         it shows"
+    )]
+    ForgedIntroduction,
     /// It leaves out rows of a group that this device is to get.
     #[error("the server leaves out something of what was said in a group")]
     LeavesOut,
@@ -84,6 +90,7 @@ impl NotTheServer {
             Self::Foreign { .. } => "foreign-server",
             Self::TooMuch => "too-much",
             Self::ForgedDevices => "forged-devices",
+            Self::ForgedIntroduction => "forged-introduction",
             Self::LeavesOut => "leaves-out",
             Self::WentBack => "went-back",
         }

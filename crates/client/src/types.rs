@@ -3,8 +3,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
+use larder_pool::zeroize::Zeroizing;
 use larder_pool::{PoolHealth, StoreKey};
-use larder_wire::{DeviceId, KeyPackageRef, RegisterRequest, UserName};
+use larder_wire::{DeviceId, KeyPackageRef, LINK_SECRET_BYTES, RegisterRequest, UserName};
 
 use crate::access::Access;
 use crate::error::Error;
@@ -138,7 +139,8 @@ pub enum GroupState {
     Active,
     /// Not a member any more. The messages stay readable.
     Left,
-    /// A Commit could not be processed. The next sync rejoins by an external Commit (RFC 9420 §12.4.3.2).
+    /// A Commit could not be processed, or the server lists the group and this device is not in it yet. The next sync rejoins by
+    /// an external Commit (RFC 9420 §12.4.3.2), unless the group is a request.
     NeedsRejoin,
 }
 
@@ -186,8 +188,8 @@ pub struct GroupSummary {
     pub denied: bool,
     /// For what the group is held, by user. While there is anything, nothing is sent there.
     pub held: Vec<Held>,
-    /// Who invited this user, if that is a request that was not accepted yet.
-    pub request: Option<UserName>,
+    /// What makes it a request that was not accepted yet.
+    pub request: Option<ContactRequest>,
 }
 
 impl fmt::Debug for GroupSummary {
@@ -205,6 +207,40 @@ impl fmt::Debug for GroupSummary {
             .field("held", &self.held)
             .field("request", &self.request)
             .finish_non_exhaustive()
+    }
+}
+
+/// Why a group is a request: nothing is sent there until the person has [accepted](crate::MlsConnection::accept) it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContactRequest {
+    /// Somebody who is not known has invited this user.
+    Invitation {
+        /// The user.
+        by: UserName,
+    },
+    /// The server says that this user is in the group, and nothing that this device knows explains it.
+    Listed {
+        /// The other users who are said to be in it, at most 256; `None` where that is not known.
+        users: Option<Vec<UserName>>,
+    },
+}
+
+impl fmt::Display for ContactRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// More users are counted.
+        const NAMED_MAX: usize = 16;
+        const SAYS: &str = "the server says that you are in a group";
+        let users = match self {
+            Self::Invitation { by } => return write!(f, "{by} invites you"),
+            Self::Listed { users: None } => return write!(f, "{SAYS}; who is in it is not known"),
+            Self::Listed { users: Some(users) } => users,
+        };
+        let named: Vec<&str> = users.iter().take(NAMED_MAX).map(UserName::as_str).collect();
+        match users.len().saturating_sub(NAMED_MAX) {
+            _ if users.is_empty() => write!(f, "{SAYS} of nobody else"),
+            0 => write!(f, "{SAYS} of {}", named.join(", ")),
+            more => write!(f, "{SAYS} of {} and {more} more", named.join(", ")),
+        }
     }
 }
 
@@ -269,11 +305,21 @@ pub struct Device {
     pub is_me: bool,
 }
 
-/// A device that asks to become one of this user's, by a code that was checked.
-#[derive(Debug, Clone)]
+/// A device that asks to become one of this user's, by a code that was checked. `Debug` hides what the code hides.
+#[derive(Clone)]
 pub struct DeviceToLink {
     pub(crate) request: RegisterRequest,
     pub(crate) fingerprint: String,
+    pub(crate) secret: Zeroizing<[u8; LINK_SECRET_BYTES]>,
+}
+
+impl fmt::Debug for DeviceToLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceToLink")
+            .field("request", &self.request)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
+    }
 }
 
 impl DeviceToLink {

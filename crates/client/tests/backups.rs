@@ -82,6 +82,7 @@ async fn c8_x2_a_backup_of_every_moment_takes_the_place_of_a_profile_that_is_los
         let audited = bob.audit().await.unwrap().rows.len();
         bob.sync().await.unwrap();
         assert_eq!(told_of_the_copy(&bob.take_unread().await), 1, "{moment}");
+        bob.accept_all().await;
         catch_up(&[&alice, &bob]).await;
         for group in [&first, &second, &third] {
             let groups = bob.groups().await.unwrap();

@@ -408,7 +408,7 @@ async fn a_link_code_is_for_one_user_at_one_server_and_does_not_survive_a_change
     let changed = |change: &dyn Fn(&mut LinkCode)| {
         let mut parsed: LinkCode = code.parse().unwrap();
         change(&mut parsed);
-        parsed.to_string()
+        parsed.reveal()
     };
     let others_name: UserName = user("mallory");
     for bad in [

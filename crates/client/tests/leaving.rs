@@ -12,12 +12,19 @@ mod support;
 
 use std::time::Duration;
 
-use larder_client::{Error, GroupKey, GroupState, Heard, MessageKind, SendStatus};
+use larder_client::{ContactRequest, Error, GroupKey, GroupState, Heard, MessageKind, SendStatus};
 use larder_judge::Departure;
 use larder_wire::{Base64Url, Inbox, InboxKind, InboxRow, ProblemType};
 use member::with_state;
 use openmls_traits::signatures::Signer as _;
-use support::{Action, Answer, Client, Proxy, Seen, TestServer, catch_up, keeps_no_commits, they_talk, user};
+use support::{
+    Action, Answer, Client, Proxy, Seen, TestServer, catch_up, flip_last, keeps_no_commits, tamper_inbox,
+    they_talk, user,
+};
+
+fn invitation_of(name: &str) -> ContactRequest {
+    ContactRequest::Invitation { by: user(name) }
+}
 
 /// The texts that the history of a group has beside messages.
 async fn told_of(client: &Client, group: &GroupKey) -> Vec<String> {
@@ -198,7 +205,7 @@ async fn who_left_is_invited_again_by_one_commit_that_removes_and_adds() {
         assert_eq!(alice.users(&group).await, ["alice", "bob"]);
         assert_eq!(told_of(&alice, &group).await.last().unwrap(), "alice added bob");
         assert_eq!(bob.sync().await.unwrap().joined, 1);
-        assert_eq!(bob.summary(&group).await.request, Some(user("alice")));
+        assert_eq!(bob.summary(&group).await.request, Some(invitation_of("alice")));
         bob.accept(&group).await.unwrap();
         they_talk(&alice, &bob, &group).await;
         if took == 1 {
@@ -324,6 +331,29 @@ async fn who_has_lost_track_of_a_group_leaves_it_all_the_same() {
     catch_up(&[&carol, &alice]).await;
     assert_eq!(alice.users(&group).await, ["alice", "carol"]);
     assert_eq!(bob.sync().await.unwrap().rejoined, 0);
+}
+
+#[tokio::test]
+async fn an_invitation_whose_welcome_was_garbage_is_declined_like_any_other() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let bob = bob.asked().await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    tamper_inbox(&proxy, InboxKind::Welcome, flip_last);
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    catch_up(&[&bob]).await;
+    let users = Some(vec![user("alice")]);
+    assert_eq!(
+        bob.summary(&group).await.request,
+        Some(ContactRequest::Listed { users })
+    );
+    assert!(bob.decline(&group).await.unwrap().told);
+    assert_eq!(bob.groups().await.unwrap(), []);
+    alice.send(&group, "are you there?").await.unwrap();
+    assert_eq!(bob.sync().await.unwrap().rows, 0);
+    assert_eq!(alice.told().await, ["bob left"]);
+    assert_eq!(alice.users(&group).await, ["alice"]);
 }
 
 /// Somebody's word that bob leaves, about the leaf that bob has in alice's state.

@@ -9,7 +9,9 @@
 mod support;
 
 use larder_client::{Error, GroupKey, GroupState, MessageKind};
-use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, keeps_no_commits, they_talk, user};
+use support::{
+    Action, Client, Proxy, TestServer, catch_up, count_rows, invitation_by, keeps_no_commits, they_talk, user,
+};
 
 async fn is_request(client: &Client, group: &GroupKey) -> bool {
     let groups = client.groups().await.unwrap();
@@ -52,7 +54,7 @@ async fn nothing_is_sent_to_a_strangers_group_before_the_invitation_is_accepted(
     let request = bob.summary(&group).await;
     assert_eq!(
         (request.request, request.state, request.unread),
-        (Some(user("alice")), GroupState::Active, 0)
+        (Some(invitation_by("alice")), GroupState::Active, 0)
     );
     assert_eq!(request.name.as_deref(), Some("lunch"));
     assert!(bob.search("hello", None, 10).await.unwrap().is_empty());
@@ -123,7 +125,10 @@ async fn who_shares_an_accepted_group_does_not_ask_and_who_shares_a_request_does
     alice.invite(&second, &[user("mallory")]).await.unwrap();
     catch_up(&[&mallory, &bob]).await;
     let of_mallory = invited(&mallory, &bob).await;
-    assert_eq!(bob.summary(&of_mallory).await.request, Some(user("mallory")));
+    assert_eq!(
+        bob.summary(&of_mallory).await.request,
+        Some(invitation_by("mallory"))
+    );
     // A group that was left is no acquaintance any more.
     bob.leave(&first).await.unwrap();
     bob.leave(&third).await.unwrap();

@@ -9,7 +9,7 @@
 mod support;
 
 use larder_client::{Error, GroupKey, MessageKind, NotAdded, SendStatus, Verification};
-use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, they_talk, user};
+use support::{Action, Client, Proxy, TestServer, catch_up, count_rows, invitation_by, they_talk, user};
 
 async fn verification(client: &Client, name: &str) -> Verification {
     client.verification(&user(name)).await.unwrap()
@@ -419,5 +419,5 @@ async fn an_invitation_from_somebody_who_is_verified_is_no_request() {
     bob.sync().await.unwrap();
     let groups = bob.groups().await.unwrap();
     let request = groups.iter().find(|known| known.id == group).unwrap();
-    assert_eq!(request.request, Some(user("alice")));
+    assert_eq!(request.request, Some(invitation_by("alice")));
 }

@@ -7,6 +7,8 @@
 //! A device that was never in a group comes in by itself only with [`Evidence`] in its Commit's authenticated data: the
 //! signatures by which a device that is in the group let it in, perhaps over others. One that leaves says so by a [`Departure`].
 //!
+//! [`named_in_tree`] tells who a tree names that nobody has verified.
+//!
 //! Whoever keeps the [`PublicState`] of a group can follow it later, from outside: a [`Replay`] of its Commits shows whether they
 //! lead to the group that a GroupInfo describes.
 //!
@@ -25,6 +27,7 @@ mod handshake;
 mod judge;
 mod leaf;
 mod link;
+mod named;
 mod parts;
 mod public_state;
 mod replay;
@@ -37,6 +40,7 @@ pub use handshake::{Handshake, Unreadable};
 pub use judge::Judge;
 pub use leaf::{Leaf, who};
 pub use link::{Link, link_verifies, removal_verifies};
+pub use named::named_in_tree;
 pub use public_state::{MalformedState, PublicState};
 pub use replay::{Replay, signed_by};
 pub use verdict::{Entrance, JudgedCommit, JudgedProposal, NotTaken, Rule};

@@ -77,13 +77,17 @@ pub(crate) enum Record {
         held: Vec<HeldFor>,
         /// Who asks this user into it.
         request: Option<String>,
+        /// That the server alone says that this user is in it. Nothing is sent there until it was accepted.
+        listed: Option<Listed>,
     },
-    /// Somebody asks this user into a group.
+    /// Somebody asks this user into a group, or the server alone says that the user is in it.
     Invitation {
         row: i64,
         group: String,
         group_name: Option<String>,
-        by: String,
+        /// Who asks; none where the server alone says so.
+        by: Option<String>,
+        listed: Option<Listed>,
         text: String,
         received_at: u64,
     },
@@ -346,6 +350,13 @@ pub(crate) enum Shown {
     Now,
     /// Among others, some of them old: with its number and its date.
     Later,
+}
+
+/// What the server says of a group that nothing explains.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Listed {
+    /// The other users in it; null where that is not known.
+    pub(crate) users: Option<Vec<String>>,
 }
 
 /// For whom nothing is sent to a group.

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::{Base64Url, StateMark};
+use crate::bytes::{Base64Url, GroupId, StateMark};
 use crate::invite_code::InviteCode;
 use crate::names::{DeviceId, UserName};
 
@@ -168,6 +168,43 @@ pub struct LinkRequest {
     pub device: RegisterRequest,
     /// A device of the user lets it in.
     pub authorization: Authorization,
+    /// What that device has to say to the new one. The server stores it and gives it to the new device alone.
+    pub introduction: Introduction,
+}
+
+/// `GET /v1/introduction`: what the device that let the caller in has to say to it: to whom it belongs, and which groups are
+/// its user's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Introduction {
+    /// The device that let the new one in.
+    pub by: DeviceId,
+    /// Its MLS signature key, 32 bytes.
+    pub by_key: Base64Url,
+    /// The user's first device.
+    pub root: DeviceId,
+    /// Its MLS signature key, 32 bytes.
+    pub root_key: Base64Url,
+    /// HMAC-SHA-256 (RFC 2104) under the secret of the link code, over [`introduction_content`](crate::introduction_content).
+    pub proof: Base64Url,
+    /// The groups that the user is in and has accepted, as the device that let the new one in knows them: at most 4,096, of
+    /// different ids.
+    pub vouchers: Vec<Voucher>,
+}
+
+/// A group as a device of the user knows it, for a further device of the same user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Voucher {
+    /// The group.
+    pub group_id: GroupId,
+    /// The epoch that it was in.
+    pub epoch: u64,
+    /// The GroupInfo of that epoch (RFC 9420 §12.4.3) as an `MLSMessage`, without the ratchet tree.
+    pub group_info: Base64Url,
+    /// By the MLS signature key of the device that let the new one in, over [`voucher_content`](crate::voucher_content), through
+    /// SignWithLabel with [`LABEL_VOUCHER`](crate::LABEL_VOUCHER).
+    pub signature: Base64Url,
 }
 
 /// Why a device that is not the user's first one is the user's: another one says so.

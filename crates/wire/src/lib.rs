@@ -25,9 +25,9 @@ mod state;
 mod suites;
 
 pub use accounts::{
-    AccountRequest, Authorization, Challenge, ChallengeRequest, DeviceInfo, Limits, LinkRequest, Proofs,
-    RegisterRequest, Registered, Registration, Removal, RemovalRequest, ServerInfo, Session, SessionRequest,
-    UserDevices,
+    AccountRequest, Authorization, Challenge, ChallengeRequest, DeviceInfo, Introduction, Limits,
+    LinkRequest, Proofs, RegisterRequest, Registered, Registration, Removal, RemovalRequest, ServerInfo,
+    Session, SessionRequest, UserDevices, Voucher,
 };
 pub use audit::{
     AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
@@ -54,13 +54,15 @@ pub use limits::{
     LEAF_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX,
     RESERVE_USERS_MAX, REVOKE_REFS_MAX, SENDER_WAITING_BYTES_MAX, SPEND_REFS_MAX, STATE_MARK_BYTES_MAX,
     STATE_MARKS_KNOWN_MAX, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, USER_DEVICES_EVER_MAX,
+    VOUCHERS_BYTES_MAX,
 };
-pub use link_code::{LinkCode, MalformedLinkCode};
+pub use link_code::{LINK_SECRET_BYTES, LinkCode, MalformedLinkCode};
 pub use names::{DeviceId, MalformedName, UserName, credential_identity, parse_credential_identity};
 pub use problem::{CommitCheck, KeyPackageCheck, Problem, ProblemType};
 pub use signing::{
-    LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_LEAVE, LABEL_REGISTER, leave_content, link_content,
-    registration_content, removal_content, session_content, sign_with_label_content,
+    LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_LEAVE, LABEL_REGISTER, LABEL_VOUCHER,
+    introduction_content, leave_content, link_content, registration_content, removal_content,
+    session_content, sign_with_label_content, voucher_content,
 };
 pub use state::{STATE_HEADER, StateClaim};
 pub use suites::{

@@ -32,6 +32,8 @@ pub const GROUP_INFO_BYTES_MAX: usize = 16 * 1024;
 pub const USER_DEVICES_EVER_MAX: usize = 256;
 /// Groups that a device can be a member of.
 pub const GROUPS_PER_DEVICE_MAX: usize = 4096;
+/// The GroupInfos of the vouchers of one [`Introduction`](crate::Introduction) together, in bytes.
+pub const VOUCHERS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// An MLS group id, in bytes.
 pub const GROUP_ID_BYTES_MAX: usize = 64;
 /// An `Idempotency-Key`, in characters.

@@ -7,20 +7,25 @@ use crate::bytes::Base64Url;
 /// What a link code starts with.
 const PREFIX: &str = "larder-link:";
 /// The first byte inside, so that a later form is told apart.
-const VERSION: u8 = 1;
-/// The longest code that is looked at, in characters. One of ours has about 400.
+const VERSION: u8 = 2;
+/// What a code hides, in bytes.
+pub const LINK_SECRET_BYTES: usize = 16;
+/// The longest code that is looked at, in characters. One of ours has about 420.
 const CODE_CHARS_MAX: usize = 2048;
 
 /// What a new device shows, for a person to carry to a device that the user has: all that the latter needs to let it in.
 ///
-/// There is no secret in it. Whoever carries it must make sure that it arrives as it was shown: the device that is let in
-/// is the one of the code that arrives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// It is secret until it was used: by what it hides the new device knows that it was let in by whoever had the code, and to whom
+/// it belongs. Whoever carries it must also make sure that it arrives as it was shown: the device that is let in is the one of
+/// the code that arrives. `Debug` hides the secret, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct LinkCode {
     /// The name of the server that the proofs are for.
     pub server_name: String,
     /// The new device.
     pub device: RegisterRequest,
+    /// Random bytes of the new device's, the key of the [`Introduction`](crate::Introduction)'s proof.
+    pub secret: [u8; LINK_SECRET_BYTES],
 }
 
 /// Not a link code.
@@ -28,8 +33,18 @@ pub struct LinkCode {
 #[error("not a link code")]
 pub struct MalformedLinkCode;
 
-impl fmt::Display for LinkCode {
+impl fmt::Debug for LinkCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkCode")
+            .field("server_name", &self.server_name)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LinkCode {
+    /// The code as it is carried.
+    pub fn reveal(&self) -> String {
         let RegisterRequest {
             user,
             device_id,
@@ -45,6 +60,7 @@ impl fmt::Display for LinkCode {
             &mls_signature_key.0,
             &proofs.auth.0,
             &proofs.mls.0,
+            &self.secret,
         ];
         let mut bytes = vec![VERSION];
         for part in parts {
@@ -52,7 +68,7 @@ impl fmt::Display for LinkCode {
             bytes.extend(length.to_be_bytes());
             bytes.extend(part);
         }
-        write!(f, "{PREFIX}{}", Base64Url(bytes))
+        format!("{PREFIX}{}", Base64Url(bytes))
     }
 }
 
@@ -89,10 +105,15 @@ impl FromStr for LinkCode {
                 mls: Base64Url(part()?),
             },
         };
+        let secret = part()?.try_into().map_err(|_| MalformedLinkCode)?;
         if !rest.is_empty() {
             return Err(MalformedLinkCode);
         }
-        Ok(Self { server_name, device })
+        Ok(Self {
+            server_name,
+            device,
+            secret,
+        })
     }
 }
 
@@ -113,23 +134,33 @@ mod tests {
                     mls: Base64Url(vec![4; 64]),
                 },
             },
+            secret: [5; LINK_SECRET_BYTES],
         }
     }
 
     #[test]
     fn a_code_survives_being_carried_even_in_several_lines() {
-        let text = code().to_string();
-        assert!(text.len() < 400, "{} characters", text.len());
+        let text = code().reveal();
+        assert!(text.len() < 420, "{} characters", text.len());
         assert_eq!(text.parse(), Ok(code()));
         let (first, second) = text.split_at(100);
         assert_eq!(format!(" {first}\n  {second}\n").parse(), Ok(code()));
     }
 
     #[test]
+    fn debug_hides_what_a_code_hides() {
+        let debug = format!("{:?}", code());
+        assert!(
+            debug.contains("chat.example") && !debug.contains("secret"),
+            "{debug}"
+        );
+    }
+
+    #[test]
     fn what_is_cut_short_too_long_or_of_another_version_is_no_code() {
-        let text = code().to_string();
+        let text = code().reveal();
         let Base64Url(mut other) = text[PREFIX.len()..].parse().unwrap();
-        other[0] = 2;
+        other[0] = 1;
         for bad in [
             "",
             PREFIX,

@@ -5,7 +5,7 @@
 
 use tls_codec::{Serialize as _, VLByteSlice};
 
-use crate::accounts::RegisterRequest;
+use crate::accounts::{Introduction, RegisterRequest};
 use crate::bytes::GroupId;
 use crate::names::{DeviceId, UserName};
 
@@ -17,6 +17,8 @@ pub const LABEL_DEVICE_LINK: &str = "LarderDeviceLink";
 pub const LABEL_DEVICE_REMOVAL: &str = "LarderDeviceRemoval";
 /// The SignWithLabel label (RFC 9420 §5.1.2) for [`leave_content`].
 pub const LABEL_LEAVE: &str = "LarderLeave";
+/// The SignWithLabel label (RFC 9420 §5.1.2) for [`voucher_content`].
+pub const LABEL_VOUCHER: &str = "LarderVoucher";
 
 /// What a device signs with its authentication key to open a session.
 pub fn session_content(server_name: &str, challenge: &[u8]) -> Vec<u8> {
@@ -55,6 +57,49 @@ pub fn link_content(
             device_id.as_str().as_bytes(),
             auth_key,
             mls_signature_key,
+        ],
+    )
+}
+
+/// What the proof of an [`Introduction`] covers, by the secret of the link code: the new device, the device that lets it in, and
+/// the user's first device, each with its MLS signature key.
+pub fn introduction_content(
+    server_name: &str,
+    user: &UserName,
+    (device_id, mls_signature_key): (&DeviceId, &[u8]),
+    introduction: &Introduction,
+) -> Vec<u8> {
+    domain_separated(
+        "larder introduction v1",
+        &[
+            server_name.as_bytes(),
+            user.as_str().as_bytes(),
+            device_id.as_str().as_bytes(),
+            mls_signature_key,
+            introduction.by.as_str().as_bytes(),
+            &introduction.by_key.0,
+            introduction.root.as_str().as_bytes(),
+            &introduction.root_key.0,
+        ],
+    )
+}
+
+/// What a device signs with its MLS signature key to vouch for a group to a further device of its user, through
+/// [`sign_with_label_content`] under [`LABEL_VOUCHER`]. `device_id` and `mls_signature_key` are the further device's.
+pub fn voucher_content(
+    server_name: &str,
+    user: &UserName,
+    (device_id, mls_signature_key): (&DeviceId, &[u8]),
+    group_info: &[u8],
+) -> Vec<u8> {
+    domain_separated(
+        "larder voucher v1",
+        &[
+            server_name.as_bytes(),
+            user.as_str().as_bytes(),
+            device_id.as_str().as_bytes(),
+            mls_signature_key,
+            group_info,
         ],
     )
 }
@@ -122,6 +167,7 @@ fn domain_separated(domain: &str, parts: &[&[u8]]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::Base64Url;
 
     #[test]
     fn session_content_is_the_documented_byte_string() {
@@ -143,6 +189,42 @@ mod tests {
         assert_eq!(
             content,
             b"larder device link v1\0chat.example\0alice\0d-2\0\x01\x01\0\x02\x02"
+        );
+    }
+
+    #[test]
+    fn introduction_content_is_the_documented_byte_string() {
+        let introduction = Introduction {
+            by: "d-1".parse().unwrap(),
+            by_key: Base64Url(vec![3; 2]),
+            root: "d-0".parse().unwrap(),
+            root_key: Base64Url(vec![4; 2]),
+            proof: Base64Url::default(),
+            vouchers: Vec::new(),
+        };
+        let content = introduction_content(
+            "chat.example",
+            &"alice".parse().unwrap(),
+            (&"d-2".parse().unwrap(), &[2; 2]),
+            &introduction,
+        );
+        assert_eq!(
+            content,
+            b"larder introduction v1\0chat.example\0alice\0d-2\0\x02\x02\0d-1\0\x03\x03\0d-0\0\x04\x04"
+        );
+    }
+
+    #[test]
+    fn voucher_content_is_the_documented_byte_string() {
+        let content = voucher_content(
+            "chat.example",
+            &"alice".parse().unwrap(),
+            (&"d-2".parse().unwrap(), &[2; 2]),
+            &[9; 2],
+        );
+        assert_eq!(
+            content,
+            b"larder voucher v1\0chat.example\0alice\0d-2\0\x02\x02\0\x09\x09"
         );
     }
 

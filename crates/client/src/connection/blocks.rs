@@ -2,6 +2,7 @@ use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
+use crate::core;
 use crate::error::Error;
 use crate::types::GroupKey;
 
@@ -14,7 +15,7 @@ impl MlsConnection {
     /// [`Error::Refused`] (it is this user, or too many are blocked already), [`Error::Unreachable`].
     pub async fn block(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
         let _operation = self.0.operation.lock().await;
-        self.0.transport.set_block(user, true).await?;
+        self.set_block(user, true).await?;
         // What they sent before that is on its way, too.
         let caught_up = self.pump(&mut Progress::default()).await;
         let declined = self.decline_all_of(user).await?;
@@ -27,6 +28,15 @@ impl MlsConnection {
     /// [`Error::Refused`] (it is this user), [`Error::Unreachable`].
     pub async fn unblock(&self, user: &UserName) -> Result<(), Error> {
         let _operation = self.0.operation.lock().await;
-        self.0.transport.set_block(user, false).await
+        self.set_block(user, false).await
+    }
+
+    async fn set_block(&self, user: &UserName, is_blocked: bool) -> Result<(), Error> {
+        self.0.transport.set_block(user, is_blocked).await?;
+        let user = user.clone();
+        self.0
+            .core
+            .write(move |tx, _| core::note_block(tx, &user, is_blocked))
+            .await
     }
 }

@@ -6,6 +6,7 @@ use larder_wire::{DeviceId, DeviceInfo, ProblemType, UserName};
 
 use crate::clocks::ServerClock;
 use crate::connection::MlsConnection;
+use crate::connection::operations::unless_later;
 use crate::connection::sync::Progress;
 use crate::core::{self, Core, Extent, Handle, Listed, Registering, Suites};
 use crate::error::{Error, NotTheServer};
@@ -31,7 +32,8 @@ impl fmt::Debug for Linking {
 }
 
 impl Linking {
-    /// What a person carries to a device that the user has, for [`MlsConnection::read_link_code`] there. It holds no secret.
+    /// What a person carries to a device that the user has, for [`MlsConnection::read_link_code`] there. It is secret until it was
+    /// used: whoever has it, and the server, can make this device theirs.
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -46,8 +48,9 @@ impl Linking {
     /// groups.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`]; [`NotTheServer::ForgedDevices`] when the server's list of the user's devices
-    /// does not lead to this one.
+    /// [`Error::Unreachable`], [`Error::Refused`]; [`NotTheServer::ForgedIntroduction`] when nothing shows that whoever let this
+    /// device in had its code, and [`NotTheServer::ForgedDevices`] when the server's list of the user's devices does not lead to
+    /// it: it can be tried again.
     pub async fn finish(&self) -> Result<Option<MlsConnection>, Error> {
         let inner = &self.connection.0;
         match inner.transport.authenticate().await {
@@ -55,10 +58,20 @@ impl Linking {
             Err(Error::UnknownAccount) => return Ok(None),
             Err(other) => return Err(other),
         }
+        if inner.core.write(|tx, _| core::is_registered(tx)).await? {
+            return Ok(Some(self.connection.clone()));
+        }
+        let introduction = match inner.transport.introduction().await {
+            Ok(introduction) => introduction,
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                return Err(NotTheServer::ForgedIntroduction.into());
+            }
+            Err(other) => return Err(other),
+        };
         let listed = self.connection.list_devices(&inner.me.user).await?;
         inner
             .core
-            .write(move |tx, context| core::linked(tx, context, &listed))
+            .write(move |tx, context| core::linked(tx, context, &introduction, &listed))
             .await?;
         Ok(Some(self.connection.clone()))
     }
@@ -77,7 +90,7 @@ impl MlsConnection {
         let (code, fingerprint) = connection.0.core.write(core::link_code).await?;
         Ok(Linking {
             connection,
-            code: code.to_string(),
+            code: code.reveal(),
             fingerprint,
         })
     }
@@ -95,17 +108,25 @@ impl MlsConnection {
             .await
     }
 
-    /// Makes a device one of this user's: signs for it, and tells the server on its behalf, so that nothing has to be
-    /// carried back. Doing it again is no error.
+    /// Makes a device one of this user's: signs for it and for the groups that it may join, and tells the server on its behalf,
+    /// so that nothing has to be carried back. Doing it again is no error.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `too-many-devices` and others; [`Error::Unreachable`], and it may have happened.
+    /// [`Error::Refused`] with `too-many-devices` and others; [`NotTheServer::ForgedDevices`]; [`Error::Unreachable`], and it may
+    /// have happened.
     pub async fn authorize_link(&self, device: DeviceToLink) -> Result<(), Error> {
         let _operation = self.0.operation.lock().await;
+        // The server keeps what is said of the present epochs of groups.
+        unless_later(
+            self.pump(&mut Progress::default()).await,
+            "groups are as they were last known",
+        )?;
+        let listed = self.learn_devices(&self.0.me.user).await?;
+        listed.ok_or(NotTheServer::ForgedDevices)?;
         let request = self
             .0
             .core
-            .write(move |_, context| core::authorize(context, device))
+            .write(move |tx, context| core::authorize(tx, context, device))
             .await?;
         self.0.transport.link_device(&request).await.map(|_| ())
     }
@@ -210,23 +231,50 @@ impl MlsConnection {
         Ok(())
     }
 
-    /// Finds the groups of the user's other devices: at the start, and when the server says that there is something new.
-    /// They are joined like those that this device lost track of, by external Commits.
-    pub(super) async fn follow_groups(&self) -> Result<(), Error> {
-        let (core, due) = (&self.0.core, &self.0.groups_due);
-        if !due.load(Ordering::Relaxed) || !core.write(core::has_other_devices).await? {
+    /// Finds the groups that the server lists and this device does not know: those of the user's other devices, at the start and
+    /// when the server says that there is something new; and its own, when rows of a group come that it does not know. What
+    /// explains them is looked at when they are to be joined.
+    pub(super) async fn follow_groups(&self, progress: &mut Progress) -> Result<(), Error> {
+        let (core, transport) = (&self.0.core, &self.0.transport);
+        let (due, own_due) = (&self.0.groups_due, &self.0.own_groups_due);
+        let of_user = due.load(Ordering::Relaxed) && core.write(core::has_other_devices).await?;
+        if !of_user && !own_due.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let theirs = self.0.transport.memberships_of_user().await?.groups;
-        let mut unknown = core.write(move |tx, _| core::unknown_groups(tx, theirs)).await?;
+        let listed = match of_user {
+            true => transport.memberships_of_user().await?.groups,
+            false => transport.memberships().await?.groups,
+        };
+        let asked = listed.clone();
+        let unknown = core.write(move |tx, _| core::unknown_groups(tx, asked)).await?;
         if !unknown.is_empty() {
-            // Those that this device was added to: the Welcome is on its way.
-            let own = self.0.transport.memberships().await?.groups;
-            unknown.retain(|theirs| own.iter().all(|own| own.group_id != theirs.group_id));
-            core.write(move |tx, _| core::follow_groups(tx, &unknown)).await?;
+            // The Welcomes of those that this device was added to have come before it was listed.
+            self.drain(progress).await?;
         }
-        due.store(false, Ordering::Relaxed);
+        core.write(move |tx, _| {
+            let unknown = core::unknown_groups(tx, unknown)?;
+            core::follow_groups(tx, &unknown)?;
+            match of_user {
+                true => core::keep_vouchers(tx, &listed),
+                false => Ok(()),
+            }
+        })
+        .await?;
+        if of_user {
+            due.store(false, Ordering::Relaxed);
+        }
+        own_due.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Tells the server that it may forget what the device that let this one in had to say to it, once all of it is used.
+    pub(super) async fn forget_introduction(&self) -> Result<(), Error> {
+        let core = &self.0.core;
+        if !core.write(|tx, _| core::vouchers_are_used(tx)).await? {
+            return Ok(());
+        }
+        self.0.transport.forget_introduction().await?;
+        core.write(|tx, _| core::introduction_forgotten(tx)).await
     }
 
     /// The list of this user's devices as the server gives it, for the signatures in it; none where it gives none.

@@ -65,6 +65,8 @@ struct Inner {
     refresh_due: AtomicBool,
     /// There may be groups of the user's other devices that this one does not know.
     groups_due: AtomicBool,
+    /// There may be groups that the server knows this device as a member of, and that it does not know itself.
+    own_groups_due: AtomicBool,
     /// When the server was last asked about groups that it says this device is not in.
     denials_asked: Mutex<Option<Instant>>,
     others_first: OthersFirst,
@@ -165,6 +167,7 @@ impl MlsConnection {
             refreshing: Mutex::new(()),
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
+            own_groups_due: AtomicBool::new(false),
             denials_asked: Mutex::default(),
             others_first: OthersFirst::default(),
             own_devices_due: AtomicBool::new(true),

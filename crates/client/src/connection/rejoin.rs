@@ -5,9 +5,9 @@ use larder_wire::{Handshake, ProblemType};
 
 use crate::connection::MlsConnection;
 use crate::connection::doubts::{HANDSHAKES_BYTES_MAX, HANDSHAKES_MAX, size, unless_refused};
-use crate::connection::sync::Progress;
+use crate::connection::sync::{Progress, is_final};
 use crate::core::{self, Rejoined};
-use crate::error::Error;
+use crate::error::{Error, NotTheServer};
 use crate::types::GroupKey;
 
 /// How long the server's word that this device is not in a group holds before it is asked again.
@@ -15,6 +15,9 @@ const DENIALS_APART: Duration = Duration::from_secs(60);
 
 /// Attempts to rejoin one group in one sync. Each may lose a race.
 const REJOINS_MAX: u32 = 4;
+
+/// Groups looked at in one sync that the server lists and nothing explains.
+const UNEXPLAINED_PER_SYNC_MAX: u32 = 64;
 
 impl MlsConnection {
     /// Queues an external Commit for every group that this device lost track of. Whether there was any.
@@ -28,6 +31,14 @@ impl MlsConnection {
                 continue;
             }
             *attempts += 1;
+            let asked = group.clone();
+            let is_explained = core.write(move |tx, _| core::is_explained(tx, &asked)).await?;
+            if !is_explained {
+                if progress.unexplained == UNEXPLAINED_PER_SYNC_MAX {
+                    continue;
+                }
+                progress.unexplained += 1;
+            }
             let info = match self.0.transport.group_info(&group).await {
                 Ok(info) => info,
                 Err(Error::Refused(problem))
@@ -40,6 +51,17 @@ impl MlsConnection {
                         .await?;
                     continue;
                 }
+                // It names nobody, then.
+                Err(Error::Refused(problem)) if !is_explained && is_final(problem.problem_type) => {
+                    core.write(move |tx, context| core::ask_about_listed(tx, context, &group, None))
+                        .await?;
+                    continue;
+                }
+                Err(Error::NotTheServer(NotTheServer::TooMuch)) if !is_explained => {
+                    core.write(move |tx, context| core::ask_about_listed(tx, context, &group, None))
+                        .await?;
+                    continue;
+                }
                 Err(other) => return Err(other),
             };
             let devices = match &own_devices {
@@ -47,11 +69,14 @@ impl MlsConnection {
                 None => Arc::clone(own_devices.insert(self.own_device_list().await?)),
             };
             let handshakes = self.handshakes_since_last_known(&group).await?;
+            let vouched_tree = self.vouched_tree(&group, info.epoch).await?;
             let offer = core::Offer {
                 info,
                 handshakes,
                 devices,
+                vouched_tree,
             };
+            let asked = group.clone();
             let staged = core
                 .write(move |tx, context| core::stage_rejoin(tx, context, &group, &offer))
                 .await;
@@ -60,8 +85,13 @@ impl MlsConnection {
                 Ok(Rejoined::NotLetIn) => {
                     tracing::debug!("a group is joined once a device that is in it has added this one")
                 }
+                Ok(Rejoined::Unexplained) => {}
                 Ok(Rejoined::Unlinked) => {
                     tracing::warn!("the server offers a group that nothing links to the one that was known")
+                }
+                Err(Error::Corrupt(_)) if !is_explained => {
+                    core.write(move |tx, context| core::ask_about_listed(tx, context, &asked, None))
+                        .await?;
                 }
                 // One group that cannot be rejoined does not keep the others from going on.
                 Err(
@@ -96,6 +126,22 @@ impl MlsConnection {
             .core
             .write(move |tx, _| core::lift_denials(tx, &memberships))
             .await
+    }
+
+    /// The ratchet tree of the epoch that a group was vouched for at, unless that is this epoch.
+    async fn vouched_tree(&self, group: &GroupKey, present: u64) -> Result<Option<Vec<u8>>, Error> {
+        let asked = group.clone();
+        let vouched = self
+            .0
+            .core
+            .write(move |tx, _| core::vouched_epoch(tx, &asked))
+            .await?;
+        match vouched {
+            Some(epoch) if epoch != present => {
+                unless_refused(self.0.transport.ratchet_tree(group, epoch).await)
+            }
+            Some(_) | None => Ok(None),
+        }
     }
 
     /// The Commits and proposals that led a group on from where this device last knew it; none where the server does not have

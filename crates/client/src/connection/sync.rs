@@ -26,6 +26,8 @@ pub(super) struct Progress {
     pub(super) rejoins: BTreeMap<GroupKey, u32>,
     /// Groups that were left, and the server was asked for this device's leaf there.
     pub(super) leaves_asked: BTreeSet<GroupKey>,
+    /// Groups that the server lists and nothing explains.
+    pub(super) unexplained: u32,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
     /// Users whose lists were fetched and not believed.
@@ -133,12 +135,13 @@ impl MlsConnection {
             self.flush(progress).await?;
             self.drain(progress).await?;
             self.check_devices(progress).await?;
-            self.follow_groups().await?;
+            self.follow_groups(progress).await?;
             self.settle_epochs().await?;
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
             self.ask_about_denials().await?;
             let rejoining = self.rejoin(progress).await?;
+            self.forget_introduction().await?;
             let adding = self.add_own_devices().await?;
             let leaving = self.leave_as_told(progress).await?;
             let for_others = self.0.others_first.left().is_some();
@@ -324,6 +327,9 @@ impl MlsConnection {
             }
             if applied.own_devices {
                 self.0.groups_due.store(true, Ordering::Relaxed);
+            }
+            if applied.unknown_group {
+                self.0.own_groups_due.store(true, Ordering::Relaxed);
             }
             if applied.own_devices || applied.joined {
                 self.0.own_devices_due.store(true, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{gate, groups, mls, outbox, requests, verdicts, verification};
+use crate::core::{gate, groups, mls, outbox, requests, verdicts, verification, vouchers};
 use crate::error::Error;
 use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
 
@@ -351,7 +351,8 @@ pub(crate) fn groups_without_own_devices(tx: &Tx<'_>, context: &Context) -> Resu
 }
 
 /// Those of its user's devices that this device is to add to a group: all of them to one that it has just created; later those
-/// that no device in the group has let in, because the others come by themselves.
+/// that no device in the group has let in, and those that this one has let in and not vouched for the group to. The others come by
+/// themselves, or are added by the one that has let them in.
 pub(crate) fn own_devices_to_add(
     tx: &Tx<'_>,
     context: &Context,
@@ -374,7 +375,12 @@ pub(crate) fn own_devices_to_add(
             device: device.device_id.clone(),
             signature_key: device.mls_signature_key.0.clone(),
         };
-        if state.epoch().as_u64() == 0 || Evidence::gather(&leaves, &joiner, listed).is_none() {
+        let authorization = device.authorization.as_ref();
+        let is_ours = authorization.is_some_and(|authorization| authorization.by == me.device_id);
+        if state.epoch().as_u64() == 0
+            || Evidence::gather(&leaves, &joiner, listed).is_none()
+            || (is_ours && !vouchers::is_vouched_to(tx, &device.device_id, group)?)
+        {
             wanted.push(device.device_id.clone());
         }
     }
@@ -399,9 +405,9 @@ pub(crate) fn unknown_groups(tx: &Tx<'_>, all: Vec<Membership>) -> Result<Vec<Me
     Ok(unknown)
 }
 
-/// These groups of the user's other devices are to be joined.
-pub(crate) fn follow_groups(tx: &Tx<'_>, groups_of_user: &[Membership]) -> Result<(), Error> {
-    for Membership { group_id, epoch, .. } in groups_of_user {
+/// These groups, which the server lists, are to be joined if anything explains them.
+pub(crate) fn follow_groups(tx: &Tx<'_>, unknown: &[Membership]) -> Result<(), Error> {
+    for Membership { group_id, epoch, .. } in unknown {
         groups::follow(tx.connection(), group_id, *epoch)?;
     }
     Ok(())

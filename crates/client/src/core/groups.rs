@@ -9,7 +9,7 @@ use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{
-    denials, departures, epochs, history, holds, last_known, mls, naming, payload, requests, timeline,
+    denials, departures, epochs, history, holds, last_known, listed, mls, naming, payload, requests, timeline,
 };
 use crate::error::Error;
 use crate::text::folded;
@@ -114,10 +114,13 @@ pub(super) fn enter(
     Ok(())
 }
 
-/// Writes the row of a group that is to be joined because another device of the user is a member, unless this one knows it.
+/// Writes the row of a group that the server lists and this device does not know, or has left: it is to be joined if anything
+/// explains it. One that was declined stays so.
 pub(super) fn follow(connection: &Connection, group: &GroupKey, epoch: u64) -> Result<(), Error> {
-    if find(connection, group)?.is_some() {
-        return Ok(());
+    match find(connection, group)? {
+        None => {}
+        Some((GroupState::Left, _)) if !is_following(connection, group)? => {}
+        Some(_) => return Ok(()),
     }
     enter(connection, group, GroupState::NeedsRejoin, epoch)?;
     set_following(connection, group, true)
@@ -131,7 +134,7 @@ pub(super) fn set_following(connection: &Connection, group: &GroupKey, following
     Ok(())
 }
 
-/// Whether this device has yet to join a group that another one of the user is a member of.
+/// Whether this device has yet to join a group that the server lists.
 pub(super) fn is_following(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
     Ok(connection
         .query_row(
@@ -167,6 +170,7 @@ fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     holds::lift(tx, group)?;
     departures::forget(tx, group)?;
     last_known::forget(tx, group)?;
+    listed::joined_group(tx, group)?;
     denials::lift(tx, group)?;
     set_state(tx.connection(), group, GroupState::Left)?;
     outbox::drop_all_of(tx, group)
@@ -210,6 +214,17 @@ pub(super) fn find(connection: &Connection, group: &GroupKey) -> Result<Option<(
         Ok((state, epoch.cast_unsigned()))
     })
     .transpose()
+}
+
+/// The group, if this device knows it: what is told of another one is not of a group.
+pub(super) fn known<'a>(
+    connection: &Connection,
+    group: Option<&'a GroupKey>,
+) -> Result<Option<&'a GroupKey>, Error> {
+    match group {
+        Some(group) => Ok(find(connection, group)?.map(|_| group)),
+        None => Ok(None),
+    }
 }
 
 /// The state of a group.

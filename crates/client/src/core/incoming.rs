@@ -30,6 +30,8 @@ pub(crate) struct Applied {
     pub(crate) refresh: bool,
     /// A device of this one's user came or went, or is in a new group.
     pub(crate) own_devices: bool,
+    /// It is of a group that this device does not know.
+    pub(crate) unknown_group: bool,
     /// Its number was that of another row before.
     pub(crate) went_back: bool,
 }
@@ -165,7 +167,8 @@ fn finish(
         (Err(Failed::Fault(error)), _) => return Err(*error),
         (Err(Failed::Row(reason)), group) => {
             tracing::warn!(seq = row.seq, kind = ?row.kind, "an inbox row was not accepted");
-            messages::notice(connection, group.as_ref(), &reason, context.now())?;
+            let group = groups::known(connection, group.as_ref())?;
+            messages::notice(connection, group, &reason, context.now())?;
         }
         (Err(Failed::Welcome(error)), _) => welcome::quarantine(tx, context, row, &error)?,
         (Err(Failed::Refused(rule)), Some(group)) => verdicts::refuse(tx, context, group, rule)?,
@@ -176,16 +179,24 @@ fn finish(
         // None of them concerns no group.
         (Err(Failed::Refused(_) | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable), None) => {}
     }
+    let mut unknown_group = false;
     if let Some(group) = &row.group_id {
+        let is_known = groups::find(connection, group)?.is_some();
+        // A group begins with a Welcome that can be opened.
+        let is_unexplained = match row.kind {
+            InboxKind::Welcome => !took_effect,
+            _ => !positions::is_known(connection, group)?,
+        };
+        unknown_group = !is_known && is_unexplained;
         positions::advance(connection, group, row.seq)?;
         if let Some(digest) = digest {
-            let is_known = groups::find(connection, group)?.is_some();
             rows_seen::remember(connection, group, (row.seq, digest), took_effect, is_known)?;
         }
         denials::lift(tx, group)?;
     }
     Ok(Taken::Over(Applied {
         went_back,
+        unknown_group,
         joined,
         refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
         own_devices: row.kind == InboxKind::DeviceChange

@@ -89,10 +89,15 @@ pub(super) fn keep(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     if stored(tx, group)?.is_some() {
         return Ok(());
     }
-    let Some(state) = mls::find(tx, group)? else {
-        return Ok(());
-    };
-    let state = public_state(tx, state.public_group())?
+    match mls::find(tx, group)? {
+        Some(state) => set(tx, group, state.public_group()),
+        None => Ok(()),
+    }
+}
+
+/// Keeps this as what is known of a group of which nothing was.
+pub(super) fn set(tx: &Tx<'_>, group: &GroupKey, state: &PublicGroup) -> Result<(), Error> {
+    let state = public_state(tx, state)?
         .encode()
         .map_err(Error::mls("keeping the state of a group"))?;
     tx.connection().execute(

@@ -69,7 +69,7 @@ fn tell(tx: &Tx<'_>, context: &Context, group: &GroupKey, leaf: &LeafNode) -> Re
         "INSERT INTO own_departures (group_id, request) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
         (group.as_bytes(), &request),
     )?;
-    outbox::push_departure(connection, group, &request)?;
+    outbox::push_departure(connection, group, &request, false)?;
     Ok(())
 }
 
@@ -86,19 +86,23 @@ pub(super) fn leave_again(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
         .query_map([group.as_bytes()], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     for request in requests {
-        outbox::push_departure(connection, group, &request)?;
+        outbox::push_departure(connection, group, &request, true)?;
     }
     Ok(())
 }
 
-/// The server does not take it that this device leaves with the leaf that it was told. It is asked which one it has: a copy of this
-/// profile may have made another one.
-pub(super) fn refused(tx: &Tx<'_>, group: &GroupKey, problem: &Problem) -> Result<(), Error> {
+/// The server does not take it that this device leaves with the leaf that it was told. When it has just left, the server is asked
+/// which one it has: a copy of this profile may have made another one. When it left before, it was brought back since, and the
+/// person is asked.
+pub(super) fn refused(tx: &Tx<'_>, group: &GroupKey, again: bool, problem: &Problem) -> Result<(), Error> {
     let is_left = groups::group_state(tx, group)? == GroupState::Left;
     if problem.problem_type != ProblemType::Forbidden || !is_left {
         return Ok(());
     }
-    ask_for_leaf(tx, group, true)
+    match again {
+        true => groups::follow(tx.connection(), group, 0),
+        false => ask_for_leaf(tx, group, true),
+    }
 }
 
 fn ask_for_leaf(tx: &Tx<'_>, group: &GroupKey, ask: bool) -> Result<(), Error> {

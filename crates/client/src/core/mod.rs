@@ -6,6 +6,7 @@ mod adding;
 mod attachments;
 mod audit;
 mod backup;
+mod blocks;
 mod chain;
 mod clock;
 mod commits;
@@ -29,6 +30,7 @@ mod last_known;
 mod leaving;
 mod legacy;
 mod linking;
+mod listed;
 mod members;
 mod messages;
 mod mls;
@@ -57,6 +59,7 @@ mod sweep;
 mod timeline;
 mod verdicts;
 mod verification;
+mod vouchers;
 mod welcome;
 
 pub(crate) use access::remember as remember_access;
@@ -67,6 +70,7 @@ pub(crate) use attachments::{
 };
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use backup::import;
+pub(crate) use blocks::note as note_block;
 pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_remove, stage_updates};
 pub(crate) use denials::{any_denied, lift_all as lift_denials};
@@ -94,6 +98,7 @@ pub(crate) use invitation::{
 };
 pub(crate) use leaving::{leave, leave_as_told, leaves_to_ask};
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
+pub(crate) use listed::ask as ask_about_listed;
 pub(crate) use members::members;
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
@@ -104,7 +109,9 @@ pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };
-pub(crate) use rejoin::{Offer, Rejoined, groups_to_rejoin, last_known_epoch, not_let_in, stage_rejoin};
+pub(crate) use rejoin::{
+    Offer, Rejoined, groups_to_rejoin, is_explained, last_known_epoch, not_let_in, stage_rejoin,
+};
 pub(crate) use remake::remake;
 pub(crate) use removals::{removed_own, sign_removal};
 pub(crate) use requests::{accept, decline, of_user as requests_of};
@@ -122,5 +129,9 @@ pub(crate) use timeline::{
 };
 pub(crate) use verification::{
     Keys, changed_users, is_code_of, known_keys, safety_number, set_verified, verification,
+};
+pub(crate) use vouchers::{
+    are_used as vouchers_are_used, drop_all_but as keep_vouchers, epoch as vouched_epoch,
+    forgotten as introduction_forgotten,
 };
 pub(crate) use welcome::welcome_epoch;

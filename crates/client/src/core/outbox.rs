@@ -42,8 +42,8 @@ pub(super) enum Intent {
     CommitProposals,
     /// Refreshes our leaf.
     Update,
-    /// Says that this device has left.
-    Leave,
+    /// Says that this device has left; perhaps not for the first time.
+    Leave { again: bool },
     /// Comes back by an external Commit.
     Rejoin,
     /// Sends a payload. `row` is its row in the history, if it has one.
@@ -59,7 +59,7 @@ impl Intent {
             Self::CreateGroup
             | Self::Invite { .. }
             | Self::Remove { .. }
-            | Self::Leave
+            | Self::Leave { .. }
             | Self::Message { .. } => Purpose::Asked,
         }
     }
@@ -74,7 +74,7 @@ impl Intent {
             | Self::RemoveGone
             | Self::CommitProposals
             | Self::Update
-            | Self::Leave
+            | Self::Leave { .. }
             | Self::Rejoin => true,
         }
     }
@@ -146,9 +146,16 @@ pub(super) fn push_departure(
     connection: &Connection,
     group: &GroupKey,
     request: &[u8],
+    again: bool,
 ) -> Result<i64, Error> {
     let path = format!("/v1/groups/{group}/membership");
-    insert(connection, group, (&path, None), request, &Intent::Leave)
+    insert(
+        connection,
+        group,
+        (&path, None),
+        request,
+        &Intent::Leave { again },
+    )
 }
 
 /// Puts a message into the outbox.
@@ -175,7 +182,7 @@ fn insert(
         named_params! {
             ":group_id": group.as_bytes(),
             ":path": path,
-            ":departs": matches!(intent, Intent::Leave),
+            ":departs": matches!(intent, Intent::Leave { .. }),
             ":key": idempotency_key,
             ":body": body,
             ":intent": json(intent)?,

@@ -86,6 +86,11 @@ pub(super) fn place(
     })
 }
 
+/// Whether any row of the group has come.
+pub(super) fn is_known(connection: &Connection, group: &GroupKey) -> Result<bool, Error> {
+    Ok(find(connection, group)?.is_some())
+}
+
 fn find(connection: &Connection, group: &GroupKey) -> Result<Option<Held>, Error> {
     Ok(connection
         .prepare_cached("SELECT seq, highest, forgotten FROM positions WHERE group_id = ?1")?

@@ -3,9 +3,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use larder_lifecycle::{PoolPolicy, UnixSeconds};
+use larder_pool::zeroize::Zeroizing;
 use larder_pool::{KeyPackagePool, LocalStore, Tx};
-use larder_wire::{DeviceId, UserName};
-use openmls::prelude::Ciphersuite;
+use larder_wire::{DeviceId, LINK_SECRET_BYTES, UserName};
+use openmls::prelude::{Ciphersuite, OpenMlsProvider, OpenMlsRand as _};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::clocks::ServerClock;
@@ -284,9 +285,34 @@ pub(crate) fn mark_registered(tx: &Tx<'_>, context: &Context) -> Result<(), Erro
     }
 }
 
-/// This device has shown a link code: another one of its user may let it in.
-pub(super) fn mark_linking(tx: &Tx<'_>) -> Result<(), Error> {
-    tx.connection().execute("UPDATE profile SET linking = 1", [])?;
+/// This device shows a link code: another one of its user may let it in. What the code hides; it stays the same until then.
+pub(super) fn mark_linking(tx: &Tx<'_>) -> Result<Zeroizing<[u8; LINK_SECRET_BYTES]>, Error> {
+    if let Some(secret) = link_secret(tx)? {
+        return Ok(secret);
+    }
+    let provider = tx.provider();
+    let secret = provider.rand().random_array();
+    let secret = Zeroizing::new(secret.map_err(|error| Error::mls("making a link code")(error.to_string()))?);
+    tx.connection().execute(
+        "UPDATE profile SET linking = 1, link_secret = ?1",
+        [secret.as_slice()],
+    )?;
+    Ok(secret)
+}
+
+/// What the link code hides that this device shows.
+pub(super) fn link_secret(tx: &Tx<'_>) -> Result<Option<Zeroizing<[u8; LINK_SECRET_BYTES]>>, Error> {
+    let secret: Option<[u8; LINK_SECRET_BYTES]> =
+        tx.connection()
+            .query_row("SELECT link_secret FROM profile", [], |row| row.get(0))?;
+    Ok(secret.map(Zeroizing::new))
+}
+
+/// This device was let in: what its link code hid is used up.
+pub(super) fn mark_linked(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.note_erasure();
+    tx.connection()
+        .execute("UPDATE profile SET link_secret = NULL, introduced = 1", [])?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use larder_judge::{Evidence, Leaf, PublicState};
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
-use larder_wire::{CommitRequest, DeviceInfo, GroupInfoAnswer};
+use larder_wire::{CommitRequest, DeviceInfo, GroupInfoAnswer, UserName};
 use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::{
     LeafNodeParameters, MlsGroup, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider, ProposalStore,
@@ -17,8 +17,8 @@ use crate::core::last_known::{self, Link};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    commits, denials, departures, devices, epochs, groups, holds, messages, mls, peers, requests,
-    restored_server, verdicts,
+    commits, denials, departures, devices, epochs, groups, holds, listed, messages, mls, peers, requests,
+    restored_server, verdicts, vouchers,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
@@ -40,6 +40,12 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
     Ok(wanted)
 }
 
+/// Whether anything may explain that this device is to be in a group: it was in it before, somebody has vouched for it, or the
+/// person has accepted it.
+pub(crate) fn is_explained(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+    Ok(last_known_epoch(tx, group)?.is_some() || listed::accepted_with(tx, group)?.is_some())
+}
+
 /// What a server tells of a group that this device wants to come back to.
 pub(crate) struct Offer {
     pub(crate) info: GroupInfoAnswer,
@@ -47,6 +53,8 @@ pub(crate) struct Offer {
     pub(crate) handshakes: Vec<Vec<u8>>,
     /// The list of our user's devices.
     pub(crate) devices: Arc<Vec<DeviceInfo>>,
+    /// The ratchet tree of the epoch that the group was vouched for at, if it has moved on and the server still has it.
+    pub(crate) vouched_tree: Option<Vec<u8>>,
 }
 
 /// What an offer came to.
@@ -58,18 +66,34 @@ pub(crate) enum Rejoined {
     NotLetIn,
     /// Nothing shows that it is the group that this device knew. The person was told.
     Unlinked,
+    /// Nothing explains that this device is to be in it. The person is asked.
+    Unexplained,
 }
 
-/// The epoch at which this device last knew the group; `None` for one that it was never in.
+/// What explains that this device is to be in a group.
+enum Explained {
+    /// It was in it before.
+    Before { leaves: Vec<Leaf>, link: Link },
+    /// The device that let this one in has vouched for exactly this group.
+    Vouched,
+    /// The person has accepted it, with these users.
+    Accepted(Vec<UserName>),
+}
+
+/// The epoch at which this device, or the one that let it in, last knew the group; `None` for one that neither was in.
 pub(crate) fn last_known_epoch(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<u64>, Error> {
-    Ok(last_known::find(tx, group)?.map(|known| known.epoch()))
+    match last_known::find(tx, group)? {
+        Some(known) => Ok(Some(known.epoch())),
+        None => vouchers::epoch(tx, group),
+    }
 }
 
 /// Builds the external Commit that brings this device back (RFC 9420 §12.4.3.2): it removes our old leaf and adds a new
 /// one. The group's old state is replaced; until the server has accepted, the group stays `needs-rejoin`.
 ///
-/// What the server tells has to be [linked](Link) to what this device last knew of the group; where no Commits show why others
-/// are in it, the group is held. In a group that has no leaf of ours, a device of our user has to have let us in.
+/// What the server tells has to be [linked](Link) to what this device last knew of the group, or the device that let this one in;
+/// where no Commits show why others are in it, the group is held. What neither knew is joined once the person has accepted it, and
+/// held for everybody whom the person was not told of. In a group that has no leaf of ours, a device of our user has to have let us in.
 pub(crate) fn stage_rejoin(
     tx: &Tx<'_>,
     context: &Context,
@@ -80,15 +104,24 @@ pub(crate) fn stage_rejoin(
     let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
     let answer = &offer.info;
     let info = group_info(group, answer)?;
-    let mut before = None;
-    if let Some(known) = last_known::find(tx, group)? {
-        let leaves = known.leaves();
+    let is_vouched_for = vouchers::is_for(tx, group, &info, offer.vouched_tree.as_deref())?;
+    let explained = if let Some(known) = last_known::find(tx, group)? {
+        let mut leaves = known.leaves();
         let Some(link) = known.link(tx, context, (group, &info), &offer.handshakes)? else {
             tell_unlinked(tx, context, (group, answer), &may_rejoin)?;
             return Ok(Rejoined::Unlinked);
         };
-        before = Some((leaves, link));
-    }
+        // That this device comes in is no news.
+        leaves.push(devices::own_leaf(context));
+        Explained::Before { leaves, link }
+    } else if is_vouched_for {
+        Explained::Vouched
+    } else if let Some(users) = listed::accepted_with(tx, group)? {
+        Explained::Accepted(users)
+    } else {
+        listed::ask(tx, context, group, Some(answer))?;
+        return Ok(Rejoined::Unexplained);
+    };
     let connection = tx.connection();
     last_known::keep(tx, group)?;
     connection.execute_batch("SAVEPOINT larder_rejoin")?;
@@ -122,8 +155,10 @@ pub(crate) fn stage_rejoin(
         }
         now.push(leaf);
     }
-    if let Some((before, link)) = before {
-        compare(tx, context, group, (&before, now), link)?;
+    match explained {
+        Explained::Before { leaves, link } => compare(tx, context, group, (&leaves, now), link)?,
+        Explained::Vouched => {}
+        Explained::Accepted(users) => listed::hold_for_others(tx, context, group, &users, &now)?,
     }
     commits::push(tx, group, &request, &Intent::Rejoin)?;
     Ok(Rejoined::Staged)
@@ -198,8 +233,13 @@ fn tell_unlinked(
 }
 
 pub(super) fn group_info(group: &GroupKey, answer: &GroupInfoAnswer) -> Result<VerifiableGroupInfo, Error> {
+    read_group_info(group, &answer.group_info.0)
+}
+
+/// Reads a GroupInfo of this group. Its signature is still to be verified.
+pub(super) fn read_group_info(group: &GroupKey, bytes: &[u8]) -> Result<VerifiableGroupInfo, Error> {
     let bad = || Error::Corrupt("the server's GroupInfo cannot be used");
-    let message = MlsMessageIn::tls_deserialize_exact(&answer.group_info.0).map_err(|_| bad())?;
+    let message = MlsMessageIn::tls_deserialize_exact(bytes).map_err(|_| bad())?;
     match message.extract() {
         MlsMessageBodyIn::GroupInfo(info) if info.group_id().as_slice() == group.as_bytes() => Ok(info),
         _ => Err(bad()),
@@ -301,6 +341,7 @@ pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Resul
         )
     };
     groups::set_following(tx.connection(), group, false)?;
+    listed::joined_group(tx, group)?;
     let state = mls::load(tx, group)?;
     let epoch = state.epoch().as_u64();
     epochs::note(tx, group, state.public_group())?;

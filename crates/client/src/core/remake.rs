@@ -82,7 +82,7 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
             outbox::replace_message(connection, id, &message, &intent)?;
             return Ok(Remade::Ready);
         }
-        Intent::CreateGroup | Intent::Update | Intent::Leave | Intent::Rejoin => {
+        Intent::CreateGroup | Intent::Update | Intent::Leave { .. } | Intent::Rejoin => {
             return Ok(Remade::Ended(Outcome::Moot));
         }
         Intent::Invite { .. } | Intent::Remove { .. } | Intent::RemoveGone | Intent::CommitProposals => {}

@@ -1,4 +1,4 @@
-//! Invitations from strangers. Until the person has accepted one, nothing of this device's is sent to its group: what arrives is
+//! Contact requests: invitations from strangers, and groups that the server alone says this user is in. Until the person has accepted one, nothing of this device's is sent to its group: what arrives is
 //! stored, and that this user is there and awake is not told.
 
 use larder_judge::Leaf;
@@ -9,10 +9,15 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{devices, groups, history, leaving, mls, peers, verification};
+use crate::core::{blocks, devices, groups, history, leaving, listed, mls, peers, verification};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, Invitations};
+use crate::types::{ContactRequest, GroupKey, GroupState, Invitations};
 use crate::verification::Verification;
+
+/// The forms of requests, as they are stored.
+const FORM_INVITATION: i64 = 0;
+const FORM_LISTED: i64 = 1;
+const FORM_LISTED_UNKNOWN: i64 = 2;
 
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither another device of this
 /// user, nor one that is verified, nor one from a group that is accepted. The signature key decides, not the name.
@@ -66,10 +71,14 @@ fn is_acquainted(tx: &Tx<'_>, leaf: &Leaf) -> Result<bool, Error> {
 
 /// Makes a request of a group, or none. What comes from then on belongs to the request; while one is not answered another
 /// invitation belongs to it, too.
-pub(super) fn set(connection: &Connection, group: &GroupKey, by: Option<&UserName>) -> Result<(), Error> {
-    let Some(by) = by else {
+pub(super) fn set(
+    connection: &Connection,
+    group: &GroupKey,
+    request: Option<&ContactRequest>,
+) -> Result<(), Error> {
+    let Some(request) = request else {
         connection.execute(
-            "UPDATE groups SET request = NULL, request_after = 0, name_before = NULL, name_id_before = NULL
+            "UPDATE groups SET request = NULL, request_form = 0, request_after = 0, name_before = NULL, name_id_before = NULL
              WHERE group_id = ?1",
             [group.as_bytes()],
         )?;
@@ -81,21 +90,38 @@ pub(super) fn set(connection: &Connection, group: &GroupKey, by: Option<&UserNam
          WHERE group_id = ?1 AND request IS NULL",
         [group.as_bytes()],
     )?;
+    let (form, text) = match request {
+        ContactRequest::Invitation { by } => (FORM_INVITATION, by.to_string()),
+        ContactRequest::Listed { users: Some(users) } => (FORM_LISTED, listed::joined(users)),
+        ContactRequest::Listed { users: None } => (FORM_LISTED_UNKNOWN, String::new()),
+    };
     connection.execute(
-        "UPDATE groups SET request = ?2 WHERE group_id = ?1",
-        (group.as_bytes(), by.as_str()),
+        "UPDATE groups SET request = ?2, request_form = ?3 WHERE group_id = ?1",
+        (group.as_bytes(), text, form),
     )?;
     Ok(())
 }
 
-/// Who has invited this user to the group, if it was not accepted.
-pub(super) fn find(connection: &Connection, group: &GroupKey) -> Result<Option<UserName>, Error> {
-    let by: Option<String> = connection
-        .prepare_cached("SELECT request FROM groups WHERE group_id = ?1")?
-        .query_row([group.as_bytes()], |row| row.get(0))
-        .optional()?
-        .flatten();
-    by.map(|by| corrupt(by.parse().ok(), "user name")).transpose()
+/// What makes the group a request, if it was not accepted.
+pub(super) fn find(connection: &Connection, group: &GroupKey) -> Result<Option<ContactRequest>, Error> {
+    let request: Option<(Option<String>, i64)> = connection
+        .prepare_cached("SELECT request, request_form FROM groups WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((Some(text), form)) = request else {
+        return Ok(None);
+    };
+    let request = match form {
+        FORM_INVITATION => ContactRequest::Invitation {
+            by: corrupt(text.parse().ok(), "user name")?,
+        },
+        FORM_LISTED => ContactRequest::Listed {
+            users: Some(listed::split(&text)?),
+        },
+        FORM_LISTED_UNKNOWN => ContactRequest::Listed { users: None },
+        _ => return Err(Error::Corrupt("form of a request")),
+    };
+    Ok(Some(request))
 }
 
 /// Those of these groups that something may be sent to.
@@ -121,6 +147,9 @@ pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Res
 pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
         GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
+            if let Some(ContactRequest::Listed { users }) = find(tx.connection(), group)? {
+                listed::accepted(tx, group, &users.unwrap_or_default())?;
+            }
             set(tx.connection(), group, None)
         }
         other @ GroupState::Left => Err(Error::GroupNotActive(other)),
@@ -138,12 +167,20 @@ pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resul
     history::any(tx.connection(), group)
 }
 
-/// The requests of a user that were not answered.
+/// The requests of a user that were not answered: the user's invitations, and the groups that the server lists with this user and
+/// nobody else who is not blocked.
 pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Error> {
     let mut found = Vec::new();
     let unanswered = [GroupState::Active, GroupState::NeedsRejoin];
     for group in groups::in_states(tx.connection(), &unanswered)? {
-        if find(tx.connection(), &group)?.as_ref() == Some(user) {
+        let is_of_user = match find(tx.connection(), &group)? {
+            Some(ContactRequest::Invitation { by }) => by == *user,
+            Some(ContactRequest::Listed { users: Some(users) }) => {
+                users.contains(user) && blocks::are_all_blocked(tx, &users)?
+            }
+            Some(ContactRequest::Listed { users: None }) | None => false,
+        };
+        if is_of_user {
             found.push(group);
         }
     }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
 /// Gives up the MLS state of every group: the copy may have been made before keys of it were used. The groups that this
-/// device is a member of are to be rejoined, those that the copy does not know included; the others were left.
+/// device is a member of are to be rejoined. Those that the copy does not know are the server's word alone: the person is asked.
 ///
 /// What was to be said is said again after the rejoin, under the same message ids, so that nobody gets it twice. What was to
 /// be done to a group is not done.
@@ -19,8 +19,15 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
     let connection = tx.connection();
     give_up_others(tx, memberships, context.now())?;
     for Membership { group_id, epoch, .. } in memberships {
-        give_up_state(tx, group_id)?;
-        groups::enter(connection, group_id, GroupState::NeedsRejoin, *epoch)?;
+        match groups::find(connection, group_id)? {
+            // Nothing explains these; nor one that was not joined yet.
+            None | Some((GroupState::Left, _)) => groups::follow(connection, group_id, *epoch)?,
+            Some((GroupState::NeedsRejoin, _)) if groups::is_following(connection, group_id)? => {}
+            Some((GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin, _)) => {
+                give_up_state(tx, group_id)?;
+                groups::enter(connection, group_id, GroupState::NeedsRejoin, *epoch)?;
+            }
+        }
     }
     connection.execute("DELETE FROM reserve_attempts", [])?;
     // The rows come from where the server knows the device to be, which the copy does not.

@@ -130,7 +130,7 @@ fn accepted(
         | Intent::CommitProposals
         | Intent::Update => merged(tx, context, group, intent, proof, now),
         Intent::Rejoin => rejoin::rejoined(tx, group, now),
-        Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
+        Intent::Leave { .. } | Intent::Message { row: None, .. } => Ok(()),
         Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
     }
 }
@@ -166,7 +166,7 @@ fn wrong_epoch(
             Ok(true)
         }
         // It is of no epoch; the server contradicts itself.
-        Intent::Leave => Ok(true),
+        Intent::Leave { .. } => Ok(true),
         // Built on an epoch that is over: thrown away, and begun anew while the group is `needs-rejoin`.
         Intent::Rejoin => {
             mls::delete(tx, group)?;
@@ -194,7 +194,7 @@ fn refused(
         | Intent::RemoveGone
         | Intent::CommitProposals
         | Intent::Update => commits::clear(tx, group),
-        Intent::Leave => leaving::refused(tx, group, problem),
+        Intent::Leave { again } => leaving::refused(tx, group, *again, problem),
         Intent::Rejoin => match problem.problem_type {
             // Not a member any more.
             ProblemType::NotFound | ProblemType::Forbidden => rejoin::not_let_in(tx, context, group),

@@ -7,9 +7,11 @@ use sha2::{Digest, Sha256};
 use crate::core::incoming::Failed;
 use crate::core::last_known::{self, LastKnown, Link};
 use crate::core::profile::Context;
-use crate::core::{denials, departures, epochs, groups, holds, messages, mls, peers, rejoin, requests};
+use crate::core::{
+    denials, departures, epochs, groups, holds, listed, messages, mls, peers, rejoin, requests,
+};
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState, MessageKind};
+use crate::types::{ContactRequest, GroupKey, GroupState, MessageKind};
 
 /// The epoch of which a Welcome needs the ratchet tree; `None` when it cannot be opened.
 pub(crate) fn welcome_epoch(tx: &Tx<'_>, context: &Context, welcome: &[u8]) -> Result<Option<u64>, Error> {
@@ -47,6 +49,7 @@ pub(super) fn join(
         require_link(tx, context, (group, &joined.group), joined.adder, &known)?;
     }
     let inviter = requests::inviter(tx, context, &joined.group, joined.adder)?;
+    let request = inviter.clone().map(|by| ContactRequest::Invitation { by });
     groups::enter(
         connection,
         group,
@@ -59,7 +62,8 @@ pub(super) fn join(
     if !holds::is_held(connection, group)? {
         last_known::forget(tx, group)?;
     }
-    requests::set(connection, group, inviter.as_ref())?;
+    listed::joined_group(tx, group)?;
+    requests::set(connection, group, request.as_ref())?;
     let text = match inviter {
         None => format!("you joined a group of {members}"),
         Some(inviter) => format!("{inviter} invites you to a group of {members}"),
@@ -141,7 +145,7 @@ pub(super) fn quarantine(
     }
     messages::notice(
         tx.connection(),
-        row.group_id.as_ref(),
+        groups::known(tx.connection(), row.group_id.as_ref())?,
         &format!("an invitation could not be accepted: {}", explain(context, error)),
         context.now(),
     )

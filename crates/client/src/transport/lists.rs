@@ -1,6 +1,9 @@
 //! What the server lists: it is not read beyond what it can have to say.
 
-use larder_wire::{GROUPS_PER_DEVICE_MAX, Memberships, USER_DEVICES_EVER_MAX, UserDevices, UserName};
+use larder_wire::{
+    BODY_BYTES_MAX, GROUPS_PER_DEVICE_MAX, Introduction, Memberships, USER_DEVICES_EVER_MAX, UserDevices,
+    UserName,
+};
 
 use crate::error::{Error, NotTheServer};
 use crate::transport::Transport;
@@ -12,7 +15,22 @@ const USER_DEVICES_BYTES_MAX: usize = 2 * 1024 * (USER_DEVICES_EVER_MAX + 1);
 /// The list of a device's groups, in bytes: each has an id of 64 bytes and two numbers.
 const MEMBERSHIPS_BYTES_MAX: usize = 256 * (GROUPS_PER_DEVICE_MAX + 1);
 
+/// What the device that let this one in has to say to it, in bytes: as much as a request has room for.
+const INTRODUCTION_BYTES_MAX: usize = BODY_BYTES_MAX;
+
 impl Transport {
+    /// What the device that let this one in has to say to it.
+    pub(crate) async fn introduction(&self) -> Result<Introduction, Error> {
+        let request = Request::get("/v1/introduction").with_answer_bytes_max(INTRODUCTION_BYTES_MAX);
+        self.call(&request).await
+    }
+
+    /// This device has what it needs of that.
+    pub(crate) async fn forget_introduction(&self) -> Result<(), Error> {
+        let request = Request::delete("/v1/introduction");
+        self.change(self.bare_claim().await?, request).await
+    }
+
     /// The devices that a user has or had.
     ///
     /// # Errors

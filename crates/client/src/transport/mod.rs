@@ -17,7 +17,8 @@ use larder_wire::{
     Acknowledgement, AuditPage, Base64Url, BlobId, BlobStored, DeviceId, DeviceReservation, GroupId,
     GroupInfoAnswer, Inbox, Inventory, KeyPackageRef, LinkRequest, MessageResult, MessagesRequest,
     MessagesSent, NextRequest, ProblemType, RatchetTreeAnswer, Registered, RemovalRequest, ReserveRequest,
-    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, UploadRequest, Uploaded, UserName,
+    Reserved, RevokeRequest, Revoked, ServerInfo, StateClaim, StateMark, TREE_BYTES_MAX, UploadRequest,
+    Uploaded, UserName,
 };
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
@@ -49,6 +50,8 @@ const SESSION_TIME: Duration = Duration::from_secs(20);
 
 /// What a server says of itself, in bytes.
 const INFO_BYTES_MAX: usize = 64 * 1024;
+/// What an external Commit needs, in bytes: a ratchet tree of twice what a server lets a group come to, in base64, and a GroupInfo.
+const GROUP_INFO_ANSWER_BYTES_MAX: usize = 3 * TREE_BYTES_MAX;
 
 /// How much is shown of the name that another server gives itself, in characters.
 const FOREIGN_NAME_CHARS_MAX: usize = 64;
@@ -419,7 +422,8 @@ impl Transport {
     }
 
     pub(crate) async fn group_info(&self, group: &GroupId) -> Result<GroupInfoAnswer, Error> {
-        self.call(&Request::get(&format!("/v1/groups/{group}/info")))
+        let request = Request::get(&format!("/v1/groups/{group}/info"));
+        self.call(&request.with_answer_bytes_max(GROUP_INFO_ANSWER_BYTES_MAX))
             .await
     }
 

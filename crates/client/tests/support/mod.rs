@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
-    Access, Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message, MessageKind,
-    MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
+    Access, ContactRequest, Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message,
+    MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
 };
 use larder_lifecycle::{ClockReading, DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -256,6 +256,10 @@ pub(crate) fn user(name: &str) -> UserName {
     name.parse().unwrap()
 }
 
+pub(crate) fn invitation_by(name: &str) -> ContactRequest {
+    ContactRequest::Invitation { by: user(name) }
+}
+
 /// A client that can be restarted, with a clock that can be put forward.
 pub(crate) struct Client {
     pub(crate) directory: TempDir,
@@ -412,6 +416,16 @@ impl Client {
             self.mark_read(last.row).await.unwrap();
         }
         messages
+    }
+
+    /// Accepts all that is asked, and joins it. Returns how many groups were rejoined.
+    pub(crate) async fn accept_all(&self) -> u64 {
+        for group in self.groups().await.unwrap() {
+            if group.request.is_some() {
+                self.accept(&group.id).await.unwrap();
+            }
+        }
+        self.sync().await.unwrap().rejoined
     }
 
     /// Syncs and returns what the person is told beside messages, and marks it as read.

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, GroupSummary, Invited, MlsConnection, UserName};
+use larder_client::{ContactRequest, Error, GroupKey, GroupSummary, Invited, MlsConnection, UserName};
 
 use super::{Context, group_name};
 use crate::failure::Exit;
 use crate::output::Output;
-use crate::record::{HeldFor, NotAdded, Record};
+use crate::record::{HeldFor, Listed, NotAdded, Record};
 
 pub(super) async fn create(context: &Context<'_>, name: &str) -> Result<ExitCode> {
     let client = context.open().await?;
@@ -158,7 +158,22 @@ pub(crate) async fn members(client: &MlsConnection, key: &GroupKey, output: &Out
     Ok(())
 }
 
+/// Who asks this user into a group, and what the server alone says of it.
+pub(super) fn asked(request: Option<&ContactRequest>) -> (Option<String>, Option<Listed>) {
+    match request {
+        None => (None, None),
+        Some(ContactRequest::Invitation { by }) => (Some(by.to_string()), None),
+        Some(ContactRequest::Listed { users }) => {
+            let users = users
+                .as_ref()
+                .map(|users| users.iter().map(ToString::to_string).collect());
+            (None, Some(Listed { users }))
+        }
+    }
+}
+
 fn group_record(group: &GroupSummary) -> Record {
+    let (request, listed) = asked(group.request.as_ref());
     Record::Group {
         id: group.id.to_string(),
         name: group.name.clone(),
@@ -176,6 +191,7 @@ fn group_record(group: &GroupSummary) -> Record {
                 difference: held.difference.as_str(),
             })
             .collect(),
-        request: group.request.as_ref().map(ToString::to_string),
+        request,
+        listed,
     }
 }

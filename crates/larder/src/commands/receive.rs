@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use larder_client::{GroupKey, GroupSummary, Message, MessageKind, MlsConnection, UserName};
+use larder_client::{ContactRequest, GroupKey, GroupSummary, Message, MessageKind, MlsConnection};
 use tokio::sync::Notify;
 
 use super::Context;
+use super::groups::asked;
 use crate::cli::Recv;
 use crate::follow::{self, Connection};
 use crate::output::Output;
@@ -116,7 +117,7 @@ impl Reading {
             let before = message.group.as_ref().and_then(|group| unanswered.get(group));
             before.is_some_and(|before| message.row > *before)
         };
-        let request = |message: &Message| -> Option<&UserName> {
+        let request = |message: &Message| -> Option<&ContactRequest> {
             let is_its = |group: &&GroupSummary| Some(&group.id) == message.group.as_ref();
             let group = groups.iter().find(is_its)?;
             group.request.as_ref().filter(|_| came_with_request(message))
@@ -139,7 +140,7 @@ impl Reading {
         let records: Vec<Record> = messages
             .iter()
             .map(|message| match request(message) {
-                Some(by) => invitation_record(message, by),
+                Some(request) => invitation_record(message, request),
                 None => message_record(message, shown),
             })
             .collect();
@@ -154,8 +155,9 @@ impl Reading {
     }
 }
 
-/// That somebody asks this user into a group, which is all that is told of it.
-fn invitation_record(message: &Message, by: &UserName) -> Record {
+/// That somebody asks this user into a group, or the server says that the user is in it: all that is told of it.
+fn invitation_record(message: &Message, request: &ContactRequest) -> Record {
+    let (by, listed) = asked(Some(request));
     Record::Invitation {
         row: message.row,
         group: message
@@ -164,7 +166,8 @@ fn invitation_record(message: &Message, by: &UserName) -> Record {
             .map(ToString::to_string)
             .unwrap_or_default(),
         group_name: message.group_name.clone(),
-        by: by.to_string(),
+        by,
+        listed,
         text: message.text.clone(),
         received_at: message.received_at.0,
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use larder_client::UnixSeconds;
 
-use super::{HeldFor, NotAdded, Record, SafetyDevice, Shown};
+use super::{HeldFor, Listed, NotAdded, Record, SafetyDevice, Shown};
 use crate::clock::date;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
@@ -102,6 +102,7 @@ impl Record {
                 denied,
                 held,
                 request,
+                listed,
                 ..
             } => {
                 let mut line = format!(
@@ -127,6 +128,13 @@ impl Record {
                 }
                 if let Some(by) = request {
                     let _ = write!(line, ", {by} invites you");
+                }
+                if let Some(Listed { users }) = listed {
+                    let _ = match users.as_deref() {
+                        None => write!(line, ", as the server says"),
+                        Some([]) => write!(line, ", with nobody else as the server says"),
+                        Some(users) => write!(line, ", with {} as the server says", users.join(", ")),
+                    };
                 }
                 let _ = write!(line, "  {id}");
                 line

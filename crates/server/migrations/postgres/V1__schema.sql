@@ -437,6 +437,31 @@ CREATE TABLE members (
 CREATE UNIQUE INDEX members_open ON members (group_id, device_id) WHERE until_seq IS NULL;
 CREATE INDEX members_by_device ON members (device_id);
 
+-- What the device that let another one in has to say to it, until the latter has what it needs.
+CREATE TABLE introductions (
+    device_id BIGINT PRIMARY KEY REFERENCES devices (id),
+    by_name TEXT NOT NULL,
+    by_key BYTEA NOT NULL,
+    root TEXT NOT NULL,
+    root_key BYTEA NOT NULL,
+    proof BYTEA NOT NULL,
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX introductions_to_forget ON introductions (created_at);
+
+-- The groups that it vouches for, each at an epoch. tree: the ratchet tree of that epoch, compressed; NULL while it can be made
+-- of what is stored of the group.
+CREATE TABLE vouchers (
+    device_id BIGINT NOT NULL REFERENCES devices (id),
+    group_id BYTEA NOT NULL,
+    epoch BIGINT NOT NULL,
+    group_info BYTEA NOT NULL,
+    signature BYTEA NOT NULL,
+    tree BYTEA,
+    PRIMARY KEY (device_id, group_id)
+);
+CREATE INDEX vouchers_without_tree ON vouchers (group_id, epoch) WHERE tree IS NULL;
+
 -- What concerns one device alone and no group. kind: 0 key-packages-low, 1 device-change. At most one of a kind waits.
 CREATE TABLE mail (
     device_id BIGINT NOT NULL REFERENCES devices (id),

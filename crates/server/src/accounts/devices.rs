@@ -1,18 +1,28 @@
 //! The devices of a user: one links another, and any of them removes one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use larder_judge::{Link, link_verifies, removal_verifies};
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{DeviceId, DeviceInfo, GroupId, LinkRequest, ProblemType, USER_DEVICES_EVER_MAX, UserName};
+use larder_wire::{
+    DeviceId, DeviceInfo, GROUPS_PER_DEVICE_MAX, GroupId, Introduction, LinkRequest, ProblemType,
+    USER_DEVICES_EVER_MAX, UserName, VOUCHERS_BYTES_MAX, Voucher,
+};
 use openmls_rust_crypto::RustCrypto;
 
+use super::PUBLIC_KEY_BYTES;
 use crate::directory;
-use crate::error::ServiceError;
-use crate::store::{DeviceRow, MailKind, Tx};
+use crate::error::{Fault, ServiceError};
+use crate::store::{DeviceKey, DeviceRow, MailKind, Tx};
+
+/// An Ed25519 signature, in bytes.
+const SIGNATURE_BYTES: usize = 64;
 
 /// Links a device to the caller's user. The keys were checked like those of a registration; the authorization is checked
 /// here, against the key of the device that is said to have made it.
 ///
-/// The same request again gives the same answer: the device may have been linked before the answer was lost.
+/// The same request again gives the same answer: the device may have been linked before the answer was lost. What is to be said
+/// to it takes the place of what was said before.
 pub(crate) fn link(
     tx: &Tx<'_>,
     (crypto, server_name): (&RustCrypto, &str),
@@ -24,6 +34,7 @@ pub(crate) fn link(
     let LinkRequest {
         device,
         authorization,
+        introduction,
     } = request;
     if device.user != caller.user {
         return Err(ProblemType::Forbidden.into());
@@ -43,12 +54,13 @@ pub(crate) fn link(
     if !link_verifies(crypto, (server_name, &device.user), &link, &by.signature_key) {
         return Err(ProblemType::Forbidden.into());
     }
-    if present.iter().any(|known| {
+    let is_the_same = |known: &&DeviceRow| {
         known.device_id == device.device_id
             && known.auth_key == device.auth_key.0
             && known.signature_key == device.mls_signature_key.0
-    }) {
-        return Ok(());
+    };
+    if let Some(linked) = present.iter().find(is_the_same) {
+        return introduce(tx, by, linked.key, introduction, now);
     }
     let ever = tx.device_list(&caller.user)?.len();
     if present.len() >= devices_max as usize || ever >= USER_DEVICES_EVER_MAX {
@@ -57,7 +69,45 @@ pub(crate) fn link(
     if !tx.insert_linked_device(device, by.key, &authorization.signature.0, now)? {
         return Err(ProblemType::NameTaken.into());
     }
+    let linked = tx.device_by_id(&device.device_id)?;
+    let linked = linked.ok_or(Fault::Corrupt("a linked device"))?;
+    introduce(tx, by, linked.key, introduction, now)?;
     tell(tx, caller, &tx.groups_of_user(caller.user_key)?, now)
+}
+
+/// Checks the form of an introduction. What it says is for the new device to verify.
+pub(crate) fn check_introduction(introduction: &Introduction) -> Result<(), ServiceError> {
+    let is_of_length = [&introduction.by_key, &introduction.root_key, &introduction.proof]
+        .iter()
+        .all(|part| part.0.len() == PUBLIC_KEY_BYTES);
+    let vouchers = &introduction.vouchers;
+    let groups: BTreeSet<_> = vouchers.iter().map(|voucher| &voucher.group_id).collect();
+    let is_signed = vouchers
+        .iter()
+        .all(|voucher| voucher.signature.0.len() == SIGNATURE_BYTES);
+    if !is_of_length || !is_signed || groups.len() != vouchers.len() {
+        return Err(ProblemType::Malformed.into());
+    }
+    let sizes = vouchers.iter().map(|voucher| voucher.group_info.0.len());
+    if vouchers.len() > GROUPS_PER_DEVICE_MAX || sizes.sum::<usize>() > VOUCHERS_BYTES_MAX {
+        return Err(ProblemType::TooLarge.into());
+    }
+    Ok(())
+}
+
+/// Stores what a device has to say to one that it has let in. A device vouches for the groups that it is in, at the epoch that
+/// they are in: the tree of that one can still be made.
+fn introduce(
+    tx: &Tx<'_>,
+    by: &DeviceRow,
+    new: DeviceKey,
+    introduction: &Introduction,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let memberships = tx.memberships(by.key)?.into_iter();
+    let epochs: BTreeMap<_, _> = memberships.map(|row| (row.group, row.epoch)).collect();
+    let is_present = |voucher: &Voucher| epochs.get(&voucher.group_id) == Some(&voucher.epoch);
+    Ok(tx.set_introduction(new, introduction, is_present, now)?)
 }
 
 /// Every device that a user has or had.

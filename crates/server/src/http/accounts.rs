@@ -2,13 +2,15 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use larder_wire::{
-    AccountRequest, Challenge, ChallengeRequest, DeviceId, LinkRequest, Registered, RemovalRequest, Session,
-    SessionRequest, UserDevices, UserName,
+    AccountRequest, Challenge, ChallengeRequest, DeviceId, Introduction, LinkRequest, Registered,
+    RemovalRequest, Session, SessionRequest, UserDevices, UserName,
 };
 
 use super::App;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, Unread};
+use super::parts::json_of;
 use super::problem::{
     BlockProblems, ChallengeProblems, ChangeProblems, Failure, FindAndChangeProblems, FindProblems,
     LinkProblems, ReadProblems, RegisterProblems, RemovalProblems, SessionProblems,
@@ -68,7 +70,8 @@ pub(super) async fn end_session(caller: Caller, State(app): State<App>) -> Resul
 }
 
 /// Links a further device to the caller's user: one of the user's devices has signed for it. Every device of users who
-/// share a group with the user, and the user's own, get a `device-change`.
+/// share a group with the user, and the user's own, get a `device-change`. The introduction is kept for the new device for 30
+/// days; of its vouchers those for the present epochs of groups that the authorizing device is in.
 #[utoipa::path(
     post, path = "/v1/devices", tag = "accounts",
     request_body = LinkRequest,
@@ -78,10 +81,38 @@ pub(super) async fn end_session(caller: Caller, State(app): State<App>) -> Resul
 pub(super) async fn link_device(
     caller: Caller,
     State(app): State<App>,
-    Json(request): Json<LinkRequest>,
+    body: Unread<LinkRequest>,
 ) -> Result<(StatusCode, Json<Registered>), Failure> {
+    let request = body.read(&app, &caller).await?;
     let linked = app.service.link_device(&caller, request).await?;
     Ok((StatusCode::CREATED, Json(linked)))
+}
+
+/// What the device that let the caller in has to say to it, until the caller has [forgotten](forget_introduction) it.
+#[utoipa::path(
+    get, path = "/v1/introduction", tag = "accounts",
+    responses((status = 200, description = "The vouchers by group", body = Introduction), FindProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn introduction(caller: Caller, State(app): State<App>) -> Result<Response, Failure> {
+    let introduction = app.service.introduction(&caller).await?;
+    let infos = introduction.vouchers.iter().map(|voucher| &voucher.group_info);
+    let bytes = infos.map(|info| info.0.len()).sum();
+    json_of(&app, &caller, introduction, bytes)
+}
+
+/// Forgets what the device that let the caller in had to say to it.
+#[utoipa::path(
+    delete, path = "/v1/introduction", tag = "accounts",
+    responses((status = 204, description = "Forgotten, now or earlier"), ChangeProblems),
+    security(("session" = [])),
+)]
+pub(super) async fn forget_introduction(
+    caller: Caller,
+    State(app): State<App>,
+) -> Result<StatusCode, Failure> {
+    app.service.forget_introduction(&caller).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Removes a device of the caller's user, the calling one included, by its signature; the last one ends the account. Its

@@ -6,7 +6,7 @@ use larder_wire::{
     GROUP_INFO_BYTES_MAX, GROUPS_PER_DEVICE_MAX, KEY_PACKAGE_BYTES_MAX, LEAF_BYTES_MAX, LeaveRequest,
     LinkRequest, MESSAGE_BYTES_MAX, MESSAGES_MAX, MessagesRequest, NextRequest, PROPOSAL_BYTES_MAX,
     ProposalRequest, RESERVE_USERS_MAX, REVOKE_REFS_MAX, RemovalRequest, ReserveRequest, Revocation,
-    SPEND_REFS_MAX, SessionRequest, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest,
+    SPEND_REFS_MAX, SessionRequest, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, VOUCHERS_BYTES_MAX,
 };
 
 /// Names, ids, numbers, signatures and the JSON around them, in bytes.
@@ -37,7 +37,7 @@ bounded! {
     AccountRequest: framed(0);
     ChallengeRequest: framed(0);
     SessionRequest: framed(0);
-    LinkRequest: framed(0);
+    LinkRequest: framed(VOUCHERS_BYTES_MAX) + GROUPS_PER_DEVICE_MAX * 2 * ITEM_BYTES;
     RemovalRequest: framed(0);
     UploadRequest: framed(UPLOAD_KEY_PACKAGES_MAX * KEY_PACKAGE_BYTES_MAX);
     Revocation: FRAME_BYTES + REVOKE_REFS_MAX * ITEM_BYTES;

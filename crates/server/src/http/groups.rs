@@ -222,12 +222,12 @@ pub(super) async fn epoch(
     Ok(Json(app.service.epoch(&caller, group, epoch).await?))
 }
 
-/// The ratchet tree to join with, for a device with an unacknowledged Welcome of that epoch.
+/// The ratchet tree to join with, for a device with an unacknowledged Welcome of that epoch, or a voucher for it.
 #[utoipa::path(
     get, path = "/v1/groups/{gid}/trees/{epoch}", tag = "groups",
     params(
         ("gid" = GroupId, Path, description = "The group"),
-        ("epoch" = u64, Path, description = "The epoch of the Welcome"),
+        ("epoch" = u64, Path, description = "The epoch of the Welcome or the voucher"),
     ),
     responses(
         (status = 200, description = "The tree", content(

@@ -111,6 +111,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(accounts::user_devices))
         .routes(routes!(accounts::block, accounts::unblock))
         .routes(routes!(accounts::link_device))
+        .routes(routes!(accounts::introduction, accounts::forget_introduction))
         .routes(routes!(accounts::remove_device))
         .routes(routes!(accounts::remove_account))
         .routes(routes!(accounts::take_over_state))

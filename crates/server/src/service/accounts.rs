@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use larder_wire::{
-    AccountRequest, Base64Url, Challenge, ChallengeRequest, DeviceId, LinkRequest, Problem, ProblemType,
-    Registered, Registration, RemovalRequest, Session, SessionRequest, UserDevices, UserName,
+    AccountRequest, Base64Url, Challenge, ChallengeRequest, DeviceId, Introduction, LinkRequest, Problem,
+    ProblemType, Registered, Registration, RemovalRequest, Session, SessionRequest, UserDevices, UserName,
 };
 
 use super::{Caller, Service, malformed};
@@ -178,8 +178,8 @@ impl Service {
     }
 
     /// Links a further device to the caller's user. Refuses with `malformed` and `unauthenticated` like
-    /// [`register`](Self::register), `forbidden` (no device of the user authorized it), `too-many-devices` or
-    /// `name-taken`.
+    /// [`register`](Self::register), `malformed` and `too-large` (what is to be said to it), `forbidden` (no device of the user
+    /// authorized it), `too-many-devices` or `name-taken`.
     pub async fn link_device(
         &self,
         caller: &Caller,
@@ -190,6 +190,7 @@ impl Service {
             &self.inner.config.server_name,
             &request.device,
         )?;
+        accounts::check_introduction(&request.introduction)?;
         let linked = Registered {
             user: request.device.user.clone(),
             device_id: request.device.device_id.clone(),
@@ -201,6 +202,24 @@ impl Service {
         })
         .await?;
         Ok(linked)
+    }
+
+    /// What the device that let the caller in has to say to it. Refuses with `not-found`.
+    pub async fn introduction(&self, caller: &Caller) -> Result<Introduction, ServiceError> {
+        let device = caller.device.key;
+        let found = self
+            .inner
+            .store
+            .read(move |tx| Ok(tx.introduction(device)?))
+            .await?;
+        found.ok_or_else(|| ProblemType::NotFound.into())
+    }
+
+    /// Forgets it: the caller has what it needs of it.
+    pub async fn forget_introduction(&self, caller: &Caller) -> Result<(), ServiceError> {
+        let device = caller.device.key;
+        self.change(caller, move |tx| Ok(tx.forget_introduction(device)?))
+            .await
     }
 
     /// Removes a device of the caller's user; the last one ends the account. Refuses with `not-found`, and with `forbidden` what

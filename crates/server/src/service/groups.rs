@@ -252,7 +252,8 @@ impl Service {
         Err(Fault::Busy.into())
     }
 
-    /// The ratchet tree of the epoch of a Welcome that the caller has not acknowledged. Refuses with `not-found`.
+    /// The ratchet tree of the epoch of a Welcome that the caller has not acknowledged, or of a voucher that the caller has.
+    /// Refuses with `not-found`.
     pub async fn ratchet_tree(
         &self,
         caller: &Caller,
@@ -260,15 +261,18 @@ impl Service {
         epoch: u64,
     ) -> Result<Vec<u8>, ServiceError> {
         let (device, asked) = (caller.device.key, group.clone());
-        let (seq, tree) = self
+        let (seq, tree, is_welcomed) = self
             .inner
             .store
             .read(move |tx| {
                 let (seq, _) = commit_to(tx, &asked, epoch)?;
-                if !tx.is_welcomed_at(&asked, device, seq)? {
-                    return Err(ProblemType::NotFound.into());
+                if tx.is_welcomed_at(&asked, device, seq)? {
+                    return Ok((seq, tx.body(&asked, seq, Part::Tree)?, true));
                 }
-                Ok((seq, tx.body(&asked, seq, Part::Tree)?))
+                match tx.vouched_tree(&asked, device, epoch)? {
+                    Some(tree) if tx.is_member_user(&asked, device)? => Ok((seq, tree, false)),
+                    Some(_) | None => Err(ProblemType::NotFound.into()),
+                }
             })
             .await?;
         if let Some(tree) = tree {
@@ -295,7 +299,9 @@ impl Service {
             match held.commit_seq() == seq {
                 true => Ok(held.ratchet_tree()?),
                 // A snapshot of a later epoch has been stored, and the tree with it.
-                false => Err(Fault::Busy.into()),
+                false if is_welcomed => Err(Fault::Busy.into()),
+                // The group had moved on when the voucher came.
+                false => Err(ProblemType::NotFound.into()),
             }
         })
         .await?
@@ -384,7 +390,7 @@ impl Service {
 }
 
 /// The row of the Commit that led to an epoch, and the confirmed transcript hash after it; 0 and none for the first epoch.
-fn commit_to(tx: &Tx<'_>, group: &GroupId, epoch: u64) -> Result<(u64, Vec<u8>), ServiceError> {
+pub(super) fn commit_to(tx: &Tx<'_>, group: &GroupId, epoch: u64) -> Result<(u64, Vec<u8>), ServiceError> {
     match epoch.checked_sub(1) {
         None => Ok((0, Vec::new())),
         Some(made_in) => Ok(tx.commit_of(group, made_in)?.ok_or(ProblemType::NotFound)?),

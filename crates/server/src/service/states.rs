@@ -6,6 +6,7 @@ use std::sync::Arc;
 use larder_wire::GroupId;
 use tokio::sync::OwnedMutexGuard;
 
+use super::groups::commit_to;
 use super::{Caller, Service};
 use crate::accounts;
 use crate::delivery::Standing;
@@ -259,6 +260,9 @@ impl Service {
     }
 
     async fn write_state(&self, group: &GroupId, unwritten: Unwritten) -> Result<(), ServiceError> {
+        if let Some((seq, _)) = &unwritten.snapshot {
+            self.keep_vouched_trees(group, *seq).await?;
+        }
         let group = group.clone();
         let written = self.inner.store.write(move |tx| {
             for (seq, tree) in &unwritten.trees {
@@ -270,6 +274,51 @@ impl Service {
             Ok(())
         });
         written.await
+    }
+
+    /// Keeps the ratchet trees of epochs that there are vouchers for, before a snapshot of the state after row `seq` takes the place
+    /// of the one that they can be made of.
+    async fn keep_vouched_trees(&self, group: &GroupId, seq: u64) -> Result<(), ServiceError> {
+        let asked = group.clone();
+        let vouched = self.inner.store.read(move |tx| {
+            let mut found = Vec::new();
+            for epoch in tx.vouched_epochs(&asked)? {
+                let (led_to_by, _) = commit_to(tx, &asked, epoch)?;
+                if led_to_by < seq {
+                    found.push((epoch, led_to_by));
+                }
+            }
+            Ok(found)
+        });
+        for (epoch, led_to_by) in vouched.await? {
+            let asked = group.clone();
+            let mut stored = self
+                .inner
+                .store
+                .read(move |tx| Ok(Stored::read(tx, &asked)?))
+                .await?;
+            stored.rows.retain(|row| row.seq <= led_to_by);
+            let (inner, asked) = (Arc::clone(&self.inner), group.clone());
+            let made = tokio::task::spawn_blocking(move || {
+                let held = stored.lead_on(&inner.crypto, &asked, None)?;
+                let is_there = held.commit_seq() == led_to_by;
+                let tree = is_there.then(|| held.ratchet_tree()).transpose()?;
+                Ok(tree.and_then(|tree| larder_judge::compress(&tree)))
+            });
+            let tree = match made.await.map_err(|_| Fault::Closed)? {
+                // The voucher is lost, and the state is not.
+                Err(Fault::Unfollowable) => None,
+                made => made?,
+            };
+            if let Some(tree) = tree {
+                let asked = group.clone();
+                self.inner
+                    .store
+                    .write(move |tx| Ok(tx.keep_vouched_tree(&asked, epoch, &tree)?))
+                    .await?;
+            }
+        }
+        Ok(())
     }
 }
 

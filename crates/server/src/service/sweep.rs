@@ -17,6 +17,8 @@ const GROUPS_LOOKED_UP_MAX: u32 = 256;
 /// Commits and proposals are kept this long, in seconds: one year. Members who were away verify by them how the group has come
 /// to where it is.
 const HANDSHAKE_SECONDS: u64 = 365 * 24 * 60 * 60;
+/// What one device has to say to another one that it has let in is kept this long, in seconds: 30 days.
+const INTRODUCTION_SECONDS: u64 = 30 * 24 * 60 * 60;
 /// Idempotent answers are kept this long, in seconds: one day.
 const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
 
@@ -120,6 +122,7 @@ fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Re
     let kept_since = ended_by(config.inbox_retention_seconds).minus(config.inbox_retention_seconds);
     let handshakes_since = ended_by(HANDSHAKE_SECONDS).minus(HANDSHAKE_SECONDS);
     let answers_since = ended_by(IDEMPOTENT_ANSWER_SECONDS).minus(IDEMPOTENT_ANSWER_SECONDS);
+    let introductions_since = ended_by(INTRODUCTION_SECONDS).minus(INTRODUCTION_SECONDS);
     let durations = Durations {
         session: config.session_seconds,
         reservation: config.directory.reservation_seconds,
@@ -129,6 +132,7 @@ fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Re
     Ok(Swept {
         key_packages: crate::directory::sweep(tx, &config.directory, now, SWEEP_ROWS_MAX)?,
         other_rows: tx.sweep_accounts(now, answers_since, SWEEP_ROWS_MAX)?
+            + tx.sweep_introductions(introductions_since, SWEEP_ROWS_MAX)?
             + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
             + tx.sweep_welcomes(SWEEP_ROWS_MAX)?
             + tx.sweep_handshakes(handshakes_since, SWEEP_ROWS_MAX)?

@@ -108,6 +108,12 @@ impl Tx<'_> {
              )",
             0,
         )?;
+        from_now(
+            "UPDATE introductions SET created_at = ?1 WHERE device_id IN (
+                 SELECT device_id FROM introductions WHERE created_at > ?3 LIMIT ?2
+             )",
+            0,
+        )?;
         let sessions = from_now(
             "UPDATE sessions SET expires_at = ?1 WHERE hash IN (
                  SELECT hash FROM sessions WHERE expires_at > ?3 LIMIT ?2

@@ -135,6 +135,7 @@ impl Tx<'_> {
         for group in &groups {
             self.drop_intervals(group, device)?;
         }
+        self.forget_introduction(device)?;
         self.count_ended_sessions()?;
         for table in ["sessions", "mail", "idempotent_answers"] {
             self.queue(

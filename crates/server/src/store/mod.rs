@@ -10,6 +10,7 @@ mod blobs;
 mod clock;
 mod devices;
 mod groups;
+mod introductions;
 mod invitations;
 mod key_packages;
 mod last_resorts;

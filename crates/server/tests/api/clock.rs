@@ -35,6 +35,8 @@ async fn stored(server: &TestServer) -> Vec<(String, usize)> {
         "blob_parts",
         "idempotent_answers",
         "sessions",
+        "introductions",
+        "vouchers",
         "pair_rates",
     ] {
         stored.push((table.to_owned(), server.database.count(&count_of(table)).await));

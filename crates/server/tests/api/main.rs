@@ -34,6 +34,7 @@ mod events;
 mod external_commits;
 mod forged_commits;
 mod histories;
+mod introductions;
 mod invitations;
 mod last_resort;
 mod last_resort_commits;

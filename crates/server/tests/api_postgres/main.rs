@@ -54,6 +54,8 @@ mod external_commits;
 mod forged_commits;
 #[path = "../api/histories/mod.rs"]
 mod histories;
+#[path = "../api/introductions.rs"]
+mod introductions;
 #[path = "../api/invitations.rs"]
 mod invitations;
 #[path = "../api/last_resort.rs"]

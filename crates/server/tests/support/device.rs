@@ -1,9 +1,10 @@
 use larder_wire::{
-    Authorization, Base64Url, Challenge, ChallengeRequest, DeviceId, DeviceInfo, GroupId, Inventory,
-    KeyPackageRef, KeyPackageState, LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_REGISTER, LinkRequest,
-    Proofs, RegisterRequest, RemovalRequest, ReserveRequest, Reserved, RevokeRequest, Revoked, Session,
-    SessionRequest, UploadOutcome, UploadRequest, Uploaded, UserDevices, UserName, credential_identity,
-    link_content, registration_content, removal_content, session_content, sign_with_label_content,
+    Authorization, Base64Url, Challenge, ChallengeRequest, DeviceId, DeviceInfo, GroupId, Introduction,
+    Inventory, KeyPackageRef, KeyPackageState, LABEL_DEVICE_LINK, LABEL_DEVICE_REMOVAL, LABEL_REGISTER,
+    LinkRequest, Proofs, RegisterRequest, RemovalRequest, ReserveRequest, Reserved, RevokeRequest, Revoked,
+    Session, SessionRequest, UploadOutcome, UploadRequest, Uploaded, UserDevices, UserName,
+    credential_identity, link_content, registration_content, removal_content, session_content,
+    sign_with_label_content,
 };
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
@@ -174,6 +175,19 @@ impl Device {
                 by: self.id.clone(),
                 signature: Base64Url(self.mls.sign(&labelled).expect("a signature")),
             },
+            introduction: self.introduction(),
+        }
+    }
+
+    /// What this device may have to say to another one, without vouchers. The server cannot verify the proof.
+    pub(crate) fn introduction(&self) -> Introduction {
+        Introduction {
+            by: self.id.clone(),
+            by_key: Base64Url(self.mls.public().to_vec()),
+            root: self.id.clone(),
+            root_key: Base64Url(self.mls.public().to_vec()),
+            proof: Base64Url(vec![7; 32]),
+            vouchers: Vec::new(),
         }
     }
 

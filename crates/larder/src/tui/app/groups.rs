@@ -6,7 +6,7 @@ use crate::record::group_label;
 /// Where a group is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::tui) enum Section {
-    /// Somebody who shares no group with this user invited them.
+    /// Somebody who shares no group with this user invited them, or the server alone lists them.
     Requests,
     Groups,
     /// Not a member any more.

@@ -13,7 +13,7 @@ pub(super) use panel::{Hit, Look, Panel, PanelLine};
 
 use std::collections::HashMap;
 
-use larder_client::{GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus};
+use larder_client::{ContactRequest, GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus};
 
 use crate::failure::Failure;
 use crate::slash::{self, Slash, Suggestion};
@@ -320,8 +320,12 @@ impl App {
         let Some(group) = self.groups.open().and_then(|key| self.groups.get(key)) else {
             return self.say("no group is open: /new NAME creates one".to_owned(), true);
         };
-        if let Some(user) = &group.request {
-            return self.say(format!("{user} invited you: /accept or /decline first"), true);
+        if let Some(request) = &group.request {
+            let what = match request {
+                ContactRequest::Invitation { by } => format!("{by} invited you"),
+                ContactRequest::Listed { .. } => request.to_string(),
+            };
+            return self.say(format!("{what}: /accept or /decline first"), true);
         }
         if group.state == GroupState::Left {
             return self.say("you are not a member of this group any more".to_owned(), true);

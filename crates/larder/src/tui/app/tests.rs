@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use larder_client::{GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus, UnixSeconds};
+use larder_client::{
+    ContactRequest, GroupKey, GroupState, GroupSummary, Message, MessageKind, SendStatus, UnixSeconds,
+};
 use ratatui::crossterm::event::{Event, KeyEvent};
 
 use super::*;
@@ -35,6 +37,12 @@ pub(in crate::tui) fn group(name: &str, unread: u64) -> GroupSummary {
         denied: false,
         held: Vec::new(),
         request: None,
+    }
+}
+
+pub(in crate::tui) fn invitation_by(user: &str) -> ContactRequest {
+    ContactRequest::Invitation {
+        by: user.parse().unwrap(),
     }
 }
 
@@ -259,7 +267,7 @@ fn a_group_is_gone_to_however_its_name_is_typed_unless_two_are_called_so() {
     let mut app = app();
     let mut asked = group("cafe\u{301} ", 0);
     asked.name = Some("Café".to_owned());
-    asked.request = Some("mallory".parse().unwrap());
+    asked.request = Some(invitation_by("mallory"));
     app.update(Update::Groups(vec![
         group("café", 0),
         group("garden", 0),
@@ -291,7 +299,7 @@ fn a_group_is_gone_to_however_its_name_is_typed_unless_two_are_called_so() {
 fn nothing_is_sent_to_a_group_that_was_not_accepted() {
     let mut app = app();
     let mut asked = group("party", 0);
-    asked.request = Some("mallory".parse().unwrap());
+    asked.request = Some(invitation_by("mallory"));
     app.update(Update::Groups(vec![asked]));
     press(&mut app, &["enter"]);
     type_text(&mut app, "who is this");

@@ -1,6 +1,6 @@
 //! The messages of the group on the screen.
 
-use larder_client::SendStatus;
+use larder_client::{ContactRequest, SendStatus};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::Style;
@@ -34,7 +34,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, theme: Them
         devices => format!("{devices} devices"),
     };
     let title = match &group.request {
-        Some(user) => format!(" {user} invites you to {}: /accept or /decline", name_of(group)),
+        Some(ContactRequest::Invitation { by }) => {
+            format!(" {by} invites you to {}: /accept or /decline", name_of(group))
+        }
+        Some(request @ ContactRequest::Listed { .. }) => format!(" {request}: /accept or /decline"),
         None => format!(" {} · {people} · {}", name_of(group), group.state),
     };
     let title = title.trim_end_matches(" · active").to_owned();

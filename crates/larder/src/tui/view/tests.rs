@@ -3,7 +3,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::tui::app::tests::{app, group, key, message, press, type_text};
+use crate::tui::app::tests::{app, group, invitation_by, key, message, press, type_text};
 use crate::tui::app::{Look, Panel, PanelLine, PoolLevel, Update};
 
 /// The screen as text.
@@ -27,7 +27,7 @@ fn conversation() -> App {
     let mut left = group("old flat", 0);
     left.state = larder_client::GroupState::Left;
     let mut request = group("free money", 0);
-    request.request = Some("mallory".parse().unwrap());
+    request.request = Some(invitation_by("mallory"));
     let mut muted = group("announcements", 12);
     muted.muted = true;
     let mut kitchen = group("kitchen", 2);

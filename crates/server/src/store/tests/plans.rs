@@ -1,7 +1,7 @@
 //! No statement of a request or of the sweeper reads a table that grows from one end to the other.
 
 use larder_lifecycle::{DirectoryPolicy, LastResortState};
-use larder_wire::AuditTransition;
+use larder_wire::{AuditTransition, Base64Url, Introduction, Voucher};
 use tokio_postgres::NoTls;
 
 use super::harness::{
@@ -12,6 +12,22 @@ use crate::store::{Durations, NewBlob, Part, Reservation, StoreLocation};
 
 /// Tables of one row, and one of which only the first rows are ever read.
 const READ_FROM_ONE_END: [&str; 3] = ["FROM server", "clock", "WHERE b.part = 1"];
+
+fn introduction() -> Introduction {
+    Introduction {
+        by: "d".parse().unwrap(),
+        by_key: Base64Url(vec![1; 32]),
+        root: "d".parse().unwrap(),
+        root_key: Base64Url(vec![1; 32]),
+        proof: Base64Url(vec![2; 32]),
+        vouchers: vec![Voucher {
+            group_id: group(),
+            epoch: 1,
+            group_info: Base64Url(vec![3]),
+            signature: Base64Url(vec![4; 64]),
+        }],
+    }
+}
 
 /// Does all that requests and the sweeper do with the store.
 pub(super) async fn exercise(opened: &Opened) {
@@ -58,6 +74,13 @@ pub(super) async fn exercise(opened: &Opened) {
         assert!(tx.insert_linked_device(&further, alice, b"signature", NOW)?);
         let further = tx.device_by_id(&further.device_id)?.unwrap().key;
         tx.device_that_was(&"further".parse().unwrap())?;
+        let introduction = introduction();
+        tx.set_introduction(further, &introduction, |_| true, NOW)?;
+        tx.introduction(further)?;
+        tx.vouched_tree(&group(), further, 1)?;
+        tx.vouched_epochs(&group())?;
+        tx.keep_vouched_tree(&group(), 1, b"tree")?;
+        tx.sweep_introductions(NOW, 9)?;
         tx.end_state(further)?;
         tx.remove_device(further, NOW)?;
         tx.sign_removal(user, &"further".parse().unwrap(), (alice, b"signature"))?;
@@ -291,6 +314,8 @@ const FILL: &str = "
     INSERT INTO blobs (name, user_id, device_id, idempotency_key, size, stored, sha256, expires_at)
         SELECT s.hash, d.user_id, s.device, s.n::text, 1, 1, s.hash, s.n FROM spread s JOIN devices d ON d.id = s.device;
     INSERT INTO blob_parts SELECT id, 0, name FROM blobs;
+    INSERT INTO introductions SELECT DISTINCT ON (device) device, 'd', hash, 'd', hash, hash, n FROM spread;
+    INSERT INTO vouchers SELECT device, hash, n, hash, hash, CASE WHEN n % 2 = 0 THEN hash END FROM spread;
     INSERT INTO blob_rates SELECT id, id FROM users ON CONFLICT DO NOTHING";
 
 #[tokio::test]
