@@ -91,13 +91,19 @@ CREATE TABLE groups (
     denied INTEGER NOT NULL DEFAULT 0 CHECK (denied IN (0, 1)),
     -- Whether the group may be at an earlier epoch than it was here: the server was restored from a backup.
     may_go_back INTEGER NOT NULL DEFAULT 0 CHECK (may_go_back IN (0, 1)),
+    -- When a Commit last made this device's leaf, by the server's clock; NULL while it is that of a KeyPackage. What was drawn for
+    -- how old it gets, and whether something was encrypted under it.
+    leaf_at INTEGER,
+    leaf_draw INTEGER CHECK (leaf_draw BETWEEN 0 AND 65535),
+    sent_since_leaf INTEGER NOT NULL DEFAULT 0 CHECK (sent_since_leaf IN (0, 1)),
     -- Who invited this user to the group, until the user has accepted.
     request TEXT,
     -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
     -- after it goes with the invitation when that is declined or withdrawn, and nothing else does.
     request_after INTEGER NOT NULL DEFAULT 0,
     name_before TEXT,
-    name_id_before TEXT
+    name_id_before TEXT,
+    CHECK ((leaf_at IS NULL) = (leaf_draw IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- How far each group's rows have taken effect here, and how far the server knows. A group that has none begins anywhere.

@@ -4,13 +4,12 @@ use larder_wire::{Base64Url, DeviceId, UserName, parse_credential_identity};
 use openmls::prelude::MlsGroup;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use crate::core::attachments;
 use crate::core::gate::{self, Cleared};
 use crate::core::outbox::{self, Intent};
 use crate::core::payload::{Payload, new_id};
 use crate::core::profile::Context;
-use crate::core::restored_server;
 use crate::core::schema::corrupt;
+use crate::core::{attachments, leaves, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX};
 
@@ -159,6 +158,7 @@ pub(super) fn encrypt(
     payload: &[u8],
 ) -> Result<Vec<u8>, Error> {
     let provider = tx.provider();
+    leaves::used(tx, cleared.group())?;
     let message = cleared
         .into_state()
         .create_message(&provider, &context.identity.mls, payload)

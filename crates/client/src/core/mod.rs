@@ -25,6 +25,7 @@ mod identity;
 mod incoming;
 mod invitation;
 mod last_known;
+mod leaves;
 mod legacy;
 mod linking;
 mod members;
@@ -66,7 +67,7 @@ pub(crate) use attachments::{
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use backup::import;
 pub(crate) use clock::heed_clocks;
-pub(crate) use commits::{housekeeping, stage_leave, stage_remove, stage_updates};
+pub(crate) use commits::{housekeeping, stage_leave, stage_remove};
 pub(crate) use denials::{any_denied, lift_all as lift_denials};
 pub(crate) use devices::{
     Listed, device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices,
@@ -90,6 +91,7 @@ pub(crate) use invitation::{
     Checked, Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
     reserve_key, stage_invite,
 };
+pub(crate) use leaves::stage_updates;
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use members::members;
 pub(crate) use messages::{retry, send};

@@ -2,7 +2,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_judge::{Evidence, Leaf};
-use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{CommitRequest, DeviceInfo, GroupInfoAnswer};
 use openmls::messages::group_info::VerifiableGroupInfo;
@@ -16,8 +15,8 @@ use crate::core::last_known::{self, Link};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    commits, denials, devices, epochs, groups, holds, messages, mls, peers, requests, restored_server,
-    verdicts,
+    commits, denials, devices, epochs, groups, holds, leaves, messages, mls, peers, requests,
+    restored_server, verdicts,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
@@ -267,7 +266,7 @@ pub(crate) fn not_let_in(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Re
 }
 
 /// The server accepted the external Commit: this device is a member (again), from the new epoch on.
-pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
+pub(super) fn rejoined(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     let (kind, text) = if groups::is_following(tx.connection(), group)? {
         (
             MessageKind::Joined,
@@ -284,9 +283,18 @@ pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Resul
     let epoch = state.epoch().as_u64();
     epochs::note(tx, group, state.public_group())?;
     groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
+    leaves::renewed(tx, context, group)?;
     // Under a hold the person decides what is known from now on.
     if !holds::is_held(tx.connection(), group)? {
         last_known::forget(tx, group)?;
     }
-    messages::note(tx.connection(), Some(group), None, kind, text, now, false)
+    messages::note(
+        tx.connection(),
+        Some(group),
+        None,
+        kind,
+        text,
+        context.now(),
+        false,
+    )
 }

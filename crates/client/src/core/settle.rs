@@ -129,7 +129,7 @@ fn accepted(
         | Intent::RemoveDevices
         | Intent::CommitProposals
         | Intent::Update => merged(tx, context, group, intent, proof, now),
-        Intent::Rejoin => rejoin::rejoined(tx, group, now),
+        Intent::Rejoin => rejoin::rejoined(tx, context, group),
         Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
         Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
     }
