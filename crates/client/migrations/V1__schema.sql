@@ -304,7 +304,14 @@ BEGIN
     SELECT RAISE(ABORT, 'removed is for good');
 END;
 
-CREATE TRIGGER a_peer_stays BEFORE DELETE ON peers WHEN old.root = 1 OR old.standing = 2
+-- The user of whom the person gives up all that is known, for another list of devices. There is a row only within that
+-- transaction.
+CREATE TABLE given_up (
+    user TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER a_peer_stays BEFORE DELETE ON peers WHEN (old.root = 1 OR old.standing = 2)
+    AND NOT EXISTS (SELECT 1 FROM given_up g WHERE g.user = old.user)
 BEGIN
     SELECT RAISE(ABORT, 'who is known stays known');
 END;

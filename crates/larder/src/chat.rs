@@ -340,6 +340,7 @@ impl Session<'_> {
             }
             Slash::New(_)
             | Slash::Verify(..)
+            | Slash::NewIdentity(..)
             | Slash::Group(_)
             | Slash::Search(_)
             | Slash::Decline

@@ -93,7 +93,7 @@ pub(crate) use invitation::{
 };
 pub(crate) use leaves::stage_updates;
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
-pub(crate) use members::members;
+pub(crate) use members::{epoch_code, members};
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
 pub(crate) use outbox::{Due, QueuedMessages, QueuedRequest, fail_unsent, is_due, next_due, waits};
@@ -120,6 +120,7 @@ pub(crate) use timeline::{
     unread,
 };
 pub(crate) use verification::{
-    Keys, changed_users, is_code_of, known_keys, safety_number, set_verified, verification,
+    Keys, Offered, changed_users, known_keys, new_identity, safety_number, set_verified, take_new_identity,
+    verification,
 };
 pub(crate) use welcome::welcome_epoch;
