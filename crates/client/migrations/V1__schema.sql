@@ -202,8 +202,10 @@ CREATE TABLE messages (
     sent_at INTEGER NOT NULL,
     received_at INTEGER NOT NULL,
     mine INTEGER NOT NULL CHECK (mine IN (0, 1)),
-    -- 0 sent, 1 pending, 2 failed
-    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 2),
+    -- 0 sent, 1 pending, 2 failed, 3 sent, and lost by the server
+    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 3),
+    -- The number of this device's own in its group's sequence, once the server has it.
+    server_seq INTEGER,
     -- A message that arrives twice is stored once.
     UNIQUE (group_id, sender, message_id)
 ) STRICT;

@@ -28,6 +28,7 @@ mod last_known;
 mod leaves;
 mod legacy;
 mod linking;
+mod lost;
 mod members;
 mod messages;
 mod mls;
@@ -93,6 +94,7 @@ pub(crate) use invitation::{
 };
 pub(crate) use leaves::stage_updates;
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
+pub(crate) use lost::{LostFile, file_is_gone, files as lost_files, rows as lost_messages};
 pub(crate) use members::{epoch_code, members};
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;

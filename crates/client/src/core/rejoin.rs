@@ -189,7 +189,7 @@ fn tell_unlinked(
         "the server offers a group in the place of this one, and nothing shows that it is the same: with {who} in it. This \
          device does not join it"
     );
-    if messages::last_is_notice(connection, group, &text)? {
+    if messages::last_is_notice(connection, Some(group), &text)? {
         return Ok(());
     }
     messages::notice(connection, Some(group), &text, context.now())

@@ -131,7 +131,7 @@ fn accepted(
         | Intent::Update => merged(tx, context, group, intent, proof, now),
         Intent::Rejoin => rejoin::rejoined(tx, context, group),
         Intent::Leave | Intent::Message { row: None, .. } => Ok(()),
-        Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
+        Intent::Message { row: Some(row), .. } => messages::set_sent(connection, *row, proof.seq()),
     }
 }
 

@@ -37,7 +37,7 @@ struct News {
     row: i64,
     /// Messages that were told as pending.
     pending: BTreeSet<i64>,
-    /// Messages that were told as failed, which `/retry` may change.
+    /// Messages that were told as failed or lost, which `/retry` may change.
     failed: BTreeSet<i64>,
 }
 
@@ -46,7 +46,7 @@ impl News {
     fn told(&mut self, messages: &[Message]) {
         for message in messages {
             match message.status {
-                SendStatus::Failed => _ = self.failed.insert(message.row),
+                SendStatus::Failed | SendStatus::Lost => _ = self.failed.insert(message.row),
                 SendStatus::Pending | SendStatus::Sent => _ = self.failed.remove(&message.row),
             }
         }
@@ -159,7 +159,15 @@ impl Engine {
         }
         for row in &news.failed {
             let message = self.client.message(*row).await?;
-            fresh.extend(message.filter(|message| message.status != SendStatus::Failed));
+            let is_other =
+                |message: &Message| !matches!(message.status, SendStatus::Failed | SendStatus::Lost);
+            fresh.extend(message.filter(is_other));
+        }
+        // What was told as sent is lost, if the server was restored.
+        for row in self.client.lost().await? {
+            if !news.failed.contains(&row) {
+                fresh.extend(self.client.message(row).await?);
+            }
         }
         news.pending = pending;
         news.told(&fresh);
@@ -356,7 +364,9 @@ impl Engine {
                 match sent.status {
                     SendStatus::Sent => "the file was sent".to_owned(),
                     SendStatus::Pending => "the file waits for the server".to_owned(),
-                    SendStatus::Failed => "the file was not sent: /retry tries again".to_owned(),
+                    SendStatus::Failed | SendStatus::Lost => {
+                        "the file was not sent: /retry tries again".to_owned()
+                    }
                 }
             }
             Slash::Group(_) | Slash::Edit | Slash::Copy | Slash::Save(_) | Slash::Help | Slash::Quit => {
