@@ -98,6 +98,11 @@ CREATE TABLE groups (
     leaf_to_ask INTEGER NOT NULL DEFAULT 0 CHECK (leaf_to_ask IN (0, 1)),
     -- Whether the group may be at an earlier epoch than it was here: the server was restored from a backup.
     may_go_back INTEGER NOT NULL DEFAULT 0 CHECK (may_go_back IN (0, 1)),
+    -- When a Commit last made this device's leaf, by the server's clock; NULL while it is that of a KeyPackage. What was drawn for
+    -- how old it gets, and whether something was encrypted under it.
+    leaf_at INTEGER,
+    leaf_draw INTEGER CHECK (leaf_draw BETWEEN 0 AND 65535),
+    sent_since_leaf INTEGER NOT NULL DEFAULT 0 CHECK (sent_since_leaf IN (0, 1)),
     -- What the user has to accept before anything is sent to the group, by its form: 0 who has invited the user; 1 the server alone
     -- says that the user is in the group, with these users, between spaces; 2 the same, and with whom is not known.
     request TEXT,
@@ -108,7 +113,8 @@ CREATE TABLE groups (
     -- after it goes with the invitation when that is declined or withdrawn, and nothing else does.
     request_after INTEGER NOT NULL DEFAULT 0,
     name_before TEXT,
-    name_id_before TEXT
+    name_id_before TEXT,
+    CHECK ((leaf_at IS NULL) = (leaf_draw IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- How far each group's rows have taken effect here, and how far the server knows. A group that has none begins anywhere.
@@ -241,8 +247,10 @@ CREATE TABLE messages (
     sent_at INTEGER NOT NULL,
     received_at INTEGER NOT NULL,
     mine INTEGER NOT NULL CHECK (mine IN (0, 1)),
-    -- 0 sent, 1 pending, 2 failed
-    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 2),
+    -- 0 sent, 1 pending, 2 failed, 3 sent, and lost by the server
+    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 3),
+    -- The number of this device's own in its group's sequence, once the server has it.
+    server_seq INTEGER,
     -- A message that arrives twice is stored once.
     UNIQUE (group_id, sender, message_id)
 ) STRICT;
@@ -345,7 +353,14 @@ BEGIN
     SELECT RAISE(ABORT, 'removed is for good');
 END;
 
-CREATE TRIGGER a_peer_stays BEFORE DELETE ON peers WHEN old.root = 1 OR old.standing = 2
+-- The user of whom the person gives up all that is known, for another list of devices. There is a row only within that
+-- transaction.
+CREATE TABLE given_up (
+    user TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER a_peer_stays BEFORE DELETE ON peers WHEN (old.root = 1 OR old.standing = 2)
+    AND NOT EXISTS (SELECT 1 FROM given_up g WHERE g.user = old.user)
 BEGIN
     SELECT RAISE(ABORT, 'who is known stays known');
 END;

@@ -158,6 +158,22 @@ pub enum Error {
         /// The user.
         user: UserName,
     },
+    /// The list of this user's devices that the server gives contradicts what is known of them, and this device does not
+    /// believe it: [`new_identity`](crate::MlsConnection::new_identity).
+    #[error(
+        "the server shows other devices of {user} than those known before: either {user} registered anew or the server \
+             has lost some, or it shows somebody else's"
+    )]
+    OtherIdentity {
+        /// The user.
+        user: UserName,
+    },
+    /// The server lists the devices of this user as they are known here.
+    #[error("the server shows no other identity of {user} than the one that is known")]
+    NoOtherIdentity {
+        /// The user.
+        user: UserName,
+    },
     /// No device of the user is known, or none that is theirs.
     #[error("no device of {0} is known")]
     UnknownUser(UserName),
@@ -282,6 +298,8 @@ impl Error {
             Self::KeyChanged { .. } => "key-changed",
             Self::UnauthorizedDevice { .. } => "unauthorized-device",
             Self::VerificationChanged { .. } => "verification-changed",
+            Self::OtherIdentity { .. } => "other-identity",
+            Self::NoOtherIdentity { .. } => "no-other-identity",
             Self::UnknownUser(_) => "unknown-user",
             Self::Oneself => "oneself",
             Self::TooManyUsers => "too-many-users",

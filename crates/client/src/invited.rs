@@ -59,6 +59,8 @@ pub enum NotAdded {
         /// The device.
         device: DeviceId,
     },
+    /// The same, and the list of the user's devices that the server gives contradicts what is known of them.
+    OtherIdentity,
 }
 
 impl NotAdded {
@@ -76,6 +78,7 @@ impl NotAdded {
             | Self::Overtaken
             | Self::KeyChanged { .. }
             | Self::VerificationChanged
+            | Self::OtherIdentity
             | Self::Unauthorized { .. } => None,
         }
     }
@@ -95,6 +98,7 @@ impl NotAdded {
             Self::KeyChanged { .. } => "key-changed",
             Self::VerificationChanged => "verification-changed",
             Self::Unauthorized { .. } => "unauthorized-device",
+            Self::OtherIdentity => "other-identity",
         }
     }
 }
@@ -144,6 +148,10 @@ impl fmt::Display for NotAdded {
             Self::Unauthorized { device } => {
                 write!(f, "no other device of theirs has authorized device {device}")
             }
+            Self::OtherIdentity => f.write_str(
+                "has other devices than those known before, as the server shows it: they registered anew or it has lost some, \
+                 or it shows somebody else's",
+            ),
         }
     }
 }

@@ -48,4 +48,4 @@ pub use types::{
     Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
     SuitePool, Synced, TEXT_BYTES_MAX,
 };
-pub use verification::{SafetyDevice, SafetyNumber, Verification};
+pub use verification::{EpochCode, NewIdentity, SafetyDevice, SafetyNumber, Verification};

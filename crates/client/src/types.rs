@@ -394,15 +394,18 @@ pub enum SendStatus {
     Pending,
     /// The server refused it for good, for example because this device was removed.
     Failed,
+    /// The server had accepted it, and was restored from a backup that does not have it.
+    Lost,
 }
 
 impl SendStatus {
-    /// The status in one word: `sent`, `pending` or `failed`.
+    /// The status in one word: `sent`, `pending`, `failed` or `lost`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sent => "sent",
             Self::Pending => "pending",
             Self::Failed => "failed",
+            Self::Lost => "lost",
         }
     }
 }

@@ -31,10 +31,15 @@ pub struct SafetyNumber {
     /// For the other to scan, and for [`check_qr`](crate::MlsConnection::check_qr) there: printable ASCII, which differs
     /// between the two.
     pub qr: Vec<u8>,
+    /// What the other shows if both see the same.
+    pub(crate) qr_of_user: Vec<u8>,
     /// Whether the user is verified.
     pub verification: Verification,
     /// The user's devices, whose keys are in it.
     pub devices: Vec<SafetyDevice>,
+    /// Whether the server now lists others, which this device does not believe: see
+    /// [`new_identity`](crate::MlsConnection::new_identity).
+    pub other_identity: bool,
 }
 
 impl SafetyNumber {
@@ -43,6 +48,31 @@ impl SafetyNumber {
         let digits = |text: &str| -> String { text.chars().filter(char::is_ascii_digit).collect() };
         digits(read_out) == digits(&self.number)
     }
+
+    /// Whether this is what was scanned from the other's screen, as [`qr`](Self::qr) there.
+    pub fn is_code(&self, scanned: &[u8]) -> bool {
+        scanned == self.qr_of_user
+    }
+}
+
+/// What is to be compared with a user of whom the server lists other devices than can be: who registered anew, say, or of whom
+/// the server has lost a device. Or it shows somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewIdentity {
+    /// With the devices that are known; `None` when all of them were removed.
+    pub known: Option<SafetyNumber>,
+    /// With those that the server lists. Both see this one if nobody is between them.
+    pub new: SafetyNumber,
+}
+
+/// What the members of a group can compare to know that they are in the same one (RFC 9420 §8.7): whoever is in the same epoch
+/// sees the same code, unless somebody has split the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochCode {
+    /// The epoch. Codes of different epochs say nothing.
+    pub epoch: u64,
+    /// 20 digits in groups of five.
+    pub code: String,
 }
 
 /// A device of the user in a [`SafetyNumber`].

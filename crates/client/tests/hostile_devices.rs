@@ -439,6 +439,7 @@ async fn more_groups_than_a_device_can_be_in_are_refused_at_once() {
             group_id: larder_wire::GroupId::from_bytes(&number.to_be_bytes()).unwrap(),
             epoch: 1,
             head: 1,
+            gaps: Vec::new(),
         }));
     });
     let refused = second.sync().await;

@@ -30,6 +30,7 @@ fn list(listed: &mut Memberships, group: &GroupKey) {
     listed.groups.push(Membership {
         group_id: group.clone(),
         epoch: 9,
+        gaps: Vec::new(),
         head: 9,
     });
 }

@@ -84,7 +84,7 @@ async fn settled(client: &MlsConnection, pending: &[i64]) -> Result<ExitCode> {
         match message.map_or(SendStatus::Failed, |message| message.status) {
             SendStatus::Sent => (),
             SendStatus::Pending => _ = hindrance.get_or_insert(Exit::Unreachable),
-            SendStatus::Failed => {
+            SendStatus::Failed | SendStatus::Lost => {
                 let message = "a message that waited for the server was refused: larder retry sends it again";
                 return Err(Failure::new(Exit::Refused, "not-sent", message).into());
             }
@@ -341,6 +341,7 @@ impl Session<'_> {
             }
             Slash::New(_)
             | Slash::Verify(..)
+            | Slash::NewIdentity(..)
             | Slash::Group(_)
             | Slash::Search(_)
             | Slash::Decline
@@ -367,7 +368,7 @@ impl Session<'_> {
                 self.nudge.notify_one();
                 Next::Pending(pending_row(self.client, &sent.id).await?)
             }
-            SendStatus::Failed => Next::Failed(Exit::Refused),
+            SendStatus::Failed | SendStatus::Lost => Next::Failed(Exit::Refused),
         };
         // People see their line where they typed it; a program is told of each.
         if self.output.is_json() || !matches!(next, Next::Go) {

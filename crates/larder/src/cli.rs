@@ -358,6 +358,10 @@ pub(crate) struct Verify {
     /// Mark the user as verified if this is the number that they see, or what was scanned from their screen
     #[arg(long, value_name = "NUMBER")]
     pub(crate) compare: Option<String>,
+    /// The server shows other devices of the user than those known before: show both numbers. Once the new one was compared, it
+    /// takes the place of all that was known of the user
+    #[arg(long, conflicts_with = "unmark")]
+    pub(crate) new_identity: bool,
 }
 
 macro_rules! secret_text {

@@ -124,6 +124,8 @@ fn exit_of(error: &larder_client::Error) -> Exit {
         | E::Held { .. }
         | E::NotARequest
         | E::VerificationChanged { .. }
+        | E::OtherIdentity { .. }
+        | E::NoOtherIdentity { .. }
         | E::AttachmentGone
         | E::AttachmentTooLarge { .. }
         | E::NoAttachments
@@ -172,6 +174,7 @@ fn message_of(error: &larder_client::Error) -> String {
             clock_sentence(clocks)
         ),
         E::VerificationChanged { user } => format!("{error}: larder verify {user}"),
+        E::OtherIdentity { user } => format!("{error}: larder verify {user} --new-identity"),
         E::Held { .. } => format!("{error}: larder groups, and larder trust USER where it is right"),
         E::NotAccepted { group } => {
             format!("{error}: larder accept {}", group_label(None, &group.to_string()))

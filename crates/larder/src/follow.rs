@@ -143,7 +143,8 @@ impl Follower {
                 heard = hear(&self.client, &mut self.listening) => heard?,
                 () = nudge.notified() => Heard::More,
             };
-            if heard == Heard::Messages {
+            // Where nobody is ever silent, the sync has its turn with the pool.
+            if heard == Heard::Messages && Instant::now() < self.refresh_at {
                 return Ok(());
             }
         }

@@ -1,5 +1,6 @@
 //! What commands print: one type, with a line for people and a JSON object for programs.
 
+mod compared;
 mod lines;
 mod measured;
 mod pool;
@@ -123,12 +124,29 @@ pub(crate) enum Record {
         me: bool,
         verification: &'static str,
     },
+    /// What the members of a group compare to know that they are in the same one. Codes of different epochs say nothing.
+    EpochCode { group: String, epoch: u64, code: String },
     /// What this user and another compare.
     SafetyNumber {
         user: String,
         number: String,
         qr: String,
         verification: &'static str,
+        devices: Vec<SafetyDevice>,
+        /// Whether the server lists other devices of the user, which are not believed.
+        other_identity: bool,
+        /// `qr` for people.
+        #[serde(skip)]
+        drawn: Option<String>,
+    },
+    /// What this user and another compare whose devices are other ones than those known before, as the server shows them.
+    NewIdentity {
+        user: String,
+        /// The number with the devices that are known; `null` when all of them were removed.
+        known: Option<String>,
+        /// With those that the server shows.
+        number: String,
+        qr: String,
         devices: Vec<SafetyDevice>,
         /// `qr` for people.
         #[serde(skip)]

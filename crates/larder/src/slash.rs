@@ -15,6 +15,8 @@ pub(crate) enum Slash {
     Members,
     /// `None` shows, the others mark.
     Verify(UserName, Option<bool>),
+    /// The same with devices that are not believed; whether the person has compared.
+    NewIdentity(UserName, bool),
     Pool,
     Rename(String),
     Group(String),
@@ -101,7 +103,7 @@ impl Takes {
             Self::Nothing => "",
             Self::Text(what) => what,
             Self::User => "USER",
-            Self::UserAndAnswer => "USER [yes|no]",
+            Self::UserAndAnswer => "USER [yes|no|new]",
             Self::Users => "USER…",
             Self::Group => "GROUP",
             Self::File => "FILE",
@@ -193,6 +195,8 @@ fn parse(spec: &Spec, rest: &str) -> Result<Slash, String> {
             [name] => Slash::Verify(user(name)?, None),
             [name, "yes"] => Slash::Verify(user(name)?, Some(true)),
             [name, "no"] => Slash::Verify(user(name)?, Some(false)),
+            [name, "new"] => Slash::NewIdentity(user(name)?, false),
+            [name, "new", "yes"] => Slash::NewIdentity(user(name)?, true),
             _ => return wrong(),
         },
         _ => return wrong(),
@@ -311,6 +315,9 @@ mod tests {
             slash("/verify bob yes"),
             Slash::Verify("bob".parse().unwrap(), Some(true))
         );
+        for (line, compared) in [("/verify bob new", false), ("/verify bob new yes", true)] {
+            assert_eq!(slash(line), Slash::NewIdentity("bob".parse().unwrap(), compared));
+        }
         assert_eq!(slash("/q"), Slash::Quit);
         assert_eq!(slash("/rem bob"), Slash::Remove("bob".parse().unwrap()));
         for mistake in [

@@ -123,6 +123,19 @@ pub struct Membership {
     pub epoch: u64,
     /// The number of the last row of its sequence; 0 before the first.
     pub head: u64,
+    /// The numbers that no row has any more, because the server was restored from a backup: what was accepted under them is lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+}
+
+/// Numbers of a group's sequence that a restored server has left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Gap {
+    /// The first of them.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
 }
 
 /// `DELETE /v1/groups/{gid}/membership`: the calling device leaves, and gets nothing more of the group from here on.

@@ -41,7 +41,7 @@ pub use directory::{
     SuiteStatus, UploadOutcome, UploadRequest, UploadResult, Uploaded, UserReservation,
 };
 pub use groups::{
-    Accepted, CommitRequest, CreateGroupRequest, EpochAnswer, GroupCreated, GroupInfoAnswer, Handshake,
+    Accepted, CommitRequest, CreateGroupRequest, EpochAnswer, Gap, GroupCreated, GroupInfoAnswer, Handshake,
     Handshakes, LeaveRequest, Membership, Memberships, MessageResult, MessagesRequest, MessagesSent,
     ProposalRequest, RatchetTreeAnswer, Sent,
 };

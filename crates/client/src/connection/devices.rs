@@ -193,7 +193,7 @@ impl MlsConnection {
             .await
     }
 
-    async fn list_devices(&self, user: &UserName) -> Result<Listed, Error> {
+    pub(super) async fn list_devices(&self, user: &UserName) -> Result<Listed, Error> {
         match self.0.transport.user_devices(user).await {
             Ok(listed) => Ok(Listed::Given(listed.devices)),
             Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {

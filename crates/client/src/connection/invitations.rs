@@ -350,6 +350,9 @@ fn nobody(outcomes: Vec<(UserName, NotAdded)>) -> Error {
                     device: device.clone(),
                 };
             }
+            NotAdded::OtherIdentity => {
+                return Error::OtherIdentity { user: user.clone() };
+            }
             NotAdded::VerificationChanged => {
                 return Error::VerificationChanged { user: user.clone() };
             }

@@ -39,10 +39,11 @@ use tokio::sync::Mutex;
 use crate::access::Access;
 use crate::clocks::{Clocks, ServerClock};
 use crate::connection::others_first::OthersFirst;
-use crate::core::{self, Core, Handle, Keys, Suites};
+use crate::core::{self, Core, Handle, Keys, Offered, Suites};
 use crate::error::Error;
 use crate::transport::{Anonymous, Transport};
 use crate::types::{GroupKey, GroupSummary, Me, Member, Options, SuitePool};
+use crate::verification::EpochCode;
 
 /// One device of one user on one server.
 ///
@@ -74,6 +75,8 @@ struct Inner {
     own_devices_due: AtomicBool,
     /// The keys of users as this device has shown them to be compared.
     shown: std::sync::Mutex<BTreeMap<UserName, Keys>>,
+    /// Other lists of their devices than are believed, as this device has shown them.
+    offered: std::sync::Mutex<BTreeMap<UserName, Offered>>,
     /// The server asked for no refresh before this, in Unix seconds.
     refresh_not_before: AtomicU64,
     /// When it said so.
@@ -172,6 +175,7 @@ impl MlsConnection {
             others_first: OthersFirst::default(),
             own_devices_due: AtomicBool::new(true),
             shown: std::sync::Mutex::default(),
+            offered: std::sync::Mutex::default(),
             refresh_not_before: AtomicU64::new(0),
             refresh_asked_at: AtomicU64::new(0),
             server_clock,
@@ -279,6 +283,16 @@ impl MlsConnection {
             .core
             .write(move |tx, context| core::members(tx, context, &group))
             .await
+    }
+
+    /// What the members of a group can compare to know that they are in the same one; `None` for a group that this device has
+    /// left or lost.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub async fn epoch_code(&self, group: &GroupKey) -> Result<Option<EpochCode>, Error> {
+        let group = group.clone();
+        self.0.core.write(move |tx, _| core::epoch_code(tx, &group)).await
     }
 
     /// The group that a person means: by its name, in whatever case and however its accents are stored

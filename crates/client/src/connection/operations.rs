@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use larder_wire::UserName;
+use larder_wire::{ProblemType, UserName};
 
 use crate::connection::MlsConnection;
 use crate::connection::sync::Progress;
@@ -89,15 +89,17 @@ impl MlsConnection {
         Ok(posted)
     }
 
-    /// Sends the messages of a group again that have [failed](SendStatus::Failed), in their order. They keep their ids, so that
-    /// nobody gets one twice. Returns how many there were; when the server cannot be reached they are
-    /// [pending](SendStatus::Pending), and the next [`sync`](Self::sync) sends them.
+    /// Sends the messages of a group again that have [failed](SendStatus::Failed), or that the server has [lost](SendStatus::Lost),
+    /// in their order. They keep their ids, so that nobody gets one twice. Returns how many there were; when the server cannot be
+    /// reached they are [pending](SendStatus::Pending), and the next [`sync`](Self::sync) sends them. A file that was lost with
+    /// its message stays lost, and the history says so.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when nothing can be sent there any more; [`Error::NotAccepted`],
     /// [`Error::VerificationChanged`]; [`Error::Refused`], and they have failed again.
     pub async fn retry(&self, group: &GroupKey) -> Result<u64, Error> {
         let _operation = self.0.operation.lock().await;
+        self.look_for_lost_files(group).await?;
         let group = group.clone();
         let retried = self
             .0
@@ -119,6 +121,24 @@ impl MlsConnection {
             return Err(error);
         }
         Ok(retried.messages)
+    }
+
+    /// Takes note of the files that the server has lost with their messages.
+    async fn look_for_lost_files(&self, group: &GroupKey) -> Result<(), Error> {
+        let core = &self.0.core;
+        let group = group.clone();
+        let files = core.write(move |tx, _| core::lost_files(tx, &group)).await?;
+        for core::LostFile { row, blob, bytes } in files {
+            match self.0.transport.fetch_blob(&blob, bytes).await {
+                Ok(_) => {}
+                Err(Error::Refused(problem)) if problem.problem_type == ProblemType::NotFound => {
+                    core.write(move |tx, context| core::file_is_gone(tx, context, row))
+                        .await?;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
     }
 
     /// Gives a group another name. Any member may; the history of each says who did. The name travels inside an encrypted

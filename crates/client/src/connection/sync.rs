@@ -47,11 +47,15 @@ impl MlsConnection {
     /// Sends what is in the outbox, takes over the inbox, and does what follows from it: makes requests again that lost
     /// a race, looks up the devices of users that it does not know yet, commits for members who asked to leave and for users
     /// who removed a device, joins the groups of its user's other devices, rejoins groups that this device lost track of,
-    /// replaces the leaf that a Welcome brought by a fresh one (RFC 9750 §5.1), and refreshes the pool: at the first call,
-    /// after the server was gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
+    /// replaces its own leaf by a fresh one where that is due, and refreshes the pool: at the first call, after the server was
+    /// gone, after every Welcome, even one that failed, and when the server says that the pool runs low.
+    ///
+    /// A leaf that a Welcome brought is replaced at once (RFC 9750 §5.1), and a later one under which something was sent after
+    /// 7 days, or an hour for each member if that is more, ± a seventh: so a copy of this device's state reads no further.
+    /// That goes by the server's clock, and waits while it and this computer's are more than a day apart.
     ///
     /// Each inbox row is one transaction with its effects; rows are acknowledged once they are stored. Call it at the
-    /// start, whenever [`wait`](Self::wait) says so, and after the network was gone.
+    /// start, whenever [`wait`](Self::wait) says so, after the network was gone, and once an hour.
     ///
     /// # Errors
     /// [`Error::Unreachable`] and [`Error::Refused`], with what was done so far kept: call it again. A fresh leaf that lost
@@ -77,7 +81,7 @@ impl MlsConnection {
         self.note_outage(synced.map(|()| progress.synced))
     }
 
-    /// The rounds of a sync, and then one attempt to replace the leaves that came from KeyPackages.
+    /// The rounds of a sync, and then one attempt to replace the leaves that are stale.
     async fn pump_and_update(&self, progress: &mut Progress) -> Result<(), Error> {
         self.pump_and_upload(progress).await?;
         if self.0.core.write(core::stage_updates).await? {

@@ -107,6 +107,15 @@ impl MlsConnection {
         self.0.core.write(|tx, _| core::pending(tx)).await
     }
 
+    /// The rows of own messages that the server has [lost](crate::SendStatus::Lost), oldest first. [`retry`](Self::retry) sends
+    /// those of a group again.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like.
+    pub async fn lost(&self) -> Result<Vec<i64>, Error> {
+        self.0.core.write(|tx, _| core::lost_messages(tx)).await
+    }
+
     /// Messages of people that contain a text, in whatever case and however accents are stored, newest first: of one group, or of all whose invitation
     /// is accepted. Nothing contains an empty text.
     ///

@@ -3,9 +3,9 @@ use std::sync::PoisonError;
 use larder_wire::UserName;
 
 use crate::connection::MlsConnection;
-use crate::core::{self, Keys};
+use crate::core::{self, Keys, Offered};
 use crate::error::Error;
-use crate::verification::{SafetyNumber, Verification};
+use crate::verification::{NewIdentity, SafetyNumber, Verification};
 
 /// Comparing keys with another person, so that neither has to believe the server.
 impl MlsConnection {
@@ -33,11 +33,50 @@ impl MlsConnection {
     /// # Errors
     /// Those of [`safety_number`](Self::safety_number).
     pub async fn check_qr(&self, user: &UserName, payload: &[u8]) -> Result<bool, Error> {
-        self.safety_number(user).await?;
-        let (user, payload) = (user.clone(), payload.to_owned());
+        Ok(self.safety_number(user).await?.is_code(payload))
+    }
+
+    /// What is to be compared with a user whose list of devices is not believed, because it contradicts what is known of them.
+    /// Nothing of it counts before [`take_new_identity`](Self::take_new_identity).
+    ///
+    /// # Errors
+    /// [`Error::NoOtherIdentity`] when the list is believed; [`NotTheServer::ForgedDevices`](crate::NotTheServer::ForgedDevices)
+    /// when it is no list of anybody's; [`Error::Oneself`], [`Error::Unreachable`], [`Error::Refused`].
+    pub async fn new_identity(&self, user: &UserName) -> Result<NewIdentity, Error> {
+        self.require_another(user)?;
+        let _operation = self.0.operation.lock().await;
+        self.learn_devices_if_reachable(&self.0.me.user).await?;
+        let listed = self.list_devices(user).await?;
+        let asked = user.clone();
+        let (shown, offered) = self
+            .0
+            .core
+            .write(move |tx, context| core::new_identity(tx, context, &asked, listed))
+            .await?;
+        self.offered().insert(user.clone(), offered);
+        Ok(shown)
+    }
+
+    /// Forgets all that is known of a user, takes the devices in its place that [`new_identity`](Self::new_identity) has shown
+    /// last, or else those that the server lists now, and marks the user as verified by them.
+    ///
+    /// Devices of the identity that is given up stay in their groups and make the user [`Changed`](Verification::Changed) there,
+    /// until the user is removed. To go back to them takes the same.
+    ///
+    /// # Errors
+    /// Those of [`new_identity`](Self::new_identity).
+    pub async fn take_new_identity(&self, user: &UserName) -> Result<(), Error> {
+        let mut offered = self.offered().remove(user);
+        if offered.is_none() {
+            self.new_identity(user).await?;
+            offered = self.offered().remove(user);
+        }
+        let offered = offered.ok_or_else(|| Error::NoOtherIdentity { user: user.clone() })?;
+        self.shown().remove(user);
+        let user = user.clone();
         self.0
             .core
-            .write(move |tx, context| core::is_code_of(tx, context, &user, &payload))
+            .write(move |tx, context| core::take_new_identity(tx, context, &user, offered))
             .await
     }
 
@@ -88,15 +127,24 @@ impl MlsConnection {
         self.require_another(user)?;
         let _operation = self.0.operation.lock().await;
         for user in [user, &self.0.me.user] {
-            match self.learn_devices(user).await {
-                Ok(_) => {}
-                Err(error @ (Error::Unreachable(_) | Error::NotTheServer(_))) => {
-                    tracing::info!(code = error.code(), "a list of devices is not fetched");
-                }
-                Err(other) => return Err(other),
-            }
+            self.learn_devices_if_reachable(user).await?;
         }
         Ok(user.clone())
+    }
+
+    async fn learn_devices_if_reachable(&self, user: &UserName) -> Result<(), Error> {
+        match self.learn_devices(user).await {
+            Ok(_) => Ok(()),
+            Err(error @ (Error::Unreachable(_) | Error::NotTheServer(_))) => {
+                tracing::info!(code = error.code(), "a list of devices is not fetched");
+                Ok(())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn offered(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<UserName, Offered>> {
+        self.0.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn require_another(&self, user: &UserName) -> Result<(), Error> {

@@ -361,6 +361,21 @@ pub(super) fn payload(connection: &Connection, row: i64, id: String) -> Result<O
     Ok(announced.map(|announced| Payload::attachment(id, announced)))
 }
 
+/// Where a row's file is at the server, and how large it is there; `None` for what is no file, or is not there.
+pub(super) fn at_server(connection: &Connection, row: i64) -> Result<Option<(BlobId, u64)>, Error> {
+    let stored = Stored::find(connection, row)?;
+    Ok(stored.and_then(|stored| stored.at.map(|(blob, _)| (blob, stored_bytes(stored.size)))))
+}
+
+/// The server has not got a row's file any more.
+pub(super) fn forget_blob(connection: &Connection, row: i64) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE attachments SET blob_id = NULL, expires_at = NULL WHERE row = ?1",
+        [row],
+    )?;
+    Ok(())
+}
+
 /// Whether the file of this row is here, to be uploaded.
 pub(super) fn can_be_uploaded(connection: &Connection, row: i64) -> Result<bool, Error> {
     Ok(connection

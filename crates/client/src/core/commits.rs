@@ -4,13 +4,12 @@ use larder_wire::{Base64Url, CommitRequest, UserName};
 use openmls::prelude::{
     KeyPackage, LeafNodeIndex, MlsGroup, MlsMessageOut, OpenMlsProvider, Proposal, Sender,
 };
-use openmls::treesync::LeafNodeSource;
 
 use crate::core::gate::{self, Admitted, Removal};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    committed, departures, epochs, groups, holds, mls, naming, removals, removed_leaves, requests,
+    committed, departures, epochs, groups, holds, leaves, mls, naming, removals, removed_leaves, requests,
     restored_server, verdicts,
 };
 use crate::error::Error;
@@ -56,7 +55,7 @@ pub(super) fn stage_proposed(
 
 /// Stages a Commit with these Adds and Removes, with Removes of those who have left, and with what members have proposed: that
 /// they leave, and, if it may contain them, fresh leaves of theirs. It is pending until the server has answered. It brings a fresh leaf of ours if
-/// ours is still the one of a KeyPackage.
+/// ours is stale.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that stages, by leave of the gate"
@@ -84,7 +83,7 @@ fn build(
     }
     removes.sort_unstable();
     removes.dedup();
-    let fresh_leaf = leaf_is_stale(&group);
+    let fresh_leaf = leaves::is_stale(tx, context, &group)?;
     let (commit, welcome, group_info) = group
         .commit_builder()
         .consume_proposal_store(consume)
@@ -165,35 +164,6 @@ impl Proposed {
         }
         proposed
     }
-}
-
-/// Whether our leaf is still that of a KeyPackage: it has an end, and others may hold copies of its keys.
-fn leaf_is_stale(group: &MlsGroup) -> bool {
-    group
-        .own_leaf_node()
-        .is_some_and(|leaf| matches!(leaf.leaf_node_source(), LeafNodeSource::KeyPackage(_)))
-}
-
-/// Stages a Commit that refreshes our leaf in every group where it is still that of a KeyPackage (RFC 9750 §5.1). A group
-/// without other members can wait: the Commit that adds the first one does it. Whether anything was put into the outbox.
-pub(crate) fn stage_updates(tx: &Tx<'_>, context: &Context) -> Result<bool, Error> {
-    let mut queued = false;
-    for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
-        if outbox::handshake_waits(tx.connection(), &group)? {
-            continue;
-        }
-        let state = mls::load(tx, &group)?;
-        if !leaf_is_stale(&state) || state.members().count() == 1 {
-            continue;
-        }
-        // It waits while keys are looked at.
-        if let Ok(cleared) = gate::clear(tx, &group)? {
-            let request = stage(tx, context, cleared.nobody(), None)?;
-            push(tx, &group, &request, &Intent::Update)?;
-            queued = true;
-        }
-    }
-    Ok(queued)
 }
 
 fn commits_path(group: &GroupKey) -> String {
@@ -314,12 +284,16 @@ pub(super) fn merged(
         .ok_or(Error::Corrupt("an accepted Commit that is not pending"))?;
     let departed = departures::leaves(tx, context, &state)?;
     let events = committed::events(&state, staged, Some((&me.user, &me.device_id)), &departed);
+    let renews_leaf = staged.update_path_leaf_node().is_some();
     removed_leaves::note(tx, group, &state, staged)?;
     state
         .merge_pending_commit(&provider)
         .map_err(Error::mls("merging a Commit"))?;
     epochs::note(tx, group, state.public_group())?;
     departures::settle(tx, group, state.public_group())?;
+    if renews_leaf {
+        leaves::renewed(tx, context, group)?;
+    }
     committed::record(tx, group, &events, now, true)?;
     if matches!(intent, Intent::Invite { .. }) {
         naming::announce(tx, context, group)?;

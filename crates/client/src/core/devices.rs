@@ -229,8 +229,19 @@ fn distrusted(
     };
     tracing::warn!("a list of devices is not believed");
     peers::distrusted(tx.connection(), user)?;
-    let text =
+    let mut text =
         format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
+    if *user != context.identity.me.user {
+        text.push_str(match distrust {
+            Distrust::TooLong => "",
+            Distrust::OtherRoot => {
+                ". Either they registered anew, or the server shows somebody else: verify their new identity"
+            }
+            Distrust::Omits(_) | Distrust::Denies(_) => {
+                ". Either the server has lost some, or it shows somebody else's: verify their new identity"
+            }
+        });
+    }
     for (group, leaves) in shared {
         if let Some(device) = device.or(leaves.first()) {
             tell(tx, context, group, (user, device), id, &text)?;

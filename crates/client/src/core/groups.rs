@@ -21,7 +21,7 @@ const GROUP_ID_BYTES: usize = 16;
 const ID_PREFIX_CHARS_MIN: usize = 4;
 
 impl GroupState {
-    fn column(self) -> i64 {
+    pub(super) fn column(self) -> i64 {
         match self {
             Self::Creating => 0,
             Self::Active => 1,
@@ -104,7 +104,8 @@ pub(super) fn enter(
         "INSERT INTO groups (group_id, state, joined_epoch, read_up_to) VALUES (?1, ?2, ?3, coalesce(
              (SELECT max(m.row) FROM messages m, profile p WHERE m.group_id = ?1 AND m.row <= p.read_up_to), 0))
          ON CONFLICT (group_id) DO UPDATE SET state = excluded.state, joined_epoch = excluded.joined_epoch,
-             refused_epoch = NULL, doubted_epoch = NULL, branch_doubted = 0, denied = 0, leaf_to_ask = 0, may_go_back = 0",
+             refused_epoch = NULL, doubted_epoch = NULL, branch_doubted = 0, denied = 0, leaf_to_ask = 0, may_go_back = 0,
+             leaf_at = NULL, leaf_draw = NULL, sent_since_leaf = 0",
         (group.as_bytes(), state.column(), epoch.cast_signed()),
     )?;
     connection.execute(

@@ -277,7 +277,7 @@ fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed>
         InboxKind::Commit if row.epoch.is_some_and(|epoch| epoch <= current) => Ok(()),
         InboxKind::Commit => Err(Failed::Unsigned),
         InboxKind::Message if row.epoch.is_none_or(|epoch| epoch >= joined_epoch) => {
-            if messages::last_is_notice(tx.connection(), group, TOLD)? {
+            if messages::last_is_notice(tx.connection(), Some(group), TOLD)? {
                 return Ok(());
             }
             messages::notice(tx.connection(), Some(group), TOLD, context.now())?;

@@ -343,6 +343,9 @@ fn check_device(
         }));
     }
     if peers::standing(tx.connection(), user, device)? != Some(peers::Standing::Authorized) {
+        if peers::is_distrusted(tx.connection(), user)? {
+            return Ok(Err(NotAdded::OtherIdentity));
+        }
         return Ok(Err(NotAdded::Unauthorized {
             device: device.clone(),
         }));

@@ -2,9 +2,10 @@ use larder_pool::Tx;
 use sha2::{Digest, Sha256};
 
 use crate::core::profile::Context;
-use crate::core::{groups, mls, verification};
+use crate::core::{groups, mls, safety_number, verification};
 use crate::error::Error;
 use crate::types::{GroupKey, Member};
+use crate::verification::EpochCode;
 
 /// The members of a group that this device takes part in.
 pub(crate) fn members(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Vec<Member>, Error> {
@@ -27,6 +28,19 @@ pub(crate) fn members(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resul
         });
     }
     Ok(members)
+}
+
+/// What the members of a group that this device takes part in can compare; `None` of a group that it has no state of.
+pub(crate) fn epoch_code(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<EpochCode>, Error> {
+    groups::group_state(tx, group)?;
+    Ok(mls::find(tx, group)?.map(|state| {
+        let epoch = state.epoch().as_u64();
+        let authenticator = state.epoch_authenticator().as_slice();
+        EpochCode {
+            epoch,
+            code: safety_number::epoch_code(group.as_bytes(), epoch, authenticator),
+        }
+    }))
 }
 
 /// SHA-256 of a signature key, for people to compare.

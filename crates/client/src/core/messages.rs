@@ -4,13 +4,12 @@ use larder_wire::{Base64Url, DeviceId, UserName, parse_credential_identity};
 use openmls::prelude::MlsGroup;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use crate::core::attachments;
 use crate::core::gate::{self, Cleared};
 use crate::core::outbox::{self, Intent};
 use crate::core::payload::{Payload, new_id};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{departures, restored_server};
+use crate::core::{attachments, departures, leaves, positions, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX};
 
@@ -56,13 +55,15 @@ pub(crate) struct Retried {
     pub(crate) uploads: Vec<i64>,
 }
 
-/// Takes up again what the server refused or what could not be sent when this device was not a member: the group's failed
-/// messages, in their order and under their ids.
+/// Takes up again what the server refused or has lost, or what could not be sent when this device was not a member: the group's
+/// failed and lost messages, in their order and under their ids.
 pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Retried, Error> {
     gate::require_open(tx, group)?;
     let connection = tx.connection();
-    let sql = format!("{SELECT} WHERE m.group_id = ?1 AND m.status = ?2 AND m.status <> 0 ORDER BY m.row");
-    let failed = select(connection, &sql, (group.as_bytes(), SendStatus::Failed.column()))?;
+    let sql =
+        format!("{SELECT} WHERE m.group_id = ?1 AND m.status IN (?2, ?3) AND m.status <> 0 ORDER BY m.row");
+    let statuses = (SendStatus::Failed.column(), SendStatus::Lost.column());
+    let failed = select(connection, &sql, (group.as_bytes(), statuses.0, statuses.1))?;
     let mut retried = Retried {
         messages: 0,
         queued: Vec::with_capacity(failed.len()),
@@ -165,6 +166,7 @@ pub(super) fn encrypt(
     payload: &[u8],
 ) -> Result<Vec<u8>, Error> {
     let provider = tx.provider();
+    leaves::used(tx, cleared.group())?;
     let message = cleared
         .into_state()
         .create_message(&provider, &context.identity.mls, payload)
@@ -220,11 +222,17 @@ pub(super) fn note_not_added(
     notice(tx.connection(), Some(group), &text, now)
 }
 
-/// Whether the last row of a group's history is this notice.
-pub(super) fn last_is_notice(connection: &Connection, group: &GroupKey, text: &str) -> Result<bool, Error> {
+/// Whether the last row of a group's history, or of that of no group, is this notice.
+pub(super) fn last_is_notice(
+    connection: &Connection,
+    group: Option<&GroupKey>,
+    text: &str,
+) -> Result<bool, Error> {
     let last: Option<(i64, String)> = connection
-        .prepare_cached("SELECT kind, text FROM messages WHERE group_id = ?1 ORDER BY row DESC LIMIT 1")?
-        .query_row([group.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached("SELECT kind, text FROM messages WHERE group_id IS ?1 ORDER BY row DESC LIMIT 1")?
+        .query_row([group.map(GroupKey::as_bytes)], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()?;
     Ok(last.is_some_and(|(kind, last)| kind == MessageKind::Notice.column() && last == text))
 }
@@ -270,6 +278,15 @@ pub(super) fn set_status(connection: &Connection, row: i64, status: SendStatus) 
     connection.execute(
         "UPDATE messages SET status = ?2 WHERE row = ?1",
         (row, status.column()),
+    )?;
+    Ok(())
+}
+
+/// The server has a message, under this number of its group's sequence.
+pub(super) fn set_sent(connection: &Connection, row: i64, seq: Option<u64>) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE messages SET status = ?2, server_seq = ?3 WHERE row = ?1",
+        (row, SendStatus::Sent.column(), seq.map(positions::column)),
     )?;
     Ok(())
 }
@@ -359,11 +376,12 @@ impl SendStatus {
             Self::Sent => 0,
             Self::Pending => 1,
             Self::Failed => 2,
+            Self::Lost => 3,
         }
     }
 
     fn from_column(value: i64) -> Option<Self> {
-        [Self::Sent, Self::Pending, Self::Failed]
+        [Self::Sent, Self::Pending, Self::Failed, Self::Lost]
             .into_iter()
             .find(|status| status.column() == value)
     }

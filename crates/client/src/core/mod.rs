@@ -27,10 +27,12 @@ mod identity;
 mod incoming;
 mod invitation;
 mod last_known;
+mod leaves;
 mod leaving;
 mod legacy;
 mod linking;
 mod listed;
+mod lost;
 mod members;
 mod messages;
 mod mls;
@@ -72,7 +74,7 @@ pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audi
 pub(crate) use backup::import;
 pub(crate) use blocks::note as note_block;
 pub(crate) use clock::heed_clocks;
-pub(crate) use commits::{housekeeping, stage_remove, stage_updates};
+pub(crate) use commits::{housekeeping, stage_remove};
 pub(crate) use denials::{any_denied, lift_all as lift_denials};
 pub(crate) use devices::{
     Listed, device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices,
@@ -96,10 +98,12 @@ pub(crate) use invitation::{
     Checked, Extent, already_members, check_own_devices, check_reservation, not_members, reserve_finished,
     reserve_key, stage_invite,
 };
+pub(crate) use leaves::stage_updates;
 pub(crate) use leaving::{leave, leave_as_told, leaves_to_ask};
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use listed::ask as ask_about_listed;
-pub(crate) use members::members;
+pub(crate) use lost::{LostFile, file_is_gone, files as lost_files, rows as lost_messages};
+pub(crate) use members::{epoch_code, members};
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
 pub(crate) use outbox::{Due, QueuedMessages, QueuedRequest, fail_unsent, is_due, next_due, waits};
@@ -128,7 +132,8 @@ pub(crate) use timeline::{
     unread,
 };
 pub(crate) use verification::{
-    Keys, changed_users, is_code_of, known_keys, safety_number, set_verified, verification,
+    Keys, Offered, changed_users, known_keys, new_identity, safety_number, set_verified, take_new_identity,
+    verification,
 };
 pub(crate) use vouchers::{
     are_used as vouchers_are_used, drop_all_but as keep_vouchers, epoch as vouched_epoch,

@@ -142,6 +142,13 @@ pub(super) fn distrusted(connection: &Connection, user: &UserName) -> Result<(),
     Ok(())
 }
 
+/// Whether the list that was fetched last was not believed.
+pub(super) fn is_distrusted(connection: &Connection, user: &UserName) -> Result<bool, Error> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM device_checks WHERE user = ?1 AND distrusted = 1)")?
+        .query_row([user.as_str()], |row| row.get(0))?)
+}
+
 /// The list was fetched and taken over.
 pub(super) fn checked(connection: &Connection, user: &UserName) -> Result<(), Error> {
     connection.execute("DELETE FROM device_checks WHERE user = ?1", [user.as_str()])?;
@@ -220,6 +227,14 @@ pub(super) fn set(
             peer.root,
             Standing::Removed.column(),
         ))?;
+    Ok(())
+}
+
+/// The person gives up all that is known of a user's devices.
+pub(super) fn give_up(connection: &Connection, user: &UserName) -> Result<(), Error> {
+    connection.execute("INSERT INTO given_up (user) VALUES (?1)", [user.as_str()])?;
+    connection.execute("DELETE FROM peers WHERE user = ?1", [user.as_str()])?;
+    connection.execute("DELETE FROM given_up", [])?;
     Ok(())
 }
 

@@ -202,7 +202,9 @@ pub(crate) fn go_back(tx: &Tx<'_>, context: &Context, positions: &[Position]) ->
 /// Tells the person that a group's log is not the one that it was. Of several such findings that follow one another once.
 pub(super) fn tell_of_going_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     let connection = tx.connection();
-    if groups::find(connection, group)?.is_none() || messages::last_is_notice(connection, group, WENT_BACK)? {
+    if groups::find(connection, group)?.is_none()
+        || messages::last_is_notice(connection, Some(group), WENT_BACK)?
+    {
         return Ok(());
     }
     messages::notice(connection, Some(group), WENT_BACK, context.now())

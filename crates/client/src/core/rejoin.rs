@@ -2,7 +2,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_judge::{Evidence, Leaf, PublicState};
-use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{CommitRequest, DeviceInfo, GroupInfoAnswer, UserName};
 use openmls::messages::group_info::VerifiableGroupInfo;
@@ -17,8 +16,8 @@ use crate::core::last_known::{self, Link};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
 use crate::core::{
-    commits, denials, departures, devices, epochs, groups, holds, listed, messages, mls, peers, requests,
-    restored_server, verdicts, vouchers,
+    commits, denials, departures, devices, epochs, groups, holds, leaves, listed, messages, mls, peers,
+    requests, restored_server, verdicts, vouchers,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
@@ -226,7 +225,7 @@ fn tell_unlinked(
         "the server offers a group in the place of this one, and nothing shows that it is the same: with {who} in it. This \
          device does not join it"
     );
-    if messages::last_is_notice(connection, group, &text)? {
+    if messages::last_is_notice(connection, Some(group), &text)? {
         return Ok(());
     }
     messages::notice(connection, Some(group), &text, context.now())
@@ -328,7 +327,7 @@ pub(crate) fn not_let_in(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Re
 }
 
 /// The server accepted the external Commit: this device is a member (again), from the new epoch on.
-pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
+pub(super) fn rejoined(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     let (kind, text) = if groups::is_following(tx.connection(), group)? {
         (
             MessageKind::Joined,
@@ -347,9 +346,18 @@ pub(super) fn rejoined(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Resul
     epochs::note(tx, group, state.public_group())?;
     departures::settle(tx, group, state.public_group())?;
     groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
+    leaves::renewed(tx, context, group)?;
     // Under a hold the person decides what is known from now on.
     if !holds::is_held(tx.connection(), group)? {
         last_known::forget(tx, group)?;
     }
-    messages::note(tx.connection(), Some(group), None, kind, text, now, false)
+    messages::note(
+        tx.connection(),
+        Some(group),
+        None,
+        kind,
+        text,
+        context.now(),
+        false,
+    )
 }

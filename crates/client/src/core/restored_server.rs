@@ -8,9 +8,14 @@ use larder_wire::{Membership, UserName};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::schema::corrupt;
-use crate::core::{commits, denials, doubts, gate, groups, leaving, messages, mls, removed_leaves};
+use crate::core::{commits, denials, doubts, gate, groups, leaving, lost, messages, mls, removed_leaves};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
+
+/// The person is told only once in this time, in seconds, that the server was restored, if nothing else is told meanwhile.
+const TOLD_APART_SECONDS: u64 = 24 * 60 * 60;
+const TOLD_RESTORED: &str =
+    "the server was restored from a backup: what it had accepted since then is lost there";
 
 /// Takes note of the server's incarnation. Another one than before means that it was restored, and that nothing may be
 /// sent until [`follow`] has set right what follows from that.
@@ -66,12 +71,11 @@ pub(crate) fn follow(
         .pool
         .distrust(tx, directory, earlier, context.server_now())?;
     forget_inventory_digest(tx)?;
-    messages::notice(
-        connection,
-        None,
-        "the server was restored from a backup: what it had accepted since then is lost there",
-        now,
-    )?;
+    // A server that says so again and again is heard once a day.
+    let told_lately = earlier.is_some_and(|at| context.server_now() < at.plus(TOLD_APART_SECONDS));
+    if !told_lately || !messages::last_is_notice(connection, None, TOLD_RESTORED)? {
+        messages::notice(connection, None, TOLD_RESTORED, now)?;
+    }
     for (group, state) in groups::all(connection)? {
         let membership = memberships.iter().find(|known| known.group_id == group);
         match state {
@@ -85,11 +89,12 @@ pub(crate) fn follow(
             }
             GroupState::Active | GroupState::NeedsRejoin => {}
         }
-        let Some(Membership { epoch, .. }) = membership else {
+        let Some(Membership { epoch, gaps, .. }) = membership else {
             groups::let_go_back(tx, &group)?;
             denials::note(tx, &group, now)?;
             continue;
         };
+        lost::note(tx, context, &group, gaps)?;
         if state == GroupState::Active {
             match is_ahead(tx, &group, *epoch)? {
                 true => fall_back(tx, context, &group)?,

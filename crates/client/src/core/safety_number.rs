@@ -1,4 +1,4 @@
-//! The number that two people compare to know that nobody stands between them.
+//! The number that two people compare to know that nobody stands between them, and that of a group's epoch.
 //!
 //! It is made as Signal makes its numeric fingerprints (libsignal, `rust/protocol/src/fingerprint.rs`): each side has 30 digits, a
 //! hash of its keys and its name that takes 5,200 rounds to try another key; both are put in order, so that both people see the
@@ -12,10 +12,13 @@ use sha2::{Digest, Sha512};
 /// Changes whenever anything else in here does.
 const VERSION: u8 = 1;
 const LABEL: &[u8] = b"larder safety number";
+const EPOCH_LABEL: &[u8] = b"larder epoch code";
 const ROUNDS: u32 = 5200;
 /// Digits of each side, and of each group.
 const DIGITS: usize = 30;
 const GROUP_DIGITS: usize = 5;
+/// Digits of the code of an epoch: 66 bits, and whoever wants to make two epochs alike has to stretch each try.
+const EPOCH_DIGITS: usize = 20;
 /// Bytes of the hash that make one group of digits.
 const GROUP_BYTES: usize = 5;
 /// The part of the hash that a scanned code carries.
@@ -31,41 +34,59 @@ impl Fingerprint {
     pub(super) fn of<'a>(user: &UserName, keys: impl IntoIterator<Item = &'a [u8]>) -> Self {
         // A set has one order.
         let keys: BTreeSet<&[u8]> = keys.into_iter().collect();
-        let mut identity = vec![VERSION];
-        identity.extend_from_slice(LABEL);
-        for part in [user.as_str().as_bytes()].into_iter().chain(keys) {
-            // Where one part ends and the next begins is hashed too. No key or name is as long as a length can say.
-            identity.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
-            identity.extend_from_slice(part);
-        }
-        let mut hash: [u8; 64] = Sha512::digest(&identity).into();
-        for _ in 1..ROUNDS {
-            hash = Sha512::new()
-                .chain_update(hash)
-                .chain_update(&identity)
-                .finalize()
-                .into();
-        }
-        Self(hash)
+        Self(stretched(
+            LABEL,
+            [user.as_str().as_bytes()].into_iter().chain(keys),
+        ))
     }
 
     fn digits(&self) -> String {
-        self.0
-            .chunks_exact(GROUP_BYTES)
-            .take(DIGITS / GROUP_DIGITS)
-            .map(|bytes| {
-                let number = bytes
-                    .iter()
-                    .fold(0, |number, byte| number << 8 | u64::from(*byte));
-                format!("{:05}", number % 100_000)
-            })
-            .collect::<Vec<_>>()
-            .join(" ")
+        digits(&self.0, DIGITS)
     }
 
     fn scanned(&self) -> &[u8] {
         self.0.get(..SCANNED_BYTES).unwrap_or_default()
     }
+}
+
+/// A hash that takes all rounds to try others.
+fn stretched<'a>(label: &[u8], parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 64] {
+    let mut identity = vec![VERSION];
+    identity.extend_from_slice(label);
+    for part in parts {
+        // Where one part ends and the next begins is hashed too. No part is as long as a length can say.
+        identity.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        identity.extend_from_slice(part);
+    }
+    let mut hash: [u8; 64] = Sha512::digest(&identity).into();
+    for _ in 1..ROUNDS {
+        hash = Sha512::new()
+            .chain_update(hash)
+            .chain_update(&identity)
+            .finalize()
+            .into();
+    }
+    hash
+}
+
+/// So many digits of a hash, in groups of five.
+fn digits(hash: &[u8; 64], count: usize) -> String {
+    hash.chunks_exact(GROUP_BYTES)
+        .take(count / GROUP_DIGITS)
+        .map(|bytes| {
+            let number = bytes
+                .iter()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte));
+            format!("{:05}", number % 100_000)
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// What members of a group compare, of its id, its epoch and the epoch authenticator (RFC 9420 §8.7).
+pub(super) fn epoch_code(group_id: &[u8], epoch: u64, authenticator: &[u8]) -> String {
+    let hash = stretched(EPOCH_LABEL, [group_id, &epoch.to_be_bytes(), authenticator]);
+    digits(&hash, EPOCH_DIGITS)
 }
 
 /// 60 digits in groups of five, the same for both.

@@ -129,9 +129,9 @@ fn accepted(
         | Intent::RemoveGone
         | Intent::CommitProposals
         | Intent::Update => merged(tx, context, group, intent, proof, now),
-        Intent::Rejoin => rejoin::rejoined(tx, group, now),
+        Intent::Rejoin => rejoin::rejoined(tx, context, group),
         Intent::Leave { .. } | Intent::Message { row: None, .. } => Ok(()),
-        Intent::Message { row: Some(row), .. } => messages::set_status(connection, *row, SendStatus::Sent),
+        Intent::Message { row: Some(row), .. } => messages::set_sent(connection, *row, proof.seq()),
     }
 }
 

@@ -145,10 +145,15 @@ pub(crate) fn message(tx: &Tx<'_>, row: i64) -> Result<Option<Message>, Error> {
 
 /// The rows of own messages that wait to be sent, oldest first.
 pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<i64>, Error> {
+    rows_with(tx, SendStatus::Pending)
+}
+
+/// The rows of own messages that came to this and not to the server, or not any more, oldest first.
+pub(super) fn rows_with(tx: &Tx<'_>, status: SendStatus) -> Result<Vec<i64>, Error> {
     let mut statement = tx
         .connection()
         .prepare_cached("SELECT row FROM messages WHERE status = ?1 AND status <> 0 ORDER BY row")?;
-    let rows = statement.query_map([SendStatus::Pending.column()], |row| row.get(0))?;
+    let rows = statement.query_map([status.column()], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -3,20 +3,21 @@
 use std::collections::BTreeSet;
 
 use larder_pool::Tx;
-use larder_wire::{DeviceId, UserName};
-use openmls::prelude::MlsGroup;
+use larder_wire::{DeviceId, DeviceInfo, UserName};
+use openmls::prelude::{MlsGroup, OpenMlsProvider};
 use rusqlite::{Connection, named_params};
 
-use crate::core::devices::{self, groups_with, tell};
+use crate::core::chain::{self, Judged};
+use crate::core::devices::{self, Listed, groups_with, learn_devices, tell};
 use crate::core::members::fingerprint;
 use crate::core::mls;
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
 use crate::core::safety_number::{Fingerprint, code, number};
 use crate::core::schema::corrupt;
-use crate::error::Error;
+use crate::error::{Error, NotTheServer};
 use crate::types::GroupKey;
-use crate::verification::{SafetyDevice, SafetyNumber, Verification};
+use crate::verification::{NewIdentity, SafetyDevice, SafetyNumber, Verification};
 
 /// Names the notice about a device of a verified user in a group's history, so that each is there once.
 const NOTICE_CHANGED: &str = "verification-changed";
@@ -178,7 +179,12 @@ pub(crate) fn safety_number(
     user: &UserName,
 ) -> Result<(SafetyNumber, Keys), Error> {
     let theirs = known_keys(tx, context, user)?;
-    let (my_fingerprint, fingerprint_of_user) = fingerprints(tx, context, user, &theirs)?;
+    Ok((number_of(tx, context, user, &theirs)?, theirs))
+}
+
+/// What this device shows of itself and of a user with these keys.
+fn number_of(tx: &Tx<'_>, context: &Context, user: &UserName, theirs: &Keys) -> Result<SafetyNumber, Error> {
+    let (my_fingerprint, fingerprint_of_user) = fingerprints(tx, context, user, theirs)?;
     let verified = verified(tx.connection(), user)?;
     let devices = theirs
         .iter()
@@ -190,25 +196,83 @@ pub(crate) fn safety_number(
                 .is_some_and(|verified| !verified.contains(&(device.clone(), key.clone()))),
         })
         .collect();
-    let shown = SafetyNumber {
+    Ok(SafetyNumber {
         number: number(&my_fingerprint, &fingerprint_of_user),
         qr: code(&my_fingerprint, &fingerprint_of_user).into_bytes(),
+        qr_of_user: code(&fingerprint_of_user, &my_fingerprint).into_bytes(),
         verification: verification(tx, user)?,
         devices,
-    };
-    Ok((shown, theirs))
+        other_identity: peers::is_distrusted(tx.connection(), user)?,
+    })
 }
 
-/// Whether this is what a user's device shows to be scanned.
-pub(crate) fn is_code_of(
+/// A list of a user's devices that contradicts what is known of them, as it was shown to be compared.
+pub(crate) struct Offered {
+    devices: Vec<DeviceInfo>,
+    keys: Keys,
+}
+
+/// What a user's devices would be if nothing were known of them, beside what is known.
+pub(crate) fn new_identity(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    payload: &[u8],
-) -> Result<bool, Error> {
-    let theirs = known_keys(tx, context, user)?;
-    let (mine, theirs) = fingerprints(tx, context, user, &theirs)?;
-    Ok(payload == code(&theirs, &mine).as_bytes())
+    listed: Listed,
+) -> Result<(NewIdentity, Offered), Error> {
+    if learn_devices(tx, context, user, &listed)? {
+        return Err(Error::NoOtherIdentity { user: user.clone() });
+    }
+    let devices = listed.into_devices();
+    let server = (context.identity.me.server_name.as_str(), user);
+    // What was too long has nothing to be shown.
+    let judged = chain::verify(tx.provider().crypto(), server, &devices, &[])
+        .map_err(|_| NotTheServer::ForgedDevices)?;
+    let theirs = devices.iter().zip(judged).filter(|(_, judged)| match judged {
+        Judged::Theirs | Judged::SaidRemoved => true,
+        Judged::Removed | Judged::NotTheirs => false,
+    });
+    let keys: Keys = theirs
+        .map(|(device, _)| (device.device_id.clone(), device.mls_signature_key.0.clone()))
+        .collect();
+    if keys.is_empty() {
+        return Err(NotTheServer::ForgedDevices.into());
+    }
+    let known = match present(tx, context, user)? {
+        known if known.is_empty() => None,
+        known => Some(number_of(tx, context, user, &known)?),
+    };
+    let new = number_of(tx, context, user, &keys)?;
+    Ok((NewIdentity { known, new }, Offered { devices, keys }))
+}
+
+/// The person has compared what was [offered](new_identity): it takes the place of all that was known of the user, and counts as
+/// verified. In groups that have a leaf of what was given up the keys are other ones than those.
+pub(crate) fn take_new_identity(
+    tx: &Tx<'_>,
+    context: &Context,
+    user: &UserName,
+    offered: Offered,
+) -> Result<(), Error> {
+    let Offered { devices, keys } = offered;
+    set_verified(tx, context, user, None)?;
+    peers::give_up(tx.connection(), user)?;
+    for (group, leaves) in groups_with(tx, user)? {
+        let given_up = leaves
+            .iter()
+            .filter(|leaf| keys.iter().all(|(device, _)| device != *leaf));
+        for device in given_up {
+            let text = format!(
+                "the device {} is of the identity of {user} that you have given up: nothing is sent here until {user} is \
+                 removed, and can be invited again",
+                devices::short(device)
+            );
+            tell(tx, context, &group, (user, device), NOTICE_CHANGED, &text)?;
+        }
+    }
+    if !learn_devices(tx, context, user, &Listed::Given(devices))? {
+        return Err(Error::Corrupt("a list of devices that was shown"));
+    }
+    set_verified(tx, context, user, Some(&keys))
 }
 
 /// The keys of a user with at least one device.

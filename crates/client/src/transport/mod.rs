@@ -68,7 +68,17 @@ pub(crate) fn require_access(server: &str, access: &Access) -> Result<(), Error>
 
 /// Proof that the server did what a request of the outbox asked for: made only by decoding its answer.
 #[must_use]
-pub(crate) struct Accepted(());
+pub(crate) struct Accepted {
+    /// The number of a message in its group's sequence.
+    seq: Option<u64>,
+}
+
+impl Accepted {
+    /// The number of a message in its group's sequence.
+    pub(crate) fn seq(&self) -> Option<u64> {
+        self.seq
+    }
+}
 
 /// What every request of the outbox is answered with, in one form or another.
 #[derive(Deserialize)]
@@ -300,7 +310,7 @@ impl Transport {
             let request = request.with_idempotency_key(idempotency_key.as_deref());
             let _: Receipt = self.change(claim, request).await?;
         }
-        Ok(Accepted(()))
+        Ok(Accepted { seq: None })
     }
 
     /// Sends messages of the outbox. What became of each.
@@ -323,7 +333,7 @@ impl Transport {
             return Err(NotTheServer::NotLarder { status: 200 }.into());
         }
         let results = results.into_iter().map(|result| match result {
-            MessageResult::Accepted { .. } => Ok(Accepted(())),
+            MessageResult::Accepted { seq } => Ok(Accepted { seq: Some(seq) }),
             MessageResult::Refused { problem } => Err(Error::Refused(problem)),
         });
         Ok(results.collect())

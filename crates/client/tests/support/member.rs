@@ -1,5 +1,7 @@
 //! A member who does with its state what it wants.
 
+use std::path::Path;
+
 use larder_client::GroupKey;
 use larder_pool::openmls::prelude::{GroupId, MlsGroup, OpenMlsProvider, SignatureScheme};
 use larder_pool::{LocalStore, Provider, StoreError};
@@ -13,7 +15,16 @@ pub(crate) fn with_state<T>(
     group: &GroupKey,
     work: impl FnOnce(&Provider<'_>, &mut MlsGroup, &SignatureKeyPair) -> T,
 ) -> T {
-    let mut store = LocalStore::open(&client.directory.path().join("larder.db")).unwrap();
+    with_copied_state(client.directory.path(), group, work)
+}
+
+/// The same, of a profile in this directory.
+pub(crate) fn with_copied_state<T>(
+    profile: &Path,
+    group: &GroupKey,
+    work: impl FnOnce(&Provider<'_>, &mut MlsGroup, &SignatureKeyPair) -> T,
+) -> T {
+    let mut store = LocalStore::open(&profile.join("larder.db")).unwrap();
     let mut made = None;
     let undone = store.transaction(|tx| {
         let provider = tx.provider();

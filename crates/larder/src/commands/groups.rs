@@ -143,7 +143,8 @@ pub(super) async fn members_command(context: &Context<'_>, group: &str) -> Resul
 /// Lists the members of a group.
 pub(crate) async fn members(client: &MlsConnection, key: &GroupKey, output: &Output) -> Result<()> {
     let members = client.members(key).await?;
-    let records: Vec<Record> = members
+    let code = client.epoch_code(key).await?;
+    let records = members
         .into_iter()
         .map(|member| Record::Member {
             group: key.to_string(),
@@ -153,8 +154,12 @@ pub(crate) async fn members(client: &MlsConnection, key: &GroupKey, output: &Out
             me: member.is_me,
             verification: member.verification.as_str(),
         })
-        .collect();
-    output.print(&records)?;
+        .chain(code.map(|shown| Record::EpochCode {
+            group: key.to_string(),
+            epoch: shown.epoch,
+            code: shown.code,
+        }));
+    output.print(&records.collect::<Vec<_>>())?;
     Ok(())
 }
 

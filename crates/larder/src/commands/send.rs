@@ -139,7 +139,7 @@ impl Sender<'_> {
         }
         sent.because = match sent.status {
             SendStatus::Pending if !self.offline => self.hindrance.borrow().clone(),
-            SendStatus::Pending | SendStatus::Sent | SendStatus::Failed => None,
+            SendStatus::Pending | SendStatus::Sent | SendStatus::Failed | SendStatus::Lost => None,
         };
         let mut record = sent_record(self.client, self.key, &sent).await?;
         if let Record::Sent { offline, .. } = &mut record {
@@ -168,7 +168,9 @@ impl Sender<'_> {
                     SendStatus::Pending if self.is_stuck() => return Ok(SendStatus::Pending),
                     SendStatus::Pending if self.is_hindered() => follower.pause(&nudge).await,
                     SendStatus::Pending => nudge.notify_one(),
-                    status @ (SendStatus::Sent | SendStatus::Failed) => return anyhow::Ok(status),
+                    status @ (SendStatus::Sent | SendStatus::Failed | SendStatus::Lost) => {
+                        return anyhow::Ok(status);
+                    }
                 }
             }
         };
@@ -212,7 +214,7 @@ impl Sender<'_> {
             match sent {
                 Ok(SendStatus::Sent) => {}
                 Ok(SendStatus::Pending) => pending = true,
-                Ok(SendStatus::Failed) => failed = Some(Exit::Refused),
+                Ok(SendStatus::Failed | SendStatus::Lost) => failed = Some(Exit::Refused),
                 Err(error) if error.is::<io::Error>() => return untold(error, lines).await,
                 Err(error) => {
                     let failure = Failure::of(&error);
@@ -290,7 +292,7 @@ fn exit_of(status: SendStatus, offline: bool, hindrance: Option<&Error>) -> Exit
         (SendStatus::Pending, _) if offline => ExitCode::SUCCESS,
         (SendStatus::Pending, Some(error)) if !error.is_temporary() => Failure::of_client(error).exit.into(),
         (SendStatus::Pending, _) => Exit::Unreachable.into(),
-        (SendStatus::Failed, _) => Exit::Refused.into(),
+        (SendStatus::Failed | SendStatus::Lost, _) => Exit::Refused.into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{MlsConnection, SafetyNumber, UserName};
+use larder_client::{MlsConnection, NewIdentity, SafetyNumber, UserName};
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
@@ -18,9 +18,49 @@ pub(super) async fn verify(context: &Context<'_>, options: &Verify) -> Result<Ex
     if options.unmark {
         return mark(context, &client, user, false).await;
     }
+    if options.new_identity {
+        return new_identity(context, &client, options).await;
+    }
     let shown = client.safety_number(user).await?;
+    let question = format!("Does {user} see the same number?");
+    match is_the_same(
+        context,
+        options,
+        &shown,
+        || record(user, &shown, !options.no_qr),
+        &question,
+    )? {
+        true => mark(context, &client, user, true).await,
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The same with the devices that the server shows and this device does not believe.
+async fn new_identity(context: &Context<'_>, client: &MlsConnection, options: &Verify) -> Result<ExitCode> {
+    let user = &options.user;
+    let shown = client.new_identity(user).await?;
+    let question = format!("Does {user} see the number of the new identity?");
+    let both = || record_of_new_identity(user, &shown, !options.no_qr);
+    match is_the_same(context, options, &shown.new, both, &question)? {
+        true => {
+            client.take_new_identity(user).await?;
+            print_verified(context, client, user).await
+        }
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Whether the user sees the same number, as the options or the person say; shows it where they do not.
+fn is_the_same(
+    context: &Context<'_>,
+    options: &Verify,
+    shown: &SafetyNumber,
+    record: impl FnOnce() -> Record,
+    question: &str,
+) -> Result<bool> {
+    let user = &options.user;
     if let Some(read_out) = &options.compare {
-        if !shown.is(read_out) && !client.check_qr(user, read_out.trim().as_bytes()).await? {
+        if !shown.is(read_out) && !shown.is_code(read_out.trim().as_bytes()) {
             return Err(Failure::new(
                 Exit::Refused,
                 "numbers-differ",
@@ -31,19 +71,13 @@ pub(super) async fn verify(context: &Context<'_>, options: &Verify) -> Result<Ex
             )
             .into());
         }
-        return mark(context, &client, user, true).await;
+        return Ok(true);
     }
     if options.mark {
-        return mark(context, &client, user, true).await;
+        return Ok(true);
     }
-    context.output.print(&[record(user, &shown, !options.no_qr)])?;
-    if !context.output.is_interactive() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    match confirmed(&format!("Does {user} see the same number?"))? {
-        true => mark(context, &client, user, true).await,
-        false => Ok(ExitCode::SUCCESS),
-    }
+    context.output.print(&[record()])?;
+    Ok(context.output.is_interactive() && confirmed(question)?)
 }
 
 async fn mark(
@@ -53,6 +87,10 @@ async fn mark(
     verified: bool,
 ) -> Result<ExitCode> {
     client.set_verified(user, verified).await?;
+    print_verified(context, client, user).await
+}
+
+async fn print_verified(context: &Context<'_>, client: &MlsConnection, user: &UserName) -> Result<ExitCode> {
     context.output.print(&[Record::Verified {
         user: user.to_string(),
         verification: client.verification(user).await?.as_str(),
@@ -66,17 +104,31 @@ fn record(user: &UserName, shown: &SafetyNumber, draw: bool) -> Record {
         number: shown.number.clone(),
         qr: String::from_utf8_lossy(&shown.qr).into_owned(),
         verification: shown.verification.as_str(),
-        devices: shown
-            .devices
-            .iter()
-            .map(|device| SafetyDevice {
-                device_id: device.device_id.to_string(),
-                fingerprint: device.signature_key_fingerprint.clone(),
-                new: device.is_new,
-            })
-            .collect(),
+        devices: devices(shown),
+        other_identity: shown.other_identity,
         drawn: if draw { code_on_dark(&shown.qr) } else { None },
     }
+}
+
+fn record_of_new_identity(user: &UserName, shown: &NewIdentity, draw: bool) -> Record {
+    let NewIdentity { known, new } = shown;
+    Record::NewIdentity {
+        user: user.to_string(),
+        known: known.as_ref().map(|known| known.number.clone()),
+        number: new.number.clone(),
+        qr: String::from_utf8_lossy(&new.qr).into_owned(),
+        devices: devices(new),
+        drawn: if draw { code_on_dark(&new.qr) } else { None },
+    }
+}
+
+fn devices(shown: &SafetyNumber) -> Vec<SafetyDevice> {
+    let devices = shown.devices.iter().map(|device| SafetyDevice {
+        device_id: device.device_id.to_string(),
+        fingerprint: device.signature_key_fingerprint.clone(),
+        new: device.is_new,
+    });
+    devices.collect()
 }
 
 /// What the other scans, in half blocks: light ones on a dark ground, as most terminals are.

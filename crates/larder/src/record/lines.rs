@@ -5,13 +5,10 @@ use std::fmt::Write;
 
 use larder_client::UnixSeconds;
 
-use super::{HeldFor, Listed, NotAdded, Record, SafetyDevice, Shown};
+use super::{HeldFor, Listed, NotAdded, Record, Shown, compared};
 use crate::clock::date;
 use crate::passphrase::NOT_ENCRYPTED;
 use crate::text::{label, plain};
-
-/// Groups of digits of a safety number on one line.
-const GROUPS_PER_LINE: usize = 4;
 
 impl Record {
     /// The line for people. Nothing that others wrote can break out of it.
@@ -155,35 +152,34 @@ impl Record {
                 };
                 format!("{user}  device {device_id}  key {fingerprint}{me}{verified}")
             }
+            Self::EpochCode { epoch, code, .. } => {
+                format!("everybody in epoch {epoch} sees the code {code}, unless the group was split")
+            }
             Self::SafetyNumber {
                 user,
                 number,
                 verification,
                 devices,
+                other_identity,
                 drawn,
                 ..
             } => {
-                let mut line = format!("you and {user} see the same number if nobody is between you:\n\n");
-                let groups: Vec<&str> = number.split(' ').collect();
-                for groups in groups.chunks(GROUPS_PER_LINE) {
-                    let _ = writeln!(line, "    {}", groups.join(" "));
-                }
-                if let Some(drawn) = drawn {
-                    let _ = write!(line, "\n{drawn}\n");
-                }
-                for device in devices {
-                    let SafetyDevice {
-                        device_id,
-                        fingerprint,
-                        new,
-                    } = device;
-                    let new = if *new { "  NEW" } else { "" };
-                    let _ = write!(line, "\ndevice {device_id}  key {fingerprint}{new}");
-                }
-                let _ = write!(line, "\n{}", verified(user, verification));
-                line
+                let is_verified = compared::verified(user, verification);
+                let shown = (number.as_str(), devices.as_slice(), drawn.as_deref());
+                compared::safety_number(user, shown, &is_verified, *other_identity)
             }
-            Self::Verified { user, verification } => verified(user, verification),
+            Self::NewIdentity {
+                user,
+                known,
+                number,
+                devices,
+                drawn,
+                ..
+            } => {
+                let shown = (number.as_str(), devices.as_slice(), drawn.as_deref());
+                compared::new_identity(user, known.as_deref(), shown)
+            }
+            Self::Verified { user, verification } => compared::verified(user, verification),
             Self::Invited {
                 group,
                 added,
@@ -515,15 +511,6 @@ fn handle<'a>(name: Option<&'a str>, id: &'a str) -> Cow<'a, str> {
     match name {
         Some(name) if !name.starts_with(['-', '.']) && label(name) == name => Cow::Borrowed(name),
         Some(_) | None => Cow::Owned(group_label(None, id)),
-    }
-}
-
-/// Whether a user is verified, in a sentence.
-fn verified(user: &str, verification: &str) -> String {
-    match verification {
-        "verified" => format!("{user} is verified"),
-        "changed" => format!("WARNING: {user} has other keys than those that you have verified"),
-        _ => format!("{user} is not verified"),
     }
 }
 

@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use larder_client::{
-    DeviceId, Error, GroupKey, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification,
-};
+use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification};
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
+use super::panels;
 use super::queues::Queues;
 use crate::clock;
-use crate::commands::{code_on_light, pool_records, quarantined_record};
+use crate::commands::{pool_records, quarantined_record};
 use crate::failure::Failure;
 use crate::files::{Outgoing, destination};
 use crate::follow::Follower;
@@ -38,7 +37,7 @@ struct News {
     row: i64,
     /// Messages that were told as pending.
     pending: BTreeSet<i64>,
-    /// Messages that were told as failed, which `/retry` may change.
+    /// Messages that were told as failed or lost, which `/retry` may change.
     failed: BTreeSet<i64>,
 }
 
@@ -47,7 +46,7 @@ impl News {
     fn told(&mut self, messages: &[Message]) {
         for message in messages {
             match message.status {
-                SendStatus::Failed => _ = self.failed.insert(message.row),
+                SendStatus::Failed | SendStatus::Lost => _ = self.failed.insert(message.row),
                 SendStatus::Pending | SendStatus::Sent => _ = self.failed.remove(&message.row),
             }
         }
@@ -160,7 +159,15 @@ impl Engine {
         }
         for row in &news.failed {
             let message = self.client.message(*row).await?;
-            fresh.extend(message.filter(|message| message.status != SendStatus::Failed));
+            let is_other =
+                |message: &Message| !matches!(message.status, SendStatus::Failed | SendStatus::Lost);
+            fresh.extend(message.filter(is_other));
+        }
+        // What was told as sent is lost, if the server was restored.
+        for row in self.client.lost().await? {
+            if !news.failed.contains(&row) {
+                fresh.extend(self.client.message(row).await?);
+            }
         }
         news.pending = pending;
         news.told(&fresh);
@@ -333,7 +340,9 @@ impl Engine {
                 };
                 format!("declined{kept}{}", untold(declined.told))
             }
-            Slash::Verify(user, None) => return Ok(Some(Update::Panel(self.verify(&user).await?))),
+            Slash::Verify(user, None) => {
+                return Ok(Some(Update::Panel(panels::verify(client, &user).await?)));
+            }
             Slash::Verify(user, Some(verified)) => {
                 client.set_verified(&user, verified).await?;
                 match client.verification(&user).await? {
@@ -342,7 +351,15 @@ impl Engine {
                     Verification::Changed => format!("{user} has other keys by now: /verify {user} again"),
                 }
             }
-            Slash::Members => return Ok(Some(Update::Panel(self.members(open()?).await?))),
+            Slash::NewIdentity(user, false) => {
+                return Ok(Some(Update::Panel(panels::new_identity(client, &user).await?)));
+            }
+            Slash::NewIdentity(user, true) => {
+                client.take_new_identity(&user).await?;
+                self.nudge.notify_one();
+                format!("{user} is verified, with the new identity")
+            }
+            Slash::Members => return Ok(Some(Update::Panel(panels::members(client, open()?).await?))),
             Slash::Pool => return Ok(Some(Update::Panel(self.pool().await?))),
             Slash::Search(text) => return Ok(Some(Update::Panel(self.search(&text).await?))),
             Slash::Attach(path) => {
@@ -351,7 +368,9 @@ impl Engine {
                 match sent.status {
                     SendStatus::Sent => "the file was sent".to_owned(),
                     SendStatus::Pending => "the file waits for the server".to_owned(),
-                    SendStatus::Failed => "the file was not sent: /retry tries again".to_owned(),
+                    SendStatus::Failed | SendStatus::Lost => {
+                        "the file was not sent: /retry tries again".to_owned()
+                    }
                 }
             }
             Slash::Group(_) | Slash::Edit | Slash::Copy | Slash::Save(_) | Slash::Help | Slash::Quit => {
@@ -379,57 +398,6 @@ impl Engine {
                 by_last_resort.join(", ")
             ),
         }))
-    }
-
-    async fn members(&self, group: &GroupKey) -> Result<Panel> {
-        let mut lines = Vec::new();
-        let mut user = None;
-        for member in self.client.members(group).await? {
-            if user.as_ref() != Some(&member.user) {
-                lines.push(PanelLine::new(member.user.to_string(), Look::Strong));
-                user = Some(member.user.clone());
-            }
-            let mark = match (member.is_me, member.verification) {
-                (true, _) => "  (this device)",
-                (false, Verification::Unverified) => "",
-                (false, Verification::Verified) => "  verified",
-                (false, Verification::Changed) => "  CHANGED",
-            };
-            let device = device_line(&member.device_id, &member.signature_key_fingerprint);
-            lines.push(PanelLine::new(format!("  {device}{mark}"), Look::Plain));
-        }
-        Ok(Panel::new("members", lines))
-    }
-
-    /// What two people compare, and how it is marked that they have.
-    async fn verify(&self, user: &UserName) -> Result<Panel> {
-        let shown = self.client.safety_number(user).await?;
-        let groups: Vec<&str> = shown.number.split(' ').collect();
-        let mut lines: Vec<PanelLine> = groups
-            .chunks(6)
-            .map(|groups| PanelLine::new(groups.join(" "), Look::Strong))
-            .collect();
-        let code = code_on_light(&shown.qr).unwrap_or_default();
-        lines.extend(code.lines().map(|line| PanelLine::new(line, Look::Code)));
-        lines.push(match shown.verification {
-            Verification::Verified => PanelLine::new("verified", Look::Plain),
-            Verification::Unverified => PanelLine::new("not verified", Look::Plain),
-            Verification::Changed => {
-                PanelLine::new("verified once, and the keys are others now", Look::Alarm)
-            }
-        });
-        lines.push(PanelLine::new(
-            format!("Ask {user} in person or by phone. The same? /verify {user} yes"),
-            Look::Plain,
-        ));
-        for device in &shown.devices {
-            let line = device_line(&device.device_id, &device.signature_key_fingerprint);
-            lines.push(match device.is_new {
-                true => PanelLine::new(format!("{line}  new"), Look::Alarm),
-                false => PanelLine::new(line, Look::Plain),
-            });
-        }
-        Ok(Panel::new(format!("you and {user}"), lines))
     }
 
     async fn pool(&self) -> Result<Panel> {
@@ -474,10 +442,6 @@ impl Engine {
 }
 
 /// A device, and as much of its key's fingerprint as there is room for.
-fn device_line(device: &DeviceId, fingerprint: &str) -> String {
-    format!("{device}  {}…", fingerprint.chars().take(16).collect::<String>())
-}
-
 fn list(users: &[UserName]) -> String {
     users
         .iter()

@@ -4,7 +4,8 @@
 //!   be pressed.
 //! * `keyboard` is what is typed, before crossterm makes events of it.
 //! * `view` draws it, in the colours of `theme`, on the `screen`.
-//! * `engine` does what has to be done, in the order of its `queues`, and tells what happens: it alone knows the client.
+//! * `engine` does what has to be done, in the order of its `queues`, and tells what happens: with its `panels` it alone knows
+//!   the client.
 
 mod app;
 mod bench;
@@ -22,6 +23,7 @@ mod notify;
 #[cfg(not(feature = "notifications"))]
 #[path = "without_notify.rs"]
 mod notify;
+mod panels;
 mod queues;
 mod screen;
 mod theme;

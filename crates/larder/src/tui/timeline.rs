@@ -48,6 +48,14 @@ struct Wrapped {
 }
 
 impl Entry {
+    /// Whether `/retry` would send it.
+    fn is_to_be_sent_again(&self) -> bool {
+        match self.status {
+            SendStatus::Failed | SendStatus::Lost => true,
+            SendStatus::Sent | SendStatus::Pending => false,
+        }
+    }
+
     pub(super) fn new(message: Message, when: DayAndMinute) -> Self {
         let (day, minute) = when(message.sent_at);
         let author = match (message.kind, message.sender) {
@@ -125,6 +133,8 @@ pub(super) enum Line {
     New,
     /// The message above was refused.
     NotSent,
+    /// The server has lost the message above.
+    Lost,
     /// The first line of a message, or a later one.
     Text {
         /// Which message.
@@ -356,7 +366,7 @@ impl Timeline {
         let (is_first_of_day, starts_new) = self.begins(at);
         let columns = self.columns.saturating_sub(MARGIN);
         let entry = &mut self.entries[at];
-        let failed = entry.status == SendStatus::Failed;
+        let failed = entry.is_to_be_sent_again();
         entry.lines(columns).len()
             + usize::from(is_first_of_day)
             + usize::from(starts_new)
@@ -378,7 +388,8 @@ impl Timeline {
         }
         let mut head = Some((entry.minute.clone(), entry.author.clone()));
         let mark = Some(entry.status).filter(|status| *status != SendStatus::Sent);
-        let failed = entry.status == SendStatus::Failed;
+        let failed = entry.is_to_be_sent_again();
+        let lost = entry.status == SendStatus::Lost;
         let (row, event) = (entry.row, entry.author == Author::Event);
         for (number, text) in entry.lines(columns).iter().enumerate() {
             lines.push(Line::Text {
@@ -391,7 +402,10 @@ impl Timeline {
             });
         }
         if failed {
-            lines.push(Line::NotSent);
+            lines.push(match lost {
+                true => Line::Lost,
+                false => Line::NotSent,
+            });
         }
         lines
     }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use crate::support::{Running, World};
 use crate::transcripts::fails;
 
-fn database(world: &World) -> String {
+pub(crate) fn database(world: &World) -> String {
     world
         .path("server")
         .join("server.db")

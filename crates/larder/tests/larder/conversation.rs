@@ -74,7 +74,22 @@ fn a_removed_member_reads_nothing_more_and_one_who_leaves_is_gone() {
     world.ok("alice", &["invite", "room", "bob", "carol"]);
     world.ok("bob", &["recv"]);
     world.ok("carol", &["recv"]);
-    assert_eq!(world.json("alice", &["members", "room"]).len(), 3);
+    for _ in 0..2 {
+        for member in ["alice", "bob", "carol"] {
+            world.ok(member, &["recv"]);
+        }
+    }
+    let shown = ["alice", "bob", "carol"].map(|member| world.json(member, &["members", "room"]));
+    assert!(shown.iter().all(|members| members.len() == 3 + 1));
+    let [of_alice, of_bob, of_carol] = shown.map(|mut members| members.pop().unwrap());
+    assert_eq!(of_alice["type"], "epoch_code");
+    assert!(of_alice == of_bob && of_bob == of_carol);
+    let code = of_alice["code"].as_str().unwrap();
+    let line = format!(
+        "everybody in epoch {} sees the code {code}, unless the group was split\n",
+        of_alice["epoch"]
+    );
+    assert!(world.ok("bob", &["members", "room"]).ends_with(&line));
 
     assert_eq!(
         world.ok("alice", &["remove", "room", "carol"]),
@@ -88,7 +103,7 @@ fn a_removed_member_reads_nothing_more_and_one_who_leaves_is_gone() {
     world.ok("bob", &["leave", "room"]);
     assert_eq!(world.ok("alice", &["recv"]), "#room * bob left\n");
     let members = world.json("alice", &["members", "room"]);
-    assert_eq!(members.len(), 1);
+    assert_eq!(members.len(), 1 + 1);
     assert_eq!(members[0]["user"], "alice");
     world.ok("bob", &["recv"]);
     assert_eq!(world.json("bob", &["groups"])[0]["state"], "left");

@@ -1,5 +1,6 @@
 //! A second device of a user: linked by a code, listed, removed.
 
+use crate::admin::database;
 use crate::support::{Running, World, parse, texts};
 use crate::transcripts::fails;
 
@@ -98,7 +99,7 @@ fn r_s7_r_c8_a_device_is_linked_by_a_code_everybody_is_told_once_and_it_is_remov
     let told = world.ok("bob", &["recv"]);
     let by_list = format!("#room * alice removed the device {}\n", &phone[..8]);
     assert!(told.contains(&by_list), "{told}");
-    assert_eq!(world.json("bob", &["members", "room"]).len(), 2);
+    assert_eq!(world.json("bob", &["members", "room"]).len(), 2 + 1);
     assert!(world.ok("alice", &["device", "list"]).ends_with("  (removed)\n"));
 }
 
@@ -220,4 +221,73 @@ fn r_c8_two_people_compare_numbers_and_a_new_device_of_a_verified_one_stops_what
     assert_eq!((exit, code.as_str()), (2, "oneself"));
     let (exit, _, code) = fails(&world, "alice", &["verify", "zoe"]);
     assert_eq!((exit, code.as_str()), (5, "unknown-user"));
+}
+
+#[test]
+fn who_registered_anew_is_compared_as_a_new_identity() {
+    let mut world = World::new();
+    world.register(&["alice"]);
+    let (store, copy) = (database(&world), world.path("backup.db"));
+    world.ok(
+        "admin",
+        &["admin", "backup", "--database", &store, copy.to_str().unwrap()],
+    );
+    world.register(&["bob"]);
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    world.ok("alice", &["verify", "bob", "--mark"]);
+    let before = world.json("alice", &["verify", "bob"]).remove(0);
+    assert_eq!(before["other_identity"], false);
+    // The operator goes back to a store without bob's account.
+    world.kill_server();
+    for file in std::fs::read_dir(world.path("server")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    std::fs::copy(&copy, &store).unwrap();
+    world.ok("admin", &["admin", "restored", "--database", &store]);
+    world.start_server();
+    world.ok("anew", &["register", "--no-encryption", "bob"]);
+    let of_bob = world.json("anew", &["verify", "alice"]).remove(0);
+
+    world.ok("alice", &["recv"]);
+    world.ok("alice", &["group", "create", "again"]);
+    let (exit, sentence, code) = fails(&world, "alice", &["invite", "again", "bob"]);
+    assert_eq!((exit, code.as_str()), (3, "other-identity"));
+    assert!(
+        sentence.ends_with("larder verify bob --new-identity\n"),
+        "{sentence}"
+    );
+    let shown = world.ok("alice", &["verify", "--no-qr", "bob"]);
+    assert!(
+        shown.ends_with("To compare: larder verify bob --new-identity\n"),
+        "{shown}"
+    );
+    let both = world
+        .json("alice", &["verify", "bob", "--new-identity"])
+        .remove(0);
+    assert_eq!(both["type"], "new_identity");
+    assert_eq!(
+        (&both["known"], &both["number"]),
+        (&before["number"], &of_bob["number"])
+    );
+    let shown = world.ok("alice", &["verify", "--no-qr", "bob", "--new-identity"]);
+    for number in [&both["known"], &both["number"]] {
+        let digits: Vec<&str> = number.as_str().unwrap().split(' ').collect();
+        assert!(
+            digits.chunks(4).all(|groups| shown.contains(&groups.join(" "))),
+            "{shown}"
+        );
+    }
+    let old = before["number"].as_str().unwrap();
+    let wrong = ["verify", "bob", "--new-identity", "--compare", old];
+    let (exit, _, code) = fails(&world, "alice", &wrong);
+    assert_eq!((exit, code.as_str()), (3, "numbers-differ"));
+    let right = of_bob["qr"].as_str().unwrap();
+    let compared = world.ok("alice", &["verify", "bob", "--new-identity", "--compare", right]);
+    assert_eq!(compared, "bob is verified\n");
+    world.ok("alice", &["invite", "again", "bob"]);
+    world.ok("alice", &["send", "again", "welcome"]);
+    assert_eq!(texts(&world.json("anew", &["recv"])), ["welcome"]);
+    let (exit, _, code) = fails(&world, "alice", &["verify", "bob", "--new-identity"]);
+    assert_eq!((exit, code.as_str()), (3, "no-other-identity"));
 }

@@ -191,7 +191,7 @@ fn a_file_descriptor_gives_a_line_and_no_more() {
     );
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let types: Vec<_> = out.lines().map(|line| parse(line)["type"].clone()).collect();
-    assert_eq!(types, ["sent", "member"], "{out}");
+    assert_eq!(types, ["sent", "member", "epoch_code"], "{out}");
 }
 
 #[test]

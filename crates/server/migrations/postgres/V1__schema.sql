@@ -418,6 +418,15 @@ CREATE TABLE bodies (
 );
 CREATE INDEX bodies_of_welcomes ON bodies (group_id, seq) WHERE part = 1;
 
+-- Numbers that no row has: the store was restored from a backup, and the rows that had them are lost.
+CREATE TABLE gaps (
+    group_id BYTEA NOT NULL REFERENCES groups (id),
+    first_seq BIGINT NOT NULL,
+    last_seq BIGINT NOT NULL,
+    PRIMARY KEY (group_id, first_seq),
+    CHECK (last_seq >= first_seq)
+);
+
 -- What a device is entitled to: the rows from from_seq on, until until_seq, while that is not NULL; messages of from_epoch and
 -- later. by_welcome: the first of them is the Welcome of that Commit. A device that was removed and comes back has another one. An interval that ended and was read is deleted.
 -- waiting_bytes: of the bodies of messages that the device has sent. waiting_from: none of them is before this row.

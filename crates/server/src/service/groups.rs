@@ -198,25 +198,29 @@ impl Service {
     /// The groups that the caller is a member of; or, `of_user`, that any device of its user is.
     pub async fn memberships(&self, caller: &Caller, of_user: bool) -> Result<Memberships, ServiceError> {
         let device = caller.device.key;
-        let groups = self
+        let (rows, gaps) = self
             .inner
             .store
             .read(move |tx| {
                 Ok(if of_user {
-                    tx.memberships_of_user(device)?
+                    (tx.memberships_of_user(device)?, tx.gaps_of_user(device)?)
                 } else {
-                    tx.memberships(device)?
+                    (tx.memberships(device)?, tx.gaps(device)?)
                 })
             })
-            .await?
-            .into_iter()
-            .map(|row| Membership {
+            .await?;
+        let groups = rows.into_iter().map(|row| {
+            let of_group = gaps.iter().filter(|(group, _)| *group == row.group);
+            Membership {
+                gaps: of_group.map(|(_, gap)| *gap).collect(),
                 group_id: row.group,
                 epoch: row.epoch,
                 head: row.head,
-            })
-            .collect();
-        Ok(Memberships { groups })
+            }
+        });
+        Ok(Memberships {
+            groups: groups.collect(),
+        })
     }
 
     /// What an external Commit needs. Refuses with `not-found`.

@@ -1,5 +1,5 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::GroupId;
+use larder_wire::{Gap, GroupId};
 
 use crate::error::Fault;
 use crate::store::log::{AcceptedRow, LogKind};
@@ -155,6 +155,29 @@ impl Tx<'_> {
         )
     }
 
+    /// The numbers that are left out of the logs of the groups that a device is a member of, by group and number.
+    pub(crate) fn gaps(&self, device: DeviceKey) -> Result<Vec<(GroupId, Gap)>, Fault> {
+        self.rows(
+            "SELECT p.group_id, p.first_seq, p.last_seq FROM members m JOIN gaps p ON p.group_id = m.group_id
+             WHERE m.device_id = ?1 AND m.until_seq IS NULL ORDER BY p.group_id, p.first_seq",
+            params![device],
+            gap,
+        )
+    }
+
+    /// The same of the groups that any device of this device's user is a member of.
+    pub(crate) fn gaps_of_user(&self, device: DeviceKey) -> Result<Vec<(GroupId, Gap)>, Fault> {
+        self.rows(
+            "SELECT DISTINCT p.group_id, p.first_seq, p.last_seq FROM devices me
+             JOIN devices mine ON mine.user_id = me.user_id
+             JOIN members m ON m.device_id = mine.id AND m.until_seq IS NULL
+             JOIN gaps p ON p.group_id = m.group_id
+             WHERE me.id = ?1 ORDER BY p.group_id, p.first_seq",
+            params![device],
+            gap,
+        )
+    }
+
     /// The groups that any device of this device's user is a member of, by id.
     pub(crate) fn memberships_of_user(&self, device: DeviceKey) -> Result<Vec<MembershipRow>, Fault> {
         self.rows(
@@ -186,6 +209,14 @@ fn group_row(row: &Row<'_>, transcript_hash: usize) -> Result<GroupRow, Fault> {
         state_seq: row.get(1)?,
         transcript_hash: row.optional(transcript_hash)?.unwrap_or_default(),
     })
+}
+
+fn gap(row: &Row<'_>) -> Result<(GroupId, Gap), Fault> {
+    let gap = Gap {
+        first: row.get(1)?,
+        last: row.get(2)?,
+    };
+    Ok((row.get(0)?, gap))
 }
 
 fn membership(row: &Row<'_>) -> Result<MembershipRow, Fault> {

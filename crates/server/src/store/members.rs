@@ -457,7 +457,7 @@ impl Tx<'_> {
         if removed > 0 {
             return Ok(removed);
         }
-        for table in ["members", "group_states", "group_infos"] {
+        for table in ["members", "group_states", "group_infos", "gaps"] {
             self.queue(
                 &format!("DELETE FROM {table} WHERE group_id = ?1"),
                 params![&group],

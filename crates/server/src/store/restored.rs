@@ -31,11 +31,17 @@ impl Tx<'_> {
     }
 
     /// Rows to come in the group after `after`, by id, have numbers that no device has seen: one may have read further than this
-    /// store remembers, and would take them for rows that it knows. Returns the group, while there is one.
+    /// store remembers, and would take them for rows that it knows. The store remembers which were left out: what had them is lost.
+    /// Returns the group, while there is one.
     pub(crate) fn skip_numbers(&self, after: Option<&GroupId>) -> Result<Option<GroupId>, Fault> {
         let Some(group) = self.group_after(after)? else {
             return Ok(None);
         };
+        self.queue(
+            "INSERT INTO gaps (group_id, first_seq, last_seq)
+             SELECT id, next_seq, next_seq + ?2 - 1 FROM groups WHERE id = ?1",
+            params![&group, NUMBERS_SKIPPED],
+        )?;
         self.queue(
             "UPDATE groups SET next_seq = next_seq + ?2 WHERE id = ?1",
             params![&group, NUMBERS_SKIPPED],

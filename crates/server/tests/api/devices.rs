@@ -297,6 +297,7 @@ async fn a_linked_device_finds_the_groups_of_its_user_and_joins_them_by_external
         group_id: gid.clone(),
         epoch: 0,
         head: 1,
+        gaps: Vec::new(),
     }];
     assert_eq!(groups(&second, "").await, []);
     assert_eq!(groups(&second, "?of=device").await, []);

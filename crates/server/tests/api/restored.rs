@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use larder_lifecycle::UnixSeconds;
 use larder_server::Admin;
-use larder_wire::{AuditPage, AuditTransition, GroupId, Inbox, InboxKind, KeyPackageState, ProblemType};
+use larder_wire::{
+    AuditPage, AuditTransition, Gap, GroupId, Inbox, InboxKind, KeyPackageState, Memberships, ProblemType,
+};
 
 use crate::support::{TestServer, count, reserved_refs};
 
@@ -86,12 +88,21 @@ async fn x1_what_waited_in_the_backup_still_waits_after_the_restore() {
     let mut bob = server.device_with_key_packages("bob", 2).await;
     let (mut group, _) = alice.create_group().await;
     alice.invite(&mut group, &[&bob]).await;
-    alice.send(&mut group, "one").await;
+    let one = alice.send(&mut group, "one").await;
     let admin = Admin::open(&server.database.location()).await.unwrap();
     admin.restored(UnixSeconds(server.time())).await.unwrap();
     alice.open_session().await;
+    let listed: Memberships = alice.http.get("/v1/groups").await.ok();
     let two = alice.send(&mut group, "two").await;
     assert!(two.seq > u64::from(u32::MAX), "no device has seen its number");
+    let expected = [Gap {
+        first: one.seq + 1,
+        last: two.seq - 1,
+    }];
+    assert_eq!(listed.groups[0].gaps, expected);
+    assert_eq!(listed.groups[0].head, two.seq - 1);
+    let of_user: Memberships = alice.http.get("/v1/groups?of=user").await.ok();
+    assert_eq!(of_user.groups[0].gaps, expected);
     bob.open_session().await;
     let mut joined = bob.join().await;
     assert_eq!(bob.catch_up(&mut joined).await, ["one", "two"]);

@@ -181,6 +181,7 @@ async fn a_device_is_told_the_groups_that_it_is_a_member_of_and_no_others() {
         group_id: gid.clone(),
         epoch: 1,
         head: 1,
+        gaps: Vec::new(),
     };
     assert_eq!(groups(&bob).await, std::slice::from_ref(&of_bob));
     assert!(groups(&alice).await.contains(&of_bob));

@@ -371,6 +371,7 @@ impl App {
             | Slash::Block(_)
             | Slash::Trust(_)
             | Slash::Verify(..)
+            | Slash::NewIdentity(..)
             | Slash::Invite(_)
             | Slash::Remove(_)
             | Slash::Leave

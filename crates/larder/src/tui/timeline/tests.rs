@@ -30,7 +30,7 @@ fn rows(lines: &[Line]) -> Vec<i64> {
         .iter()
         .filter_map(|line| match line {
             Line::Text { row, .. } => Some(*row),
-            Line::Day(_) | Line::New | Line::NotSent => None,
+            Line::Day(_) | Line::New | Line::NotSent | Line::Lost => None,
         })
         .collect()
 }
@@ -122,7 +122,7 @@ fn a_message_of_many_lines_is_wrapped_below_its_author() {
         .iter()
         .filter_map(|line| match line {
             Line::Text { text, head, .. } => Some((text.as_str(), head.is_some())),
-            Line::Day(_) | Line::New | Line::NotSent => None,
+            Line::Day(_) | Line::New | Line::NotSent | Line::Lost => None,
         })
         .collect();
     assert_eq!(
@@ -134,14 +134,18 @@ fn a_message_of_many_lines_is_wrapped_below_its_author() {
 #[test]
 fn lines_are_counted_as_they_are_made() {
     let mut timeline = timeline([1, 2, 1000, 1001]);
-    let mut failed = entry(1002, &"long ".repeat(30));
-    failed.status = SendStatus::Failed;
-    timeline.put(failed);
+    for (row, status) in [(1002, SendStatus::Failed), (1003, SendStatus::Lost)] {
+        let mut failed = entry(row, &"long ".repeat(30));
+        failed.status = status;
+        timeline.put(failed);
+    }
     timeline.set_new_after(Some(1000));
     timeline.view(60, 10);
-    for at in 0..5 {
+    for at in 0..6 {
         assert_eq!(timeline.height_of(at), timeline.lines_of(at).len());
     }
+    assert_eq!(timeline.lines_of(4).last(), Some(&Line::NotSent));
+    assert_eq!(timeline.lines_of(5).last(), Some(&Line::Lost));
 }
 
 #[test]

@@ -69,6 +69,13 @@ fn row(line: Line, me: &str, width: usize, theme: Theme) -> Row<'static> {
             format!("{}not sent: /retry tries again", " ".repeat(usize::from(MARGIN))),
             theme.alarm(),
         ),
+        Line::Lost => Row::styled(
+            format!(
+                "{}lost by the server: /retry sends it again",
+                " ".repeat(usize::from(MARGIN))
+            ),
+            theme.alarm(),
+        ),
         Line::Text {
             head,
             text,
@@ -94,7 +101,7 @@ fn row(line: Line, me: &str, width: usize, theme: Theme) -> Row<'static> {
             let gap = match mark {
                 None | Some(SendStatus::Sent) => "  ",
                 Some(SendStatus::Pending) => "… ",
-                Some(SendStatus::Failed) => "✗ ",
+                Some(SendStatus::Failed | SendStatus::Lost) => "✗ ",
             };
             Row::from(vec![
                 Span::styled(format!("{minute} "), theme.faint()),

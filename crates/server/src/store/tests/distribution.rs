@@ -9,13 +9,14 @@ use super::plans::exercise;
 use crate::store::StoreLocation;
 
 /// The tables, each with the column that it is distributed by.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     ("groups", "id"),
     ("group_states", "group_id"),
     ("group_infos", "group_id"),
     ("log", "group_id"),
     ("bodies", "group_id"),
     ("members", "group_id"),
+    ("gaps", "group_id"),
 ];
 
 /// What names the group. A device's inbox is one query over all of its groups, and so are those of its user, and whether two users

@@ -177,6 +177,8 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.members(&group())?;
             tx.memberships(bob)?;
             tx.memberships_of_user(bob)?;
+            tx.gaps(bob)?;
+            tx.gaps_of_user(bob)?;
             tx.groups_of_user(user)?;
             tx.is_member_user(&group(), bob)?;
             tx.raise_interval(&group(), alice.key, 1)?;
@@ -303,6 +305,7 @@ const FILL: &str = "
     INSERT INTO members SELECT hash, device, 1, 1, 0, CASE WHEN n % 10 = 0 THEN 1 END, 0, 0 FROM spread;
     INSERT INTO group_states SELECT hash, 0, hash FROM spread;
     INSERT INTO group_infos SELECT hash, hash FROM spread;
+    INSERT INTO gaps SELECT hash, n, n FROM spread;
     INSERT INTO pair_rates SELECT d.user_id, s.device, s.n FROM spread s JOIN devices d ON d.id = s.device
         ON CONFLICT DO NOTHING;
     INSERT INTO target_rates SELECT device, n FROM spread ON CONFLICT DO NOTHING;

@@ -1,0 +1,86 @@
+//! Messages of this device that the server had accepted and has lost: it was restored from a backup. They are offered to be sent
+//! again, and are never sent without the person.
+
+use larder_pool::Tx;
+use larder_wire::{BlobId, Gap};
+
+use crate::core::profile::Context;
+use crate::core::{attachments, messages, positions, timeline};
+use crate::error::Error;
+use crate::types::{GroupKey, SendStatus};
+
+/// The gaps of a group that are looked at, the latest ones.
+const GAPS_MAX: usize = 64;
+/// The messages of a group that one restored server can have lost, the latest ones.
+const LOST_MAX: i64 = 256;
+
+/// Notes which messages of a group the server has no more: those with numbers that it has left out. The person is told once for
+/// each time that there are any.
+pub(super) fn note(tx: &Tx<'_>, context: &Context, group: &GroupKey, gaps: &[Gap]) -> Result<(), Error> {
+    let connection = tx.connection();
+    let mut lost = 0;
+    for gap in gaps.iter().rev().take(GAPS_MAX) {
+        lost += connection.execute(
+            "UPDATE messages SET status = ?5 WHERE row IN (
+                 SELECT row FROM messages WHERE group_id = ?1 AND status = ?4 AND server_seq BETWEEN ?2 AND ?3
+                 ORDER BY row DESC LIMIT ?6)",
+            (
+                group.as_bytes(),
+                positions::column(gap.first),
+                positions::column(gap.last),
+                SendStatus::Sent.column(),
+                SendStatus::Lost.column(),
+                LOST_MAX,
+            ),
+        )?;
+    }
+    let text = match lost {
+        0 => return Ok(()),
+        1 => "the server has lost a message that you sent here; it is kept, and can be sent again".to_owned(),
+        lost => format!(
+            "the server has lost {lost} messages that you sent here; they are kept, and can be sent again"
+        ),
+    };
+    messages::notice(connection, Some(group), &text, context.now())
+}
+
+/// The rows of messages that the server has lost, oldest first.
+pub(crate) fn rows(tx: &Tx<'_>) -> Result<Vec<i64>, Error> {
+    timeline::rows_with(tx, SendStatus::Lost)
+}
+
+/// A file of a group whose message the server has lost, perhaps with the file.
+pub(crate) struct LostFile {
+    pub(crate) row: i64,
+    pub(crate) blob: BlobId,
+    pub(crate) bytes: u64,
+}
+
+/// The files among what is to be sent again.
+pub(crate) fn files(tx: &Tx<'_>, group: &GroupKey) -> Result<Vec<LostFile>, Error> {
+    let mut files = Vec::new();
+    for row in rows(tx)? {
+        let of_group =
+            timeline::message(tx, row)?.is_some_and(|message| message.group.as_ref() == Some(group));
+        if !of_group {
+            continue;
+        }
+        if let Some((blob, bytes)) = attachments::at_server(tx.connection(), row)? {
+            files.push(LostFile { row, blob, bytes });
+        }
+    }
+    Ok(files)
+}
+
+/// The server has not got a file any more, and this device neither: its message is not sent again.
+pub(crate) fn file_is_gone(tx: &Tx<'_>, context: &Context, row: i64) -> Result<(), Error> {
+    let Some(message) = timeline::message(tx, row)? else {
+        return Ok(());
+    };
+    attachments::forget_blob(tx.connection(), row)?;
+    let text = format!(
+        "{} is not at the server any more, and there is no copy of it here: send the file anew",
+        message.text
+    );
+    messages::notice(tx.connection(), message.group.as_ref(), &text, context.now())
+}
