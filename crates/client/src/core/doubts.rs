@@ -17,8 +17,8 @@ const TOLD_UNSIGNED: &str = "the server delivered something that is not of this 
                              what came before it; it was not taken over, and the group stays as it was";
 const TOLD_AHEAD: &str =
     "the server says that this group has changed, and does not show by what; the group stays as it was";
-const TOLD_OTHER_BRANCH: &str =
-    "the server does not have this group as it is on this device; it stays as it is here";
+const TOLD_OTHER_BRANCH: &str = "the server does not have this group as it is on this device; it stays as it is here. If the server's store went back to an \
+     earlier state, its operator has to say so (larder admin restored); then this device comes back to the group";
 
 /// Where a group is on this device.
 #[derive(Debug, PartialEq, Eq)]
