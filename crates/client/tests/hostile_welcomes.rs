@@ -8,7 +8,7 @@
 
 mod support;
 
-use larder_client::{ContactRequest, Error, MessageKind, QuarantineReason};
+use larder_client::{ContactRequest, MessageKind, QuarantineReason};
 use larder_pool::JOIN_ATTEMPTS_MAX;
 use larder_wire::{GroupId, Inbox, InboxKind};
 use support::{Action, Proxy, TestServer, flip_last, now, tamper_inbox, user};
