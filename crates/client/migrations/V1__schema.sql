@@ -107,7 +107,11 @@ CREATE TABLE groups (
     -- says that the user is in the group, with these users, between spaces; 2 the same, and with whom is not known.
     request TEXT,
     request_form INTEGER NOT NULL DEFAULT 0 CHECK (request_form BETWEEN 0 AND 2),
-    -- Of a group that the server alone lists, once it is accepted and until it is joined: the users with whom it was.
+    -- Of a group whose state is given up: the users of another one that the server offers in its place, between spaces, where
+    -- nothing links the two.
+    offered TEXT,
+    -- Of a group that the server alone lists, or that is offered, once it is accepted and until it is joined: the users with whom
+    -- it was.
     accepted_with TEXT,
     -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
     -- after it goes with the invitation when that is declined or withdrawn, and nothing else does.

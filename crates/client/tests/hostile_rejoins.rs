@@ -16,7 +16,16 @@ use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::openmls::prelude::{GroupId, MlsGroup, OpenMlsProvider as _};
 use larder_wire::{Base64Url, GroupInfoAnswer, Handshakes, Inventory, Memberships, Session};
 use made_up::{answer, key_package_of, made_up, say_that_it_is_a_copy};
-use support::{Action, Answer, Client, Proxy, TestServer, catch_up, they_talk, user};
+use support::{Action, Answer, Client, Proxy, Seen, TestServer, catch_up, they_talk, user};
+
+/// Has none of the Commits that led a group on.
+fn keeps_no_handshakes(seen: &Seen) -> Option<Action> {
+    let none = Handshakes {
+        handshakes: Vec::new(),
+    };
+    seen.is("GET", "/commits")
+        .then(|| Action::Answer(Answer::json(200, &none)))
+}
 
 /// The texts of what the person was told about a group.
 async fn told_of(client: &Client, group: &GroupKey) -> Vec<String> {
@@ -165,13 +174,7 @@ async fn nothing_is_sent_to_whoever_came_without_a_commit_that_shows_why_before_
     let server = TestServer::start().await;
     let (mut alice, proxy, bob, carol, group) = changed_meanwhile(&server).await;
     alice.stop().await;
-    say_that_it_is_a_copy(&proxy, |seen| {
-        let none = Handshakes {
-            handshakes: Vec::new(),
-        };
-        seen.is("GET", "/commits")
-            .then(|| Action::Answer(Answer::json(200, &none)))
-    });
+    say_that_it_is_a_copy(&proxy, keeps_no_handshakes);
     alice.restart().await;
     alice.sync().await.unwrap();
     let summary = alice.summary(&group).await;
@@ -281,4 +284,47 @@ async fn a_device_that_is_not_let_back_in_keeps_what_it_knew_and_asks_again() {
     alice.sync().await.unwrap();
     assert_eq!(alice.summary(&group).await.state, GroupState::Active);
     they_talk(&alice, &bob, &group).await;
+}
+
+/// Nothing links what the server has to what alice knew; the person alone can say that it is right, and only of whom they were told.
+#[tokio::test]
+async fn a_group_that_nothing_links_is_joined_once_the_person_accepts_it_and_held_for_whom_they_were_not_told_of()
+ {
+    let server = TestServer::start().await;
+    let (mut alice, proxy) = server.proxied("alice").await;
+    let (bob, carol) = (server.client("bob").await, server.client("carol").await);
+    let group = alice.group_with(&[&bob]).await;
+    they_talk(&alice, &bob, &group).await;
+    alice.stop().await;
+    // All who were in the group have gone, but for carol, and the Commits that show it are not to be had.
+    bob.invite(&group, &[user("carol")]).await.unwrap();
+    catch_up(&[&carol, &bob]).await;
+    say_that_it_is_a_copy(&proxy, keeps_no_handshakes);
+    bob.leave(&group).await.unwrap();
+    catch_up(&[&carol]).await;
+    assert_eq!(carol.users(&group).await, ["alice", "carol"]);
+    alice.restart().await;
+    let _ = alice.sync().await;
+    assert_eq!(alice.summary(&group).await.state, GroupState::NeedsRejoin);
+    let told = told_of(&alice, &group).await;
+    let offer = told.iter().find(|text| text.contains("in the place of this one"));
+    assert!(offer.unwrap().ends_with("unless you accept it"), "{told:?}");
+    assert_eq!(alice.resolve_request("lunch").await.unwrap(), group);
+
+    alice.accept(&group).await.unwrap();
+    let _ = alice.sync().await;
+    let summary = alice.summary(&group).await;
+    assert_eq!(summary.state, GroupState::Active);
+    assert_eq!(alice.users(&group).await, ["alice", "carol"]);
+    // Carol was named; that bob is gone nothing shows.
+    let held: Vec<_> = summary
+        .held
+        .iter()
+        .map(|held| (held.user.as_str(), held.difference))
+        .collect();
+    assert_eq!(held, [("bob", Difference::Missing)]);
+    assert!(matches!(alice.send(&group, "hi").await, Err(Error::Held { .. })));
+    alice.trust(&user("bob")).await.unwrap();
+    proxy.forward();
+    they_talk(&alice, &carol, &group).await;
 }

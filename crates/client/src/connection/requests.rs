@@ -9,7 +9,9 @@ use crate::types::{Declined, GroupKey};
 
 /// Invitations from strangers: see [`Invitations::Ask`](crate::Invitations::Ask).
 impl MlsConnection {
-    /// Accepts an invitation. From then on the group is one like any other; what had waited for it, a fresh leaf for example,
+    /// Accepts an invitation, or a group that the server offers in the place of one that this device lost track of, where nothing shows
+    /// that it is the same: whoever is in it beside those who were named, or is missing, is to be looked at
+    /// ([`GroupSummary::held`](crate::GroupSummary::held)). From then on the group is one like any other; what had waited for it, a fresh leaf for example,
     /// is done by the next [`sync`](Self::sync), and by that the user's other devices learn of it. Accepting what is accepted
     /// is no error.
     ///

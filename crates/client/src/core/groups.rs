@@ -333,6 +333,8 @@ struct Fitting {
     by_name: bool,
     left: bool,
     request: bool,
+    /// Whether another group is offered in its place.
+    offered: bool,
 }
 
 /// The group that a person means: by its name as people compare it ([`folded`]), or by its id or the unique beginning of it. A request is found only if no
@@ -350,11 +352,14 @@ pub(crate) fn resolve(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
     )
 }
 
-/// The same among requests.
+/// The same among requests, and among the groups that others are offered for.
 pub(crate) fn resolve_request(tx: &Tx<'_>, text: &str) -> Result<GroupKey, Error> {
     pick(
         &fitting(tx, text)?,
-        &[|group| group.by_name && group.request, |group| group.request],
+        &[
+            |group| group.by_name && (group.request || group.offered),
+            |group| group.request || group.offered,
+        ],
     )
 }
 
@@ -368,6 +373,7 @@ fn fitting(tx: &Tx<'_>, text: &str) -> Result<Vec<Fitting>, Error> {
                 by_name,
                 left: state == GroupState::Left,
                 request: requests::find(tx.connection(), &key)?.is_some(),
+                offered: listed::offered(tx.connection(), &key)?.is_some(),
                 key,
             });
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use larder_judge::{Leaf, named_in_tree};
 use larder_pool::Tx;
 use larder_wire::{GroupInfoAnswer, UserName};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::rejoin::group_info;
@@ -59,10 +59,38 @@ fn said_to_be_in(context: &Context, group: &GroupKey, answer: &GroupInfoAnswer) 
     Some(others.take(USERS_MAX).collect())
 }
 
+/// The server offers a group with these users in the place of one that this device was in, and nothing links the two; `None` when
+/// it offers none that could be joined.
+pub(super) fn offer(tx: &Tx<'_>, group: &GroupKey, users: Option<&[UserName]>) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE groups SET offered = ?2 WHERE group_id = ?1",
+        (group.as_bytes(), users.map(joined)),
+    )?;
+    Ok(())
+}
+
+/// With whom the server offers a group in the place of this one.
+pub(super) fn offered(connection: &Connection, group: &GroupKey) -> Result<Option<Vec<UserName>>, Error> {
+    users_in(
+        connection,
+        "SELECT offered FROM groups WHERE group_id = ?1",
+        group,
+    )
+}
+
+fn users_in(connection: &Connection, sql: &str, group: &GroupKey) -> Result<Option<Vec<UserName>>, Error> {
+    let users: Option<String> = connection
+        .prepare_cached(sql)?
+        .query_row([group.as_bytes()], |row| row.get(0))
+        .optional()?
+        .flatten();
+    users.map(|users| split(&users)).transpose()
+}
+
 /// The person accepts such a group, with these users in it.
 pub(super) fn accepted(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> Result<(), Error> {
     tx.connection().execute(
-        "UPDATE groups SET accepted_with = ?2 WHERE group_id = ?1",
+        "UPDATE groups SET accepted_with = ?2, offered = NULL WHERE group_id = ?1",
         (group.as_bytes(), joined(users)),
     )?;
     Ok(())
@@ -70,13 +98,8 @@ pub(super) fn accepted(tx: &Tx<'_>, group: &GroupKey, users: &[UserName]) -> Res
 
 /// With whom the person has accepted such a group, which is not joined yet.
 pub(super) fn accepted_with(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Vec<UserName>>, Error> {
-    let users: Option<String> = tx
-        .connection()
-        .prepare_cached("SELECT accepted_with FROM groups WHERE group_id = ?1")?
-        .query_row([group.as_bytes()], |row| row.get(0))
-        .optional()?
-        .flatten();
-    users.map(|users| split(&users)).transpose()
+    let sql = "SELECT accepted_with FROM groups WHERE group_id = ?1";
+    users_in(tx.connection(), sql, group)
 }
 
 /// The group is joined: what had to explain it before is over.
@@ -84,7 +107,8 @@ pub(super) fn joined_group(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     vouchers::drop(tx, group)?;
     tx.connection()
         .prepare_cached(
-            "UPDATE groups SET accepted_with = NULL WHERE group_id = ?1 AND accepted_with IS NOT NULL",
+            "UPDATE groups SET accepted_with = NULL, offered = NULL
+             WHERE group_id = ?1 AND (accepted_with IS NOT NULL OR offered IS NOT NULL)",
         )?
         .execute([group.as_bytes()])?;
     Ok(())

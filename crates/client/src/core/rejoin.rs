@@ -73,6 +73,8 @@ pub(crate) enum Rejoined {
 enum Explained {
     /// It was in it before.
     Before { leaves: Vec<Leaf>, link: Link },
+    /// It was in one that nothing links to this, and the person has accepted that, with these users.
+    Instead { leaves: Vec<Leaf>, users: Vec<UserName> },
     /// The device that let this one in has vouched for exactly this group.
     Vouched,
     /// The person has accepted it, with these users.
@@ -106,13 +108,19 @@ pub(crate) fn stage_rejoin(
     let is_vouched_for = vouchers::is_for(tx, group, &info, offer.vouched_tree.as_deref())?;
     let explained = if let Some(known) = last_known::find(tx, group)? {
         let mut leaves = known.leaves();
-        let Some(link) = known.link(tx, context, (group, &info), &offer.handshakes)? else {
-            tell_unlinked(tx, context, (group, answer), &may_rejoin)?;
-            return Ok(Rejoined::Unlinked);
-        };
         // That this device comes in is no news.
         leaves.push(devices::own_leaf(context));
-        Explained::Before { leaves, link }
+        let goes_back = info.epoch().as_u64() < known.epoch() && !groups::may_go_back(tx, group)?;
+        match known.link(tx, context, (group, &info), &offer.handshakes)? {
+            Some(link) => Explained::Before { leaves, link },
+            None => match listed::accepted_with(tx, group)? {
+                Some(users) if !goes_back => Explained::Instead { leaves, users },
+                Some(_) | None => {
+                    tell_unlinked(tx, context, (group, answer), &may_rejoin, goes_back)?;
+                    return Ok(Rejoined::Unlinked);
+                }
+            },
+        }
     } else if is_vouched_for {
         Explained::Vouched
     } else if let Some(users) = listed::accepted_with(tx, group)? {
@@ -156,6 +164,10 @@ pub(crate) fn stage_rejoin(
     }
     match explained {
         Explained::Before { leaves, link } => compare(tx, context, group, (&leaves, now), link)?,
+        Explained::Instead { mut leaves, users } => {
+            leaves.extend(now.iter().filter(|leaf| users.contains(&leaf.user)).cloned());
+            compare(tx, context, group, (&leaves, now), Link::Signed)?;
+        }
         Explained::Vouched => {}
         Explained::Accepted(users) => listed::hold_for_others(tx, context, group, &users, &now)?,
     }
@@ -191,39 +203,41 @@ pub(super) fn compare(
     holds::hold(tx, context, group, (&known, &others))
 }
 
-/// Tells the person, once for the same, who is said to be in the group. The tree tells only whom it is made for, so the Commit is
-/// made, and undone.
+/// Tells the person, once for the same, who is said to be in the group, who may accept that unless it `goes_back` to an epoch that is
+/// over. The tree tells only whom it is made for, so the Commit is made, and undone.
 fn tell_unlinked(
     tx: &Tx<'_>,
     context: &Context,
     (group, answer): (&GroupKey, &GroupInfoAnswer),
     may_rejoin: &Rejoining<'_>,
+    goes_back: bool,
 ) -> Result<(), Error> {
     let connection = tx.connection();
     connection.execute_batch("SAVEPOINT larder_offer")?;
     mls::delete(tx, group)?;
     let offered = external_commit(tx, context, may_rejoin, (group, answer), Vec::new());
     connection.execute_batch("ROLLBACK TO larder_offer; RELEASE larder_offer")?;
-    let users: BTreeSet<String> = offered.map_or_else(
-        |_| BTreeSet::new(),
-        |(state, _)| {
-            let others = state
-                .members()
-                .filter(|member| member.index != state.own_leaf_index());
-            let users = others.filter_map(|member| mls::who(&member.credential));
-            users
-                .map(|(user, _)| user.to_string())
-                .take(TOLD_USERS_MAX)
-                .collect()
-        },
-    );
-    let who = match users.is_empty() {
-        true => "nobody who can be named".to_owned(),
-        false => users.into_iter().collect::<Vec<_>>().join(", "),
+    let users: Option<BTreeSet<UserName>> = offered.ok().map(|(state, _)| {
+        let others = state
+            .members()
+            .filter(|member| member.index != state.own_leaf_index());
+        let users = others.filter_map(|member| mls::who(&member.credential));
+        users.map(|(user, _)| user).take(TOLD_USERS_MAX).collect()
+    });
+    let users: Option<Vec<UserName>> = users.map(|users| users.into_iter().collect());
+    let can_be_accepted = users.is_some() && !goes_back;
+    listed::offer(tx, group, users.as_deref().filter(|_| can_be_accepted))?;
+    let who = match users.unwrap_or_default() {
+        users if users.is_empty() => "nobody who can be named".to_owned(),
+        users => users.iter().map(UserName::as_str).collect::<Vec<_>>().join(", "),
+    };
+    let then = match can_be_accepted {
+        true => "unless you accept it",
+        false => "because it is none that this device can come back to",
     };
     let text = format!(
         "the server offers a group in the place of this one, and nothing shows that it is the same: with {who} in it. This \
-         device does not join it"
+         device does not join it {then}"
     );
     if messages::last_is_notice(connection, Some(group), &text)? {
         return Ok(());

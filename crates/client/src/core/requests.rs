@@ -147,10 +147,13 @@ pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Res
 pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
         GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
-            if let Some(ContactRequest::Listed { users }) = find(tx.connection(), group)? {
+            let connection = tx.connection();
+            if let Some(ContactRequest::Listed { users }) = find(connection, group)? {
                 listed::accepted(tx, group, &users.unwrap_or_default())?;
+            } else if let Some(users) = listed::offered(connection, group)? {
+                listed::accepted(tx, group, &users)?;
             }
-            set(tx.connection(), group, None)
+            set(connection, group, None)
         }
         other @ GroupState::Left => Err(Error::GroupNotActive(other)),
     }
