@@ -136,16 +136,18 @@ impl Engine {
     }
 
     async fn try_news(&self) -> Result<()> {
-        let fresh = self.fresh().await?;
+        let mut news = self.news.lock().await;
+        let fresh = self.fresh(&mut news).await?;
         // The groups first: what arrives in a new one has a place then.
         self.tell(Update::Groups(self.client.groups().await?));
         self.tell_messages(fresh).await?;
+        drop(news);
         self.levels().await
     }
 
-    /// The messages that were not told yet, and those that were told as not sent and are something else now.
-    async fn fresh(&self) -> Result<Vec<Message>> {
-        let mut news = self.news.lock().await;
+    /// The messages that were not told yet, and those that were told as not sent and are something else now. They are told before
+    /// `news` is let go of: another task might tell something newer before them.
+    async fn fresh(&self, news: &mut News) -> Result<Vec<Message>> {
         let mut fresh = Vec::new();
         loop {
             let some = self.client.messages_after(news.row, PAGE).await?;
@@ -208,14 +210,16 @@ impl Engine {
     async fn carry_out(&self, effect: Effect) -> Result<Option<Update>> {
         match effect {
             Effect::Load { group, before } => {
+                let mut news = self.news.lock().await;
                 let messages = self.client.history_before(&group, before, PAGE).await?;
                 let complete = messages.len() < PAGE as usize;
-                self.news.lock().await.told(&messages);
-                Ok(Some(Update::History {
+                news.told(&messages);
+                self.tell(Update::History {
                     group,
                     messages,
                     complete,
-                }))
+                });
+                Ok(None)
             }
             Effect::Post { group, text } => {
                 if let Err(error) = self.client.post(&group, &text).await {
@@ -225,7 +229,8 @@ impl Engine {
                         why: sentence(error),
                     }));
                 }
-                let fresh = self.fresh().await?;
+                let mut news = self.news.lock().await;
+                let fresh = self.fresh(&mut news).await?;
                 // What was written waits for no look at all groups, unless something came that may have brought one.
                 if fresh.iter().any(|message| message.group.as_ref() != Some(&group)) {
                     self.tell(Update::Groups(self.client.groups().await?));
