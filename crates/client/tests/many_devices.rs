@@ -8,10 +8,10 @@
 
 mod support;
 
-use larder_client::{Error, GroupKey, MlsConnection, NotAdded};
+use larder_client::{Error, GroupKey, GroupState, MlsConnection, NotAdded};
 use larder_lifecycle::PoolPolicy;
 use larder_wire::Reserved;
-use support::{Client, TestServer, options, user};
+use support::{Client, TestServer, catch_up, options, they_talk, user};
 
 /// A user with so many devices, of which one stays.
 async fn with_devices(server: &TestServer, name: &str, count: usize) -> Client {
@@ -100,4 +100,28 @@ async fn a_directory_that_makes_up_devices_keeps_nobody_else_out() {
         alice.invite(&group, &[user("bob")]).await.unwrap().added,
         [user("bob")]
     );
+}
+
+/// It takes a while to make so many groups.
+#[tokio::test]
+async fn a_linked_device_comes_into_two_hundred_groups_and_asks_about_none() {
+    const GROUPS: usize = 200;
+    let server = TestServer::start().await;
+    let (first, bob) = (server.client("alice").await, server.client("bob").await);
+    let mut groups = Vec::new();
+    for number in 0..GROUPS {
+        groups.push(first.create_group(&format!("group {number}")).await.unwrap().id);
+    }
+    first.invite(&groups[GROUPS - 1], &[user("bob")]).await.unwrap();
+    catch_up(&[&bob, &first]).await;
+    let second = first.link().await.asked().await;
+    assert_eq!(second.sync().await.unwrap().rejoined, GROUPS as u64);
+    let joined = second.groups().await.unwrap();
+    assert_eq!(joined.len(), GROUPS);
+    for group in &joined {
+        assert_eq!((group.state, &group.request), (GroupState::Active, &None));
+        assert_eq!(group.held, []);
+    }
+    they_talk(&second, &bob, &groups[GROUPS - 1]).await;
+    they_talk(&first, &second, &groups[0]).await;
 }
