@@ -288,8 +288,7 @@ async fn a_device_that_is_not_let_back_in_keeps_what_it_knew_and_asks_again() {
 
 /// Nothing links what the server has to what alice knew; the person alone can say that it is right, and only of whom they were told.
 #[tokio::test]
-async fn a_group_that_nothing_links_is_joined_once_the_person_accepts_it_and_held_for_whom_they_were_not_told_of()
- {
+async fn a_group_that_nothing_links_is_joined_once_the_person_accepts_it() {
     let server = TestServer::start().await;
     let (mut alice, proxy) = server.proxied("alice").await;
     let (bob, carol) = (server.client("bob").await, server.client("carol").await);

@@ -179,6 +179,9 @@ fn who_leaves_without_a_server_is_out_and_the_next_command_tells_it() {
     world.ok("bob", &["recv"]);
     assert!(world.ok("alice", &["recv"]).contains("bob left"));
     let members = world.json("alice", &["members", "room"]);
-    assert_eq!(members.iter().filter(|record| record["type"] == "member").count(), 1);
+    assert_eq!(
+        members.iter().filter(|record| record["type"] == "member").count(),
+        1
+    );
     assert_eq!(world.ok("alice", &["leave", "room"]), "you have left #room\n");
 }
