@@ -16,7 +16,7 @@ impl MlsConnection {
     /// # Errors
     /// [`Error::InvalidGroupName`]; [`Error::UnsupportedSuites`], when the deployment has moved on without this program;
     /// [`Error::Refused`], and there is no group then; [`Error::Unreachable`], and the group is
-    /// [`Creating`](GroupState::Creating) until a [`sync`](Self::sync) succeeds.
+    /// [`Creating`](crate::GroupState::Creating) until a [`sync`](Self::sync) succeeds.
     pub async fn create_group(&self, name: &str) -> Result<GroupSummary, Error> {
         core::check_name(name)?;
         let _operation = self.0.operation.lock().await;
