@@ -11,7 +11,7 @@
 mod made_up;
 mod support;
 
-use larder_client::{Difference, Error, GroupKey, GroupState, MessageKind};
+use larder_client::{Difference, Error, GroupKey, GroupState, GroupSummary, MessageKind};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::openmls::prelude::{GroupId, MlsGroup, OpenMlsProvider as _};
 use larder_wire::{Base64Url, GroupInfoAnswer, Handshakes, Inventory, Memberships, Session};
@@ -34,6 +34,12 @@ async fn told_of(client: &Client, group: &GroupKey) -> Vec<String> {
         .into_iter()
         .filter(|message| message.kind == MessageKind::Notice);
     notices.map(|message| message.text).collect()
+}
+
+/// For whom a group is held, and why.
+fn held_for(summary: &GroupSummary) -> Vec<(&str, Difference)> {
+    let held = summary.held.iter();
+    held.map(|held| (held.user.as_str(), held.difference)).collect()
 }
 
 #[tokio::test]
@@ -179,11 +185,7 @@ async fn nothing_is_sent_to_whoever_came_without_a_commit_that_shows_why_before_
     alice.sync().await.unwrap();
     let summary = alice.summary(&group).await;
     assert_eq!(summary.state, GroupState::Active);
-    let held: Vec<_> = summary
-        .held
-        .iter()
-        .map(|held| (held.user.as_str(), held.difference))
-        .collect();
+    let held = held_for(&summary);
     assert_eq!(held, [("carol", Difference::New), ("dave", Difference::Missing)]);
     let told = told_of(&alice, &group).await;
     assert!(
@@ -316,11 +318,7 @@ async fn a_group_that_nothing_links_is_joined_once_the_person_accepts_it() {
     assert_eq!(summary.state, GroupState::Active);
     assert_eq!(alice.users(&group).await, ["alice", "carol"]);
     // Carol was named; that bob is gone nothing shows.
-    let held: Vec<_> = summary
-        .held
-        .iter()
-        .map(|held| (held.user.as_str(), held.difference))
-        .collect();
+    let held = held_for(&summary);
     assert_eq!(held, [("bob", Difference::Missing)]);
     assert!(matches!(alice.send(&group, "hi").await, Err(Error::Held { .. })));
     alice.trust(&user("bob")).await.unwrap();

@@ -117,7 +117,7 @@ fn ask_for_leaf(tx: &Tx<'_>, group: &GroupKey, ask: bool) -> Result<(), Error> {
 pub(crate) fn leaves_to_ask(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
     let mut statement = tx
         .connection()
-        .prepare_cached("SELECT group_id FROM groups WHERE leaf_to_ask = 1 AND state = 2")?;
+        .prepare_cached("SELECT group_id FROM groups WHERE leaf_to_ask = 1")?;
     let found = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
     found
         .map(|id| corrupt(GroupKey::from_bytes(&id?).ok(), "group id"))
@@ -136,7 +136,9 @@ pub(crate) fn leave_as_told(
     let Some(answer) = answer else {
         return Ok(());
     };
-    let Ok(state) = rejoin::public_group(tx, group, answer) else {
+    let info = rejoin::group_info(group, answer);
+    let state = info.and_then(|info| rejoin::public_group(tx, info, &answer.ratchet_tree.0));
+    let Ok(state) = state else {
         tracing::warn!("the server does not tell the leaf that this device has in a group");
         return Ok(());
     };

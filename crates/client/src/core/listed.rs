@@ -39,15 +39,7 @@ pub(crate) fn ask(
     let request = ContactRequest::Listed { users };
     requests::set(connection, group, Some(&request))?;
     let text = request.to_string();
-    messages::note(
-        connection,
-        Some(group),
-        None,
-        MessageKind::Joined,
-        &text,
-        context.now(),
-        false,
-    )
+    messages::note_own(tx, context, group, MessageKind::Joined, &text)
 }
 
 /// The other users in a group, as the server says.

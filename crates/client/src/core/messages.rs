@@ -222,6 +222,25 @@ pub(super) fn note_not_added(
     notice(tx.connection(), Some(group), &text, now)
 }
 
+/// Writes into a group's history what became of this device there.
+pub(super) fn note_own(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    kind: MessageKind,
+    text: &str,
+) -> Result<(), Error> {
+    note(
+        tx.connection(),
+        Some(group),
+        None,
+        kind,
+        text,
+        context.now(),
+        false,
+    )
+}
+
 /// Whether the last row of a group's history, or of that of no group, is this notice.
 pub(super) fn last_is_notice(
     connection: &Connection,

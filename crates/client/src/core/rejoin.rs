@@ -259,25 +259,25 @@ pub(super) fn read_group_info(group: &GroupKey, bytes: &[u8]) -> Result<Verifiab
     }
 }
 
-/// The public half of the group that the server tells of.
+/// The public half of the group of a GroupInfo, if this is its ratchet tree.
 pub(super) fn public_group(
     tx: &Tx<'_>,
-    group: &GroupKey,
-    answer: &GroupInfoAnswer,
+    info: VerifiableGroupInfo,
+    tree: &[u8],
 ) -> Result<PublicGroup, Error> {
     let (state, _) = PublicGroup::from_external(
         tx.provider().crypto(),
         &PublicState::default(),
-        ratchet_tree(answer)?,
-        group_info(group, answer)?,
+        ratchet_tree(tree)?,
+        info,
         ProposalStore::new(),
     )
     .map_err(Error::mls("reading the public state of a group"))?;
     Ok(state)
 }
 
-fn ratchet_tree(answer: &GroupInfoAnswer) -> Result<RatchetTreeIn, Error> {
-    RatchetTreeIn::tls_deserialize_exact(&answer.ratchet_tree.0)
+fn ratchet_tree(tree: &[u8]) -> Result<RatchetTreeIn, Error> {
+    RatchetTreeIn::tls_deserialize_exact(tree)
         .map_err(|_| Error::Corrupt("the server's GroupInfo cannot be used"))
 }
 
@@ -296,7 +296,7 @@ fn external_commit(
     let provider = tx.provider();
     let identity = &context.identity;
     let (state, bundle) = MlsGroup::external_commit_builder()
-        .with_ratchet_tree(ratchet_tree(answer)?)
+        .with_ratchet_tree(ratchet_tree(&answer.ratchet_tree.0)?)
         .with_config(mls::join_config())
         .with_aad(authenticated_data)
         // A member who never committed keeps its KeyPackage's lifetime in its leaf; nobody could come back after its end.
@@ -365,13 +365,5 @@ pub(super) fn rejoined(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resu
     if !holds::is_held(tx.connection(), group)? {
         last_known::forget(tx, group)?;
     }
-    messages::note(
-        tx.connection(),
-        Some(group),
-        None,
-        kind,
-        text,
-        context.now(),
-        false,
-    )
+    messages::note_own(tx, context, group, kind, text)
 }

@@ -1,20 +1,18 @@
 //! Groups that one device of a user vouches for to another one that it lets in: the latter joins them without asking, and holds
 //! what the server says of them against what the former knew.
 
-use larder_judge::PublicState;
 use larder_pool::Tx;
 use larder_wire::{
     Base64Url, DeviceId, GROUPS_PER_DEVICE_MAX, Introduction, LABEL_VOUCHER, Membership, VOUCHERS_BYTES_MAX,
     Voucher, sign_with_label_content, voucher_content,
 };
 use openmls::messages::group_info::VerifiableGroupInfo;
-use openmls::prelude::{OpenMlsCrypto, OpenMlsProvider, ProposalStore, PublicGroup, RatchetTreeIn};
+use openmls::prelude::{OpenMlsCrypto, OpenMlsProvider};
 use rusqlite::OptionalExtension;
-use tls_codec::Deserialize as _;
 
 use crate::core::identity::{SCHEME, sign};
 use crate::core::profile::Context;
-use crate::core::rejoin::read_group_info;
+use crate::core::rejoin::{public_group, read_group_info};
 use crate::core::{groups, holds, last_known, mls, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
@@ -116,22 +114,16 @@ pub(super) fn is_for(
     if vouched.group_context() == info.group_context() {
         return Ok(true);
     }
-    if let Some(state) = tree.and_then(|tree| public_group(tx, vouched, tree)) {
-        last_known::set(tx, group, &state)?;
-        drop(tx, group)?;
+    if let Some(tree) = tree {
+        match public_group(tx, vouched, tree) {
+            Ok(state) => {
+                last_known::set(tx, group, &state)?;
+                drop(tx, group)?;
+            }
+            Err(error) => tracing::debug!("the tree of a voucher cannot be used: {error}"),
+        }
     }
     Ok(false)
-}
-
-/// The group of a GroupInfo; `None` where this is not its ratchet tree.
-fn public_group(tx: &Tx<'_>, info: VerifiableGroupInfo, tree: &[u8]) -> Option<PublicGroup> {
-    let tree = RatchetTreeIn::tls_deserialize_exact(tree).ok()?;
-    let storage = PublicState::default();
-    let provider = tx.provider();
-    PublicGroup::from_external(provider.crypto(), &storage, tree, info, ProposalStore::new())
-        .inspect_err(|error| tracing::debug!("the tree of a voucher cannot be used: {error}"))
-        .map(|(group, _)| group)
-        .ok()
 }
 
 /// The epoch at which a group was vouched for.

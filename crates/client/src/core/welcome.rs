@@ -68,7 +68,8 @@ pub(super) fn join(
         None => format!("you joined a group of {members}"),
         Some(inviter) => format!("{inviter} invites you to a group of {members}"),
     };
-    note(tx, context, group, MessageKind::Joined, &text)
+    messages::note_own(tx, context, group, MessageKind::Joined, &text)?;
+    Ok(())
 }
 
 /// Takes the group's old state out of the way of a Welcome, if it is of no use any more: the group was lost track of, or the
@@ -199,23 +200,4 @@ fn verify_members(tx: &Tx<'_>, context: &Context, group: &MlsGroup) -> Result<u3
         members += 1;
     }
     Ok(members)
-}
-
-fn note(
-    tx: &Tx<'_>,
-    context: &Context,
-    group: &GroupKey,
-    kind: MessageKind,
-    text: &str,
-) -> Result<(), Failed> {
-    messages::note(
-        tx.connection(),
-        Some(group),
-        None,
-        kind,
-        text,
-        context.now(),
-        false,
-    )?;
-    Ok(())
 }

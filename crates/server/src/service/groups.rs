@@ -9,7 +9,7 @@ use larder_wire::{
 use super::states::{ATTEMPTS_MAX, Stand, evict_if_unknown};
 use super::{Caller, Service};
 use crate::accounts::{self, answered_once};
-use crate::delivery::state::{Held, Stored};
+use crate::delivery::state::Held;
 use crate::delivery::{self, Offer, Offered, OfferedMessages, OfferedProposal};
 use crate::error::{Fault, ServiceError};
 use crate::store::{Part, Tx};
@@ -290,13 +290,7 @@ impl Service {
             return Ok(self.judge_in_turn(caller, turn, Held::ratchet_tree).await?.1?);
         }
         drop(turn);
-        let asked = group.clone();
-        let mut stored = self
-            .inner
-            .store
-            .read(move |tx| Ok(Stored::read(tx, &asked)?))
-            .await?;
-        stored.rows.retain(|row| row.seq <= seq);
+        let stored = self.stored_up_to(&group, seq).await?;
         let inner = Arc::clone(&self.inner);
         self.judge(caller, move || {
             let held = stored.lead_on(&inner.crypto, &group, None)?;

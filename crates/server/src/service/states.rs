@@ -276,6 +276,18 @@ impl Service {
         written.await
     }
 
+    /// What the state of a group after a row can be made of, where none after a later one has been stored.
+    pub(super) async fn stored_up_to(&self, group: &GroupId, seq: u64) -> Result<Stored, ServiceError> {
+        let asked = group.clone();
+        let mut stored = self
+            .inner
+            .store
+            .read(move |tx| Ok(Stored::read(tx, &asked)?))
+            .await?;
+        stored.rows.retain(|row| row.seq <= seq);
+        Ok(stored)
+    }
+
     /// Keeps the ratchet trees of epochs that there are vouchers for, before a snapshot of the state after row `seq` takes the place
     /// of the one that they can be made of.
     async fn keep_vouched_trees(&self, group: &GroupId, seq: u64) -> Result<(), ServiceError> {
@@ -291,13 +303,7 @@ impl Service {
             Ok(found)
         });
         for (epoch, led_to_by) in vouched.await? {
-            let asked = group.clone();
-            let mut stored = self
-                .inner
-                .store
-                .read(move |tx| Ok(Stored::read(tx, &asked)?))
-                .await?;
-            stored.rows.retain(|row| row.seq <= led_to_by);
+            let stored = self.stored_up_to(group, led_to_by).await?;
             let (inner, asked) = (Arc::clone(&self.inner), group.clone());
             let made = tokio::task::spawn_blocking(move || {
                 let held = stored.lead_on(&inner.crypto, &asked, None)?;
