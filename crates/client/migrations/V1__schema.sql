@@ -255,6 +255,8 @@ CREATE TABLE messages (
     status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 3),
     -- The number of this device's own in its group's sequence, once the server has it.
     server_seq INTEGER,
+    -- The epoch that this device's own was last encrypted in.
+    epoch INTEGER,
     -- A message that arrives twice is stored once.
     UNIQUE (group_id, sender, message_id)
 ) STRICT;
@@ -262,6 +264,7 @@ CREATE TABLE messages (
 -- In the order of arrival, because the rowid ends every index.
 CREATE INDEX messages_of_group ON messages (group_id);
 CREATE INDEX messages_unsent ON messages (status) WHERE status <> 0;
+CREATE INDEX messages_by_number ON messages (group_id, server_seq) WHERE server_seq IS NOT NULL;
 
 CREATE TRIGGER history_belongs_to_the_person BEFORE DELETE ON messages
 WHEN NOT EXISTS (SELECT 1 FROM groups g WHERE g.group_id = old.group_id AND g.request IS NOT NULL AND old.row > g.request_after)
@@ -318,7 +321,9 @@ CREATE TABLE outbox (
     state INTEGER NOT NULL CHECK (state IN (0, 1)),
     attempts INTEGER NOT NULL DEFAULT 0,
     -- The epoch that the server named when it refused the last attempt.
-    server_epoch INTEGER
+    server_epoch INTEGER,
+    -- Whether the server is at odds with this device about the group, so that nothing of it is sent before the next sync.
+    set_aside INTEGER NOT NULL DEFAULT 0 CHECK (set_aside IN (0, 1))
 ) STRICT;
 
 -- Reserve requests without an answer: asked again, they get what was reserved the first time.

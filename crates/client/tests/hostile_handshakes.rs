@@ -301,40 +301,93 @@ async fn a_server_that_has_only_garbage_is_waited_for() {
     }
 }
 
-#[tokio::test]
-async fn a_server_that_has_another_history_moves_nobody() {
-    let lies: [fn(&Seen) -> Option<Action>; 2] = [
-        |seen| {
-            seen.path.contains("/epochs/").then(|| {
-                Action::rewrite_json(|answer: &mut EpochAnswer| {
-                    flip_last(&mut answer.confirmed_transcript_hash.0);
-                })
+/// Says that the group was another one at the epoch that is asked about, or that there was none.
+const OTHER_HISTORIES: [fn(&Seen) -> Option<Action>; 2] = [
+    |seen| {
+        seen.path.contains("/epochs/").then(|| {
+            Action::rewrite_json(|answer: &mut EpochAnswer| {
+                flip_last(&mut answer.confirmed_transcript_hash.0);
             })
-        },
-        |seen| {
-            let problem = larder_wire::ProblemType::NotFound;
-            seen.path
-                .contains("/epochs/")
-                .then(|| Action::Answer(Answer::problem(problem)))
-        },
-    ];
-    for lie in lies {
+        })
+    },
+    |seen| seen.path.contains("/epochs/").then(nothing),
+];
+
+fn nothing() -> Action {
+    Action::Answer(Answer::problem(larder_wire::ProblemType::NotFound))
+}
+
+#[tokio::test]
+async fn a_server_that_says_it_has_another_history_and_shows_that_it_has_not_is_followed() {
+    for lie in OTHER_HISTORIES {
         let scene = Scene::set().await;
-        let epoch = scene.bob.epoch(&scene.group).await;
         scene.invite("carol").await;
         scene.invite("dave").await;
         scene.proxy.rule(move |seen| {
-            changed_in_inbox(seen, garbage)
-                .or_else(|| lie(seen))
-                .unwrap_or(Action::Forward)
+            let lied = changed_in_inbox(seen, garbage).or_else(|| lie(seen));
+            lied.unwrap_or(Action::Forward)
         });
-        for _ in 0..3 {
-            scene.bob.sync().await.unwrap();
-        }
-        assert_eq!(scene.proxy.seen("GET", "/commits").len(), 0);
-        scene.assert_unmoved(epoch, 1).await;
+        scene.bob.sync().await.unwrap();
+        assert_eq!(
+            scene.bob.epoch(&scene.group).await,
+            scene.alice.epoch(&scene.group).await
+        );
         scene.assert_together().await;
     }
+}
+
+#[tokio::test]
+async fn a_server_that_has_another_history_which_no_member_vouches_for_moves_nobody() {
+    for lie in OTHER_HISTORIES {
+        for is_described in [false, true] {
+            let scene = Scene::set().await;
+            let epoch = scene.bob.epoch(&scene.group).await;
+            scene.invite("carol").await;
+            scene.proxy.rule(move |seen| {
+                if seen.is("GET", "/commits") || (!is_described && seen.is("GET", "/info")) {
+                    return nothing();
+                }
+                if seen.is("GET", "/info") {
+                    return Action::rewrite_json(|answer: &mut GroupInfoAnswer| {
+                        flip_last(&mut answer.group_info.0);
+                    });
+                }
+                let lied = changed_in_inbox(seen, garbage).or_else(|| lie(seen));
+                lied.unwrap_or(Action::Forward)
+            });
+            for _ in 0..3 {
+                scene.bob.sync().await.unwrap();
+            }
+            let summary = scene.bob.summary(&scene.group).await;
+            assert_eq!((summary.state, summary.epoch), (GroupState::Active, epoch));
+            let notices = scene.bob.told().await;
+            assert_eq!(notices.len(), 1, "{notices:?}");
+            scene.assert_together().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lie_about_the_history_of_a_group_costs_no_more_than_a_rejoin_that_a_member_vouches_for() {
+    let scene = Scene::set().await;
+    scene.invite("carol").await;
+    scene.proxy.rule(|seen| {
+        if seen.is("GET", "/commits") {
+            return nothing();
+        }
+        let lied = changed_in_inbox(seen, garbage).or_else(|| OTHER_HISTORIES[0](seen));
+        lied.unwrap_or(Action::Forward)
+    });
+    scene.bob.sync().await.unwrap();
+    scene.proxy.forward();
+    assert_eq!(scene.bob.summary(&scene.group).await.state, GroupState::Active);
+    // The Commit that let carol in was not shown.
+    let held = scene.bob.send(&scene.group, "to whom?").await;
+    assert_eq!(held.unwrap_err().code(), "held");
+    scene.bob.trust(&user("carol")).await.unwrap();
+    scene.bob.take_unread().await;
+    they_talk(&scene.alice, &scene.bob, &scene.group).await;
+    they_talk(&scene.bob, &scene.alice, &scene.group).await;
 }
 
 #[tokio::test]

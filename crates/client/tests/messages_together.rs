@@ -42,7 +42,7 @@ async fn what_waits_for_a_group_goes_out_in_as_few_requests_as_hold_it() {
     alice.sync().await.unwrap();
     assert_eq!(requests(&proxy)[before..], [MESSAGES_MAX, 3]);
     assert_eq!(bob.receive().await, texts);
-    assert!(alice.pending().await.unwrap().is_empty());
+    assert!(alice.rows_that_are(SendStatus::Pending).await.is_empty());
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn messages_whose_answer_was_lost_arrive_once() {
     let (_server, alice, proxy, bob, group, mut texts) = scene(5).await;
     proxy.cut_after("POST", "/messages");
     assert_unreachable(alice.sync().await);
-    assert_eq!(alice.pending().await.unwrap().len(), 5);
+    assert_eq!(alice.rows_that_are(SendStatus::Pending).await.len(), 5);
     // What is written meanwhile goes with them.
     alice.post(&group, "more").await.unwrap();
     texts.push("more".to_owned());
@@ -120,7 +120,7 @@ fn refused(problem_type: ProblemType) -> MessageResult {
 async fn one_message_that_is_refused_fails_and_the_others_do_not() {
     let (_server, alice, proxy, _bob, _, _) = scene(4).await;
     results(&proxy, |results| results[2] = refused(ProblemType::TooLarge));
-    let rows = alice.pending().await.unwrap();
+    let rows = alice.rows_that_are(SendStatus::Pending).await;
     alice.sync().await.unwrap();
     let mut statuses = Vec::new();
     for row in rows {
@@ -141,9 +141,9 @@ async fn what_there_is_no_room_for_yet_waits_in_its_order() {
         matches!(&refused, Err(Error::Refused(problem)) if problem.problem_type == ProblemType::RateLimited),
         "{refused:?}"
     );
-    assert_eq!(alice.pending().await.unwrap().len(), 3);
+    assert_eq!(alice.rows_that_are(SendStatus::Pending).await.len(), 3);
     alice.sync().await.unwrap();
-    assert!(alice.pending().await.unwrap().is_empty());
+    assert!(alice.rows_that_are(SendStatus::Pending).await.is_empty());
     assert_eq!(bob.receive().await, texts);
 }
 
@@ -156,7 +156,7 @@ async fn an_answer_with_too_few_or_too_many_results_is_none() {
             results.resize(count, MessageResult::Accepted { seq: 9 });
         });
         assert!(matches!(alice.sync().await, Err(Error::NotTheServer(_))));
-        assert_eq!(alice.pending().await.unwrap().len(), 3, "{count}");
+        assert_eq!(alice.rows_that_are(SendStatus::Pending).await.len(), 3, "{count}");
     }
     alice.sync().await.unwrap();
     assert_eq!(bob.receive().await, texts);

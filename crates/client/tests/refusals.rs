@@ -58,7 +58,7 @@ async fn a_removed_device_is_told_so_and_its_messages_fail() {
     }
     assert_eq!(statuses(&alice, &group).await, [SendStatus::Failed; 3]);
     assert!(
-        alice.pending().await.unwrap().is_empty(),
+        alice.rows_that_are(SendStatus::Pending).await.is_empty(),
         "nothing claims that it will be sent"
     );
     let refused = alice.attach(&group, "menu", "text/plain", vec![7; 9]).await;
@@ -172,7 +172,11 @@ async fn what_a_proxy_finds_too_large_fails_and_blocks_nothing() {
         let refused = refused.unwrap_err();
         assert_eq!(refused.code(), "too-large", "{path}");
         assert!(refused.to_string().contains("a proxy"), "{refused}");
-        assert_eq!(alice.pending().await.unwrap(), Vec::<i64>::new(), "{path}");
+        assert_eq!(
+            alice.rows_that_are(SendStatus::Pending).await,
+            Vec::<i64>::new(),
+            "{path}"
+        );
     }
     assert_eq!(statuses(&alice, &group).await, [SendStatus::Failed]);
     proxy.forward();

@@ -81,11 +81,11 @@ async fn an_interface_follows_all_groups_and_learns_what_became_of_its_messages(
     let new = bob.messages_after(row, 1).await.unwrap();
     assert_eq!((texts(&new), new[0].status), (vec!["one"], SendStatus::Pending));
     row = new[0].row;
-    let pending = bob.pending().await.unwrap();
+    let pending = bob.rows_that_are(SendStatus::Pending).await;
     assert_eq!(pending, [row, row + 1]);
     proxy.forward();
     bob.sync().await.unwrap();
-    assert!(bob.pending().await.unwrap().is_empty());
+    assert!(bob.rows_that_are(SendStatus::Pending).await.is_empty());
     for row in pending {
         let message = bob.message(row).await.unwrap().unwrap();
         assert_eq!((message.mine, message.status), (true, SendStatus::Sent));
@@ -258,7 +258,10 @@ async fn what_could_not_be_sent_to_a_group_that_was_left_is_sent_once_it_is_join
     bob.sync().await.unwrap();
     proxy.rule(|_| Action::CutBefore);
     assert_eq!(bob.retry(&group).await.unwrap(), 2);
-    assert_eq!(bob.pending().await.unwrap(), [failed[0].row, failed[1].row]);
+    assert_eq!(
+        bob.rows_that_are(SendStatus::Pending).await,
+        [failed[0].row, failed[1].row]
+    );
     assert_eq!(bob.retry(&group).await.unwrap(), 0, "they wait already");
     proxy.forward();
     bob.sync().await.unwrap();

@@ -87,8 +87,12 @@ impl Answer {
 
     /// A problem (RFC 9457) of this type, with its status.
     pub fn problem(kind: ProblemType) -> Self {
-        let problem = Problem::new(kind);
-        let body = serde_json::to_vec(&problem).unwrap();
+        Self::of_problem(&Problem::new(kind))
+    }
+
+    /// The answer of a server that refuses for this reason.
+    pub fn of_problem(problem: &Problem) -> Self {
+        let body = serde_json::to_vec(problem).unwrap();
         Self::of_type(problem.status, "application/problem+json", body)
     }
 

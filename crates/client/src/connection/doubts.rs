@@ -14,7 +14,9 @@ pub(super) const HANDSHAKES_MAX: usize = 16 * 1024;
 impl MlsConnection {
     /// Settles what a row of a group, or an answer, raised that does not fit the group as it is here: asks the server where the
     /// group was at the epoch that it has here. If that is where it is, the Commits since then, up to row `up_to`, are taken over
-    /// as if they had come by the inbox; if it is not, the person is told, and the group stays as it is.
+    /// as if they had come by the inbox. If it is not, the server's store has gone back, or it lies: this device gives its state up
+    /// for the server's group where a member has signed that and it is as far; otherwise the group stays as it is, and the person
+    /// is told.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::NotTheServer`], and [`Error::Refused`] with what is not for good: it is to be done again.
@@ -24,11 +26,10 @@ impl MlsConnection {
         let Some(mut place) = core.write(move |tx, _| core::doubted_place(tx, &asked)).await? else {
             return Ok(());
         };
-        if !self.is_of_the_servers_branch(group, &place).await? {
-            let asked = group.clone();
-            return core
-                .write(move |tx, context| core::tell_other_branch(tx, context, &asked))
-                .await;
+        if !self.is_of_the_servers_branch(group, &place).await?
+            && !self.is_led_to_the_servers_branch(group, &place).await?
+        {
+            return Ok(());
         }
         let (mut bytes, mut rows) = (0, 0);
         loop {
@@ -96,6 +97,23 @@ impl MlsConnection {
         let core = &self.0.core;
         core.write(move |tx, context| core::lose_if_vouched_for(tx, context, &group, &page, &info))
             .await
+    }
+
+    /// Whether Commits lead from this place to the group that the server says is another than it. Where none do, this device goes
+    /// over to it, or stays and tells the person.
+    async fn is_led_to_the_servers_branch(
+        &self,
+        group: &GroupKey,
+        place: &DoubtedPlace,
+    ) -> Result<bool, Error> {
+        let handshakes = self.handshakes_since(group, place.epoch).await?;
+        let info = unless_refused(self.0.transport.group_info(group).await)?;
+        let asked = group.clone();
+        let core = &self.0.core;
+        core.write(move |tx, context| {
+            core::settle_other_branch(tx, context, &asked, (info.as_ref(), &handshakes))
+        })
+        .await
     }
 
     /// Whether the server knows the group as having been at this place.

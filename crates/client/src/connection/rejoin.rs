@@ -144,17 +144,25 @@ impl MlsConnection {
         }
     }
 
-    /// The Commits and proposals that led a group on from where this device last knew it; none where the server does not have
-    /// all of them.
+    /// The Commits and proposals that led a group on from where this device last knew it.
     async fn handshakes_since_last_known(&self, group: &GroupKey) -> Result<Vec<Vec<u8>>, Error> {
         let asked = group.clone();
         let core = &self.0.core;
         let known = core
             .write(move |tx, _| core::last_known_epoch(tx, &asked))
             .await?;
-        let Some(mut from) = known else {
-            return Ok(Vec::new());
-        };
+        match known {
+            Some(from) => self.handshakes_since(group, from).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The Commits and proposals that led a group on from this epoch; none where the server does not have all of them.
+    pub(super) async fn handshakes_since(
+        &self,
+        group: &GroupKey,
+        mut from: u64,
+    ) -> Result<Vec<Vec<u8>>, Error> {
         let (mut found, mut bytes): (Vec<Handshake>, usize) = (Vec::new(), 0);
         loop {
             let Some(answer) = unless_refused(self.0.transport.handshakes(group, from).await)? else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_wire::{Inbox, InboxKind, InboxRow, ProblemType, UserName};
 
 use crate::connection::MlsConnection;
-use crate::core::{self, Due, Outcome, Purpose, QueuedMessages, Settled, Taken, Verdict};
+use crate::core::{self, Due, Fate, Outcome, Purpose, QueuedMessages, Settled, Taken, Verdict};
 use crate::error::{Error, NotTheServer};
 use crate::transport::{Accepted, Claim};
 use crate::types::{GroupKey, GroupState, Synced};
@@ -22,6 +22,8 @@ const PAGE_ROWS: u32 = 64;
 pub(super) struct Progress {
     synced: Synced,
     settled: Vec<Settled>,
+    /// The server was at an earlier epoch of a group than this device: its part of the outbox is set aside.
+    set_aside: bool,
     /// Attempts to rejoin a group.
     pub(super) rejoins: BTreeMap<GroupKey, u32>,
     /// Groups that were left, and the server was asked for this device's leaf there.
@@ -40,6 +42,15 @@ impl Progress {
     pub(super) fn take(&mut self, id: i64) -> Option<Outcome> {
         let at = self.settled.iter().position(|settled| settled.id == id)?;
         Some(self.settled.swap_remove(at).outcome)
+    }
+
+    /// # Errors
+    /// [`NotTheServer::WentBack`], when something was set aside.
+    pub(super) fn require_nothing_set_aside(&self) -> Result<(), Error> {
+        match self.set_aside {
+            true => Err(NotTheServer::WentBack.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -87,7 +98,7 @@ impl MlsConnection {
         if self.0.core.write(core::stage_updates).await? {
             self.pump(progress).await?;
         }
-        Ok(())
+        progress.require_nothing_set_aside()
     }
 
     /// The rounds of a sync, and then what waits for them: files, which may be large.
@@ -111,14 +122,18 @@ impl MlsConnection {
             return Ok(Some(outcome));
         }
         // A row that is gone without an outcome went with the group: this device was removed meanwhile.
-        let waits = self.0.core.write(move |tx, _| core::waits(tx, id)).await?;
-        Ok((!waits).then_some(Outcome::NotActive(GroupState::Left)))
+        if !self.0.core.write(move |tx, _| core::waits(tx, id)).await? {
+            return Ok(Some(Outcome::NotActive(GroupState::Left)));
+        }
+        progress.require_nothing_set_aside()?;
+        Ok(None)
     }
 
     /// The rounds of a sync, of a profile that is no older copy, or not any more. The outbox goes first: nothing is taken from
     /// the inbox while the fate of a Commit of ours is not known.
     pub(super) async fn pump(&self, progress: &mut Progress) -> Result<(), Error> {
         self.restore_if_behind(progress).await?;
+        self.0.core.write(|tx, _| core::take_up(tx)).await?;
         match self.rounds(progress).await {
             Err(Error::Refused(problem))
                 if matches!(
@@ -170,15 +185,23 @@ impl MlsConnection {
         let transport = &self.0.transport;
         while let Some((claim, due)) = transport.claim(|tx, _| core::next_due(tx)).await? {
             let Delivered { verdicts, hindrance } = self.deliver(claim, due).await?;
-            let settled: Vec<Option<Settled>> = core
+            let fates: Vec<Fate> = core
                 .write(move |tx, context| {
-                    let settled = verdicts
+                    let fates = verdicts
                         .into_iter()
                         .map(|(id, verdict)| core::settle(tx, context, id, verdict));
-                    settled.collect()
+                    fates.collect()
                 })
                 .await?;
-            for settled in settled.into_iter().flatten() {
+            for fate in fates {
+                let settled = match fate {
+                    Fate::Ended(settled) => settled,
+                    Fate::Again => continue,
+                    Fate::ServerIsBehind => {
+                        progress.set_aside = true;
+                        continue;
+                    }
+                };
                 progress.synced.flushed += 1;
                 let done = u64::from(matches!(settled.outcome, Outcome::Done));
                 match settled.purpose {

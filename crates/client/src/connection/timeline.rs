@@ -2,7 +2,7 @@ use crate::connection::MlsConnection;
 use crate::core;
 use crate::error::Error;
 use crate::text::folded;
-use crate::types::{GroupKey, Message};
+use crate::types::{GroupKey, Message, SendStatus};
 
 /// Reading the history. Nothing here waits for the server, or marks anything as read that it was not told to.
 impl MlsConnection {
@@ -98,22 +98,14 @@ impl MlsConnection {
         self.0.core.write(move |tx, _| core::message(tx, row)).await
     }
 
-    /// The rows of own messages that wait to be sent, oldest first. One that is no longer among them has a final status,
-    /// which [`message`](Self::message) tells.
+    /// The rows of own messages that the server does not have, oldest first, and what became of each: it waits to be sent, was
+    /// refused, or is [lost](SendStatus::Lost). [`retry`](Self::retry) sends those of a group again. One that is no longer
+    /// among them was sent.
     ///
     /// # Errors
     /// [`Error::Store`] and its like.
-    pub async fn pending(&self) -> Result<Vec<i64>, Error> {
-        self.0.core.write(|tx, _| core::pending(tx)).await
-    }
-
-    /// The rows of own messages that the server has [lost](crate::SendStatus::Lost), oldest first. [`retry`](Self::retry) sends
-    /// those of a group again.
-    ///
-    /// # Errors
-    /// [`Error::Store`] and its like.
-    pub async fn lost(&self) -> Result<Vec<i64>, Error> {
-        self.0.core.write(|tx, _| core::lost_messages(tx)).await
+    pub async fn unsent(&self) -> Result<Vec<(i64, SendStatus)>, Error> {
+        self.0.core.write(|tx, _| core::unsent(tx)).await
     }
 
     /// Messages of people that contain a text, in whatever case and however accents are stored, newest first: of one group, or of all whose invitation

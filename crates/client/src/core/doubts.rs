@@ -7,6 +7,7 @@ use larder_wire::{GroupInfoAnswer, Handshake, InboxKind, InboxRow};
 use openmls::prelude::OpenMlsProvider as _;
 
 use crate::core::incoming::{self, Failed};
+use crate::core::last_known::{LastKnown, Link};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{groups, last_known, messages, mls, outbox, rejoin, restored_server, verdicts};
@@ -66,7 +67,7 @@ pub(crate) fn groups_behind(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
 }
 
 /// Takes note that the Commits of such a group were asked for: what is to be sent is made again at the epoch that the group has
-/// here. Tells the person if that is still the one that it had.
+/// here. If that is still the one that it had, it is sent at the next sync, and the person is told.
 pub(crate) fn forget_server_epochs(
     tx: &Tx<'_>,
     context: &Context,
@@ -75,6 +76,7 @@ pub(crate) fn forget_server_epochs(
 ) -> Result<(), Error> {
     outbox::forget_server_epochs(tx.connection(), group)?;
     if place(tx, group)?.as_ref() == Some(before) {
+        outbox::set_aside(tx.connection(), group)?;
         tell_once(tx, context, group, TOLD_AHEAD)?;
     }
     Ok(())
@@ -138,7 +140,7 @@ pub(crate) fn catch_up(
             }
             Err(Failed::WrongTags) => return Ok(Caught::OnTags(page)),
             Err(Failed::Unsigned) if is_incomplete => break,
-            Err(Failed::Unsigned) => return Ok(Caught::Over),
+            Err(Failed::Past | Failed::Unsigned) => return Ok(Caught::Over),
             // Not of a Commit.
             Err(Failed::Row(_) | Failed::Welcome(_)) => return Ok(Caught::Over),
         }
@@ -245,9 +247,37 @@ pub(super) fn tell_unsigned(
     tell_once(tx, context, group, TOLD_UNSIGNED)
 }
 
-/// Tells the person that the server has another group than this device, or none: once in an epoch.
-pub(crate) fn tell_other_branch(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
-    tell_once(tx, context, group, TOLD_OTHER_BRANCH)
+/// Settles what to do about a group that the server says it has otherwise than it is here. Whether these Commits lead to the group
+/// that it has all the same.
+///
+/// A server whose store went back without saying so has led the group on elsewhere: as soon as that is as far, and a member has
+/// signed it, this device gives up its own state and comes back by the rules for every group that it has lost track of. Otherwise
+/// the group stays as it is, and the person is told.
+pub(crate) fn settle_other_branch(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    (info, handshakes): (Option<&GroupInfoAnswer>, &[Vec<u8>]),
+) -> Result<bool, Error> {
+    if place(tx, group)?.is_none() {
+        return Ok(false);
+    }
+    let known = LastKnown::of(tx, group, mls::load(tx, group)?.public_group())?;
+    let link = match info.map(|info| rejoin::group_info(group, info)) {
+        Some(Ok(info)) => known.link(tx, context, (group, &info), handshakes)?,
+        Some(Err(_)) | None => None,
+    };
+    match link {
+        Some(Link::Replayed) => Ok(true),
+        Some(Link::Signed) => {
+            restored_server::go_over(tx, context, group)?;
+            Ok(false)
+        }
+        Some(Link::Past) | None => {
+            tell_once(tx, context, group, TOLD_OTHER_BRANCH)?;
+            Ok(false)
+        }
+    }
 }
 
 /// Tells the person something of a group, unless the group is at an epoch at which this was said already, or worse.

@@ -12,7 +12,7 @@ use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
 use crate::core::rows_seen::Digest;
 use crate::core::{
-    denials, departures, doubts, groups, leaving, messages, mls, peers, requests, rows_seen, verdicts,
+    denials, departures, doubts, groups, leaving, lost, messages, mls, peers, requests, rows_seen, verdicts,
     welcome,
 };
 use crate::error::Error;
@@ -46,6 +46,8 @@ pub(super) enum Failed {
     Refused(Rule),
     /// Nothing shows that a member has made the row; or Commits before it are missing here, or the row itself.
     Unsigned,
+    /// It is a Commit of an epoch that this device was in, and that something else may have led on from here.
+    Past,
     /// A member has signed the Commit, but not its tags, and those are wrong: the member's fault, or of whoever delivers it.
     WrongTags,
     /// A member has signed the Commit, and MLS cannot follow it here.
@@ -94,7 +96,9 @@ pub(crate) fn apply(
         Turn::Now { went_back } => went_back,
     };
     match tried(tx, || effect(tx, context, row, tree))? {
-        Err(Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable | Failed::Refused(_)) => Ok(None),
+        Err(
+            Failed::Past | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable | Failed::Refused(_),
+        ) => Ok(None),
         effect => finish(tx, context, (row, digest.as_ref()), effect, went_back).map(Some),
     }
 }
@@ -157,8 +161,16 @@ fn finish(
     went_back: bool,
 ) -> Result<Taken, Error> {
     let connection = tx.connection();
-    if let (true, Some(group)) = (went_back, &row.group_id) {
-        positions::tell_of_going_back(tx, context, group)?;
+    if let Some(group) = &row.group_id {
+        // What comes here is never a message of this device, unless it stands for numbers that it passes over.
+        let lost = match digest {
+            Some(_) => lost::mark(tx, group, row.seq..=row.seq)?,
+            None => 0,
+        };
+        match went_back {
+            true => positions::tell_of_going_back(tx, context, group)?,
+            false => lost::tell(tx, context, group, lost)?,
+        }
     }
     let mut joined = false;
     let took_effect = effect.is_ok();
@@ -176,6 +188,8 @@ fn finish(
             doubts::tell_unsigned(tx, context, group, row)?
         }
         (Err(Failed::Unfollowable), Some(group)) => lose(tx, context, group)?,
+        // It was taken over by another way, or the group is not on its branch, which was looked into.
+        (Err(Failed::Past), _) => {}
         // None of them concerns no group.
         (Err(Failed::Refused(_) | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable), None) => {}
     }
@@ -308,6 +322,7 @@ pub(super) fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> R
     let (epoch, current) = (message.epoch().as_u64(), mls.epoch().as_u64());
     match row.kind {
         InboxKind::Message if epoch < joined_epoch => return Ok(()),
+        InboxKind::Commit if (joined_epoch..current).contains(&epoch) => return Err(Failed::Past),
         InboxKind::Commit | InboxKind::Proposal if epoch < current => return Ok(()),
         // Commits before it are missing here.
         _ if epoch > current => return Err(Failed::Unsigned),

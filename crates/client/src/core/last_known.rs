@@ -29,6 +29,13 @@ pub(super) enum Link {
 }
 
 impl LastKnown {
+    /// The group as it is now.
+    pub(super) fn of(tx: &Tx<'_>, group: &GroupKey, state: &PublicGroup) -> Result<Self, Error> {
+        Ok(Self {
+            state: copied(tx, group, state)?,
+        })
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.state.group_context().epoch().as_u64()
     }

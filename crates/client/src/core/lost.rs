@@ -1,11 +1,13 @@
-//! Messages of this device that the server had accepted and has lost: it was restored from a backup. They are offered to be sent
+//! Messages of this device that the server had accepted and has lost: its store is an earlier one. They are offered to be sent
 //! again, and are never sent without the person.
+
+use std::ops::RangeInclusive;
 
 use larder_pool::Tx;
 use larder_wire::{BlobId, Gap};
 
 use crate::core::profile::Context;
-use crate::core::{attachments, messages, positions, timeline};
+use crate::core::{attachments, messages, mls, positions, timeline};
 use crate::error::Error;
 use crate::types::{GroupKey, SendStatus};
 
@@ -14,26 +16,58 @@ const GAPS_MAX: usize = 64;
 /// The messages of a group that one restored server can have lost, the latest ones.
 const LOST_MAX: i64 = 256;
 
-/// Notes which messages of a group the server has no more: those with numbers that it has left out. The person is told once for
-/// each time that there are any.
+/// Notes which messages of a group a restored server has no more: those with numbers that it says it has left out. The person is
+/// told once for each time that there are any.
 pub(super) fn note(tx: &Tx<'_>, context: &Context, group: &GroupKey, gaps: &[Gap]) -> Result<(), Error> {
-    let connection = tx.connection();
     let mut lost = 0;
     for gap in gaps.iter().rev().take(GAPS_MAX) {
-        lost += connection.execute(
+        lost += mark(tx, group, gap.first..=gap.last)?;
+    }
+    tell(tx, context, group, lost)
+}
+
+/// Notes that whoever is in the group that the server has cannot read what this device sent in its present epoch there.
+pub(super) fn epoch_is_another(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    let Some(state) = mls::find(tx, group)? else {
+        return Ok(());
+    };
+    let lost = tx.connection().execute(
+        "UPDATE messages SET status = ?4 WHERE row IN (
+             SELECT row FROM messages WHERE group_id = ?1 AND status = ?2 AND epoch = ?3 ORDER BY row DESC LIMIT ?5)",
+        (
+            group.as_bytes(),
+            SendStatus::Sent.column(),
+            state.epoch().as_u64().cast_signed(),
+            SendStatus::Lost.column(),
+            LOST_MAX,
+        ),
+    )?;
+    tell(tx, context, group, lost)
+}
+
+/// Notes that the server does not have the messages of this device any more that had these numbers of a group, whether it says so
+/// or not: they are another's. Returns how many there were.
+pub(super) fn mark(tx: &Tx<'_>, group: &GroupKey, numbers: RangeInclusive<u64>) -> Result<usize, Error> {
+    let marked = tx
+        .connection()
+        .prepare_cached(
             "UPDATE messages SET status = ?5 WHERE row IN (
                  SELECT row FROM messages WHERE group_id = ?1 AND status = ?4 AND server_seq BETWEEN ?2 AND ?3
-                 ORDER BY row DESC LIMIT ?6)",
-            (
-                group.as_bytes(),
-                positions::column(gap.first),
-                positions::column(gap.last),
-                SendStatus::Sent.column(),
-                SendStatus::Lost.column(),
-                LOST_MAX,
-            ),
-        )?;
-    }
+                 ORDER BY server_seq DESC LIMIT ?6)",
+        )?
+        .execute((
+            group.as_bytes(),
+            positions::column(*numbers.start()),
+            positions::column(*numbers.end()),
+            SendStatus::Sent.column(),
+            SendStatus::Lost.column(),
+            LOST_MAX,
+        ))?;
+    Ok(marked)
+}
+
+/// Tells the person that the server has lost so many messages, if there are any.
+pub(super) fn tell(tx: &Tx<'_>, context: &Context, group: &GroupKey, lost: usize) -> Result<(), Error> {
     let text = match lost {
         0 => return Ok(()),
         1 => "the server has lost a message that you sent here; it is kept, and can be sent again".to_owned(),
@@ -41,12 +75,7 @@ pub(super) fn note(tx: &Tx<'_>, context: &Context, group: &GroupKey, gaps: &[Gap
             "the server has lost {lost} messages that you sent here; they are kept, and can be sent again"
         ),
     };
-    messages::notice(connection, Some(group), &text, context.now())
-}
-
-/// The rows of messages that the server has lost, oldest first.
-pub(crate) fn rows(tx: &Tx<'_>) -> Result<Vec<i64>, Error> {
-    timeline::rows_with(tx, SendStatus::Lost)
+    messages::notice(tx.connection(), Some(group), &text, context.now())
 }
 
 /// A file of a group whose message the server has lost, perhaps with the file.
@@ -59,7 +88,8 @@ pub(crate) struct LostFile {
 /// The files among what is to be sent again.
 pub(crate) fn files(tx: &Tx<'_>, group: &GroupKey) -> Result<Vec<LostFile>, Error> {
     let mut files = Vec::new();
-    for row in rows(tx)? {
+    let unsent = timeline::unsent(tx)?.into_iter();
+    for (row, _) in unsent.filter(|(_, status)| *status == SendStatus::Lost) {
         let of_group =
             timeline::message(tx, row)?.is_some_and(|message| message.group.as_ref() == Some(group));
         if !of_group {

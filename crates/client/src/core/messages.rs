@@ -115,7 +115,7 @@ pub(super) fn push(
         return push_later(tx, &group, payload, row);
     }
     let payload = payload.encode()?;
-    let message = encrypt(tx, context, cleared, &payload)?;
+    let message = encrypt(tx, context, cleared, &payload, row)?;
     let intent = Intent::Message {
         payload: Base64Url(payload),
         row,
@@ -154,7 +154,7 @@ pub(super) fn has_to_wait(
         || mls.has_pending_proposals())
 }
 
-/// A payload as a PrivateMessage of the group's present epoch, as it travels.
+/// A payload as a PrivateMessage of the group's present epoch, as it travels; `row` is its message in the history.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that encrypts, by leave of the gate"
@@ -164,9 +164,16 @@ pub(super) fn encrypt(
     context: &Context,
     cleared: Cleared<'_>,
     payload: &[u8],
+    row: Option<i64>,
 ) -> Result<Vec<u8>, Error> {
     let provider = tx.provider();
     leaves::used(tx, cleared.group())?;
+    if let Some(row) = row {
+        let epoch = cleared.state().epoch().as_u64();
+        tx.connection()
+            .prepare_cached("UPDATE messages SET epoch = ?2 WHERE row = ?1")?
+            .execute((row, epoch.cast_signed()))?;
+    }
     let message = cleared
         .into_state()
         .create_message(&provider, &context.identity.mls, payload)
@@ -399,7 +406,7 @@ impl SendStatus {
         }
     }
 
-    fn from_column(value: i64) -> Option<Self> {
+    pub(super) fn from_column(value: i64) -> Option<Self> {
         [Self::Sent, Self::Pending, Self::Failed, Self::Lost]
             .into_iter()
             .find(|status| status.column() == value)

@@ -82,7 +82,7 @@ pub(crate) use devices::{
 };
 pub(crate) use doubts::{
     Caught, Place as DoubtedPlace, catch_up, doubted_branches, forget_server_epochs, groups_behind,
-    lose_if_vouched_for, place as doubted_place, settle_branch, tell_other_branch,
+    lose_if_vouched_for, place as doubted_place, settle_branch, settle_other_branch,
 };
 pub(crate) use encryption::{form, is_key, set_key};
 pub(crate) use file_names::{file_name, numbered};
@@ -102,11 +102,11 @@ pub(crate) use leaves::stage_updates;
 pub(crate) use leaving::{leave, leave_as_told, leaves_to_ask};
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
 pub(crate) use listed::ask as ask_about_listed;
-pub(crate) use lost::{LostFile, file_is_gone, files as lost_files, rows as lost_messages};
+pub(crate) use lost::{LostFile, file_is_gone, files as lost_files};
 pub(crate) use members::{epoch_code, members};
 pub(crate) use messages::{retry, send};
 pub(crate) use naming::rename;
-pub(crate) use outbox::{Due, QueuedMessages, QueuedRequest, fail_unsent, is_due, next_due, waits};
+pub(crate) use outbox::{Due, QueuedMessages, QueuedRequest, fail_unsent, is_due, next_due, take_up, waits};
 pub(crate) use payload::check_name;
 pub(crate) use positions::{acknowledged, go_back, tell_everything_again, unacknowledged};
 pub(crate) use probe::judge_probe;
@@ -121,15 +121,15 @@ pub(crate) use removals::{removed_own, sign_removal};
 pub(crate) use requests::{accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
-pub(crate) use settle::{Outcome, Purpose, Settled, Verdict, settle};
+pub(crate) use settle::{Fate, Outcome, Purpose, Settled, Verdict, settle};
 pub(crate) use state::{
     Standing, admit_copy, claim_state, fall_behind, heed_mark, require_not_behind, standing,
 };
 pub(crate) use suites::{Suites, set_suites, suite_pools, suites_are_due, usable};
 pub(crate) use sweep::{sweep, sweep_if_it_erases_nothing};
 pub(crate) use timeline::{
-    history_before, mark_group_read, mark_notices_read, mark_read, message, messages_after, pending, search,
-    unread,
+    history_before, mark_group_read, mark_notices_read, mark_read, message, messages_after, search, unread,
+    unsent,
 };
 pub(crate) use verification::{
     Keys, Offered, changed_users, known_keys, new_identity, safety_number, set_verified, take_new_identity,

@@ -14,10 +14,10 @@ use crate::types::{GroupKey, SendStatus};
 /// arrive before the server or the network gives up.
 const TOGETHER_BYTES_MAX: usize = 256 * 1024;
 
-/// What is due: ready, and behind nothing of its group that has to be made again first.
+/// What is due: ready, of a group of which nothing is set aside, and behind nothing of it that has to be made again first.
 const DUE: &str = "FROM outbox o WHERE state = 0 AND NOT EXISTS (
-    SELECT 1 FROM outbox e WHERE e.group_id = o.group_id AND e.id < o.id AND e.state = 1
-        AND (e.handshake = 1 OR o.handshake = 0))";
+    SELECT 1 FROM outbox e WHERE e.group_id = o.group_id
+        AND (e.set_aside = 1 OR e.id < o.id AND e.state = 1 AND (e.handshake = 1 OR o.handshake = 0)))";
 
 const STATE_READY: i64 = 0;
 const STATE_TO_REMAKE: i64 = 1;
@@ -269,6 +269,8 @@ pub(super) struct Entry {
     pub(super) group: GroupKey,
     pub(super) intent: Intent,
     pub(super) attempts: u32,
+    /// The epoch that the server named when it refused the last attempt.
+    pub(super) server_epoch: Option<u64>,
 }
 
 pub(super) fn entry(connection: &Connection, id: i64) -> Result<Option<Entry>, Error> {
@@ -285,7 +287,7 @@ fn entries(
     clause: &str,
     params: impl rusqlite::Params,
 ) -> Result<Vec<Entry>, Error> {
-    let sql = format!("SELECT id, group_id, intent, attempts FROM outbox {clause}");
+    let sql = format!("SELECT id, group_id, intent, attempts, server_epoch FROM outbox {clause}");
     let mut statement = connection.prepare_cached(&sql)?;
     let rows = statement.query_map(params, |row| {
         Ok((
@@ -293,15 +295,17 @@ fn entries(
             row.get::<_, Vec<u8>>(1)?,
             row.get::<_, Vec<u8>>(2)?,
             row.get::<_, u32>(3)?,
+            row.get::<_, Option<i64>>(4)?,
         ))
     })?;
     rows.map(|row| {
-        let (id, group, intent, attempts) = row?;
+        let (id, group, intent, attempts, server_epoch) = row?;
         Ok(Entry {
             id,
             group: corrupt(GroupKey::from_bytes(&group).ok(), "group id")?,
             intent: corrupt(serde_json::from_slice(&intent).ok(), "intent in the outbox")?,
             attempts,
+            server_epoch: server_epoch.map(i64::cast_unsigned),
         })
     })
     .collect()
@@ -327,6 +331,22 @@ pub(super) fn forget_server_epochs(connection: &Connection, group: &GroupKey) ->
         "UPDATE outbox SET server_epoch = NULL WHERE group_id = ?1",
         [group.as_bytes()],
     )?;
+    Ok(())
+}
+
+/// Sends nothing of a group before [`take_up`].
+pub(super) fn set_aside(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE outbox SET set_aside = 1 WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// What was set aside is due again.
+pub(crate) fn take_up(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.connection()
+        .execute("UPDATE outbox SET set_aside = 0 WHERE set_aside = 1", [])?;
     Ok(())
 }
 
@@ -408,7 +428,7 @@ pub(super) fn start_over(connection: &Connection, group: &GroupKey) -> Result<()
         [group.as_bytes()],
     )?;
     connection.execute(
-        "UPDATE outbox SET state = ?2, server_epoch = NULL WHERE group_id = ?1",
+        "UPDATE outbox SET state = ?2, server_epoch = NULL, set_aside = 0 WHERE group_id = ?1",
         (group.as_bytes(), STATE_TO_REMAKE),
     )?;
     Ok(())

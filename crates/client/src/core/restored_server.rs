@@ -118,17 +118,26 @@ pub(super) fn is_ahead(tx: &Tx<'_>, group: &GroupKey, epoch: u64) -> Result<bool
 /// The server has lost Commits of this group that are in effect here. They cannot be had again: the server's epoch is the one
 /// that everybody can still come to, so this device rejoins there.
 pub(super) fn fall_back(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    groups::let_go_back(tx, group)?;
+    const LOST: &str = "the server has lost the last changes of this group, and this device rejoins it as it was before: who was \
+                        invited since has to be invited again";
+    come_to_the_servers(tx, context, group, LOST)
+}
+
+/// The server has led this group on from an earlier epoch without the last changes that are in effect here, and others are there:
+/// this device goes to them.
+pub(super) fn go_over(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    const ANOTHER: &str = "the server has lost the last changes of this group, and members have gone on without them: this device \
+                           rejoins them. Look at who is in it (members)";
+    come_to_the_servers(tx, context, group, ANOTHER)
+}
+
+fn come_to_the_servers(tx: &Tx<'_>, context: &Context, group: &GroupKey, why: &str) -> Result<(), Error> {
     let connection = tx.connection();
     outbox::start_over(connection, group)?;
     groups::set_state(connection, group, GroupState::NeedsRejoin)?;
-    groups::let_go_back(tx, group)?;
-    messages::notice(
-        connection,
-        Some(group),
-        "the server has lost the last changes of this group, and this device rejoins it as it was before: who was invited \
-         since has to be invited again",
-        context.now(),
-    )
+    messages::notice(connection, Some(group), why, context.now())?;
+    lost::epoch_is_another(tx, context, group)
 }
 
 /// Who is in the group that is rejoined and was removed from the one that is given up, by a Commit that the server has

@@ -8,8 +8,8 @@ use crate::core::commits::{self, merged};
 use crate::core::gate::Closed;
 use crate::core::outbox::{self, Entry, Intent};
 use crate::core::profile::Context;
-use crate::core::{adding, groups, leaving, messages, mls, rejoin, restored_server};
-use crate::error::{Error, NotTheServer};
+use crate::core::{adding, groups, leaving, lost, messages, mls, rejoin, restored_server};
+use crate::error::Error;
 use crate::transport::Accepted;
 use crate::types::{GroupKey, GroupState, SendStatus};
 
@@ -61,17 +61,27 @@ pub(crate) enum Outcome {
     Closed(Closed),
 }
 
-/// Takes over the server's answer to a request: the effects and the end of the row, in one transaction. `None` when the
-/// request has to be made again after catching up.
-pub(crate) fn settle(
-    tx: &Tx<'_>,
-    context: &Context,
-    id: i64,
-    verdict: Verdict,
-) -> Result<Option<Settled>, Error> {
-    let Some(Entry { group, intent, .. }) = outbox::entry(tx.connection(), id)? else {
-        return Ok(None);
+/// What becomes of a row of the outbox.
+pub(crate) enum Fate {
+    /// It has ended.
+    Ended(Settled),
+    /// It has to be made again after catching up.
+    Again,
+    /// It waits: the server is at an earlier epoch of the group than this device.
+    ServerIsBehind,
+}
+
+/// Takes over the server's answer to a request: the effects and the end of the row, in one transaction.
+pub(crate) fn settle(tx: &Tx<'_>, context: &Context, id: i64, verdict: Verdict) -> Result<Fate, Error> {
+    let Some(entry) = outbox::entry(tx.connection(), id)? else {
+        return Ok(Fate::Again);
     };
+    let Entry {
+        group,
+        intent,
+        server_epoch,
+        ..
+    } = entry;
     let now = context.now();
     let outcome = match verdict {
         Verdict::Accepted(proof) => {
@@ -80,13 +90,23 @@ pub(crate) fn settle(
             accepted(tx, context, &group, &intent, proof, now)?;
             Outcome::Done
         }
-        // Only a server that was restored from a backup goes back, and it says that it was.
+        // A server that was restored from a backup goes back, and says that it was. The other groups go on.
         Verdict::WrongEpoch(Some(current)) if is_behind(tx, &group, current)? => {
-            return Err(NotTheServer::WentBack.into());
+            outbox::set_aside(tx.connection(), &group)?;
+            return Ok(Fate::ServerIsBehind);
+        }
+        // It names the same again, at which this was made: it contradicts itself, and is asked again at the next sync.
+        Verdict::WrongEpoch(Some(current))
+            if matches!(intent, Intent::Message { .. })
+                && server_epoch == Some(current)
+                && is_at(tx, &group, current)? =>
+        {
+            outbox::set_aside(tx.connection(), &group)?;
+            return Ok(Fate::Again);
         }
         Verdict::WrongEpoch(current) => {
             if !wrong_epoch(tx, &group, id, &intent, current)? {
-                return Ok(None);
+                return Ok(Fate::Again);
             }
             Outcome::Raced
         }
@@ -99,14 +119,14 @@ pub(crate) fn settle(
         }
         Verdict::Refused(problem) => {
             if adding::without_refused(tx, (&group, id), &intent, &problem, now)? {
-                return Ok(None);
+                return Ok(Fate::Again);
             }
             refused(tx, context, &group, &intent, &problem)?;
             Outcome::Refused(problem)
         }
     };
     outbox::remove(tx.connection(), id)?;
-    Ok(Some(Settled {
+    Ok(Fate::Ended(Settled {
         id,
         outcome,
         purpose: intent.purpose(),
@@ -131,7 +151,13 @@ fn accepted(
         | Intent::Update => merged(tx, context, group, intent, proof, now),
         Intent::Rejoin => rejoin::rejoined(tx, context, group),
         Intent::Leave { .. } | Intent::Message { row: None, .. } => Ok(()),
-        Intent::Message { row: Some(row), .. } => messages::set_sent(connection, *row, proof.seq()),
+        Intent::Message { row: Some(row), .. } => {
+            if let Some(seq) = proof.seq() {
+                let lost = lost::mark(tx, group, seq..=u64::MAX)?;
+                lost::tell(tx, context, group, lost)?;
+            }
+            messages::set_sent(connection, *row, proof.seq())
+        }
     }
 }
 
@@ -139,6 +165,10 @@ fn accepted(
 fn is_behind(tx: &Tx<'_>, group: &GroupKey, current: u64) -> Result<bool, Error> {
     let is_active = groups::group_state(tx, group)? == GroupState::Active;
     Ok(is_active && restored_server::is_ahead(tx, group, current)?)
+}
+
+fn is_at(tx: &Tx<'_>, group: &GroupKey, epoch: u64) -> Result<bool, Error> {
+    Ok(mls::find(tx, group)?.is_some_and(|mls| mls.epoch().as_u64() == epoch))
 }
 
 /// Whether the row has ended.

@@ -143,18 +143,18 @@ pub(crate) fn message(tx: &Tx<'_>, row: i64) -> Result<Option<Message>, Error> {
     Ok(select(tx.connection(), &sql, [row])?.pop())
 }
 
-/// The rows of own messages that wait to be sent, oldest first.
-pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<i64>, Error> {
-    rows_with(tx, SendStatus::Pending)
-}
-
-/// The rows of own messages that came to this and not to the server, or not any more, oldest first.
-pub(super) fn rows_with(tx: &Tx<'_>, status: SendStatus) -> Result<Vec<i64>, Error> {
+/// The rows of own messages that the server does not have, oldest first.
+pub(crate) fn unsent(tx: &Tx<'_>) -> Result<Vec<(i64, SendStatus)>, Error> {
     let mut statement = tx
         .connection()
-        .prepare_cached("SELECT row FROM messages WHERE status = ?1 AND status <> 0 ORDER BY row")?;
-    let rows = statement.query_map([status.column()], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+        .prepare_cached("SELECT row, status FROM messages WHERE status <> 0 ORDER BY row")?;
+    let mut rows = statement.query([])?;
+    let mut unsent = Vec::new();
+    while let Some(row) = rows.next()? {
+        let status = corrupt(SendStatus::from_column(row.get(1)?), "message status")?;
+        unsent.push((row.get(0)?, status));
+    }
+    Ok(unsent)
 }
 
 /// What one step of a search found, newest first.

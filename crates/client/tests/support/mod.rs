@@ -1,14 +1,14 @@
 //! A real server on a loopback port, clients with their profiles, and a proxy between them that can lose answers.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use larder_client::{
     Access, ContactRequest, Error, GroupKey, GroupSummary, Invitations, InviteCode, Linking, Message,
-    MessageKind, MlsConnection, Options, PoolPolicy, UnixSeconds, UserName,
+    MessageKind, MlsConnection, Options, PoolPolicy, SendStatus, UnixSeconds, UserName,
 };
 use larder_lifecycle::{ClockReading, DrainLimits, Rate};
 use larder_pool::LocalStore;
@@ -95,16 +95,27 @@ impl TestServer {
 
     /// Puts a backup in the place of the database, as an operator would.
     pub(crate) async fn restore(&mut self, backup: &TempDir) {
+        let database = self.replace_database(backup).await;
+        let admin = Admin::open(&database.into()).await.unwrap();
+        admin.restored(now()).await.unwrap();
+        drop(admin);
+        self.restart_with(&[0x0001]).await;
+    }
+
+    /// Goes on from a backup without a word, as a standby does that had not received all.
+    pub(crate) async fn fail_over(&mut self, backup: &TempDir) {
+        self.replace_database(backup).await;
+        self.restart_with(&[0x0001]).await;
+    }
+
+    async fn replace_database(&mut self, backup: &TempDir) -> PathBuf {
         self.stop().await;
         for file in std::fs::read_dir(self.directory.path()).unwrap() {
             std::fs::remove_file(file.unwrap().path()).unwrap();
         }
         let database = self.directory.path().join(DATABASE);
         std::fs::copy(backup.path().join(DATABASE), &database).unwrap();
-        let admin = Admin::open(&database.into()).await.unwrap();
-        admin.restored(now()).await.unwrap();
-        drop(admin);
-        self.restart_with(&[0x0001]).await;
+        database
     }
 
     /// The same database and the same address, with these ciphersuites.
@@ -160,7 +171,7 @@ impl TestServer {
     }
 
     /// Where the server's database is.
-    pub(crate) fn database(&self) -> std::path::PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.directory.path().join(DATABASE)
     }
 
@@ -416,6 +427,13 @@ impl Client {
             self.mark_read(last.row).await.unwrap();
         }
         messages
+    }
+
+    /// The rows of own messages that came to this, oldest first.
+    pub(crate) async fn rows_that_are(&self, status: SendStatus) -> Vec<i64> {
+        let unsent = self.unsent().await.unwrap();
+        let those = unsent.into_iter().filter(|(_, of_it)| *of_it == status);
+        those.map(|(row, _)| row).collect()
     }
 
     /// Accepts all that is asked, and joins it. Returns how many groups were rejoined.

@@ -257,7 +257,7 @@ fn unsent(number: u64, code: &'static str, why: &str) -> Failure {
 
 /// The row of an own message that waits to be sent.
 pub(crate) async fn pending_row(client: &MlsConnection, id: &str) -> Result<Option<i64>> {
-    for row in client.pending().await?.into_iter().rev() {
+    for (row, _) in client.unsent().await?.into_iter().rev() {
         let message = client.message(row).await?;
         if message.is_some_and(|message| message.id == id) {
             return Ok(Some(row));
@@ -270,10 +270,11 @@ pub(super) async fn retry(context: &Context<'_>, group: &str) -> Result<ExitCode
     let (client, key) = context.open_group(group).await?;
     let messages = client.retry(&key).await?;
     let mut status = SendStatus::Sent;
-    for row in client.pending().await? {
+    for (row, unsent) in client.unsent().await? {
         let message = client.message(row).await?;
-        if message.is_some_and(|message| message.group.as_ref() == Some(&key)) {
-            status = SendStatus::Pending;
+        let here = message.is_some_and(|message| message.group.as_ref() == Some(&key));
+        if here && unsent == SendStatus::Pending {
+            status = unsent;
         }
     }
     context.output.print(&[Record::Retried {

@@ -1,6 +1,6 @@
 //! What the interface wants done, and what it is told of: the client's side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -35,21 +35,28 @@ pub(super) struct Engine {
 struct News {
     /// Messages up to this row have been told.
     row: i64,
-    /// Messages that were told as pending.
-    pending: BTreeSet<i64>,
-    /// Messages that were told as failed or lost, which `/retry` may change.
-    failed: BTreeSet<i64>,
+    /// What was told last of each own message that was not told as sent. What is read of a message may be older or newer than
+    /// what is read of another, so each is told again whenever it differs from this.
+    unsent: BTreeMap<i64, SendStatus>,
 }
 
 impl News {
-    /// Notes what the interface is told.
-    fn told(&mut self, messages: &[Message]) {
-        for message in messages {
-            match message.status {
-                SendStatus::Failed | SendStatus::Lost => _ = self.failed.insert(message.row),
-                SendStatus::Pending | SendStatus::Sent => _ = self.failed.remove(&message.row),
+    /// Notes what the interface is told of a message.
+    fn told(&mut self, row: i64, status: SendStatus) {
+        match status {
+            SendStatus::Pending | SendStatus::Failed | SendStatus::Lost => {
+                _ = self.unsent.insert(row, status)
             }
+            SendStatus::Sent => _ = self.unsent.remove(&row),
         }
+    }
+
+    /// The rows of own messages that are not what they were told as, where these are not sent now.
+    fn changed(&self, unsent: &BTreeMap<i64, SendStatus>) -> BTreeSet<i64> {
+        let rows = self.unsent.keys().chain(unsent.keys());
+        rows.filter(|row| self.unsent.get(row) != unsent.get(row))
+            .copied()
+            .collect()
     }
 }
 
@@ -83,7 +90,7 @@ impl Engine {
         let groups = self.client.groups().await?;
         let mut news = self.news.lock().await;
         news.row = groups.iter().map(|group| group.last_row).max().unwrap_or(0);
-        news.pending = self.client.pending().await?.into_iter().collect();
+        news.unsent = self.client.unsent().await?.into_iter().collect();
         drop(news);
         self.tell(Update::Groups(groups));
         let mut notices = self.client.unread().await?;
@@ -145,34 +152,26 @@ impl Engine {
         self.levels().await
     }
 
-    /// The messages that were not told yet, and those that were told as not sent and are something else now. They are told before
-    /// `news` is let go of: another task might tell something newer before them.
+    /// The messages that were not told yet, and those that are something else by now. They are told before `news` is let go of:
+    /// another task might tell something newer before them.
     async fn fresh(&self, news: &mut News) -> Result<Vec<Message>> {
         let mut fresh = Vec::new();
         loop {
             let some = self.client.messages_after(news.row, PAGE).await?;
             let Some(last) = some.last() else { break };
             news.row = last.row;
+            for message in &some {
+                news.told(message.row, message.status);
+            }
             fresh.extend(some);
         }
-        let pending: BTreeSet<i64> = self.client.pending().await?.into_iter().collect();
-        for row in news.pending.difference(&pending) {
-            fresh.extend(self.client.message(*row).await?);
-        }
-        for row in &news.failed {
-            let message = self.client.message(*row).await?;
-            let is_other =
-                |message: &Message| !matches!(message.status, SendStatus::Failed | SendStatus::Lost);
-            fresh.extend(message.filter(is_other));
-        }
-        // What was told as sent is lost, if the server was restored.
-        for row in self.client.lost().await? {
-            if !news.failed.contains(&row) {
-                fresh.extend(self.client.message(row).await?);
+        let unsent = self.client.unsent().await?.into_iter().collect();
+        for row in news.changed(&unsent) {
+            if let Some(message) = self.client.message(row).await? {
+                news.told(row, message.status);
+                fresh.push(message);
             }
         }
-        news.pending = pending;
-        news.told(&fresh);
         Ok(fresh)
     }
 
@@ -213,7 +212,9 @@ impl Engine {
                 let mut news = self.news.lock().await;
                 let messages = self.client.history_before(&group, before, PAGE).await?;
                 let complete = messages.len() < PAGE as usize;
-                news.told(&messages);
+                for message in &messages {
+                    news.told(message.row, message.status);
+                }
                 self.tell(Update::History {
                     group,
                     messages,
@@ -446,7 +447,6 @@ impl Engine {
     }
 }
 
-/// A device, and as much of its key's fingerprint as there is room for.
 fn list(users: &[UserName]) -> String {
     users
         .iter()
@@ -467,4 +467,26 @@ fn not_added(outcomes: &[(UserName, NotAdded)]) -> String {
 
 fn sentence(error: Error) -> String {
     Failure::of(&error.into()).message.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_told_again_until_it_was_told_as_what_it_is() {
+        let mut news = News::default();
+        let one = |status| BTreeMap::from([(1, status)]);
+        news.told(1, SendStatus::Failed);
+        assert!(news.changed(&one(SendStatus::Failed)).is_empty());
+        // It was taken up between the look at all and the look at this one.
+        news.told(1, SendStatus::Pending);
+        assert_eq!(news.changed(&BTreeMap::new()), BTreeSet::from([1]));
+        assert_eq!(news.changed(&one(SendStatus::Failed)), BTreeSet::from([1]));
+        assert!(news.changed(&one(SendStatus::Pending)).is_empty());
+        news.told(1, SendStatus::Sent);
+        assert!(news.changed(&BTreeMap::new()).is_empty());
+        // The server was restored.
+        assert_eq!(news.changed(&one(SendStatus::Lost)), BTreeSet::from([1]));
+    }
 }
