@@ -8,7 +8,7 @@
 
 mod support;
 
-use larder_client::{GroupKey, SendStatus};
+use larder_client::{GroupKey, GroupState, SendStatus};
 use larder_wire::Problem;
 use support::{Action, Answer, Client, TestServer, catch_up, they_talk, user};
 
@@ -80,6 +80,43 @@ async fn who_followed_a_commit_that_is_lost_comes_to_those_who_went_on_without_i
     bob.take_unread().await;
     they_talk(&alice, &bob, &group).await;
     they_talk(&bob, &dave, &group).await;
+}
+
+#[tokio::test]
+async fn whom_a_lost_commit_removed_is_gone_over_to_only_if_the_person_accepts_it() {
+    let mut server = TestServer::start().await;
+    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
+    let (dave, _erin) = (server.client("dave").await, server.client("erin").await);
+    let group = alice.group_with(&[&bob, &dave]).await;
+    catch_up(&[&alice, &bob, &dave]).await;
+    let backup = server.backup();
+    alice.remove(&group, &user("dave")).await.unwrap();
+    catch_up(&[&bob]).await;
+    server.fail_over(&backup).await;
+    dave.invite(&group, &[user("erin")]).await.unwrap();
+    let before = alice.epoch(&group).await;
+    come_to_terms(&[&alice, &bob]).await;
+    for client in [&alice, &bob] {
+        assert_eq!(client.summary(&group).await.state, GroupState::Active);
+        assert_eq!(client.epoch(&group).await, before);
+        let told = client.told().await;
+        let offers: Vec<_> = told
+            .iter()
+            .filter(|text| text.contains("unless you accept"))
+            .collect();
+        assert_eq!(offers.len(), 1, "{told:?}");
+        assert!(offers[0].contains("dave, erin"), "{offers:?}");
+    }
+    alice.accept(&group).await.unwrap();
+    alice.sync().await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice", "bob", "dave", "erin"]);
+    dave.sync().await.unwrap();
+    they_talk(&alice, &dave, &group).await;
+    assert_eq!(
+        bob.users(&group).await,
+        ["alice", "bob"],
+        "he has not accepted it"
+    );
 }
 
 #[tokio::test]

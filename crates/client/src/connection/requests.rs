@@ -19,7 +19,9 @@ impl MlsConnection {
     /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when it was left or is being left.
     pub async fn accept(&self, group: &GroupKey) -> Result<(), Error> {
         let group = group.clone();
-        self.0.core.write(move |tx, _| core::accept(tx, &group)).await
+        let core = &self.0.core;
+        core.write(move |tx, context| core::accept(tx, context, &group))
+            .await
     }
 
     /// Declines an invitation: forgets what came with it and leaves the group, as [`leave`](Self::leave) does. What there was of

@@ -3,14 +3,15 @@
 
 use larder_judge::{Handshake as Parsed, Replay, Unreadable};
 use larder_pool::Tx;
-use larder_wire::{GroupInfoAnswer, Handshake, InboxKind, InboxRow};
+use larder_wire::{GroupInfoAnswer, Handshake, InboxKind, InboxRow, UserName};
 use openmls::prelude::OpenMlsProvider as _;
 
 use crate::core::incoming::{self, Failed};
 use crate::core::last_known::{LastKnown, Link};
 use crate::core::profile::Context;
+use crate::core::rejoin::{self, TOLD_USERS_MAX};
 use crate::core::schema::corrupt;
-use crate::core::{groups, last_known, messages, mls, outbox, rejoin, restored_server, verdicts};
+use crate::core::{groups, last_known, listed, messages, mls, outbox, restored_server, verdicts};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
@@ -252,7 +253,7 @@ pub(super) fn tell_unsigned(
 ///
 /// A server whose store went back without saying so has led the group on elsewhere: as soon as that is as far, and a member has
 /// signed it, this device gives up its own state and comes back by the rules for every group that it has lost track of. Otherwise
-/// the group stays as it is, and the person is told.
+/// the group stays as it is, and the person is told, and asked if the other one is as far.
 pub(crate) fn settle_other_branch(
     tx: &Tx<'_>,
     context: &Context,
@@ -263,21 +264,65 @@ pub(crate) fn settle_other_branch(
         return Ok(false);
     }
     let known = LastKnown::of(tx, group, mls::load(tx, group)?.public_group())?;
-    let link = match info.map(|info| rejoin::group_info(group, info)) {
-        Some(Ok(info)) => known.link(tx, context, (group, &info), handshakes)?,
-        Some(Err(_)) | None => None,
+    let epoch = known.epoch();
+    let Some((answer, Ok(info))) = info.map(|answer| (answer, rejoin::group_info(group, answer))) else {
+        tell_once(tx, context, group, TOLD_OTHER_BRANCH)?;
+        return Ok(false);
     };
-    match link {
-        Some(Link::Replayed) => Ok(true),
-        Some(Link::Signed) => {
-            restored_server::go_over(tx, context, group)?;
-            Ok(false)
-        }
-        Some(Link::Past) | None => {
-            tell_once(tx, context, group, TOLD_OTHER_BRANCH)?;
-            Ok(false)
-        }
+    match known.link(tx, context, (group, &info), handshakes)? {
+        Some(Link::Replayed) => return Ok(true),
+        Some(Link::Signed) => restored_server::go_over(tx, context, group)?,
+        Some(Link::Past) | None => match listed::said_to_be_in(context, group, answer) {
+            Some(users) if info.epoch().as_u64() >= epoch => {
+                offer_other_branch(tx, context, (group, epoch), &users)?
+            }
+            Some(_) | None => tell_once(tx, context, group, TOLD_OTHER_BRANCH)?,
+        },
     }
+    Ok(false)
+}
+
+/// Tells the person who is said to be in the group that the server has instead of this one, which nobody has signed whom this
+/// device knows to be in it: whoever a lost Commit had removed, perhaps. The person may accept that: once in an epoch.
+fn offer_other_branch(
+    tx: &Tx<'_>,
+    context: &Context,
+    (group, epoch): (&GroupKey, u64),
+    users: &[UserName],
+) -> Result<(), Error> {
+    if offered_instead(tx, group)?.is_some() {
+        return Ok(());
+    }
+    note_doubted(tx, group, epoch)?;
+    listed::offer(tx, group, Some(users))?;
+    let named: Vec<&str> = users.iter().take(TOLD_USERS_MAX).map(UserName::as_str).collect();
+    let text = format!(
+        "the server has another group in the place of this one, and nothing shows that it is the same: with {} in it. What is \
+         sent here may reach nobody. This device stays in the group as it is unless you accept the other one",
+        named.join(", ")
+    );
+    messages::notice(tx.connection(), Some(group), &text, context.now())
+}
+
+/// Who is said to be in the group that the server has instead of this one, as it told at the group's present epoch.
+pub(super) fn offered_instead(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Vec<UserName>>, Error> {
+    let doubted: Option<i64> = tx
+        .connection()
+        .prepare_cached("SELECT doubted_epoch FROM groups WHERE group_id = ?1")?
+        .query_row([group.as_bytes()], |row| row.get(0))?;
+    match place(tx, group)? {
+        Some(place) if doubted == Some(place.epoch.cast_signed()) => listed::offered(tx.connection(), group),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Notes that the person was told something of a group at this epoch. Whether that is the first time.
+fn note_doubted(tx: &Tx<'_>, group: &GroupKey, epoch: u64) -> Result<bool, Error> {
+    let noted = tx.connection().execute(
+        "UPDATE groups SET doubted_epoch = ?2 WHERE group_id = ?1 AND doubted_epoch IS NOT ?2",
+        (group.as_bytes(), epoch.cast_signed()),
+    )?;
+    Ok(noted > 0)
 }
 
 /// Tells the person something of a group, unless the group is at an epoch at which this was said already, or worse.
@@ -285,11 +330,7 @@ fn tell_once(tx: &Tx<'_>, context: &Context, group: &GroupKey, text: &str) -> Re
     let Some(Place { epoch, .. }) = place(tx, group)? else {
         return Ok(());
     };
-    let first = tx.connection().execute(
-        "UPDATE groups SET doubted_epoch = ?2 WHERE group_id = ?1 AND doubted_epoch IS NOT ?2",
-        (group.as_bytes(), epoch.cast_signed()),
-    )?;
-    if first == 0 || verdicts::holds(tx, group)? {
+    if !note_doubted(tx, group, epoch)? || verdicts::holds(tx, group)? {
         return Ok(());
     }
     let (connection, now) = (tx.connection(), context.now());

@@ -43,7 +43,11 @@ pub(crate) fn ask(
 }
 
 /// The other users in a group, as the server says.
-fn said_to_be_in(context: &Context, group: &GroupKey, answer: &GroupInfoAnswer) -> Option<Vec<UserName>> {
+pub(super) fn said_to_be_in(
+    context: &Context,
+    group: &GroupKey,
+    answer: &GroupInfoAnswer,
+) -> Option<Vec<UserName>> {
     group_info(group, answer).ok()?;
     let named = named_in_tree(&answer.ratchet_tree.0)?;
     let users: BTreeSet<UserName> = named.into_iter().map(|(user, _)| user).collect();

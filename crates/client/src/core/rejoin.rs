@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::types::{GroupKey, GroupState, MessageKind};
 
 /// How many users a person is told of who are said to be in a group.
-const TOLD_USERS_MAX: usize = 16;
+pub(super) const TOLD_USERS_MAX: usize = 16;
 
 /// The groups whose GroupInfo is wanted for an external Commit. A request waits until it is accepted.
 pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {

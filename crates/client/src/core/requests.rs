@@ -9,7 +9,9 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{blocks, devices, groups, history, leaving, listed, mls, peers, verification};
+use crate::core::{
+    blocks, devices, doubts, groups, history, leaving, listed, mls, peers, restored_server, verification,
+};
 use crate::error::Error;
 use crate::types::{ContactRequest, GroupKey, GroupState, Invitations};
 use crate::verification::Verification;
@@ -144,19 +146,36 @@ pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Res
 }
 
 /// The person accepts. Accepting twice is no error.
-pub(crate) fn accept(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
         GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
             let connection = tx.connection();
-            if let Some(ContactRequest::Listed { users }) = find(connection, group)? {
-                listed::accepted(tx, group, &users.unwrap_or_default())?;
-            } else if let Some(users) = listed::offered(connection, group)? {
-                listed::accepted(tx, group, &users)?;
+            match find(connection, group)? {
+                Some(ContactRequest::Listed { users }) => {
+                    listed::accepted(tx, group, &users.unwrap_or_default())?;
+                }
+                Some(ContactRequest::Invitation { .. }) => {}
+                None => accept_instead(tx, context, group)?,
             }
             set(connection, group, None)
         }
         other @ GroupState::Left => Err(Error::GroupNotActive(other)),
     }
+}
+
+/// The person accepts the group that the server has in the place of this one, if it was offered.
+fn accept_instead(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+    let offered = match groups::group_state(tx, group)? {
+        GroupState::Active => doubts::offered_instead(tx, group)?,
+        _ => listed::offered(tx.connection(), group)?,
+    };
+    let Some(users) = offered else {
+        return Ok(());
+    };
+    if groups::group_state(tx, group)? == GroupState::Active {
+        restored_server::go_over(tx, context, group)?;
+    }
+    listed::accepted(tx, group, &users)
 }
 
 /// The person declines: what came with the invitation is forgotten, and the group is left. Whether there is a history of the group
