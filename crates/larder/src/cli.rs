@@ -6,7 +6,7 @@ mod messages;
 mod server;
 
 pub(crate) use backup::{Export, Import};
-pub(crate) use bench::{BenchCommand, BenchGroups};
+pub(crate) use bench::{BenchCommand, BenchGroups, BenchServer};
 pub(crate) use messages::{Recv, Send};
 pub(crate) use server::{AdminCommand, Serve, StoreOptions};
 

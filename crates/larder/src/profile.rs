@@ -53,6 +53,11 @@ impl fmt::Display for ProfileName {
 pub(crate) struct Home(PathBuf);
 
 impl Home {
+    /// This directory.
+    pub(crate) fn at(directory: PathBuf) -> Self {
+        Self(directory)
+    }
+
     /// The directory given, or else `larder` in the XDG data directory.
     pub(crate) fn resolve(given: Option<PathBuf>) -> Result<Self, etcetera::HomeDirError> {
         match given {

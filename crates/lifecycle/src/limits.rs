@@ -126,6 +126,11 @@ pub enum Grant {
 }
 
 impl DrainLimits {
+    /// Whether only those who share a group with its owner get a KeyPackage of a pool of so many.
+    pub fn is_below_floor(&self, available: u32, last_resort: bool) -> bool {
+        last_resort && available <= self.floor
+    }
+
     /// The same limits where the pool of a device is divided between this many ciphersuites.
     #[must_use]
     pub fn shared_between(self, suites: u32) -> Self {
@@ -149,7 +154,7 @@ impl DrainLimits {
             Ok(pair) => pair,
             Err(retry_after_seconds) => return Grant::Refused { retry_after_seconds },
         };
-        let above_floor = demand.acquainted || !demand.last_resort || demand.available > self.floor;
+        let above_floor = demand.acquainted || !self.is_below_floor(demand.available, demand.last_resort);
         match self.target.take(demand.target, now) {
             Ok(target) if above_floor && demand.available > 0 => Grant::KeyPackage { pair, target },
             Ok(_) | Err(_) => Grant::LastResort { pair },

@@ -31,6 +31,8 @@ impl Times {
         Measured {
             work,
             devices: Some(devices),
+            connections: None,
+            stored: None,
             engine,
             unit: "ms",
             larder: rounded(larder),

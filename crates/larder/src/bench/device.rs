@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::load;
 use crate::clock;
 
 pub(super) const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
@@ -163,6 +164,16 @@ impl Device {
     }
 
     async fn open_session(&mut self) -> Result<()> {
+        let session = self.new_session().await?;
+        self.http.token = Some(session.token);
+        self.incarnation = session
+            .incarnation
+            .context("the server does not tell its incarnation")?;
+        Ok(())
+    }
+
+    /// Opens another session.
+    pub(super) async fn new_session(&self) -> Result<Session> {
         let request = ChallengeRequest {
             device_id: self.id.clone(),
         };
@@ -173,12 +184,7 @@ impl Device {
             challenge: challenge.challenge,
             signature: Base64Url(signed(&self.auth, &content)?),
         };
-        let session: Session = self.http.post("/v1/sessions", &request).await?;
-        self.http.token = Some(session.token);
-        self.incarnation = session
-            .incarnation
-            .context("the server does not tell its incarnation")?;
-        Ok(())
+        self.http.post("/v1/sessions", &request).await
     }
 
     pub(super) fn credential(&self) -> CredentialWithKey {
@@ -190,6 +196,25 @@ impl Device {
 
     /// Mints and uploads KeyPackages, all of which must be accepted.
     async fn stock(&self, count: usize) -> Result<()> {
+        let uploaded: Uploaded = self.http.post("/v1/key-packages", &self.minted(count)?).await?;
+        match uploaded
+            .results
+            .iter()
+            .all(|result| result.outcome == UploadOutcome::Accepted)
+        {
+            true => Ok(()),
+            false => bail!("the server does not take the KeyPackages of {}", self.user),
+        }
+    }
+
+    /// The bytes of a request that uploads so many.
+    pub(super) fn batch(&self, count: usize) -> Result<Vec<u8>> {
+        let body = serde_json::to_string(&self.minted(count)?)?;
+        let token = self.http.token.as_deref();
+        Ok(load::request("POST", "/v1/key-packages", token, Some(&body)))
+    }
+
+    fn minted(&self, count: usize) -> Result<UploadRequest> {
         let UnixSeconds(now) = clock::system()();
         let mint = || {
             let bundle = KeyPackage::builder()
@@ -201,16 +226,7 @@ impl Device {
             message_bytes(&MlsMessageOut::from(bundle.into_key_package())).map(Base64Url)
         };
         let key_packages = (0..count).map(|_| mint()).collect::<Result<_>>()?;
-        let request = UploadRequest { key_packages };
-        let uploaded: Uploaded = self.http.post("/v1/key-packages", &request).await?;
-        match uploaded
-            .results
-            .iter()
-            .all(|result| result.outcome == UploadOutcome::Accepted)
-        {
-            true => Ok(()),
-            false => bail!("the server does not take the KeyPackages of {}", self.user),
-        }
+        Ok(UploadRequest { key_packages })
     }
 
     /// Has stored everything up to these positions.

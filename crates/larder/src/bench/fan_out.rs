@@ -52,6 +52,8 @@ pub(super) async fn measure(scene: &mut Scene, plan: &Plan, connected: usize) ->
     Ok(Measured {
         work: "fan_out",
         devices: Some(connected),
+        connections: None,
+        stored: None,
         engine: scene.engine,
         unit: "rows/s",
         larder: larder.round(),

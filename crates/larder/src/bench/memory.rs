@@ -117,6 +117,8 @@ fn row(
     Measured {
         work,
         devices,
+        connections: None,
+        stored: None,
         engine: scene.engine,
         unit: "KiB",
         larder: rounded(larder / KIB),

@@ -1,14 +1,20 @@
-//! `bench groups`: what messages, Commits and connected devices cost a server, each beside a limit of the same run and in
-//! turns with it. The server is a process of its own; the devices are raw: OpenMLS in memory, and HTTP.
+//! `bench groups` and `bench server`: what messages, Commits, connected devices and the directory cost a server, each beside a limit
+//! of the same run and in turns with it. The server is a process of its own; the devices are raw: OpenMLS in memory, and HTTP.
 //!
 //! * `store` is where the server keeps everything, and the durable rows that it is held against.
 //! * `device` and `group` are those who talk to it, `stream` is a connected one.
+//! * `directory` measures reservations and whatever else the directory does, among KeyPackages that `fill` has stored, by `load`,
+//!   and beside what is `bare`.
 //! * `cost` measures messages and Commits, `fan_out` what reaches connected devices, `memory` the server's.
 
+mod bare;
 mod cost;
 mod device;
+mod directory;
 mod fan_out;
+mod fill;
 mod group;
+mod load;
 mod memory;
 mod scene;
 mod store;
@@ -87,6 +93,33 @@ pub(crate) async fn groups(output: &Output, store: Option<&StoreUrl>, quick: boo
     // The server is a value of what was measured, killed when that is dropped.
     let removed = store.remove().await;
     measured.and(removed)
+}
+
+/// The same of the directory, for each of so many stored KeyPackages.
+pub(crate) async fn server(
+    output: &Output,
+    store: Option<&StoreUrl>,
+    stored: Option<u64>,
+    quick: bool,
+) -> Result<()> {
+    let mut shutdown = Shutdown::listen()?;
+    let plan = match quick {
+        true => directory::Plan::quick(stored),
+        false => directory::Plan::full(stored),
+    };
+    output.note(Measured::heading())?;
+    for stored in &plan.stored {
+        let store = Store::create(store).await?;
+        let measured = tokio::select! {
+            measured = directory::measure(&store, &plan, *stored) => measured,
+            () = shutdown.requested() => Err(Failure::new(Exit::Failed, "interrupted", "interrupted").into()),
+        };
+        let removed = store.remove().await;
+        let rows: Vec<Record> = measured?.into_iter().map(Record::Measured).collect();
+        removed?;
+        output.print(&rows)?;
+    }
+    Ok(())
 }
 
 async fn measure(output: &Output, store: &Store, plan: &Plan) -> Result<()> {

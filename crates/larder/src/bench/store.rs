@@ -1,5 +1,6 @@
 //! Where the server keeps everything, and one durable row beside it.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -9,13 +10,21 @@ use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
 use crate::cli::StoreUrl;
+use crate::commands::DATABASE;
 use crate::failure::{Exit, Failure};
 use crate::process::{self, Process};
+use crate::profile::Home;
 
 /// A place that is gone at the end.
 pub(super) struct Store {
     directory: TempDir,
     schema: Option<Schema>,
+}
+
+/// Where a store is.
+pub(super) enum Place {
+    Sqlite(PathBuf),
+    Postgres(String),
 }
 
 /// A schema of PostgreSQL.
@@ -48,6 +57,19 @@ impl Store {
     pub(super) async fn serve(&self) -> Result<(Process, String)> {
         let url = self.schema.as_ref().map(|schema| schema.url.as_str());
         Process::serve(self.directory.path(), url).await
+    }
+
+    /// Its directory.
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where a server that was started once keeps everything.
+    pub(super) fn place(&self) -> Place {
+        match &self.schema {
+            Some(schema) => Place::Postgres(schema.url.clone()),
+            None => Place::Sqlite(Home::at(self.path().to_owned()).server().join(DATABASE)),
+        }
     }
 
     /// A table of rows.
@@ -105,7 +127,7 @@ impl Schema {
     }
 }
 
-async fn connect(url: &str) -> Result<Client> {
+pub(super) async fn connect(url: &str) -> Result<Client> {
     let connected = tokio_postgres::connect(url, NoTls).await;
     let (client, connection) = connected.context("the PostgreSQL server does not let us in")?;
     tokio::spawn(connection);

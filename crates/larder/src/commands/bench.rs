@@ -1,11 +1,11 @@
-//! `bench chat` and `bench groups`.
+//! `bench chat`, `bench groups` and `bench server`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::bench;
-use crate::cli::BenchGroups;
+use crate::cli::{BenchGroups, BenchServer};
 use crate::output::Output;
 use crate::record::Record;
 use crate::tui;
@@ -32,5 +32,10 @@ pub(super) fn chat(output: &Output) -> Result<ExitCode> {
 
 pub(super) async fn groups(output: &Output, options: BenchGroups) -> Result<ExitCode> {
     bench::groups(output, options.store.as_ref(), options.quick).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn server(output: &Output, options: BenchServer) -> Result<ExitCode> {
+    bench::server(output, options.store.as_ref(), options.stored, options.quick).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -22,6 +22,7 @@ mod verification;
 
 pub(crate) use receive::Reading;
 pub(crate) use send::{pending_row, sent_record};
+pub(crate) use serve::DATABASE;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write};
@@ -109,6 +110,7 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
         Command::Schema => documents::schema(context),
         Command::Bench(BenchCommand::Chat) => bench::chat(output),
         Command::Bench(BenchCommand::Groups(options)) => bench::groups(output, options).await,
+        Command::Bench(BenchCommand::Server(options)) => bench::server(output, options).await,
         Command::Demo => demo::demo(output).await,
     }
 }

@@ -20,7 +20,8 @@ use crate::profile;
 use crate::record::Record;
 use crate::shutdown::Shutdown;
 
-const DATABASE: &str = "server.db";
+/// The database in the server's directory.
+pub(crate) const DATABASE: &str = "server.db";
 /// Bytes of a MiB.
 const MIB: u64 = 1024 * 1024;
 

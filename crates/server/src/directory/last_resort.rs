@@ -96,16 +96,6 @@ fn find(
     Ok(None)
 }
 
-/// Whether a device that has nothing else left can be added all the same.
-pub(super) fn can_be_reserved(
-    tx: &Tx<'_>,
-    device: &DeviceRow,
-    suites: &[u16],
-    serving: Serving,
-) -> Result<bool, Fault> {
-    Ok(find(tx, device, suites, serving)?.is_some())
-}
-
 /// Reserves the last resort of a device, if it has one that is still served.
 pub(super) fn reserve(
     tx: &Tx<'_>,

@@ -2,9 +2,8 @@
 
 use larder_lifecycle::{Demand, DrainLimits, Grant, UnixSeconds};
 
-use crate::directory::last_resort;
 use crate::error::Fault;
-use crate::store::{DeviceKey, DeviceRow, Serving, Tx, UserKey};
+use crate::store::{DeviceKey, DeviceRow, Serving, Stock, Tx, UserKey};
 
 /// No reservation is made for so long, in seconds: one day.
 const RESERVATION_SECONDS_EVER: u64 = 24 * 60 * 60;
@@ -19,8 +18,8 @@ pub(super) struct Requester {
 
 /// What a request may have of a device.
 pub(super) enum Offer {
-    /// A single-use KeyPackage of this ciphersuite.
-    KeyPackage { suite: u16, charge: Charge },
+    /// A single-use KeyPackage of this stock.
+    KeyPackage { stock: Stock, charge: Charge },
     /// The last resort.
     LastResort { charge: Charge },
     /// Nothing, because it was asked for too often.
@@ -62,44 +61,48 @@ impl Requester {
         }
     }
 
-    /// Whether the reserve floor is not for them.
-    pub(super) fn is_acquainted_with(&self, tx: &Tx<'_>, user: UserKey) -> Result<bool, Fault> {
-        match self.user {
-            Some(own) if own == user => Ok(true),
-            Some(own) => tx.are_acquainted(own, user),
-            None => Ok(false),
-        }
+    /// What each of these devices has for them. The devices are locked.
+    pub(super) fn stocks(
+        &self,
+        tx: &Tx<'_>,
+        devices: &[DeviceKey],
+        asked: (&[u16], Serving),
+    ) -> Result<Vec<Vec<Stock>>, Fault> {
+        tx.stocks(self.user, devices, asked)
     }
 
-    /// Decides what they get of a device, and counts it as theirs.
+    /// Decides what they get of a device that has this stock in each of the ciphersuites, and counts it as theirs.
     pub(super) fn offer(
         &mut self,
         tx: &Tx<'_>,
-        (device, acquainted): (&DeviceRow, bool),
-        (suites, serving): (&[u16], Serving),
+        (device, stocks): (&DeviceRow, Vec<Stock>),
         limits: &DrainLimits,
         now: UnixSeconds,
     ) -> Result<Offer, Fault> {
-        let last_resort = last_resort::can_be_reserved(tx, device, suites, serving)?;
+        let last_resort = stocks.iter().any(|stock| stock.last_resort);
         if self.user == Some(device.user_key) {
-            return own(tx, device, (suites, serving), last_resort);
+            return Ok(own(stocks, last_resort));
         }
-        let memories = tx.rate_memories(self.user, device.key)?;
         let mut offer = Offer::Nothing;
-        for &suite in suites {
+        for stock in stocks {
             let demand = Demand {
-                pair: memories.pair,
-                target: memories.target,
+                pair: stock.pair,
+                target: stock.target,
                 live_of_requester: count(self.held.len()),
                 live_of_pair: count(self.held.iter().filter(|held| **held == device.key).count()),
-                available: tx.count_available(device.key, &[suite], serving)?,
+                available: stock.available,
                 last_resort,
-                acquainted,
+                acquainted: match self.user {
+                    Some(user) if limits.is_below_floor(stock.available, last_resort) => {
+                        tx.are_acquainted(user, device.user_key)?
+                    }
+                    Some(_) | None => false,
+                },
             };
             match limits.grant(&demand, now) {
                 Grant::KeyPackage { pair, target } => {
                     let charge = self.charge(pair, Some(target));
-                    offer = Offer::KeyPackage { suite, charge };
+                    offer = Offer::KeyPackage { stock, charge };
                     break;
                 }
                 // Perhaps there is a KeyPackage of another ciphersuite.
@@ -130,22 +133,13 @@ impl Requester {
 
 /// What a user's device gets of another one of the user's. Nobody drains their own pool for the harm of it, so there is
 /// no limit.
-fn own(
-    tx: &Tx<'_>,
-    device: &DeviceRow,
-    (suites, serving): (&[u16], Serving),
-    last_resort: bool,
-) -> Result<Offer, Fault> {
+fn own(stocks: Vec<Stock>, last_resort: bool) -> Offer {
     let charge = Charge::default();
-    for &suite in suites {
-        if tx.count_available(device.key, &[suite], serving)? > 0 {
-            return Ok(Offer::KeyPackage { suite, charge });
-        }
+    match stocks.into_iter().find(|stock| stock.available > 0) {
+        Some(stock) => Offer::KeyPackage { stock, charge },
+        None if last_resort => Offer::LastResort { charge },
+        None => Offer::Nothing,
     }
-    Ok(match last_resort {
-        true => Offer::LastResort { charge },
-        false => Offer::Nothing,
-    })
 }
 
 impl Offer {

@@ -1,14 +1,14 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, DrainLimits, UnixSeconds};
 use larder_wire::{
-    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, ProblemType, ReserveRequest,
-    Reserved, UserReservation,
+    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageRef, ProblemType,
+    ReserveRequest, Reserved, UserReservation,
 };
 
 use crate::directory::last_resort;
 use crate::directory::offer::{Offer, Requester};
 use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, MailKind, Reservation, Serving, Tx};
+use crate::store::{DeviceKey, DeviceRow, MailKind, Reservation, Serving, Tx};
 
 /// What a request is held against.
 #[derive(Clone, Copy)]
@@ -37,17 +37,16 @@ pub(crate) fn reserve(
     let asked = (request.suites.as_slice(), Serving::at(now, policy));
     let mut requester = Requester::user_of(tx, caller, limits, now)?;
     let targets = targets(tx, caller, request)?;
-    tx.lock_devices(targets.iter().flatten().map(|device| device.key))?;
+    let devices: Vec<DeviceKey> = targets.iter().flatten().map(|device| device.key).collect();
+    tx.lock_devices(devices.iter().copied())?;
+    let mut stocks = requester.stocks(tx, &devices, asked)?.into_iter();
 
     let mut offers = Vec::with_capacity(targets.len());
     for devices in targets {
-        let acquainted = match devices.first() {
-            Some(device) => requester.is_acquainted_with(tx, device.user_key)?,
-            None => false,
-        };
         let mut of_user = Vec::with_capacity(devices.len());
         for device in devices {
-            let offer = requester.offer(tx, (&device, acquainted), asked, limits, now)?;
+            let stocks = stocks.next().unwrap_or_default();
+            let offer = requester.offer(tx, (&device, stocks), limits, now)?;
             of_user.push((device, offer));
         }
         offers.push(of_user);
@@ -61,6 +60,11 @@ pub(crate) fn reserve(
         group: request.group_id.clone(),
         until,
     };
+    let taken = match withhold {
+        true => Vec::new(),
+        false => take(tx, offers.iter().flatten(), asked.1, &reservation)?,
+    };
+    let mut taken = taken.into_iter();
     let mut reserved_any = false;
     let mut users = Vec::with_capacity(offers.len());
     for (user, of_user) in request.users.iter().zip(offers) {
@@ -69,7 +73,14 @@ pub(crate) fn reserve(
             let outcome = if withhold && offer.is_something() {
                 without_key_package(&device, DeviceOutcome::Withheld)
             } else {
-                carry_out(tx, caller, (&device, offer), asked, &reservation, terms)?
+                carry_out(
+                    tx,
+                    caller,
+                    (&device, offer),
+                    (asked, &mut taken),
+                    &reservation,
+                    terms,
+                )?
             };
             reserved_any |= outcome.key_package_ref.is_some();
             outcomes.push(outcome);
@@ -103,8 +114,50 @@ pub(crate) fn probe(
     };
     let asked = (suites, Serving::at(now, policy));
     tx.lock_devices([owner.key])?;
-    let offer = Requester::stranger().offer(tx, (owner, false), asked, limits, now)?;
-    carry_out(tx, owner, (owner, offer), asked, &reservation, terms)
+    let mut stranger = Requester::stranger();
+    let stocks = stranger.stocks(tx, &[owner.key], asked)?;
+    let stocks = stocks.into_iter().next().unwrap_or_default();
+    let offered = (owner.clone(), stranger.offer(tx, (owner, stocks), limits, now)?);
+    let mut taken = take(tx, [&offered], asked.1, &reservation)?.into_iter();
+    let (_, offer) = offered;
+    carry_out(
+        tx,
+        owner,
+        (owner, offer),
+        (asked, &mut taken),
+        &reservation,
+        terms,
+    )
+}
+
+/// A KeyPackage that is reserved, and its bytes.
+type Taken = (KeyPackageRef, Vec<u8>);
+
+/// Takes the single-use KeyPackages that are offered, in their order.
+fn take<'o>(
+    tx: &Tx<'_>,
+    offers: impl IntoIterator<Item = &'o (DeviceRow, Offer)>,
+    serving: Serving,
+    reservation: &Reservation,
+) -> Result<Vec<Taken>, Fault> {
+    let reserve = DirectoryEvent::Reserve {
+        by: reservation.by,
+        group: reservation.group.clone(),
+        until: reservation.until,
+    };
+    DirectoryState::Available
+        .apply(reserve)
+        .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
+    let stocks = offers.into_iter().filter_map(|(device, offer)| match offer {
+        Offer::KeyPackage { stock, .. } => Some((device.key, stock.suite)),
+        Offer::LastResort { .. } | Offer::RateLimited { .. } | Offer::Nothing => None,
+    });
+    let taken = tx
+        .take_available(&stocks.collect::<Vec<_>>(), serving, reservation)?
+        .into_iter();
+    taken
+        .map(|taken| taken.ok_or(Fault::Corrupt("a KeyPackage that was there is not")))
+        .collect()
 }
 
 /// The devices of each user, without the caller's own. One unknown user refuses the request before anything is
@@ -114,35 +167,47 @@ fn targets(
     caller: &DeviceRow,
     request: &ReserveRequest,
 ) -> Result<Vec<Vec<DeviceRow>>, ServiceError> {
-    let mut targets = Vec::with_capacity(request.users.len());
-    for user in &request.users {
-        let devices = tx.devices_of_user(user, &caller.user)?;
+    let mut targets = tx.devices_of_users(&request.users, &caller.user)?;
+    for devices in &mut targets {
         if devices.is_empty() {
             return Err(ProblemType::NotFound.into());
         }
-        targets.push(
-            devices
-                .into_iter()
-                .filter(|device| device.key != caller.key)
-                .collect(),
-        );
+        devices.retain(|device| device.key != caller.key);
     }
     Ok(targets)
 }
 
-/// Hands out what was offered.
+/// Hands out what was offered; a single-use KeyPackage is the next of those that were `taken`.
 fn carry_out(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     (device, offer): (&DeviceRow, Offer),
-    (suites, serving): (&[u16], Serving),
+    ((suites, serving), taken): ((&[u16], Serving), &mut impl Iterator<Item = Taken>),
     reservation: &Reservation,
     Terms { policy, now, .. }: Terms<'_>,
 ) -> Result<DeviceReservation, ServiceError> {
     match offer {
-        Offer::KeyPackage { suite, charge } => {
+        Offer::KeyPackage { stock, charge } => {
             charge.remember(tx, device.key)?;
-            reserve_one(tx, caller, device, (suite, serving), reservation, (policy, now))
+            let (key_package_ref, bytes) = taken
+                .next()
+                .ok_or(Fault::Corrupt("a KeyPackage that was there is not"))?;
+            tx.append_change(
+                (device.key, &stock.audit_head),
+                &key_package_ref,
+                AuditTransition::Reserve,
+                (Some(&caller.identity()), Some(&reservation.group)),
+                now,
+            )?;
+            // Plenty of another ciphersuite helps nobody who asks for this one.
+            if stock.available.saturating_sub(1) < policy.low_watermark {
+                tell_owner(tx, device, now)?;
+            }
+            Ok(DeviceReservation {
+                key_package_ref: Some(key_package_ref),
+                key_package: Some(Base64Url(bytes)),
+                ..without_key_package(device, DeviceOutcome::Ok)
+            })
         }
         Offer::LastResort { charge } => {
             charge.remember(tx, device.key)?;
@@ -158,58 +223,6 @@ fn carry_out(
         }),
         Offer::Nothing => outcome_without(tx, device, serving),
     }
-}
-
-fn reserve_one(
-    tx: &Tx<'_>,
-    caller: &DeviceRow,
-    device: &DeviceRow,
-    (suite, serving): (u16, Serving),
-    reservation: &Reservation,
-    (policy, now): (&DirectoryPolicy, UnixSeconds),
-) -> Result<DeviceReservation, ServiceError> {
-    let reserve = DirectoryEvent::Reserve {
-        by: reservation.by,
-        group: reservation.group.clone(),
-        until: reservation.until,
-    };
-    DirectoryState::Available
-        .apply(reserve)
-        .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
-    let (key_package_ref, bytes) = tx
-        .take_available(device.key, &[suite], serving, reservation)?
-        .ok_or(Fault::Corrupt("a KeyPackage that was there is not"))?;
-    tx.append_audit(
-        device.key,
-        &key_package_ref,
-        AuditTransition::Reserve,
-        Some(&caller.identity()),
-        Some(&reservation.group),
-        now,
-    )?;
-    tx.bump_generation(device.key)?;
-    tell_owner_when_low(tx, device, (suite, serving), policy, now)?;
-    Ok(DeviceReservation {
-        key_package_ref: Some(key_package_ref),
-        key_package: Some(Base64Url(bytes)),
-        ..without_key_package(device, DeviceOutcome::Ok)
-    })
-}
-
-/// Tells the owner when the pool of the ciphersuite that was asked for is below the low watermark: plenty of another one
-/// helps nobody who asks for this one.
-fn tell_owner_when_low(
-    tx: &Tx<'_>,
-    owner: &DeviceRow,
-    (suite, serving): (u16, Serving),
-    policy: &DirectoryPolicy,
-    now: UnixSeconds,
-) -> Result<(), Fault> {
-    let available = tx.count_available(owner.key, &[suite], serving)?;
-    if available < policy.low_watermark {
-        tell_owner(tx, owner, now)?;
-    }
-    Ok(())
 }
 
 /// Tells the owner that its pool runs low.

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use larder_lifecycle::{
     DirectoryEvent, DirectoryPolicy, DirectoryState, LastResortState, Refusal, UnixSeconds,
 };
@@ -39,7 +41,10 @@ fn carry_out(
 ) -> Result<(), Fault> {
     for (row, next) in moves {
         tx.move_key_package(row, next)?;
-        tx.bump_generation(row.owner)?;
+    }
+    let owners: BTreeSet<DeviceKey> = moves.iter().map(|(row, _)| row.owner).collect();
+    for owner in owners {
+        tx.bump_generation(owner)?;
     }
     let moved = moves.iter().map(|(row, _)| (row.owner, &row.key_package_ref));
     let moved: Vec<_> = moved.collect();
@@ -119,27 +124,29 @@ pub(crate) fn revoke(
         group: None,
     };
     tx.lock_devices([owner.key])?;
-    let mut refs = Vec::new();
-    for key_package_ref in &request.refs {
-        if let Some(row) = tx
-            .last_resort(key_package_ref)?
-            .filter(|row| row.owner == owner.key)
-        {
+    // One that is named twice is withdrawn once.
+    let mut seen = BTreeSet::new();
+    let named = request.refs.iter().filter(|known_by| seen.insert(*known_by));
+    let named: Vec<KeyPackageRef> = named.cloned().collect();
+    let ordinary = tx.key_packages(&named)?;
+    let last_resorts = tx.last_resorts(&named)?;
+    let (mut refs, mut moves) = (Vec::new(), Vec::new());
+    for (ordinary, last_resort) in ordinary.into_iter().zip(last_resorts) {
+        if let Some(row) = last_resort.filter(|row| row.owner == owner.key) {
             last_resort::revoke(tx, &row, &actor, now)?;
-            refs.push(key_package_ref.clone());
-            continue;
+            refs.push(row.key_package_ref);
         }
-        let Some(row) = tx
-            .key_package(key_package_ref)?
-            .filter(|row| row.owner == owner.key)
-        else {
+        let Some(row) = ordinary.filter(|row| row.owner == owner.key) else {
             continue;
         };
-        let was_revoked = row.state == DirectoryState::Revoked;
-        if was_revoked || apply(tx, row, DirectoryEvent::Revoke, &actor, now)?.is_ok() {
-            refs.push(key_package_ref.clone());
+        if row.state == DirectoryState::Revoked {
+            refs.push(row.key_package_ref);
+        } else if let Ok(next) = row.state.clone().apply(DirectoryEvent::Revoke) {
+            refs.push(row.key_package_ref.clone());
+            moves.push((row, next));
         }
     }
+    carry_out(tx, &moves, &actor, now)?;
     Ok(Revoked { refs })
 }
 

@@ -1,3 +1,5 @@
+use std::collections::{HashMap, HashSet};
+
 use larder_lifecycle::{DirectoryPolicy, UnixSeconds};
 use larder_wire::{
     AuditTransition, KeyPackageCheck, KeyPackageRef, KeyPackageState, Problem, UploadOutcome, UploadResult,
@@ -26,104 +28,134 @@ pub(crate) fn upload(
     now: UnixSeconds,
 ) -> Result<Uploaded, ServiceError> {
     tx.lock_devices([uploader.key])?;
-    let mut live = tx.count_live(uploader.key)?;
+    let mut upload = Upload {
+        live: tx.count_live(uploader.key)?,
+        hard_cap: policy.hard_cap,
+        known: Known::find(tx, batch)?,
+        accepted: Vec::new(),
+    };
     let mut results = Vec::with_capacity(batch.len());
-    let mut changed = false;
     for (bytes, verdict) in batch {
-        let result = match verdict {
+        results.push(match verdict {
             Err((key_package_ref, check)) => rejected(key_package_ref.clone(), *check),
-            Ok(validated) => store_one(
-                tx,
-                uploader,
-                bytes,
-                validated.clone(),
-                (&mut live, policy.hard_cap),
-                now,
-            )?,
-        };
-        changed |= result.outcome == UploadOutcome::Accepted;
-        results.push(result);
+            Ok(validated) => upload.store(tx, uploader, (bytes, validated), now)?,
+        });
     }
-    if changed {
-        tx.bump_generation(uploader.key)?;
+    if !upload.accepted.is_empty() {
+        let accepted: Vec<_> = upload
+            .accepted
+            .iter()
+            .map(|known_by| (uploader.key, known_by))
+            .collect();
+        let identity = uploader.identity();
+        tx.append_audits(&accepted, AuditTransition::Upload, (Some(&identity), None), now)?;
+        tx.note_upload(uploader.key, now)?;
     }
     let available = tx.count_available_of_any_suite(uploader.key, Serving::at(now, policy))?;
     Ok(Uploaded { results, available })
 }
 
-fn store_one(
-    tx: &Tx<'_>,
-    uploader: &DeviceRow,
-    bytes: &[u8],
-    validated: Validated,
-    (live, hard_cap): (&mut u32, u32),
-    now: UnixSeconds,
-) -> Result<UploadResult, ServiceError> {
-    let Validated {
-        key_package_ref,
-        suite,
-        init_key_hash,
-        encryption_key_hash,
-        lifetime,
-        is_last_resort,
-    } = validated;
-    if let Some((owner, state)) = known(tx, &key_package_ref)? {
-        if owner != uploader.key {
-            return Ok(rejected(Some(key_package_ref), KeyPackageCheck::DuplicateRef));
-        }
-        return Ok(result(key_package_ref, UploadOutcome::Present, Some(state)));
-    }
-    let new = NewKeyPackage {
-        key_package_ref: &key_package_ref,
-        owner: uploader.key,
-        suite,
-        init_key_hash: &init_key_hash,
-        encryption_key_hash: &encryption_key_hash,
-        lifetime,
-        bytes,
-    };
-    let stored = if tx.knows_key(&init_key_hash)? {
-        Err(KeyPackageCheck::DuplicateInitKey)
-    } else if tx.knows_key(&encryption_key_hash)? {
-        Err(KeyPackageCheck::DuplicateEncryptionKey)
-    } else if is_last_resort {
-        last_resort::store(tx, uploader, &new, now)?
-    } else if *live >= hard_cap {
-        Err(KeyPackageCheck::OverCap)
-    } else if tx.insert_key_package(&new, now)? {
-        *live += 1;
-        Ok(())
-    } else {
-        Err(KeyPackageCheck::DuplicateInitKey)
-    };
-    if let Err(check) = stored {
-        return Ok(rejected(Some(key_package_ref), check));
-    }
-    tx.append_audit(
-        uploader.key,
-        &key_package_ref,
-        AuditTransition::Upload,
-        Some(&uploader.identity()),
-        None,
-        now,
-    )?;
-    Ok(result(
-        key_package_ref,
-        UploadOutcome::Accepted,
-        Some(KeyPackageState::Available),
-    ))
+/// A batch on its way into the store.
+struct Upload {
+    /// Ordinary KeyPackages of the device that are available or reserved.
+    live: u32,
+    hard_cap: u32,
+    known: Known,
+    accepted: Vec<KeyPackageRef>,
 }
 
-/// Whose this KeyPackage is and its state, if it is or was here.
-fn known(
-    tx: &Tx<'_>,
-    key_package_ref: &KeyPackageRef,
-) -> Result<Option<(DeviceKey, KeyPackageState)>, Fault> {
-    if let Some(row) = tx.key_package(key_package_ref)? {
-        return Ok(Some((row.owner, wire_state(row.state.status()))));
+impl Upload {
+    fn store(
+        &mut self,
+        tx: &Tx<'_>,
+        uploader: &DeviceRow,
+        (bytes, validated): (&[u8], &Validated),
+        now: UnixSeconds,
+    ) -> Result<UploadResult, ServiceError> {
+        let key_package_ref = validated.key_package_ref.clone();
+        if let Some((owner, state)) = self.known.refs.get(&key_package_ref) {
+            return Ok(match *owner == uploader.key {
+                true => result(key_package_ref, UploadOutcome::Present, Some(*state)),
+                false => rejected(Some(key_package_ref), KeyPackageCheck::DuplicateRef),
+            });
+        }
+        let new = NewKeyPackage {
+            key_package_ref: &key_package_ref,
+            owner: uploader.key,
+            suite: validated.suite,
+            init_key_hash: &validated.init_key_hash,
+            encryption_key_hash: &validated.encryption_key_hash,
+            lifetime: validated.lifetime,
+            bytes,
+        };
+        let stored = if self.known.keys.contains(new.init_key_hash) {
+            Err(KeyPackageCheck::DuplicateInitKey)
+        } else if self.known.keys.contains(new.encryption_key_hash) {
+            Err(KeyPackageCheck::DuplicateEncryptionKey)
+        } else if validated.is_last_resort {
+            last_resort::store(tx, uploader, &new, now)?
+        } else if self.live >= self.hard_cap {
+            Err(KeyPackageCheck::OverCap)
+        } else {
+            tx.insert_key_package(&new, now)?;
+            self.live += 1;
+            Ok(())
+        };
+        if let Err(check) = stored {
+            return Ok(rejected(Some(key_package_ref), check));
+        }
+        self.known.add(uploader.key, validated);
+        self.accepted.push(key_package_ref.clone());
+        Ok(result(
+            key_package_ref,
+            UploadOutcome::Accepted,
+            Some(KeyPackageState::Available),
+        ))
     }
-    let last_resort = tx.last_resort(key_package_ref)?;
-    Ok(last_resort.map(|row| (row.owner, last_resort::wire_state(row.state))))
+}
+
+/// What is or was in the directory of what a batch names.
+struct Known {
+    /// Whose KeyPackages these are, and their states.
+    refs: HashMap<KeyPackageRef, (DeviceKey, KeyPackageState)>,
+    /// The hashes of public keys, be they init keys or encryption keys.
+    keys: HashSet<Vec<u8>>,
+}
+
+impl Known {
+    fn find(tx: &Tx<'_>, batch: &[Judged]) -> Result<Self, Fault> {
+        let validated: Vec<&Validated> = batch
+            .iter()
+            .filter_map(|(_, verdict)| verdict.as_ref().ok())
+            .collect();
+        let refs: Vec<KeyPackageRef> = validated
+            .iter()
+            .map(|validated| validated.key_package_ref.clone())
+            .collect();
+        let ordinary = tx.key_packages(&refs)?.into_iter().flatten();
+        let ordinary = ordinary.map(|row| (row.key_package_ref, (row.owner, wire_state(row.state.status()))));
+        let mut known: HashMap<_, _> = ordinary.collect();
+        let last_resorts = tx.last_resorts(&refs)?.into_iter().flatten();
+        known.extend(last_resorts.map(|row| {
+            let state = last_resort::wire_state(row.state);
+            (row.key_package_ref, (row.owner, state))
+        }));
+        let keys = validated
+            .iter()
+            .flat_map(|validated| [&validated.init_key_hash[..], &validated.encryption_key_hash[..]]);
+        Ok(Self {
+            refs: known,
+            keys: tx.known_keys(&keys.collect::<Vec<_>>())?,
+        })
+    }
+
+    /// Later ones of the batch are held against this one.
+    fn add(&mut self, owner: DeviceKey, stored: &Validated) {
+        let state = KeyPackageState::Available;
+        self.refs.insert(stored.key_package_ref.clone(), (owner, state));
+        self.keys.insert(stored.init_key_hash.to_vec());
+        self.keys.insert(stored.encryption_key_hash.to_vec());
+    }
 }
 
 fn result(

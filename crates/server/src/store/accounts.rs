@@ -108,13 +108,27 @@ impl Tx<'_> {
         user: &UserName,
         asked_by: &UserName,
     ) -> Result<Vec<DeviceRow>, Fault> {
-        self.rows(
+        let mut devices = self.devices_of_users(std::slice::from_ref(user), asked_by)?;
+        Ok(devices.pop().unwrap_or_default())
+    }
+
+    /// The same of each of these users.
+    pub(crate) fn devices_of_users(
+        &self,
+        users: &[UserName],
+        asked_by: &UserName,
+    ) -> Result<Vec<Vec<DeviceRow>>, Fault> {
+        let asked: Vec<_> = users
+            .iter()
+            .map(|user| [Param::from(user.as_str()), Param::from(asked_by.as_str())])
+            .collect();
+        self.rows_of_each(
             &format!(
                 "{DEVICE} WHERE u.name = ?1
                    AND NOT EXISTS (SELECT 1 FROM blocks WHERE user_id = u.id AND blocked = ?2)
                  ORDER BY d.id"
             ),
-            params![user.as_str(), asked_by.as_str()],
+            &asked,
             device,
         )
     }

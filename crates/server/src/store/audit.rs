@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{AuditHead, AuditRow, AuditTransition, Base64Url, GroupId, KeyPackageRef};
@@ -17,10 +17,11 @@ fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
 
 const HEAD: &str = "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1";
 
-fn audit_head(row: &Row<'_>) -> Result<AuditHead, Fault> {
+/// The two columns from `first` on.
+pub(super) fn audit_head(row: &Row<'_>, first: usize) -> Result<AuditHead, Fault> {
     Ok(AuditHead {
-        seq: row.get(0)?,
-        hash: Base64Url(row.get(1)?),
+        seq: row.get(first)?,
+        hash: Base64Url(row.get(first + 1)?),
     })
 }
 
@@ -60,53 +61,84 @@ impl Tx<'_> {
         now: UnixSeconds,
     ) -> Result<(), Fault> {
         let owners: Vec<_> = owned.iter().map(|(owner, _)| [Param::from(*owner)]).collect();
-        let heads = self.row_of_each(HEAD, &owners, audit_head)?;
+        let heads = self.row_of_each(HEAD, &owners, |row| audit_head(row, 0))?;
         let heads = owned.iter().zip(heads);
         let heads = heads.filter_map(|((owner, _), head)| Some((*owner, head?)));
-        let mut heads: HashMap<DeviceKey, AuditHead> = heads.collect();
+        let mut heads: BTreeMap<DeviceKey, AuditHead> = heads.collect();
         for (owner, key_package_ref) in owned {
             let head = heads
                 .get_mut(owner)
                 .ok_or(Fault::Corrupt("a KeyPackage of no device"))?;
-            let row = AuditRow {
-                seq: head.seq + 1,
-                time: now.0,
-                key_package_ref: (*key_package_ref).clone(),
-                transition,
-                actor: actor.map(str::to_owned),
-                group_id: group.cloned(),
-                hash: Base64Url::default(),
-            };
-            let hash = row.hash_after(&head.hash.0);
-            self.queue(
-                "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    *owner,
-                    row.seq,
-                    now,
-                    *key_package_ref,
-                    transition.code(),
-                    actor,
-                    group,
-                    &hash[..]
-                ],
-            )?;
+            *head = self.insert_audit((*owner, head), key_package_ref, transition, (actor, group), now)?;
+        }
+        for (owner, head) in heads {
             self.queue(
                 "UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
-                params![*owner, row.seq, &hash[..]],
+                params![owner, head.seq, head.hash.0.as_slice()],
             )?;
-            *head = AuditHead {
-                seq: row.seq,
-                hash: Base64Url(hash.to_vec()),
-            };
         }
         Ok(())
     }
 
+    /// Appends a row like that to the chain of an owner that ends with `head`, which was read since the owner was locked, and counts
+    /// the change of the owner's KeyPackages that it tells of.
+    pub(crate) fn append_change(
+        &self,
+        (owner, head): (DeviceKey, &AuditHead),
+        key_package_ref: &KeyPackageRef,
+        transition: AuditTransition,
+        (actor, group): (Option<&str>, Option<&GroupId>),
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
+        let head = self.insert_audit((owner, head), key_package_ref, transition, (actor, group), now)?;
+        self.queue(
+            "UPDATE devices SET generation = generation + 1, audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
+            params![owner, head.seq, head.hash.0.as_slice()],
+        )
+    }
+
+    /// Stores the row after `head`. Returns the new head.
+    fn insert_audit(
+        &self,
+        (owner, head): (DeviceKey, &AuditHead),
+        key_package_ref: &KeyPackageRef,
+        transition: AuditTransition,
+        (actor, group): (Option<&str>, Option<&GroupId>),
+        now: UnixSeconds,
+    ) -> Result<AuditHead, Fault> {
+        let row = AuditRow {
+            seq: head.seq + 1,
+            time: now.0,
+            key_package_ref: key_package_ref.clone(),
+            transition,
+            actor: actor.map(str::to_owned),
+            group_id: group.cloned(),
+            hash: Base64Url::default(),
+        };
+        let hash = row.hash_after(&head.hash.0);
+        self.queue(
+            "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                owner,
+                row.seq,
+                now,
+                key_package_ref,
+                transition.code(),
+                actor,
+                group,
+                &hash[..]
+            ],
+        )?;
+        Ok(AuditHead {
+            seq: row.seq,
+            hash: Base64Url(hash.to_vec()),
+        })
+    }
+
     /// The end of a device's audit chain.
     pub(crate) fn audit_head(&self, owner: DeviceKey) -> Result<AuditHead, Fault> {
-        self.one_row(HEAD, params![owner], audit_head)
+        self.one_row(HEAD, params![owner], |row| audit_head(row, 0))
     }
 
     /// The rows of a device's audit chain after `after`, in order, at most `limit`.

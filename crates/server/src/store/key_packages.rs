@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use larder_lifecycle::{DirectoryPolicy, DirectoryState, DirectoryStatus, Lifetime, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef};
 
@@ -187,27 +189,24 @@ impl Tx<'_> {
         )
     }
 
-    /// Whether a KeyPackage of either kind has or had this public key, as its init key or as its leaf's encryption key.
-    pub(crate) fn knows_key(&self, key_hash: &[u8]) -> Result<bool, Fault> {
-        self.exists(
-            "SELECT 1 FROM key_package_keys WHERE hash = ?1",
-            params![key_hash],
-        )
+    /// Those of these hashes that are of public keys which a KeyPackage of either kind has or had, as its init key or as its leaf's
+    /// encryption key.
+    pub(crate) fn known_keys(&self, hashes: &[&[u8]]) -> Result<HashSet<Vec<u8>>, Fault> {
+        let asked: Vec<_> = hashes.iter().map(|hash| [Param::from(*hash)]).collect();
+        let found = self.row_of_each(
+            "SELECT hash FROM key_package_keys WHERE hash = ?1",
+            &asked,
+            |row| row.get(0),
+        )?;
+        Ok(found.into_iter().flatten().collect())
     }
 
-    /// Stores a KeyPackage as available; `false` when its init key is or was here under another reference, be it a
-    /// last resort's. The schema refuses an encryption key that was here before.
-    pub(crate) fn insert_key_package(
-        &self,
-        new: &NewKeyPackage<'_>,
-        now: UnixSeconds,
-    ) -> Result<bool, Fault> {
-        let inserted = self.execute(
+    /// Stores a KeyPackage as available. The schema refuses one whose keys are or were here under another reference.
+    pub(crate) fn insert_key_package(&self, new: &NewKeyPackage<'_>, now: UnixSeconds) -> Result<(), Fault> {
+        self.queue(
             "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, encryption_key_hash,
                  not_before, not_after, uploaded_at)
-             SELECT ?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8
-             WHERE NOT EXISTS (SELECT 1 FROM last_resorts WHERE init_key_hash = ?4)
-             ON CONFLICT (init_key_hash) DO NOTHING",
+             VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)",
             params![
                 new.key_package_ref,
                 new.owner,
@@ -219,87 +218,56 @@ impl Tx<'_> {
                 now
             ],
         )?;
-        if inserted == 0 {
-            return Ok(false);
-        }
         self.queue(
             "INSERT INTO key_package_bytes (ref, bytes) VALUES (?1, ?2)",
             params![new.key_package_ref, new.bytes],
-        )?;
-        self.note_upload(new.owner, now)?;
-        Ok(true)
+        )
     }
 
-    /// Notes when the device's last accepted upload was.
-    pub(super) fn note_upload(&self, owner: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
+    /// Notes when the device's last accepted upload was, and counts the change of its KeyPackages.
+    pub(crate) fn note_upload(&self, owner: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
         self.queue(
-            "UPDATE devices SET last_upload = ?2 WHERE id = ?1",
+            "UPDATE devices SET last_upload = ?2, generation = generation + 1 WHERE id = ?1",
             params![owner, now],
-        )?;
-        Ok(())
+        )
     }
 
-    /// Takes the oldest available KeyPackage of a device in one of `suites` that is still served, and returns it with
-    /// its bytes. One statement finds and marks it, so that no two callers can get the same one. The device is locked,
+    /// Takes the oldest available KeyPackage that is still served of each of these devices and ciphersuites, and returns it with its
+    /// bytes. One statement finds and marks it, so that no two callers can get the same one. The devices are locked,
     /// so that nobody is told that none is left because of a reservation that comes to nothing.
     pub(crate) fn take_available(
         &self,
-        owner: DeviceKey,
-        suites: &[u16],
+        stocks: &[(DeviceKey, u16)],
         serving: Serving,
         reservation: &Reservation,
-    ) -> Result<Option<(KeyPackageRef, Vec<u8>)>, Fault> {
-        for suite in suites {
-            let taken: Option<KeyPackageRef> = self.row(
-                "UPDATE key_packages
-                 SET status = 1, holder = ?1, group_id = ?2, reserved_until = ?3, reservation_id = ?4
-                 WHERE status = 0 AND ref = (
-                     SELECT ref FROM key_packages
-                     WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7 AND not_before <= ?8
-                     ORDER BY not_after LIMIT 1
-                 )
-                 RETURNING ref",
-                params![
-                    reservation.by,
-                    &reservation.group,
-                    reservation.until,
-                    reservation.id.as_str(),
-                    owner,
-                    *suite,
-                    serving.not_after,
-                    serving.not_before
-                ],
-                |row| row.get(0),
-            )?;
-            if let Some(key_package_ref) = taken {
-                let bytes = self.one_row(
-                    "SELECT bytes FROM key_package_bytes WHERE ref = ?1",
-                    params![&key_package_ref],
-                    |row| row.get(0),
-                )?;
-                return Ok(Some((key_package_ref, bytes)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// How many KeyPackages of a device could be handed out in one of `suites`.
-    pub(crate) fn count_available(
-        &self,
-        owner: DeviceKey,
-        suites: &[u16],
-        serving: Serving,
-    ) -> Result<u32, Fault> {
-        let mut available = 0;
-        for suite in suites {
-            available += self.one_row(
-                "SELECT count(*) FROM key_packages
-                 WHERE device_id = ?1 AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4",
-                params![owner, *suite, serving.not_after, serving.not_before],
-                |row| row.get::<u32>(0),
-            )?;
-        }
-        Ok(available)
+    ) -> Result<Vec<Option<(KeyPackageRef, Vec<u8>)>>, Fault> {
+        let asked: Vec<[Param<'_>; 8]> = stocks
+            .iter()
+            .map(|(owner, suite)| {
+                [
+                    Param::from(reservation.by),
+                    Param::from(&reservation.group),
+                    Param::from(reservation.until),
+                    Param::from(reservation.id.as_str()),
+                    Param::from(*owner),
+                    Param::from(*suite),
+                    Param::from(serving.not_after),
+                    Param::from(serving.not_before),
+                ]
+            })
+            .collect();
+        self.row_of_each(
+            "UPDATE key_packages
+             SET status = 1, holder = ?1, group_id = ?2, reserved_until = ?3, reservation_id = ?4
+             WHERE status = 0 AND ref = (
+                 SELECT ref FROM key_packages
+                 WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7 AND not_before <= ?8
+                 ORDER BY not_after LIMIT 1
+             )
+             RETURNING ref, (SELECT bytes FROM key_package_bytes b WHERE b.ref = key_packages.ref)",
+            &asked,
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
     }
 
     /// How many KeyPackages of a device could be handed out at all.

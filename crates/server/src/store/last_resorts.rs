@@ -92,6 +92,12 @@ impl Tx<'_> {
         )
     }
 
+    /// The last resorts of these references, in their order; `None` for one that is unknown.
+    pub(crate) fn last_resorts(&self, refs: &[KeyPackageRef]) -> Result<Vec<Option<LastResortRow>>, Fault> {
+        let refs: Vec<_> = refs.iter().map(|known_by| [Param::from(known_by)]).collect();
+        self.row_of_each(&format!("{ROW} WHERE ref = ?1"), &refs, last_resort_row)
+    }
+
     /// Every last resort of a device, tombstones included, oldest first.
     pub(crate) fn last_resorts_of(&self, owner: DeviceKey) -> Result<Vec<LastResortRow>, Fault> {
         self.rows(
@@ -177,8 +183,7 @@ impl Tx<'_> {
         self.queue(
             "INSERT INTO last_resort_bytes (ref, bytes) VALUES (?1, ?2)",
             params![new.key_package_ref, new.bytes],
-        )?;
-        self.note_upload(new.owner, now)
+        )
     }
 
     pub(crate) fn last_resort_bytes(&self, key_package_ref: &KeyPackageRef) -> Result<Vec<u8>, Fault> {

@@ -5,15 +5,6 @@ use crate::error::Fault;
 use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Tx, UserKey};
 
-/// What is remembered of how often KeyPackages of a device were handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct RateMemories {
-    /// To one user.
-    pub(crate) pair: Option<UnixSeconds>,
-    /// To anybody.
-    pub(crate) target: Option<UnixSeconds>,
-}
-
 impl Tx<'_> {
     /// The devices that a user holds reservations on, each as often as there are reservations: live ones, and of
     /// single-use KeyPackages those that came to nothing, if their deadline is past `since`. None that has
@@ -24,44 +15,17 @@ impl Tx<'_> {
         (since, until): (UnixSeconds, UnixSeconds),
         now: UnixSeconds,
     ) -> Result<Vec<DeviceKey>, Fault> {
-        let mut held = self.rows(
+        self.rows(
             "SELECT device_id FROM key_packages
              WHERE holder IN (SELECT id FROM devices WHERE user_id = ?1) AND status IN (1, 3)
-               AND reserved_until > ?2 AND reserved_until < ?3",
-            params![user, since, until],
-            |row| row.get(0),
-        )?;
-        let last_resorts: Vec<DeviceKey> = self.rows(
-            "SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
+               AND reserved_until > ?2 AND reserved_until < ?3
+             UNION ALL
+             SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
              WHERE r.holder IN (SELECT id FROM devices WHERE user_id = ?1)
-               AND r.reserved_until > ?2 AND r.reserved_until < ?3",
-            params![user, now, until],
+               AND r.reserved_until > ?4 AND r.reserved_until < ?3",
+            params![user, since, until, now],
             |row| row.get(0),
-        )?;
-        held.extend(last_resorts);
-        Ok(held)
-    }
-
-    /// What is remembered of requests for `device`, of `user` if one asks.
-    pub(crate) fn rate_memories(
-        &self,
-        user: Option<UserKey>,
-        device: DeviceKey,
-    ) -> Result<RateMemories, Fault> {
-        let pair = match user {
-            Some(user) => self.row(
-                "SELECT forgotten_at FROM pair_rates WHERE user_id = ?1 AND device_id = ?2",
-                params![user, device],
-                |row| row.get(0),
-            )?,
-            None => None,
-        };
-        let target = self.row(
-            "SELECT forgotten_at FROM target_rates WHERE device_id = ?1",
-            params![device],
-            |row| row.get(0),
-        )?;
-        Ok(RateMemories { pair, target })
+        )
     }
 
     pub(crate) fn remember_pair(

@@ -14,10 +14,14 @@
 //!
 //! Who removes devices takes their states, too, as if the last request of each were this one.
 //!
+//! A lock is not waited for by itself: it goes before the next statement that reads, whose snapshot is of after it.
+//!
 //! They are locked in this order, and rows of one kind in ascending order, so that nobody waits in a circle. What has
 //! no such row (names, init keys, idempotency keys, group ids) is unique by constraint: who comes second starts over,
 //! and then finds what the first one stored. An invitation is taken by deleting it, before anything else: who comes second
 //! waits, and then finds none.
+
+use std::collections::BTreeSet;
 
 use crate::error::Fault;
 use crate::store::statement::params;
@@ -29,12 +33,10 @@ impl Tx<'_> {
     pub(crate) fn lock_user(&self, user: UserKey) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(_) => self
-                .exists(
-                    "SELECT 1 FROM users WHERE id = ?1 FOR NO KEY UPDATE",
-                    params![user],
-                )
-                .map(drop),
+            Engine::Postgres(_) => self.queue(
+                "SELECT 1 FROM users WHERE id = ?1 FOR NO KEY UPDATE",
+                params![user],
+            ),
         }
     }
 
@@ -42,12 +44,10 @@ impl Tx<'_> {
     pub(crate) fn lock_group(&self, group: &GroupId) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(_) => self
-                .exists(
-                    "SELECT 1 FROM groups WHERE id = ?1 FOR NO KEY UPDATE",
-                    params![group],
-                )
-                .map(drop),
+            Engine::Postgres(_) => self.queue(
+                "SELECT 1 FROM groups WHERE id = ?1 FOR NO KEY UPDATE",
+                params![group],
+            ),
         }
     }
 
@@ -55,12 +55,15 @@ impl Tx<'_> {
     pub(crate) fn lock_devices(&self, devices: impl IntoIterator<Item = DeviceKey>) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(session) => session
-                .lock_rows(
-                    "SELECT id FROM devices WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
-                    devices.into_iter().map(|device| device.0),
-                )
-                .map(drop),
+            Engine::Postgres(_) => {
+                let devices: BTreeSet<DeviceKey> = devices.into_iter().collect();
+                devices.into_iter().try_for_each(|device| {
+                    self.queue(
+                        "SELECT 1 FROM devices WHERE id = ?1 FOR NO KEY UPDATE",
+                        params![device],
+                    )
+                })
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod restored;
 mod scrub;
 mod sqlite;
 mod statement;
+mod stock;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -54,6 +55,7 @@ pub(crate) use mail::MailKind;
 pub(crate) use members::Interval;
 pub use postgres::PostgresError;
 pub(crate) use scrub::Content;
+pub(crate) use stock::Stock;
 pub(crate) use tx::{BlobKey, DeviceKey, NewMessage, News, Tx, UserKey, panic_text};
 
 /// Where refinery notes which migrations were applied.

@@ -254,20 +254,31 @@ impl Tx<'_> {
         &self,
         sql: &str,
         all: &[[Param<'_>; N]],
-        mut read: impl FnMut(&Row<'_>) -> Result<T, Fault>,
+        read: impl FnMut(&Row<'_>) -> Result<T, Fault>,
     ) -> Result<Vec<Option<T>>, Fault> {
+        let rows = self.rows_of_each(sql, all, read)?.into_iter();
+        Ok(rows.map(|rows| rows.into_iter().next()).collect())
+    }
+
+    /// Every row of a statement for each of `all`.
+    pub(super) fn rows_of_each<T, const N: usize>(
+        &self,
+        sql: &str,
+        all: &[[Param<'_>; N]],
+        mut read: impl FnMut(&Row<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<Vec<T>>, Fault> {
         let Engine::Postgres(session) = self.engine() else {
             return all
                 .iter()
-                .map(|params| self.row(sql, params, &mut read))
+                .map(|params| self.rows(sql, params, &mut read))
                 .collect();
         };
         #[cfg(test)]
         crate::store::tests::record(true, sql);
-        let mut found: Vec<Option<T>> = all.iter().map(|_| None).collect();
+        let mut found: Vec<Vec<T>> = all.iter().map(|_| Vec::new()).collect();
         session.read_rows_of_each(sql, all, |index, row| {
-            if let Some(found @ None) = found.get_mut(index) {
-                *found = Some(read(row)?);
+            if let Some(found) = found.get_mut(index) {
+                found.push(read(row)?);
             }
             Ok(Reading::GoOn)
         })?;

@@ -1,4 +1,4 @@
-//! SQLite: one file, one writer, a few readers.
+//! SQLite: one file, one writer, as many readers as cores.
 //!
 //! Every change is a closure that runs on the writer thread inside a savepoint of one transaction. The thread gathers
 //! the closures that wait, commits them together (`synchronous=FULL`: durable when the commit returns) and only then
@@ -36,7 +36,7 @@ impl Sqlite {
         beginning: &Beginning,
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
-        let mut connection = connect(path)?;
+        let mut connection = connect(path, CacheSize::Writer)?;
         migrations().run(&mut connection)?;
         connection.execute(
             "INSERT OR IGNORE INTO server (id, incarnation, challenge_key) VALUES (1, ?1, ?2)",
@@ -47,7 +47,7 @@ impl Sqlite {
 
     /// Opens a database that another process may be using. Both take turns to write.
     pub(super) fn open_in_use(path: &Path) -> Result<Self, Fault> {
-        let mut connection = connect(path)?;
+        let mut connection = connect(path, CacheSize::Writer)?;
         let migrations = migrations();
         // Without the table of migrations it is no database of ours.
         let last = migrations
@@ -67,7 +67,7 @@ impl Sqlite {
     ) -> Result<Self, Fault> {
         Ok(Self {
             writer: Arc::new(writer::Writer::start(connection, wake)?),
-            readers: Arc::new(readers::Readers::new(path.to_owned())),
+            readers: Arc::new(readers::Readers::start(path)?),
         })
     }
 
@@ -106,20 +106,41 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
-        let readers = Arc::clone(&self.readers);
-        tokio::task::spawn_blocking(move || readers.read(work))
-            .await
-            .map_err(|_| Fault::Closed)?
+        let (answer, answered) = oneshot::channel();
+        self.readers.submit(work, move |result| {
+            // The caller may have gone away.
+            let _ = answer.send(result);
+        })?;
+        answered.await.map_err(|_| Fault::Closed)?
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+/// How much of the database a connection keeps in memory at most, once it has read that.
+#[derive(Debug, Clone, Copy)]
+enum CacheSize {
+    Writer,
+    Reader,
+}
+
+impl CacheSize {
+    /// In KiB; SQLite counts in pages where the number is not negative.
+    fn pragma(self) -> i64 {
+        match self {
+            Self::Writer => -64 * 1024,
+            Self::Reader => -8 * 1024,
+        }
+    }
+}
+
+fn connect(path: &Path, cache: CacheSize) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
-    connection.set_prepared_statement_cache_capacity(128);
+    connection.pragma_update(None, "cache_size", cache.pragma())?;
+    // There are fewer statements than that, so each is parsed once.
+    connection.set_prepared_statement_cache_capacity(512);
     Ok(connection)
 }
 

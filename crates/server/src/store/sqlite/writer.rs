@@ -117,16 +117,23 @@ fn in_savepoint<T>(
     work: impl FnOnce(&Tx<'_>) -> Result<T, ServiceError>,
 ) -> Result<T, ServiceError> {
     let news_before = tx.news_mark();
-    connection.execute_batch("SAVEPOINT request")?;
+    savepoint(connection, "SAVEPOINT request")?;
     match tx.guarded(work) {
         Ok(value) => {
-            connection.execute_batch("RELEASE request")?;
+            savepoint(connection, "RELEASE request")?;
             Ok(value)
         }
         Err(error) => {
             tx.forget_news_since(news_before);
-            connection.execute_batch("ROLLBACK TO request; RELEASE request")?;
+            savepoint(connection, "ROLLBACK TO request")?;
+            savepoint(connection, "RELEASE request")?;
             Err(error)
         }
     }
+}
+
+/// Parsed once, as every statement.
+fn savepoint(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
 }

@@ -252,7 +252,10 @@ async fn what_is_due_lapses_once_when_two_nodes_sweep_while_reservations_go_on()
                     group: group(),
                     until: NOW,
                 };
-                let (taken, _) = tx.take_available(alice, &[1], serving(), &reservation)?.unwrap();
+                let (taken, _) = tx
+                    .take_available(&[(alice, 1)], serving(), &reservation)?
+                    .remove(0)
+                    .unwrap();
                 Ok(tx.append_audit(alice, &taken, AuditTransition::Reserve, None, None, NOW)?)
             })
             .await
@@ -313,12 +316,16 @@ async fn an_init_key_that_is_stored_on_two_nodes_at_once_as_both_kinds_enters_on
     let other = opened.another_node().await;
     for init_key in 1..=20 {
         let ordinary = opened.store.write(move |tx| {
-            Ok(with_key_package(alice, 100 + init_key, init_key, |new| {
+            if !tx.known_keys(&[&[init_key; 32]])?.is_empty() {
+                return Ok(false);
+            }
+            with_key_package(alice, 100 + init_key, init_key, |new| {
                 tx.insert_key_package(new, NOW)
-            })?)
+            })?;
+            Ok(true)
         });
         let last_resort = other.write(move |tx| {
-            if tx.knows_key(&[init_key; 32])? {
+            if !tx.known_keys(&[&[init_key; 32]])?.is_empty() {
                 return Ok(false);
             }
             with_key_package(bob, 200 + init_key, init_key, |new| {

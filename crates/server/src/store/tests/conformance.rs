@@ -297,7 +297,9 @@ async fn a_rehearsal_leaves_nothing_behind(opened: Opened) {
             .store
             .rehearse(move |tx| {
                 post(tx, alice)?;
-                Ok(tx.take_available(alice, &[1], serving(), &reservation(alice, "r"))?)
+                Ok(tx
+                    .take_available(&[(alice, 1)], serving(), &reservation(alice, "r"))?
+                    .remove(0))
             })
             .await
             .unwrap();
@@ -320,7 +322,9 @@ async fn an_empty_pool_is_told_from_one_that_others_are_taking_from(opened: Open
     let take = async |id: &'static str, refuse: bool| {
         let taken = opened.store.write(move |tx| {
             tx.lock_devices([alice])?;
-            let taken = tx.take_available(alice, &[1], serving(), &reservation(alice, id))?;
+            let taken = tx
+                .take_available(&[(alice, 1)], serving(), &reservation(alice, id))?
+                .remove(0);
             if refuse && taken.is_some() {
                 return Err(ProblemType::Forbidden.into());
             }

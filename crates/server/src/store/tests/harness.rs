@@ -174,10 +174,9 @@ impl Opened {
     pub(super) async fn store_key_package(&self, owner: DeviceKey, number: u8) -> KeyPackageRef {
         self.store
             .write(move |tx| {
-                let inserted =
-                    with_key_package(owner, number, number, |new| tx.insert_key_package(new, NOW))?;
-                assert!(inserted);
-                Ok(())
+                Ok(with_key_package(owner, number, number, |new| {
+                    tx.insert_key_package(new, NOW)
+                })?)
             })
             .await
             .unwrap();

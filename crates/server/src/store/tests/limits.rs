@@ -87,7 +87,8 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
                     until: NOW.plus(10),
                 };
                 assert!(
-                    tx.take_available(target, &[1], serving(), &reservation)?
+                    tx.take_available(&[(target, 1)], serving(), &reservation)?
+                        .remove(0)
                         .is_some()
                 );
             }

@@ -101,8 +101,8 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.lock_reservation("r")?;
             tx.lock_user(alice.user_key)?;
             tx.held_by_user(alice.user_key, (NOW, NOW), NOW)?;
+            tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()))?;
             tx.are_acquainted(alice.user_key, alice.user_key)?;
-            tx.rate_memories(Some(alice.user_key), bob)?;
             tx.remember_pair(alice.user_key, bob, NOW)?;
             tx.remember_target(bob, NOW)?;
             tx.sweep_rates(NOW, 9)?;
@@ -115,12 +115,18 @@ pub(super) async fn exercise(opened: &Opened) {
                 blob: 1,
             };
             tx.bring_back_to(NOW, &durations, 9)?;
-            tx.count_available(alice.key, &[1], serving())?;
             tx.count_available_of_any_suite(alice.key, serving())?;
             tx.count_live(alice.key)?;
-            tx.take_available(alice.key, &[1], serving(), &reservation)?;
+            tx.take_available(&[(alice.key, 1)], serving(), &reservation)?;
             tx.append_audit(alice.key, &ordinary, AuditTransition::Reserve, None, None, NOW)?;
-            tx.audit_head(alice.key)?;
+            let head = tx.audit_head(alice.key)?;
+            tx.append_change(
+                (alice.key, &head),
+                &ordinary,
+                AuditTransition::Reserve,
+                (None, None),
+                NOW,
+            )?;
             tx.audit_rows(alice.key, 0, 9)?;
             tx.bump_generation(alice.key)?;
             tx.generation(alice.key)?;
@@ -130,7 +136,9 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.move_key_package(&row, &crate::store::key_packages::StoredState::Lapsed)?;
             tx.forget_key_packages(NOW, 9)?;
 
-            tx.knows_key(b"key")?;
+            tx.known_keys(&[b"key"])?;
+            tx.last_resorts(std::slice::from_ref(&ordinary))?;
+            tx.note_upload(alice.key, NOW)?;
             tx.count_live_last_resorts(alice.key, 1)?;
             tx.has_active_last_resort(alice.key, serving())?;
             with_key_package(alice.key, 2, 2, |new| tx.insert_last_resort(new, NOW))?;
