@@ -33,7 +33,7 @@ pub(super) struct Plan {
     pub(super) rounds: usize,
     /// How long one round takes, ours and each limit.
     pub(super) time: Duration,
-    /// Devices that upload and open sessions, and how many batches each uploads.
+    /// Devices that upload and open sessions, and how many batches each uploads: a device has 64 at most.
     pub(super) uploaders: usize,
     pub(super) batches: usize,
 }
@@ -46,8 +46,8 @@ impl Plan {
             connections: &[32, 128],
             rounds: 3,
             time: Duration::from_secs(2),
-            uploaders: 64,
-            batches: 4,
+            uploaders: 128,
+            batches: 2,
         }
     }
 
@@ -79,8 +79,13 @@ struct Bench<'a> {
     plan: &'a Plan,
 }
 
-/// Measures everything among so many KeyPackages.
-pub(super) async fn measure(store: &Store, plan: &Plan, stored: u64) -> Result<Vec<Measured>> {
+/// Measures everything among so many KeyPackages, and prints each figure as soon as it is known.
+pub(super) async fn measure(
+    store: &Store,
+    plan: &Plan,
+    stored: u64,
+    print: impl Fn(Vec<Measured>) -> Result<()>,
+) -> Result<()> {
     let stock = Stock {
         stored,
         reservers: plan.reservers,
@@ -97,8 +102,8 @@ pub(super) async fn measure(store: &Store, plan: &Plan, stored: u64) -> Result<V
         stock,
         plan,
     };
-    let mut rows = bench.reservations().await?;
-    rows.extend(bench.reads().await?);
+    print(bench.reservations().await?)?;
+    print(bench.reads().await?)?;
     let http = Http::new(&url)?;
     let devices: Vec<Device> = stream::iter(0..plan.uploaders)
         .map(|number| {
@@ -108,10 +113,9 @@ pub(super) async fn measure(store: &Store, plan: &Plan, stored: u64) -> Result<V
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    rows.push(bench.uploads(&devices).await?);
-    rows.push(bench.sessions(&devices).await?);
-    server.end().await?;
-    Ok(rows)
+    print(vec![bench.uploads(&devices).await?])?;
+    print(vec![bench.sessions(&devices).await?])?;
+    server.end().await
 }
 
 impl Bench<'_> {

@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+/// Characters of an answer that is not good, for the person.
+const TOLD_MAX: usize = 300;
 /// Headers of an answer.
 const HEADERS_MAX: usize = 32;
 
@@ -128,7 +130,8 @@ impl Connection {
             if let Some((status, body)) = complete(&self.answer)? {
                 let found = String::from_utf8_lossy(body);
                 if status != 200 || !found.contains(good) {
-                    bail!("the server answered {status}: {found}");
+                    let beginning: String = found.chars().take(TOLD_MAX).collect();
+                    bail!("the server answered {status}: {beginning}");
                 }
                 return Ok(());
             }

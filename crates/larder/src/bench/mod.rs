@@ -108,16 +108,18 @@ pub(crate) async fn server(
         false => directory::Plan::full(stored),
     };
     output.note(Measured::heading())?;
+    let print = |rows: Vec<Measured>| {
+        let rows: Vec<Record> = rows.into_iter().map(Record::Measured).collect();
+        Ok(output.print(&rows)?)
+    };
     for stored in &plan.stored {
         let store = Store::create(store).await?;
         let measured = tokio::select! {
-            measured = directory::measure(&store, &plan, *stored) => measured,
+            measured = directory::measure(&store, &plan, *stored, &print) => measured,
             () = shutdown.requested() => Err(Failure::new(Exit::Failed, "interrupted", "interrupted").into()),
         };
         let removed = store.remove().await;
-        let rows: Vec<Record> = measured?.into_iter().map(Record::Measured).collect();
-        removed?;
-        output.print(&rows)?;
+        measured.and(removed)?;
     }
     Ok(())
 }
