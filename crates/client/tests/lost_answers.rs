@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use larder_client::{GroupState, InviteCode, MessageKind, MlsConnection, SendStatus};
-use larder_wire::Registration;
-use support::{Action, Proxy, TestServer, assert_unreachable, catch_up, options, user};
+use larder_wire::{ProblemType, Registration};
+use support::{Action, Answer, Proxy, TestServer, assert_unreachable, catch_up, options, user};
 
 #[tokio::test]
 async fn a_registration_whose_answer_was_lost_goes_on_with_the_same_keys() {
@@ -212,6 +212,33 @@ async fn a_reservation_whose_answer_was_lost_is_asked_for_again_and_burns_nothin
     bob.sync().await.unwrap();
     let health = bob.pool_health().await.unwrap();
     assert_eq!((health.spent, health.reserved), (1, 0));
+}
+
+#[tokio::test]
+async fn a_reservation_that_has_lapsed_meanwhile_is_made_anew() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let bob = server.client("bob").await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    proxy.cut_after("POST", "/reserve");
+    assert_unreachable(alice.invite(&group, &[user("bob")]).await);
+    let mut is_first = true;
+    proxy.rule(
+        move |seen| match seen.is("POST", "/reserve") && std::mem::take(&mut is_first) {
+            true => Action::Answer(Answer::problem(ProblemType::ReservationLapsed)),
+            false => Action::Forward,
+        },
+    );
+    let before = proxy.seen("POST", "/reserve").len();
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    let requests = proxy.seen("POST", "/reserve");
+    assert_eq!(requests.len(), before + 2);
+    assert!(
+        !requests[before + 1].repeats(&requests[before]),
+        "with another key"
+    );
+    bob.sync().await.unwrap();
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
 }
 
 #[tokio::test]

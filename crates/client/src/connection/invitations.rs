@@ -298,6 +298,21 @@ impl MlsConnection {
         users: &[UserName],
         extent: Extent,
     ) -> Result<Reserved, Error> {
+        match self.reserve_once(group, users, extent).await {
+            // What an earlier attempt was given, whose answer was lost, is of no use any more.
+            Err(Error::Refused(problem)) if problem.problem_type == ProblemType::ReservationLapsed => {
+                self.reserve_once(group, users, extent).await
+            }
+            reserved => reserved,
+        }
+    }
+
+    async fn reserve_once(
+        &self,
+        group: &GroupKey,
+        users: &[UserName],
+        extent: Extent,
+    ) -> Result<Reserved, Error> {
         let core = &self.0.core;
         let (key, asked) = (group.clone(), users.to_vec());
         let (idempotency_key, suite) = core

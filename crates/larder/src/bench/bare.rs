@@ -1,15 +1,19 @@
-//! What a server is held against: HTTP alone, a group commit alone, and the one statement by which PostgreSQL hands a row out once.
+//! What a server is held against: HTTP alone, a group commit alone, the one statement by which PostgreSQL hands a row out once, and
+//! OpenMLS alone.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::any;
 use futures_util::future::try_join_all;
+use openmls::prelude::tls_codec::Deserialize as _;
+use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn, ProtocolVersion};
+use openmls_rust_crypto::RustCrypto;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
@@ -181,6 +185,32 @@ impl SkipLocked {
             });
         total(taking, time).await
     }
+}
+
+/// How often in a second OpenMLS checks all of these KeyPackages, on all cores.
+pub(super) async fn check_rate(pool: &[Vec<u8>], time: Duration) -> Result<f64> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let until = Instant::now() + time;
+    let checking = (0..cores).map(|_| {
+        let pool = pool.to_vec();
+        tokio::task::spawn_blocking(move || {
+            let crypto = RustCrypto::default();
+            let mut checked = 0_usize;
+            while Instant::now() < until {
+                for bytes in &pool {
+                    let MlsMessageBodyIn::KeyPackage(key_package) =
+                        MlsMessageIn::tls_deserialize_exact(bytes)?.extract()
+                    else {
+                        bail!("no KeyPackage was minted");
+                    };
+                    key_package.validate(&crypto, ProtocolVersion::Mls10)?;
+                }
+                checked += 1;
+            }
+            Ok(checked)
+        })
+    });
+    total(checking, time).await
 }
 
 /// What several have done in this time, in a second.

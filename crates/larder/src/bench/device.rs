@@ -207,6 +207,12 @@ impl Device {
         }
     }
 
+    /// So many KeyPackages, as they travel.
+    pub(super) fn pool(&self, count: usize) -> Result<Vec<Vec<u8>>> {
+        let minted = self.minted(count)?.key_packages.into_iter();
+        Ok(minted.map(|Base64Url(bytes)| bytes).collect())
+    }
+
     /// The bytes of a request that uploads so many.
     pub(super) fn batch(&self, count: usize) -> Result<Vec<u8>> {
         let body = serde_json::to_string(&self.minted(count)?)?;

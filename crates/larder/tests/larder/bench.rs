@@ -51,6 +51,35 @@ fn every_row_of_what_groups_cost_is_measured_and_nothing_is_left() {
     assert!(left.iter().all(|entry| !is_of_bench(entry)), "{left:?}");
 }
 
+/// The rows of `bench server --quick`: work, and what it is held against.
+const SERVER_ROWS: [(&str, &str); 6] = [
+    ("reserve", "HTTP alone"),
+    ("reserve", "a bare group commit"),
+    ("reserve_p99", "HTTP alone"),
+    ("read", "/healthz"),
+    ("upload", "the same checked by OpenMLS alone"),
+    ("session", "two requests of HTTP alone"),
+];
+
+#[test]
+fn every_row_of_what_a_directory_costs_is_measured() {
+    let world = World::without_server();
+    let measured = world.json("p", &["bench", "server", "--quick", "--stored", "960"]);
+    let found: Vec<(&str, &str)> = measured
+        .iter()
+        .map(|row| (row["work"].as_str().unwrap(), row["limit_of"].as_str().unwrap()))
+        .collect();
+    assert_eq!(found, SERVER_ROWS);
+    for row in &measured {
+        assert_eq!((&row["stored"], &row["connections"]), (&960.into(), &4.into()));
+        for number in ["larder", "limit", "ratio", "samples"] {
+            assert!(row[number].as_f64().is_some_and(|number| number > 0.0), "{row}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(world.path("")).unwrap().collect();
+    assert!(left.iter().all(|entry| !is_of_bench(entry)), "{left:?}");
+}
+
 fn is_of_bench(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
     let name = entry.as_ref().unwrap().file_name();
     name.to_string_lossy().starts_with("larder-bench-")

@@ -32,6 +32,8 @@ CREATE TABLE devices (
     audit_hash BYTEA NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
     -- The number of the last thing that was put into the device's mail.
     mail_last BIGINT NOT NULL DEFAULT 0,
+    -- When it is forgotten how often anybody was handed a KeyPackage of the device. A time that has come says nothing any more.
+    asked_until BIGINT,
     -- Who linked the device, and that device's signature; NULL for the first device of a user. Each device was linked by one
     -- with a smaller id.
     authorized_by BIGINT REFERENCES devices (id),
@@ -75,8 +77,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_device ON sessions (device_id);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
--- Answers to requests with an Idempotency-Key, kept a day for retries. Those to reserve requests hold the KeyPackages
--- that they disclosed.
+-- Answers to requests with an Idempotency-Key, kept a day for retries. Those to reserve requests hold the references of the
+-- KeyPackages that they disclosed.
 CREATE TABLE idempotent_answers (
     device_id BIGINT NOT NULL REFERENCES devices (id),
     idempotency_key TEXT NOT NULL,
@@ -310,8 +312,7 @@ CREATE TRIGGER keys_are_forgotten_with_a_last_resort AFTER DELETE ON last_resort
 
 -- Who asked for how much of whom, and who does not want to be asked.
 
--- How often a user was handed KeyPackages of a device, and how often anybody was: when all that happened so far is
--- forgotten. A row whose time has come says nothing any more.
+-- How often a user was handed KeyPackages of a device: when all that happened so far is forgotten. A row whose time has come says nothing any more.
 CREATE TABLE pair_rates (
     user_id BIGINT NOT NULL REFERENCES users (id),
     device_id BIGINT NOT NULL REFERENCES devices (id),
@@ -319,12 +320,6 @@ CREATE TABLE pair_rates (
     PRIMARY KEY (user_id, device_id)
 );
 CREATE INDEX pair_rates_to_forget ON pair_rates (forgotten_at);
-
-CREATE TABLE target_rates (
-    device_id BIGINT PRIMARY KEY REFERENCES devices (id),
-    forgotten_at BIGINT NOT NULL
-);
-CREATE INDEX target_rates_to_forget ON target_rates (forgotten_at);
 
 -- By name: one that nobody has yet can be blocked like any other.
 CREATE TABLE blocks (

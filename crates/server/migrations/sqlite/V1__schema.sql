@@ -32,6 +32,8 @@ CREATE TABLE devices (
     audit_hash BLOB NOT NULL DEFAULT (zeroblob(32)),
     -- The number of the last thing that was put into the device's mail.
     mail_last INTEGER NOT NULL DEFAULT 0,
+    -- When it is forgotten how often anybody was handed a KeyPackage of the device. A time that has come says nothing any more.
+    asked_until INTEGER,
     -- The mark of the device's last request that was carried out. A device that does not know it was restored from an older
     -- copy. NULL until a device uses marks.
     state_mark BLOB,
@@ -61,8 +63,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_device ON sessions (device_id);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
--- Answers to requests with an Idempotency-Key, kept a day for retries. Those to reserve requests hold the KeyPackages
--- that they disclosed.
+-- Answers to requests with an Idempotency-Key, kept a day for retries. Those to reserve requests hold the references of the
+-- KeyPackages that they disclosed.
 CREATE TABLE idempotent_answers (
     device_id INTEGER NOT NULL REFERENCES devices (id),
     idempotency_key TEXT NOT NULL,
@@ -264,8 +266,7 @@ END;
 
 -- Who asked for how much of whom, and who does not want to be asked.
 
--- How often a user was handed KeyPackages of a device, and how often anybody was: when all that happened so far is
--- forgotten. A row whose time has come says nothing any more.
+-- How often a user was handed KeyPackages of a device: when all that happened so far is forgotten. A row whose time has come says nothing any more.
 CREATE TABLE pair_rates (
     user_id INTEGER NOT NULL REFERENCES users (id),
     device_id INTEGER NOT NULL REFERENCES devices (id),
@@ -273,12 +274,6 @@ CREATE TABLE pair_rates (
     PRIMARY KEY (user_id, device_id)
 ) WITHOUT ROWID;
 CREATE INDEX pair_rates_to_forget ON pair_rates (forgotten_at);
-
-CREATE TABLE target_rates (
-    device_id INTEGER PRIMARY KEY REFERENCES devices (id),
-    forgotten_at INTEGER NOT NULL
-);
-CREATE INDEX target_rates_to_forget ON target_rates (forgotten_at);
 
 -- By name: one that nobody has yet can be blocked like any other.
 CREATE TABLE blocks (

@@ -20,7 +20,7 @@ use crate::store::Tx;
 
 pub(crate) use challenges::{CHALLENGE_KEY_BYTES, CHALLENGE_SECONDS, ChallengeKey, NONCE_BYTES};
 pub(crate) use devices::{check_introduction, link, list, remove, remove_account};
-pub(crate) use idempotency::answered_once;
+pub(crate) use idempotency::{answered_once, answered_once_as};
 pub(crate) use state::{follow, may_follow};
 
 /// An Ed25519 public key, in bytes.

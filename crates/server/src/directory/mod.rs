@@ -9,7 +9,7 @@ mod upload;
 mod validate;
 
 pub(crate) use inventory::{inventory, pool_status};
-pub(crate) use reserve::{Terms, abandon, probe, reserve, tell_owner};
+pub(crate) use reserve::{Terms, abandon, probe, recall, reserve, tell_owner, without_bytes};
 pub(crate) use transition::{revoke, revoke_all, spend, spend_reserved, sweep, withdraw_all};
 pub(crate) use upload::upload;
 pub(crate) use validate::{Validated, validate};

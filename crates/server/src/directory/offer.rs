@@ -32,7 +32,8 @@ pub(super) enum Offer {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Charge {
     pair: Option<(UserKey, UnixSeconds)>,
-    target: Option<UnixSeconds>,
+    /// Of the device, whoever asks.
+    pub(super) target: Option<UnixSeconds>,
 }
 
 impl Requester {
@@ -153,13 +154,10 @@ impl Offer {
 }
 
 impl Charge {
-    /// Remembers that it was handed out.
+    /// Remembers that it was handed out to this user.
     pub(super) fn remember(self, tx: &Tx<'_>, device: DeviceKey) -> Result<(), Fault> {
         if let Some((user, forgotten_at)) = self.pair {
             tx.remember_pair(user, device, forgotten_at)?;
-        }
-        if let Some(forgotten_at) = self.target {
-            tx.remember_target(device, forgotten_at)?;
         }
         Ok(())
     }

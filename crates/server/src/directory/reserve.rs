@@ -192,11 +192,11 @@ fn carry_out(
             let (key_package_ref, bytes) = taken
                 .next()
                 .ok_or(Fault::Corrupt("a KeyPackage that was there is not"))?;
-            tx.append_change(
+            tx.append_disclosure(
                 (device.key, &stock.audit_head),
                 &key_package_ref,
-                AuditTransition::Reserve,
-                (Some(&caller.identity()), Some(&reservation.group)),
+                charge.target,
+                (&caller.identity(), &reservation.group),
                 now,
             )?;
             // Plenty of another ciphersuite helps nobody who asks for this one.
@@ -254,6 +254,39 @@ fn without_key_package(device: &DeviceRow, outcome: DeviceOutcome) -> DeviceRese
         key_package: None,
         last_resort: false,
         retry_after_seconds: None,
+    }
+}
+
+/// What is remembered of an answer: outcomes and references.
+pub(crate) fn without_bytes(reserved: &Reserved) -> Reserved {
+    let mut reserved = reserved.clone();
+    for device in reserved.users.iter_mut().flat_map(|user| &mut user.devices) {
+        device.key_package = None;
+    }
+    reserved
+}
+
+/// The answer that was remembered, with the bytes of its KeyPackages.
+///
+/// # Errors
+/// `reservation-lapsed`, naming those that cannot be added any more.
+pub(crate) fn recall(tx: &Tx<'_>, mut reserved: Reserved) -> Result<Reserved, ServiceError> {
+    let devices = reserved.users.iter_mut().flat_map(|user| &mut user.devices);
+    let mut devices: Vec<_> = devices
+        .filter(|device| device.key_package_ref.is_some())
+        .collect();
+    let refs = devices.iter().filter_map(|device| device.key_package_ref.clone());
+    let refs: Vec<KeyPackageRef> = refs.collect();
+    let mut gone = Vec::new();
+    for ((device, known_by), bytes) in devices.iter_mut().zip(&refs).zip(tx.bytes_of(&refs)?) {
+        match bytes {
+            Some(bytes) => device.key_package = Some(Base64Url(bytes)),
+            None => gone.push(known_by.clone()),
+        }
+    }
+    match gone.is_empty() {
+        true => Ok(reserved),
+        false => Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, gone).into()),
     }
 }
 

@@ -144,7 +144,7 @@ problem_sets! {
     BodyProblems: Malformed | Unauthenticated | StateBehind | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of a reserve request.
     ReserveProblems: Malformed | Unauthenticated | NotFound | StateBehind | TooLarge | UnsupportedMediaType
-        | IdempotencyMismatch | RateLimited | Unavailable;
+        | ReservationLapsed | IdempotencyMismatch | RateLimited | Unavailable;
     /// Of spending what a Commit added elsewhere.
     SpendProblems: Malformed | Unauthenticated | Forbidden | AlreadySpent | StateBehind | ReservationLapsed | TooLarge
         | UnsupportedMediaType | Unavailable;

@@ -6,10 +6,10 @@ use larder_wire::{
     Revoked, SPEND_REFS_MAX, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
 };
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{Caller, Service, malformed};
-use crate::accounts::answered_once;
+use crate::accounts::{answered_once, answered_once_as};
 use crate::directory;
 use crate::error::{Fault, ServiceError};
 use crate::metrics;
@@ -138,7 +138,8 @@ impl Service {
     }
 
     /// Reserves one KeyPackage of every device of some users. Refuses with `malformed`, `not-found` (a user is unknown
-    /// or cannot be reached; nothing is reserved) or `idempotency-mismatch`.
+    /// or cannot be reached; nothing is reserved), `idempotency-mismatch` or, where the request was answered before,
+    /// `reservation-lapsed` when what was reserved then cannot be added any more.
     pub async fn reserve(
         &self,
         caller: &Caller,
@@ -156,16 +157,20 @@ impl Service {
         let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
         let reserved = self
             .change(caller, move |tx| {
-                answered_once(
+                let reserve = || {
+                    // In the order of time, so that rows that are made together are stored together.
+                    let made_at = Timestamp::from_unix(NoContext, now.0, 0);
+                    let id = Uuid::new_v7(made_at).to_string();
+                    directory::reserve(tx, &device, &request, &id, inner.terms(now))
+                };
+                // The bytes are in the directory as long as they are good for anything.
+                let recall = |reserved| directory::recall(tx, reserved);
+                answered_once_as(
                     tx,
-                    device.key,
-                    &idempotency_key,
+                    (device.key, &idempotency_key),
                     ("reserve", &request),
                     now,
-                    || {
-                        let id = Uuid::new_v4().to_string();
-                        directory::reserve(tx, &device, &request, &id, inner.terms(now))
-                    },
+                    (reserve, directory::without_bytes, recall),
                 )
             })
             .await?;

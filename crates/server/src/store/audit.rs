@@ -80,20 +80,23 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Appends a row like that to the chain of an owner that ends with `head`, which was read since the owner was locked, and counts
-    /// the change of the owner's KeyPackages that it tells of.
-    pub(crate) fn append_change(
+    /// Appends a row like that, of a KeyPackage that is handed out, to the chain of an owner that ends with `head`, which was read
+    /// since the owner was locked; counts the change of the owner's KeyPackages, and remembers until when the owner counts as asked.
+    pub(crate) fn append_disclosure(
         &self,
         (owner, head): (DeviceKey, &AuditHead),
         key_package_ref: &KeyPackageRef,
-        transition: AuditTransition,
-        (actor, group): (Option<&str>, Option<&GroupId>),
+        asked_until: Option<UnixSeconds>,
+        (actor, group): (&str, &GroupId),
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        let head = self.insert_audit((owner, head), key_package_ref, transition, (actor, group), now)?;
+        let (transition, actor) = (AuditTransition::Reserve, (Some(actor), Some(group)));
+        let head = self.insert_audit((owner, head), key_package_ref, transition, actor, now)?;
         self.queue(
-            "UPDATE devices SET generation = generation + 1, audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
-            params![owner, head.seq, head.hash.0.as_slice()],
+            "UPDATE devices SET generation = generation + 1, audit_seq = ?2, audit_hash = ?3,
+                 asked_until = coalesce(?4, asked_until)
+             WHERE id = ?1",
+            params![owner, head.seq, head.hash.0.as_slice(), asked_until],
         )
     }
 

@@ -270,6 +270,18 @@ impl Tx<'_> {
         )
     }
 
+    /// The bytes of the KeyPackages of either kind with these references, in their order; `None` for one that cannot be added any
+    /// more.
+    pub(crate) fn bytes_of(&self, refs: &[KeyPackageRef]) -> Result<Vec<Option<Vec<u8>>>, Fault> {
+        let refs: Vec<_> = refs.iter().map(|known_by| [Param::from(known_by)]).collect();
+        self.row_of_each(
+            "SELECT bytes FROM key_package_bytes WHERE ref = ?1
+             UNION ALL SELECT bytes FROM last_resort_bytes WHERE ref = ?1",
+            &refs,
+            |row| row.get(0),
+        )
+    }
+
     /// How many KeyPackages of a device could be handed out at all.
     pub(crate) fn count_available_of_any_suite(
         &self,

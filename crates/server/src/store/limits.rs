@@ -41,14 +41,6 @@ impl Tx<'_> {
         )
     }
 
-    pub(crate) fn remember_target(&self, device: DeviceKey, forgotten_at: UnixSeconds) -> Result<(), Fault> {
-        self.queue(
-            "INSERT INTO target_rates (device_id, forgotten_at) VALUES (?1, ?2)
-             ON CONFLICT (device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
-            params![device, forgotten_at],
-        )
-    }
-
     /// Whether two users share a group.
     pub(crate) fn are_acquainted(&self, one: UserKey, other: UserKey) -> Result<bool, Fault> {
         self.exists(
@@ -69,19 +61,13 @@ impl Tx<'_> {
              )",
             params![now, limit],
         )?;
-        let targets = self.execute(
-            "DELETE FROM target_rates WHERE device_id IN (
-                 SELECT device_id FROM target_rates WHERE forgotten_at <= ?1 LIMIT ?2
-             )",
-            params![now, limit],
-        )?;
         let blobs = self.execute(
             "DELETE FROM blob_rates WHERE user_id IN (
                  SELECT user_id FROM blob_rates WHERE forgotten_at <= ?1 LIMIT ?2
              )",
             params![now, limit],
         )?;
-        Ok(pairs + targets + blobs)
+        Ok(pairs + blobs)
     }
 
     // Blocks

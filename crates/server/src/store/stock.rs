@@ -30,8 +30,7 @@ const STOCK: &str = "SELECT
         (SELECT count(*) FROM last_resorts
          WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4),
         (SELECT forgotten_at FROM pair_rates WHERE user_id = ?5 AND device_id = d.id),
-        (SELECT forgotten_at FROM target_rates WHERE device_id = d.id),
-        d.audit_seq, d.audit_hash
+        d.asked_until, d.audit_seq, d.audit_hash
     FROM devices d WHERE d.id = ?1";
 
 fn stock(row: &Row<'_>) -> Result<Stock, Fault> {

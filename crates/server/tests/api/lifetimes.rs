@@ -148,17 +148,22 @@ async fn an_expired_key_package_stays_expired_and_its_name_stays_taken_until_thi
 }
 
 #[tokio::test]
-async fn an_idempotent_answer_outlives_its_reservation() {
+async fn an_idempotent_answer_is_remembered_longer_than_what_it_gave_is_good() {
     let server = TestServer::unswept().await;
     let mut alice = server.device("alice").await;
-    let bob = server.device_with_key_packages("bob", 2).await;
+    let mut bob = server.device_with_key_packages("bob", 2).await;
     let gid = GroupId::from_bytes(b"g").unwrap();
     let request = alice.reserve_request(&[&bob], &gid);
     let first = alice
         .http
         .post_with_key("/v1/key-packages/reserve", "k", &request)
         .await;
-    first.ok::<Reserved>();
+    let reserved = first.ok::<Reserved>();
+    let again = alice
+        .http
+        .post_with_key("/v1/key-packages/reserve", "k", &request)
+        .await;
+    assert_eq!(again.body, first.body);
     server.pass(23 * HOUR);
     server.sweep().await;
     alice.open_session().await;
@@ -166,7 +171,11 @@ async fn an_idempotent_answer_outlives_its_reservation() {
         .http
         .post_with_key("/v1/key-packages/reserve", "k", &request)
         .await;
-    assert_eq!(again.body, first.body);
+    let refused = again.refused(ProblemType::ReservationLapsed);
+    bob.open_session().await;
+    assert_eq!(refused.refs, reserved_refs(&reserved));
+    let left = count(&bob.inventory().await, KeyPackageState::Available);
+    assert_eq!(left, 1, "nothing more was taken");
 }
 
 #[tokio::test]

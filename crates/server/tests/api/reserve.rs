@@ -55,6 +55,43 @@ async fn the_same_idempotency_key_gets_the_same_key_package() {
 }
 
 #[tokio::test]
+async fn a_retry_is_told_when_what_it_was_given_is_of_no_use() {
+    let server = TestServer::start().await;
+    let alice = server.device("alice").await;
+    let bob = server.device_with_key_packages("bob", 3).await;
+    let carol = server.device("carol").await;
+    carol.stock_last_resort().await;
+    let request = alice.reserve_request(&[&bob, &carol], &a_group());
+    let first = alice.http.post_with_key(PATH, "k-1", &request).await;
+    let reserved: Reserved = first.ok();
+    assert_eq!(
+        outcomes(&reserved),
+        [DeviceOutcome::Ok, DeviceOutcome::LastResort]
+    );
+    assert_eq!(
+        alice.http.post_with_key(PATH, "k-1", &request).await.body,
+        first.body
+    );
+    let long = "SELECT count(*) FROM idempotent_answers WHERE length(answer) > 700";
+    assert_eq!(
+        server.database.count(long).await,
+        0,
+        "no KeyPackage is stored twice"
+    );
+
+    let abandon = format!(
+        "/v1/reservations/{}/abandon",
+        reserved.reservation_id.as_ref().unwrap()
+    );
+    alice.http.post(&abandon, &()).await.done();
+    let again = alice.http.post_with_key(PATH, "k-1", &request).await;
+    let refused = again.refused(ProblemType::ReservationLapsed);
+    assert_eq!(refused.refs, reserved_refs(&reserved)[..1]);
+    // A last resort is for as many as ask.
+    assert_eq!(reserve(&alice, &request).await.users.len(), 2);
+}
+
+#[tokio::test]
 async fn the_bytes_that_are_disclosed_are_those_that_were_uploaded() {
     let server = TestServer::start().await;
     let alice = server.device("alice").await;

@@ -4,6 +4,7 @@
 //! the closures that wait, commits them together (`synchronous=FULL`: durable when the commit returns) and only then
 //! answers all of them. So what a caller is told, and what a receiver is woken for, is on disk.
 
+mod checkpoints;
 mod readers;
 mod writer;
 
@@ -66,7 +67,7 @@ impl Sqlite {
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         Ok(Self {
-            writer: Arc::new(writer::Writer::start(connection, wake)?),
+            writer: Arc::new(writer::Writer::start(path, connection, wake)?),
             readers: Arc::new(readers::Readers::start(path)?),
         })
     }
@@ -138,6 +139,8 @@ fn connect(path: &Path, cache: CacheSize) -> Result<Connection, rusqlite::Error>
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
+    // A thread does that, and no commit waits for it.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", cache.pragma())?;
     // There are fewer statements than that, so each is parsed once.
     connection.set_prepared_statement_cache_capacity(512);

@@ -1,9 +1,11 @@
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::{Fault, ServiceError};
+use crate::store::sqlite::checkpoints::Checkpoints;
 use crate::store::tx::{Engine, News, Tx};
 
 /// Requests that one commit carries at most.
@@ -22,10 +24,12 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn start(
+        path: &Path,
         mut connection: Connection,
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::channel::<Job>();
+        let mut checkpoints = Checkpoints::start(path)?;
         let thread = std::thread::Builder::new()
             .name("larder-writer".to_owned())
             .spawn(move || {
@@ -34,6 +38,7 @@ impl Writer {
                         .chain(waiting.try_iter())
                         .take(BATCH_REQUESTS_MAX);
                     commit_together(&mut connection, batch, &wake);
+                    checkpoints.committed(&connection);
                 }
             })
             .map_err(|_| Fault::Closed)?;

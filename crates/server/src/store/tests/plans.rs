@@ -104,7 +104,6 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()))?;
             tx.are_acquainted(alice.user_key, alice.user_key)?;
             tx.remember_pair(alice.user_key, bob, NOW)?;
-            tx.remember_target(bob, NOW)?;
             tx.sweep_rates(NOW, 9)?;
             let known = tx.clock()?;
             tx.note_sweep(NOW, "node", &known)?;
@@ -117,16 +116,11 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.bring_back_to(NOW, &durations, 9)?;
             tx.count_available_of_any_suite(alice.key, serving())?;
             tx.count_live(alice.key)?;
+            tx.bytes_of(std::slice::from_ref(&ordinary))?;
             tx.take_available(&[(alice.key, 1)], serving(), &reservation)?;
             tx.append_audit(alice.key, &ordinary, AuditTransition::Reserve, None, None, NOW)?;
             let head = tx.audit_head(alice.key)?;
-            tx.append_change(
-                (alice.key, &head),
-                &ordinary,
-                AuditTransition::Reserve,
-                (None, None),
-                NOW,
-            )?;
+            tx.append_disclosure((alice.key, &head), &ordinary, Some(NOW), ("alice", &group()), NOW)?;
             tx.audit_rows(alice.key, 0, 9)?;
             tx.bump_generation(alice.key)?;
             tx.generation(alice.key)?;
@@ -316,7 +310,6 @@ const FILL: &str = "
     INSERT INTO gaps SELECT hash, n, n FROM spread;
     INSERT INTO pair_rates SELECT d.user_id, s.device, s.n FROM spread s JOIN devices d ON d.id = s.device
         ON CONFLICT DO NOTHING;
-    INSERT INTO target_rates SELECT device, n FROM spread ON CONFLICT DO NOTHING;
     INSERT INTO blocks SELECT d.user_id, s.n::text FROM spread s JOIN devices d ON d.id = s.device;
     INSERT INTO log SELECT hash, 1, n % 3, 1, device, hash, CASE WHEN n % 3 = 0 THEN hash END, 32, NULL, n FROM spread;
     INSERT INTO bodies SELECT hash, 1, 0, hash FROM spread;
