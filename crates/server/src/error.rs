@@ -26,6 +26,9 @@ pub enum Fault {
     /// PostgreSQL failed, or the connection to it.
     #[error("the database failed")]
     Postgres(#[from] PostgresError),
+    /// A file of the SQLite database cannot be created, or others than its owner may open it and that cannot be changed.
+    #[error("the files of the database cannot be kept from other users of this machine")]
+    NotPrivate(#[source] std::io::Error),
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
     Migration(#[from] refinery::Error),

@@ -4,6 +4,7 @@
 //! the closures that wait, commits them together (`synchronous=FULL`: durable when the commit returns) and only then
 //! answers all of them. So what a caller is told, and what a receiver is woken for, is on disk.
 
+mod private;
 mod readers;
 mod writer;
 
@@ -30,12 +31,13 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the database, creating it and bringing its schema up to date.
+    /// Opens the database, creating it for its owner alone and bringing its schema up to date.
     pub(super) fn open(
         path: &Path,
         beginning: &Beginning,
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
+        private::make_private(path)?;
         let mut connection = connect(path)?;
         migrations().run(&mut connection)?;
         connection.execute(
@@ -47,6 +49,7 @@ impl Sqlite {
 
     /// Opens a database that another process may be using. Both take turns to write.
     pub(super) fn open_in_use(path: &Path) -> Result<Self, Fault> {
+        private::make_private(path)?;
         let mut connection = connect(path)?;
         let migrations = migrations();
         // Without the table of migrations it is no database of ours.
