@@ -9,7 +9,7 @@ use super::{Caller, Service, malformed};
 use crate::accounts::{self, CHALLENGE_SECONDS, NONCE_BYTES, Opening, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
-use crate::sessions::{Known, LookedUp};
+use crate::sessions::{Known, LookedUp, TokenHash};
 use crate::store::UserKey;
 
 /// Users that one user blocks at most.
@@ -92,7 +92,12 @@ impl Service {
 
     /// The device that a token belongs to. Refuses with `unauthenticated`.
     pub async fn authenticate(&self, token: &str) -> Result<Caller, ServiceError> {
-        let (hash, now) = (secret_hash(token.as_bytes()), self.now());
+        self.authenticate_hashed(secret_hash(token.as_bytes())).await
+    }
+
+    /// The same, by the hash of the token.
+    pub(crate) async fn authenticate_hashed(&self, hash: TokenHash) -> Result<Caller, ServiceError> {
+        let now = self.now();
         let known = match self.inner.sessions.find(&hash, now) {
             Ok(known) => known,
             Err(look) => {

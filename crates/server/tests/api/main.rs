@@ -16,6 +16,7 @@ mod support;
 
 mod accounts;
 mod addable;
+mod addresses;
 mod audit;
 mod bad_input;
 mod blobs;

@@ -18,6 +18,8 @@ mod support;
 mod accounts;
 #[path = "../api/addable.rs"]
 mod addable;
+#[path = "../api/addresses.rs"]
+mod addresses;
 #[path = "../api/audit.rs"]
 mod audit;
 #[path = "../api/bad_input.rs"]
