@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod limits;
 mod messages;
 mod server;
 

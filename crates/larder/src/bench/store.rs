@@ -12,6 +12,16 @@ use crate::cli::StoreUrl;
 use crate::failure::{Exit, Failure};
 use crate::process::{self, Process};
 
+/// All devices have the address of this machine, whatever one client may do.
+const ONE_ADDRESS: [&str; 6] = [
+    "--address-connections",
+    "0",
+    "--address-registrations",
+    "0",
+    "--address-requests-per-second",
+    "0",
+];
+
 /// A place that is gone at the end.
 pub(super) struct Store {
     directory: TempDir,
@@ -47,7 +57,7 @@ impl Store {
     /// Starts a server, and returns its URL, too.
     pub(super) async fn serve(&self) -> Result<(Process, String)> {
         let url = self.schema.as_ref().map(|schema| schema.url.as_str());
-        Process::serve(self.directory.path(), url).await
+        Process::serve(self.directory.path(), url, &ONE_ADDRESS).await
     }
 
     /// A table of rows.

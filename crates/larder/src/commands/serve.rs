@@ -25,40 +25,29 @@ const DATABASE: &str = "server.db";
 const MIB: u64 = 1024 * 1024;
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
-    let mut config = Config::new(PathBuf::new());
-    config.server_name = options.server_name;
-    config.external_delivery = options.external_delivery;
-    config.user_devices_max = options.user_devices;
-    config.registration = options.registration.into();
-    config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
-    config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
-    if !options.suites.is_empty() {
-        config.group_suites = options.suites;
-    }
-    check_group_suites(&config.group_suites)
-        .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
+    let (listen, metrics) = (options.listen, options.metrics);
+    let config = config(context, options)?;
     let mut shutdown = Shutdown::listen()?;
-    let store = location(context, options.store)?;
+    let store = config.store.clone();
     let _lock = match &store {
         StoreLocation::Sqlite(file) => Some(prepare(file)?),
         // Any number of servers may use it.
         StoreLocation::Postgres(_) => None,
     };
     // The address first: a server that cannot listen has no business with the database.
-    let listener = TcpListener::bind(options.listen)
+    let listener = TcpListener::bind(listen)
         .await
-        .map_err(|error| cannot_listen(&error, &options.listen))?;
+        .map_err(|error| cannot_listen(&error, &listen))?;
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
     descriptors::allow_for(config.limits.connections_max);
-    config.store = store.clone();
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::of_the_machine())
         .await
         .with_context(|| format!("the database {store} cannot be opened"))?;
-    let (stop_metrics, metrics) = serve_metrics(options.metrics).await?;
+    let (stop_metrics, metrics) = serve_metrics(metrics).await?;
     context.output.print(&[Record::Listening {
         url: format!("http://{address}"),
         server_name,
@@ -83,6 +72,29 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     }
     drop(stop_metrics);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the options make of a server.
+fn config(context: &Context<'_>, options: Serve) -> Result<Config> {
+    let store = location(context, options.store)?.with_postgres_connections(options.postgres_connections);
+    let mut config = Config::new(store);
+    config.server_name = options.server_name;
+    config.external_delivery = options.external_delivery;
+    config.user_devices_max = options.user_devices;
+    config.registration = options.registration.into();
+    config.addresses = options.addresses.into();
+    config.drain = options.drain.into();
+    config.session_seconds = options.durations.sessions();
+    config.inbox_retention_seconds = options.durations.messages();
+    config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
+    config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
+    config.blobs.retention_seconds = options.durations.attachments();
+    if !options.suites.is_empty() {
+        config.group_suites = options.suites;
+    }
+    check_group_suites(&config.group_suites)
+        .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
+    Ok(config)
 }
 
 /// Serves counts, if asked to, until the sender that is returned is dropped. Returns where, too.
