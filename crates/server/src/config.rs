@@ -137,6 +137,8 @@ impl AddressLimits {
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What encryption adds to a file, in bytes, and some more.
 const ENCRYPTION_BYTES: u64 = 1024;
+/// Blobs of all users, in bytes: 64 GiB.
+const STORE_BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// Blobs of one user, in bytes: 512 MiB.
 const USER_BLOB_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Blobs that one user stores: 64 at once, then one in a minute.
@@ -152,6 +154,8 @@ pub struct BlobLimits {
     pub bytes_max: u64,
     /// Blobs of one user together, in bytes. One counts until the sweeper has removed it.
     pub user_bytes_max: u64,
+    /// Blobs of all users together, in bytes. All nodes count together.
+    pub store_bytes_max: u64,
     /// How often one user may store one.
     pub rate: Rate,
     /// How long one is kept, in seconds.
@@ -173,6 +177,7 @@ impl Default for BlobLimits {
         Self {
             bytes_max: Self::for_files_of(FILE_BYTES_MAX),
             user_bytes_max: USER_BLOB_BYTES_MAX,
+            store_bytes_max: STORE_BLOB_BYTES_MAX,
             rate: BLOB_RATE,
             retention_seconds: BLOB_RETENTION_SECONDS,
         }
@@ -181,6 +186,9 @@ impl Default for BlobLimits {
 
 /// Messages that wait in one group, in bytes: 64 MiB.
 const GROUP_WAITING_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Accounts that are created in an hour.
+const ACCOUNTS_PER_HOUR: u32 = 1000;
 
 /// Devices that a user can have at a time.
 const USER_DEVICES_MAX: u32 = 8;
@@ -207,6 +215,9 @@ pub struct Config {
     pub addresses: AddressLimits,
     /// Who may register.
     pub registration: Registration,
+    /// How many accounts can be created within an hour, counted from the first of them; 0 for any number. All nodes count
+    /// together.
+    pub accounts_per_hour: u32,
     /// How many devices a user can have at a time.
     pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
@@ -233,6 +244,7 @@ impl Config {
             limits: ServerLimits::default(),
             addresses: AddressLimits::default(),
             registration: Registration::Open,
+            accounts_per_hour: ACCOUNTS_PER_HOUR,
             user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,

@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use larder_wire::{Problem, ProblemType};
 
 use crate::store::PostgresError;
@@ -54,6 +56,14 @@ pub enum Fault {
     /// The configuration asks for ciphersuites that this server cannot be run with.
     #[error(transparent)]
     Suites(#[from] UnusableSuites),
+}
+
+/// A refusal of what happens too often, with how long to wait, in seconds.
+pub(crate) fn rate_limited(wait_seconds: u64) -> Problem {
+    Problem {
+        retry_after_seconds: NonZeroU32::new(u32::try_from(wait_seconds).unwrap_or(u32::MAX)),
+        ..Problem::new(ProblemType::RateLimited)
+    }
 }
 
 impl From<Box<Problem>> for ServiceError {

@@ -12,8 +12,10 @@ use crate::cli::StoreUrl;
 use crate::failure::{Exit, Failure};
 use crate::process::{self, Process};
 
-/// All devices have the address of this machine, whatever one client may do.
-const ONE_ADDRESS: [&str; 6] = [
+/// All devices have the address of this machine and register at once, whatever clients may do elsewhere.
+const ONE_ADDRESS: [&str; 8] = [
+    "--accounts-per-hour",
+    "0",
     "--address-connections",
     "0",
     "--address-registrations",

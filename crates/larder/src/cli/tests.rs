@@ -94,6 +94,11 @@ fn the_limits_of_a_server_are_its_own_defaults_unless_told() {
             config.blobs.retention_seconds
         ]
     );
+    assert_eq!(
+        said.store_attachments_mib * 1024 * 1024,
+        config.blobs.store_bytes_max
+    );
+    assert_eq!(said.accounts_per_hour, config.accounts_per_hour);
     assert_eq!(DrainLimits::from(said.drain), config.drain);
     let addresses = AddressLimits::from(said.addresses);
     assert_eq!(format!("{addresses:?}"), format!("{:?}", config.addresses));

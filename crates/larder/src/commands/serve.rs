@@ -82,12 +82,14 @@ fn config(context: &Context<'_>, options: Serve) -> Result<Config> {
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
     config.registration = options.registration.into();
+    config.accounts_per_hour = options.accounts_per_hour;
     config.addresses = options.addresses.into();
     config.drain = options.drain.into();
     config.session_seconds = options.durations.sessions();
     config.inbox_retention_seconds = options.durations.messages();
     config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
     config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
+    config.blobs.store_bytes_max = options.store_attachments_mib * MIB;
     config.blobs.retention_seconds = options.durations.attachments();
     if !options.suites.is_empty() {
         config.group_suites = options.suites;

@@ -16,13 +16,13 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use larder_lifecycle::{Rate, UnixSeconds};
-use larder_wire::{Problem, ProblemType};
 use lru::LruCache;
 
 use super::App;
 use super::address::{ClientAddress, is_forwarded};
 use super::problem::Failure;
 use crate::config::AddressLimits;
+use crate::error::rate_limited;
 use crate::sessions::TokenHash;
 
 /// Addresses that are remembered for each limit.
@@ -211,13 +211,7 @@ impl Client {
             return Ok(());
         };
         let taken = meter(&known.admission).take(known.address, units, known.now);
-        taken.map_err(|wait| {
-            Problem {
-                retry_after_seconds: NonZeroU32::new(u32::try_from(wait).unwrap_or(u32::MAX)),
-                ..Problem::new(ProblemType::RateLimited)
-            }
-            .into()
-        })
+        taken.map_err(|wait| rate_limited(wait).into())
     }
 }
 

@@ -27,6 +27,7 @@ mod sqlite;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod tx;
 
 use std::sync::Arc;

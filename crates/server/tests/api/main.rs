@@ -57,4 +57,5 @@ mod serving;
 mod spend;
 mod state;
 mod suites;
+mod totals;
 mod upload;

@@ -96,6 +96,8 @@ mod spend;
 mod state;
 #[path = "../api/suites.rs"]
 mod suites;
+#[path = "../api/totals.rs"]
+mod totals;
 #[path = "../api/upload.rs"]
 mod upload;
 
