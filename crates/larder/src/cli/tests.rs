@@ -55,7 +55,7 @@ fn suites_of_a_server_are_named_in_order_and_unknown_names_are_refused() {
         "--suite",
         "x25519-aes128gcm",
     ]);
-    assert!(matches!(cli.unwrap().command, Command::Serve(Serve { suites, .. }) if suites == [3, 1]));
+    assert!(matches!(cli.unwrap().command, Command::Serve(serve) if serve.suites == [3, 1]));
     assert!(Cli::try_parse_from(["larder", "serve", "--suite", "rot13"]).is_err());
 }
 
@@ -72,7 +72,7 @@ fn a_message_is_words_and_takes_flags_only_after_two_hyphens() {
 fn serve(arguments: &[&str]) -> Serve {
     let line = [&["larder", "serve"], arguments].concat();
     match Cli::try_parse_from(line).unwrap().command {
-        Command::Serve(serve) => serve,
+        Command::Serve(serve) => *serve,
         other => panic!("{other:?}"),
     }
 }
