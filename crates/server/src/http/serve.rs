@@ -2,15 +2,17 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::admission::Admission;
 use super::connection::{FULL, OFTEN, Placed, Times, converse, turn_away};
 use super::{App, Closing, app_router};
 use crate::Service;
@@ -71,16 +73,9 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(of_address) = admission.connect(peer.ip()) else {
-                    turn_away(stream, OFTEN);
-                    continue;
-                };
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    turn_away(stream, FULL);
-                    continue;
-                };
-                let stream = Placed::new(stream, peer.ip(), (place, of_address));
-                connections.spawn(converse(stream, router.clone(), closing.clone(), times));
+                if let Some(stream) = place(stream, peer.ip(), &admission, &places) {
+                    connections.spawn(converse(stream, router.clone(), closing.clone(), times));
+                }
             }
             Err(error) if of_the_peer(&error) => {}
             Err(error) => {
@@ -107,6 +102,19 @@ pub async fn serve(
     }
     states.store_states().await;
     Ok(())
+}
+
+/// Finds a connection its places; `None` when there are none, and it was turned away.
+fn place(stream: TcpStream, peer: IpAddr, admission: &Admission, places: &Arc<Semaphore>) -> Option<Placed> {
+    let Some(of_address) = admission.connect(peer) else {
+        turn_away(stream, OFTEN);
+        return None;
+    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        turn_away(stream, FULL);
+        return None;
+    };
+    Some(Placed::new(stream, peer, (place, of_address)))
 }
 
 /// Errors of `accept` that concern the one connection that is gone again.
