@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod limits;
 mod messages;
 mod server;
 
@@ -146,7 +147,7 @@ impl From<OnInvitation> for Invitations {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a server until SIGINT or SIGTERM
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Look after what a server has stored
     #[command(subcommand)]
     Admin(AdminCommand),

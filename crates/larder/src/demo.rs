@@ -170,7 +170,7 @@ impl Stage<'_> {
 
     async fn start_server(&mut self) -> Result<Process> {
         self.line("$ larder serve")?;
-        let (process, url) = Process::serve(&self.home, None).await?;
+        let (process, url) = Process::serve(&self.home, None, &[]).await?;
         self.line(&format!("listening on {url}"))?;
         self.server = url;
         Ok(process)

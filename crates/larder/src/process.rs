@@ -46,10 +46,11 @@ impl Process {
         })
     }
 
-    /// Starts `larder serve` on a free port of this machine, keeping everything in `home` unless `store` names another place.
-    /// Returns the URL where it listens, too.
-    pub(crate) async fn serve(home: &Path, store: Option<&str>) -> Result<(Self, String)> {
-        let mut command = command(home, &["serve", "--listen", "127.0.0.1:0"])?;
+    /// Starts `larder serve` on a free port of this machine, keeping everything in `home` unless `store` names another place,
+    /// with these options besides. Returns the URL where it listens, too.
+    pub(crate) async fn serve(home: &Path, store: Option<&str>, options: &[&str]) -> Result<(Self, String)> {
+        let arguments = [&["serve", "--listen", "127.0.0.1:0"], options].concat();
+        let mut command = command(home, &arguments)?;
         if let Some(store) = store {
             command.env("LARDER_STORE", store);
         }

@@ -1,13 +1,11 @@
 //! Blobs: what members of a group send each other beside messages, encrypted by them. To the server they are bytes of a
 //! user, with a size and an end.
 
-use std::num::NonZeroU32;
-
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{BlobId, Problem, ProblemType};
 
 use crate::config::BlobLimits;
-use crate::error::ServiceError;
+use crate::error::{ServiceError, rate_limited};
 use crate::store::{BlobKey, DeviceRow, NewBlob, Tx};
 
 /// What has come of a blob is kept this long for the next part of it, in seconds: one hour.
@@ -53,15 +51,9 @@ pub(crate) fn begin(
         }
     }
     let rate = limits.rate.take(tx.blob_rate_memory(caller.user_key)?, now);
-    let forgotten_at = rate.map_err(|wait| Problem {
-        retry_after_seconds: NonZeroU32::new(u32::try_from(wait).unwrap_or(u32::MAX)),
-        ..Problem::new(ProblemType::RateLimited)
-    })?;
+    let forgotten_at = rate.map_err(rate_limited)?;
     if tx.blob_bytes_of_user(caller.user_key)?.saturating_add(size) > limits.user_bytes_max {
-        let problem = Problem::new(ProblemType::TooLarge);
-        return Err(problem
-            .with_detail("as much as may be is stored for the user")
-            .into());
+        return Err(no_room("as much as may be is stored for the user").into());
     }
     tx.remember_blob(caller.user_key, forgotten_at)?;
     let key = tx.insert_blob(&NewBlob {
@@ -72,7 +64,15 @@ pub(crate) fn begin(
         size,
         expires_at: now.plus(UNFINISHED_SECONDS),
     })?;
+    // With this one, and nobody else's since: the refusal takes it back.
+    if tx.blob_bytes()? > limits.store_bytes_max {
+        return Err(no_room("as much as may be is stored on this server").into());
+    }
     Ok(Begun::New(key))
+}
+
+fn no_room(detail: &str) -> Problem {
+    Problem::new(ProblemType::TooLarge).with_detail(detail)
 }
 
 /// Ends a blob of the caller's user.

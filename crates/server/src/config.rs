@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use larder_lifecycle::{
@@ -5,6 +6,7 @@ use larder_lifecycle::{
 };
 use larder_wire::{Registration, SUITE_X25519_AES128GCM};
 
+use crate::http::TrustedProxy;
 use crate::store::StoreLocation;
 
 /// Where the time comes from. The server never reads a clock itself; OpenMLS does, to judge lifetimes in Commits.
@@ -15,6 +17,8 @@ const SESSION_SECONDS: u64 = 60 * 60;
 
 /// Open connections.
 const CONNECTIONS_MAX: usize = 16 * 1024;
+/// The first request of a connection, in seconds.
+const FIRST_REQUEST_SECONDS_MAX: u64 = 10;
 /// A connection without a request, in seconds.
 const IDLE_SECONDS: u64 = 30;
 /// A stream of events whose client does not read, in seconds.
@@ -36,6 +40,8 @@ const TRANSFER_PART_SECONDS_MAX: u64 = 30;
 pub struct ServerLimits {
     /// Open connections. Each may need a file descriptor; others are turned away.
     pub connections_max: usize,
+    /// A connection whose first request head has not come within this time is closed, in seconds; that of a trusted proxy is not.
+    pub first_request_seconds_max: u64,
     /// A connection that asks for nothing is closed after this time, or twice as much, in seconds.
     pub idle_seconds: u64,
     /// A stream of events whose client has taken nothing for this time ends, in seconds. The client catches up when it
@@ -58,6 +64,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections_max: CONNECTIONS_MAX,
+            first_request_seconds_max: FIRST_REQUEST_SECONDS_MAX,
             idle_seconds: IDLE_SECONDS,
             send_seconds_max: SEND_SECONDS_MAX,
             store_requests_max: STORE_REQUESTS_MAX,
@@ -69,10 +76,69 @@ impl Default for ServerLimits {
     }
 }
 
+/// Open connections of one address.
+const ADDRESS_CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// Registrations from one address: 100 at once, then one in 30 seconds.
+const ADDRESS_REGISTRATION_RATE: Rate = Rate {
+    burst: 100,
+    interval_seconds: 30,
+};
+/// Requests without a session from one address, in a second.
+const ADDRESS_REQUESTS_PER_SECOND: u32 = 10;
+/// MiB of blobs that are stored from one address: 1,024 at once, then one in a second.
+const ADDRESS_UPLOAD_RATE: Rate = Rate {
+    burst: 1024,
+    interval_seconds: 1,
+};
+
+/// What one address may do. An IPv6 address counts as all of its /64 network. Each node counts for itself.
+#[derive(Debug, Clone)]
+pub struct AddressLimits {
+    /// Proxies whose `X-Forwarded-For` says where a request comes from, and whose connections are not limited. From anybody
+    /// else the header says nothing.
+    pub trusted_proxies: Vec<TrustedProxy>,
+    /// Open connections; `None` for any number. Others are turned away.
+    pub connections_max: Option<NonZeroUsize>,
+    /// Attempts to register; `None` for any number. Others are refused (`rate-limited`).
+    pub registrations: Option<Rate>,
+    /// Requests without a valid session in a second, those of a minute at once; 0 for any number. Others are refused
+    /// (`rate-limited`).
+    pub requests_per_second: u32,
+    /// MiB of blobs whose upload begins; `None` for any number. Others are refused (`rate-limited`).
+    pub upload_mibs: Option<Rate>,
+}
+
+impl Default for AddressLimits {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            connections_max: Some(ADDRESS_CONNECTIONS_MAX),
+            registrations: Some(ADDRESS_REGISTRATION_RATE),
+            requests_per_second: ADDRESS_REQUESTS_PER_SECOND,
+            upload_mibs: Some(ADDRESS_UPLOAD_RATE),
+        }
+    }
+}
+
+impl AddressLimits {
+    /// No limits: for tests and measurements, where many clients have one address.
+    pub fn none() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            connections_max: None,
+            registrations: None,
+            requests_per_second: 0,
+            upload_mibs: None,
+        }
+    }
+}
+
 /// The largest file, in bytes: 16 MiB.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What encryption adds to a file, in bytes, and some more.
 const ENCRYPTION_BYTES: u64 = 1024;
+/// Blobs of all users, in bytes: 64 GiB.
+const STORE_BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// Blobs of one user, in bytes: 512 MiB.
 const USER_BLOB_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Blobs that one user stores: 64 at once, then one in a minute.
@@ -88,6 +154,8 @@ pub struct BlobLimits {
     pub bytes_max: u64,
     /// Blobs of one user together, in bytes. One counts until the sweeper has removed it.
     pub user_bytes_max: u64,
+    /// Blobs of all users together, in bytes. All nodes count together.
+    pub store_bytes_max: u64,
     /// How often one user may store one.
     pub rate: Rate,
     /// How long one is kept, in seconds.
@@ -109,6 +177,7 @@ impl Default for BlobLimits {
         Self {
             bytes_max: Self::for_files_of(FILE_BYTES_MAX),
             user_bytes_max: USER_BLOB_BYTES_MAX,
+            store_bytes_max: STORE_BLOB_BYTES_MAX,
             rate: BLOB_RATE,
             retention_seconds: BLOB_RETENTION_SECONDS,
         }
@@ -117,6 +186,9 @@ impl Default for BlobLimits {
 
 /// Messages that wait in one group, in bytes: 64 MiB.
 const GROUP_WAITING_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Accounts that are created in an hour.
+const ACCOUNTS_PER_HOUR: u32 = 1000;
 
 /// Devices that a user can have at a time.
 const USER_DEVICES_MAX: u32 = 8;
@@ -139,8 +211,13 @@ pub struct Config {
     pub drain: DrainLimits,
     /// What is spent on those who connect.
     pub limits: ServerLimits,
+    /// What one address may do.
+    pub addresses: AddressLimits,
     /// Who may register.
     pub registration: Registration,
+    /// How many accounts can be created within an hour, counted from the first of them; 0 for any number. All nodes count
+    /// together.
+    pub accounts_per_hour: u32,
     /// How many devices a user can have at a time.
     pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
@@ -165,7 +242,9 @@ impl Config {
             external_delivery: false,
             drain: DrainLimits::default(),
             limits: ServerLimits::default(),
+            addresses: AddressLimits::default(),
             registration: Registration::Open,
+            accounts_per_hour: ACCOUNTS_PER_HOUR,
             user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,

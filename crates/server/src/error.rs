@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use larder_wire::{Problem, ProblemType};
 
 use crate::store::PostgresError;
@@ -26,6 +28,9 @@ pub enum Fault {
     /// PostgreSQL failed, or the connection to it.
     #[error("the database failed")]
     Postgres(#[from] PostgresError),
+    /// A file of the SQLite database cannot be created, or others than its owner may open it and that cannot be changed.
+    #[error("the files of the database cannot be kept from other users of this machine")]
+    NotPrivate(#[source] std::io::Error),
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
     Migration(#[from] refinery::Error),
@@ -51,6 +56,14 @@ pub enum Fault {
     /// The configuration asks for ciphersuites that this server cannot be run with.
     #[error(transparent)]
     Suites(#[from] UnusableSuites),
+}
+
+/// A refusal of what happens too often, with how long to wait, in seconds.
+pub(crate) fn rate_limited(wait_seconds: u64) -> Problem {
+    Problem {
+        retry_after_seconds: NonZeroU32::new(u32::try_from(wait_seconds).unwrap_or(u32::MAX)),
+        ..Problem::new(ProblemType::RateLimited)
+    }
 }
 
 impl From<Box<Problem>> for ServiceError {

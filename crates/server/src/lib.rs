@@ -34,9 +34,9 @@ pub use admin::{
     Admin, BackupError, Checked, Finding, FindingCode, Invitation, InvitationId, MalformedInvitationId,
     NewInvitation, Restored, backup_sqlite,
 };
-pub use config::{BlobLimits, Clock, Config, ServerLimits};
+pub use config::{AddressLimits, BlobLimits, Clock, Config, ServerLimits};
 pub use error::{Fault, ServiceError};
-pub use http::{openapi, router, serve};
+pub use http::{MalformedTrustedProxy, TrustedProxy, openapi, router, serve};
 pub use metrics::{Metrics, MetricsTaken};
 pub use service::{BlobDownload, BlobUpload, Caller, Service, Swept};
 pub use store::{PostgresError, PostgresLocation, StoreLocation, StoreLocationError};

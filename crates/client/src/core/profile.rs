@@ -1,4 +1,5 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -167,15 +168,23 @@ pub(super) fn lock(profile: &Path) -> Result<File, Error> {
     }
 }
 
-/// A directory or a database that was there before may be open to others. The pool creates a new database for its owner
+/// A directory or files that were there before may be open to others. The pool creates a new database for its owner
 /// only; SQLite gives its side files the mode of the database, so an old one is mended before SQLite creates any.
 #[cfg(unix)]
 fn restrict(profile: &Path, database: &Path) -> Result<(), Error> {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;
     set_permissions(profile, Permissions::from_mode(0o700)).map_err(Error::Profile)?;
-    if database.exists() {
-        set_permissions(database, Permissions::from_mode(0o600)).map_err(Error::Profile)?;
+    let beside = ["", "-wal", "-shm", "-journal"].map(|suffix| {
+        let mut file = database.as_os_str().to_owned();
+        file.push(suffix);
+        file.into()
+    });
+    for file in beside.iter().chain([&profile.join(LOCK_FILE)]) {
+        match set_permissions(file, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::Profile(error)),
+            Ok(()) | Err(_) => {}
+        }
     }
     Ok(())
 }

@@ -15,6 +15,18 @@ use crate::failure::{Exit, Failure};
 use crate::process::{self, Process};
 use crate::profile::Home;
 
+/// All devices have the address of this machine and register at once, whatever clients may do elsewhere.
+const ONE_ADDRESS: [&str; 8] = [
+    "--accounts-per-hour",
+    "0",
+    "--address-connections",
+    "0",
+    "--address-registrations",
+    "0",
+    "--address-requests-per-second",
+    "0",
+];
+
 /// A place that is gone at the end.
 pub(super) struct Store {
     directory: TempDir,
@@ -56,7 +68,7 @@ impl Store {
     /// Starts a server, and returns its URL, too.
     pub(super) async fn serve(&self) -> Result<(Process, String)> {
         let url = self.schema.as_ref().map(|schema| schema.url.as_str());
-        Process::serve(self.directory.path(), url).await
+        Process::serve(self.directory.path(), url, &ONE_ADDRESS).await
     }
 
     /// Its directory.

@@ -8,6 +8,7 @@ use larder_server::InvitationId;
 use larder_wire::{Registration, parse_suite};
 
 use super::StoreUrl;
+use super::limits::{AddressOptions, DrainOptions, Durations};
 
 /// `larder serve`.
 #[derive(Debug, Args)]
@@ -49,6 +50,21 @@ pub(crate) struct Serve {
     /// How much of such files is kept for each user, in MiB
     #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
     pub(crate) user_attachments_mib: u64,
+    /// How much of such files is kept for all users together, in MiB
+    #[arg(long, value_name = "MIB", default_value = "65536", value_parser = clap::value_parser!(u64).range(0..=1_073_741_824))]
+    pub(crate) store_attachments_mib: u64,
+    /// How many accounts may be created in an hour, on all servers that share the store; 0 for any number
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) accounts_per_hour: u32,
+    #[command(flatten)]
+    pub(crate) addresses: AddressOptions,
+    #[command(flatten)]
+    pub(crate) drain: DrainOptions,
+    #[command(flatten)]
+    pub(crate) durations: Durations,
+    /// How many connections to PostgreSQL this server has at most, beside the one that listens
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(2..=1024))]
+    pub(crate) postgres_connections: u32,
     /// The name that clients sign their sessions for; it must not change later
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub(crate) server_name: String,

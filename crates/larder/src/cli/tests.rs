@@ -1,4 +1,6 @@
 use clap::CommandFactory;
+use larder_lifecycle::DrainLimits;
+use larder_server::AddressLimits;
 
 use super::*;
 
@@ -53,7 +55,7 @@ fn suites_of_a_server_are_named_in_order_and_unknown_names_are_refused() {
         "--suite",
         "x25519-aes128gcm",
     ]);
-    assert!(matches!(cli.unwrap().command, Command::Serve(Serve { suites, .. }) if suites == [3, 1]));
+    assert!(matches!(cli.unwrap().command, Command::Serve(serve) if serve.suites == [3, 1]));
     assert!(Cli::try_parse_from(["larder", "serve", "--suite", "rot13"]).is_err());
 }
 
@@ -65,4 +67,74 @@ fn a_message_is_words_and_takes_flags_only_after_two_hyphens() {
     let cli = Cli::try_parse_from(["larder", "send", "room", "--", "--json"]).unwrap();
     assert!(!cli.global.json);
     assert!(matches!(cli.command, Command::Send(Send { text, .. }) if text == ["--json"]));
+}
+
+fn serve(arguments: &[&str]) -> Serve {
+    let line = [&["larder", "serve"], arguments].concat();
+    match Cli::try_parse_from(line).unwrap().command {
+        Command::Serve(serve) => *serve,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_limits_of_a_server_are_its_own_defaults_unless_told() {
+    let said = serve(&[]);
+    let config = larder_server::Config::new(std::path::PathBuf::from("server.db"));
+    let durations = [
+        said.durations.sessions(),
+        said.durations.messages(),
+        said.durations.attachments(),
+    ];
+    assert_eq!(
+        durations,
+        [
+            config.session_seconds,
+            config.inbox_retention_seconds,
+            config.blobs.retention_seconds
+        ]
+    );
+    assert_eq!(
+        said.store_attachments_mib * 1024 * 1024,
+        config.blobs.store_bytes_max
+    );
+    assert_eq!(said.accounts_per_hour, config.accounts_per_hour);
+    assert_eq!(DrainLimits::from(said.drain), config.drain);
+    let addresses = AddressLimits::from(said.addresses);
+    assert_eq!(format!("{addresses:?}"), format!("{:?}", config.addresses));
+}
+
+#[test]
+fn limits_for_addresses_are_taken_away_by_noughts() {
+    let said = serve(&[
+        "--address-connections=0",
+        "--address-requests-per-second=0",
+        "--address-registrations=0",
+        "--address-upload-mib=0",
+    ]);
+    let addresses = AddressLimits::from(said.addresses);
+    assert_eq!(format!("{addresses:?}"), format!("{:?}", AddressLimits::none()));
+}
+
+#[test]
+fn limits_that_cannot_be_are_refused() {
+    for argument in [
+        "--trusted-proxy=10.0.0.0/33",
+        "--trusted-proxy=proxy",
+        "--address-registration-seconds=0",
+        "--drain-pair-burst=0",
+        "--drain-device-seconds=0",
+        "--message-days=31",
+        "--message-days=0",
+        "--attachment-days=367",
+        "--session-minutes=1",
+        "--postgres-connections=1",
+    ] {
+        let error = Cli::try_parse_from(["larder", "serve", argument]).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            clap::error::ErrorKind::ValueValidation,
+            "{argument}"
+        );
+    }
 }

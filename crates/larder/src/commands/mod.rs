@@ -57,7 +57,7 @@ pub(crate) async fn run(cli: Cli, configuration: Configuration, output: &Output)
     };
     let context = &context;
     match cli.command {
-        Command::Serve(options) => serve::serve(context, options).await,
+        Command::Serve(options) => serve::serve(context, *options).await,
         Command::Admin(command) => admin::run(context, command).await,
         Command::Register { user, invite, new } => account::register(context, user, invite, new).await,
         Command::Link { user, new } => devices::link(context, user, new).await,

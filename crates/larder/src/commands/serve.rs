@@ -26,40 +26,29 @@ pub(crate) const DATABASE: &str = "server.db";
 const MIB: u64 = 1024 * 1024;
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
-    let mut config = Config::new(PathBuf::new());
-    config.server_name = options.server_name;
-    config.external_delivery = options.external_delivery;
-    config.user_devices_max = options.user_devices;
-    config.registration = options.registration.into();
-    config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
-    config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
-    if !options.suites.is_empty() {
-        config.group_suites = options.suites;
-    }
-    check_group_suites(&config.group_suites)
-        .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
+    let (listen, metrics) = (options.listen, options.metrics);
+    let config = config(context, options)?;
     let mut shutdown = Shutdown::listen()?;
-    let store = location(context, options.store)?;
+    let store = config.store.clone();
     let _lock = match &store {
         StoreLocation::Sqlite(file) => Some(prepare(file)?),
         // Any number of servers may use it.
         StoreLocation::Postgres(_) => None,
     };
     // The address first: a server that cannot listen has no business with the database.
-    let listener = TcpListener::bind(options.listen)
+    let listener = TcpListener::bind(listen)
         .await
-        .map_err(|error| cannot_listen(&error, &options.listen))?;
+        .map_err(|error| cannot_listen(&error, &listen))?;
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without TLS: put a proxy that terminates it in front");
     }
     descriptors::allow_for(config.limits.connections_max);
-    config.store = store.clone();
     let server_name = config.server_name.clone();
     let service = Service::open(config, clock::of_the_machine())
         .await
         .with_context(|| format!("the database {store} cannot be opened"))?;
-    let (stop_metrics, metrics) = serve_metrics(options.metrics).await?;
+    let (stop_metrics, metrics) = serve_metrics(metrics).await?;
     context.output.print(&[Record::Listening {
         url: format!("http://{address}"),
         server_name,
@@ -84,6 +73,31 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     }
     drop(stop_metrics);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the options make of a server.
+fn config(context: &Context<'_>, options: Serve) -> Result<Config> {
+    let store = location(context, options.store)?.with_postgres_connections(options.postgres_connections);
+    let mut config = Config::new(store);
+    config.server_name = options.server_name;
+    config.external_delivery = options.external_delivery;
+    config.user_devices_max = options.user_devices;
+    config.registration = options.registration.into();
+    config.accounts_per_hour = options.accounts_per_hour;
+    config.addresses = options.addresses.into();
+    config.drain = options.drain.into();
+    config.session_seconds = options.durations.sessions();
+    config.inbox_retention_seconds = options.durations.messages();
+    config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
+    config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
+    config.blobs.store_bytes_max = options.store_attachments_mib * MIB;
+    config.blobs.retention_seconds = options.durations.attachments();
+    if !options.suites.is_empty() {
+        config.group_suites = options.suites;
+    }
+    check_group_suites(&config.group_suites)
+        .map_err(|error| Failure::new(Exit::Usage, "unusable-suites", error.to_string()))?;
+    Ok(config)
 }
 
 /// Serves counts, if asked to, until the sender that is returned is dropped. Returns where, too.
@@ -153,8 +167,12 @@ pub(super) fn lock(database: &Path) -> Result<File> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file =
-        File::create(&path).with_context(|| format!("the file {} cannot be created", path.display()))?;
+    let file = create_private(&path).with_context(|| {
+        format!(
+            "the file {} cannot be created for its owner alone",
+            path.display()
+        )
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Failure::new(
@@ -167,4 +185,21 @@ pub(super) fn lock(database: &Path) -> Result<File> {
             Err(error).with_context(|| format!("{} cannot be locked", path.display()))
         }
     }
+}
+
+/// Creates a file that only its owner may open, or makes one so that is there.
+fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        if file.metadata()?.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(file)
 }

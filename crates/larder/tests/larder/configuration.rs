@@ -108,3 +108,39 @@ fn the_file_is_looked_for_in_the_xdg_directory_where_no_home_is_named() {
     let told = String::from_utf8(command.output().unwrap().stderr).unwrap();
     assert!(told.contains("the profile filed has no account"), "{told}");
 }
+
+#[test]
+fn the_limits_of_a_server_are_as_the_file_says() {
+    let world = World::without_server();
+    let config = world.path("server.toml");
+    let text = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\ndata = {:?}\naddress_registrations = 1\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
+         drain_floor = 4\nmessage_days = 7\nsession_minutes = 10\naccounts_per_hour = 5\npostgres_connections = 4\n",
+        world.path("elsewhere").to_str().unwrap()
+    );
+    fs::write(&config, &text).unwrap();
+    let mut server = world.start("server", &["serve", "--config", config.to_str().unwrap()]);
+    let ready = server.line();
+    let url = ready.strip_prefix("listening on ").unwrap();
+    let register = |user| {
+        let arguments = ["--json", "--server", url, "register", "--no-encryption", user];
+        world.run(user, &arguments)
+    };
+    assert_eq!(register("alice").code, 0);
+    let refused = register("bob");
+    assert_eq!(
+        (refused.code, parse(&refused.out)["error"]["code"].as_str()),
+        (3, Some("rate-limited"))
+    );
+    for (line, what) in [
+        ("message_days = 31", "message_days: 31 is not in 1..=30"),
+        (
+            "trusted_proxies = [\"10.0.0.0/99\"]",
+            "trusted_proxies: not an address or a network",
+        ),
+    ] {
+        fs::write(&config, format!("[serve]\n{line}\n")).unwrap();
+        let told = world.run("server", &["serve", "--config", config.to_str().unwrap()]);
+        assert!(told.code == 2 && told.err.contains(what), "{told:?}");
+    }
+}

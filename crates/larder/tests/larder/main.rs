@@ -26,6 +26,8 @@ mod files;
 mod history;
 mod invitations;
 mod legacy;
+#[cfg(unix)]
+mod modes;
 mod names;
 mod pool;
 mod process;

@@ -518,6 +518,36 @@ CREATE INDEX blob_rates_to_forget ON blob_rates (forgotten_at);
 -- Ciphertext does not become smaller.
 ALTER TABLE blob_parts ALTER COLUMN bytes SET STORAGE EXTERNAL;
 
+-- Totals --------------------------------------------------------------------------------------------------------------
+
+-- What all users have together, one row: the sizes of all blobs, as announced, until the sweeper has removed them, which triggers
+-- keep; and the accounts that were created since a time, which begins anew after an hour. Nothing is locked after it.
+CREATE TABLE totals (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    blob_bytes BIGINT NOT NULL DEFAULT 0 CHECK (blob_bytes >= 0),
+    accounts_since BIGINT NOT NULL DEFAULT 0,
+    accounts BIGINT NOT NULL DEFAULT 0
+);
+INSERT INTO totals (id) VALUES (1);
+
+CREATE FUNCTION blobs_count() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE totals SET blob_bytes = blob_bytes + NEW.size WHERE id = 1;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER blobs_count AFTER INSERT ON blobs
+    FOR EACH ROW EXECUTE FUNCTION blobs_count();
+
+CREATE FUNCTION removed_blobs_do_not_count() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE totals SET blob_bytes = blob_bytes - OLD.size WHERE id = 1;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER removed_blobs_do_not_count AFTER DELETE ON blobs
+    FOR EACH ROW EXECUTE FUNCTION removed_blobs_do_not_count();
+
 -- Time ----------------------------------------------------------------------------------------------------------------
 
 -- When the store was last swept, and by which node; how often an operator has accepted a clock, and what it said the last

@@ -466,6 +466,28 @@ CREATE TABLE blob_rates (
 );
 CREATE INDEX blob_rates_to_forget ON blob_rates (forgotten_at);
 
+-- Totals --------------------------------------------------------------------------------------------------------------
+
+-- What all users have together, one row: the sizes of all blobs, as announced, until the sweeper has removed them, which triggers
+-- keep; and the accounts that were created since a time, which begins anew after an hour. Nothing is locked after it.
+CREATE TABLE totals (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    blob_bytes INTEGER NOT NULL DEFAULT 0 CHECK (blob_bytes >= 0),
+    accounts_since INTEGER NOT NULL DEFAULT 0,
+    accounts INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO totals (id) VALUES (1);
+
+CREATE TRIGGER blobs_count AFTER INSERT ON blobs
+BEGIN
+    UPDATE totals SET blob_bytes = blob_bytes + NEW.size WHERE id = 1;
+END;
+
+CREATE TRIGGER removed_blobs_do_not_count AFTER DELETE ON blobs
+BEGIN
+    UPDATE totals SET blob_bytes = blob_bytes - OLD.size WHERE id = 1;
+END;
+
 -- Time ----------------------------------------------------------------------------------------------------------------
 
 -- When the store was last swept, and by which node; how often an operator has accepted a clock, and what it said the last

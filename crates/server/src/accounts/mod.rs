@@ -15,7 +15,7 @@ use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::types::SignatureScheme;
 use sha2::{Digest, Sha256};
 
-use crate::error::ServiceError;
+use crate::error::{ServiceError, rate_limited};
 use crate::store::Tx;
 
 pub(crate) use challenges::{CHALLENGE_KEY_BYTES, CHALLENGE_SECONDS, ChallengeKey, NONCE_BYTES};
@@ -50,11 +50,12 @@ pub(crate) fn check_registration(
 }
 
 /// Registers a user; where an invitation is needed, with the one that has this hash, which is used up. That comes first:
-/// without an invitation nobody learns whether a name is taken.
+/// without an invitation nobody learns whether a name is taken. No more than so many accounts an hour (0: any number).
 pub(crate) fn register(
     tx: &Tx<'_>,
     request: &RegisterRequest,
     invitation: Option<&[u8; 32]>,
+    per_hour: u32,
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
     if let Some(hash) = invitation
@@ -69,10 +70,12 @@ pub(crate) fn register(
         &request.mls_signature_key.0,
         now,
     )?;
-    if registered {
-        Ok(())
-    } else {
-        Err(ProblemType::NameTaken.into())
+    if !registered {
+        return Err(ProblemType::NameTaken.into());
+    }
+    match per_hour {
+        0 => Ok(()),
+        most => Ok(tx.count_account(most, now)?.map_err(rate_limited)?),
     }
 }
 

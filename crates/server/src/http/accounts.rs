@@ -9,6 +9,7 @@ use larder_wire::{
 };
 
 use super::App;
+use super::admission::Client;
 use super::extract::{Json, Path, Unread};
 use super::parts::json_of;
 use super::problem::{
@@ -25,9 +26,11 @@ use crate::Caller;
     responses((status = 201, description = "Registered", body = Registered), RegisterProblems),
 )]
 pub(super) async fn register(
+    client: Client,
     State(app): State<App>,
     Json(request): Json<AccountRequest>,
 ) -> Result<(StatusCode, Json<Registered>), Failure> {
+    client.register()?;
     let registered = app.service.register(request).await?;
     Ok((StatusCode::CREATED, Json(registered)))
 }

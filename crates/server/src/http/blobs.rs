@@ -12,6 +12,7 @@ use larder_wire::{BlobId, BlobStored, ProblemType};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::App;
+use super::admission::Client;
 use super::extract::{IdempotencyKey, Json, OCTET_STREAM, Path, content_type, malformed};
 use super::openapi::BlobBytes;
 use super::parts::in_parts;
@@ -32,6 +33,7 @@ use crate::{BlobDownload, BlobUpload, Caller};
 )]
 pub(super) async fn store(
     caller: Caller,
+    client: Client,
     State(app): State<App>,
     IdempotencyKey(key): IdempotencyKey,
     request: Request,
@@ -45,11 +47,20 @@ pub(super) async fn store(
         request.into_body(),
         Duration::from_secs(limits.transfer_part_seconds_max),
     );
-    let mut upload = match app.service.store_blob(&caller, key, size).await {
+    let bytes_max = app.service.info().limits.blob_bytes_max;
+    let begun = match client.upload(size.min(bytes_max)) {
+        Ok(()) => app
+            .service
+            .store_blob(&caller, key, size)
+            .await
+            .map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    let mut upload = match begun {
         Ok(upload) => upload,
-        Err(refusal) => {
-            body.skip(app.service.info().limits.blob_bytes_max).await;
-            return Err(refusal.into());
+        Err(failure) => {
+            body.skip(bytes_max).await;
+            return Err(failure);
         }
     };
     body.take_all(&mut upload).await?;

@@ -1,6 +1,7 @@
 //! One connection: what it may cost, and when it is over.
 
 use std::io::{self, IoSlice, Write as _};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,13 +17,14 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::{ServiceExt as _, service_fn};
 
 use super::Closing;
+use super::admission::{ConnectionPlace, Peer};
 use crate::metrics::Connection;
 
-/// A connection sends a whole request head within this time.
+/// A connection sends a whole request head within this time after the first one.
 const HEAD_SECONDS_MAX: u64 = 30;
 /// What is read of a connection and not yet looked at, its request head above all, in bytes.
 const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
@@ -45,23 +47,39 @@ const LINGER_SECONDS_MAX: u64 = 60;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection beyond the last one is told.
-const FULL: &[u8] =
+pub(super) const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// A connection with its place among the open ones, which it keeps for as long as it is open.
+/// What a connection is told whose address has too many.
+pub(super) const OFTEN: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A connection with its places among the open ones, and among those of its address, which it keeps for as long as it is
+/// open.
 pub(super) struct Placed {
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    peer: IpAddr,
+    places: (OwnedSemaphorePermit, ConnectionPlace),
+}
+
+/// How long a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// For its first request, unless it is a trusted proxy's.
+    pub(super) first_request: Duration,
+    /// Without a request.
+    pub(super) idle: Duration,
 }
 
 impl Placed {
-    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: IpAddr,
+        places: (OwnedSemaphorePermit, ConnectionPlace),
+    ) -> Self {
         // Answers are small and someone waits for each.
         let _ = stream.set_nodelay(true);
-        Self {
-            stream,
-            _place: place,
-        }
+        Self { stream, peer, places }
     }
 }
 
@@ -88,17 +106,25 @@ impl Placed {
     }
 }
 
-/// Ends a connection for which there is no place. It costs no task and waits for nothing.
-pub(super) fn turn_away(stream: TcpStream) {
+/// Ends a connection for which there is no place, with this answer. It costs no task and waits for nothing.
+pub(super) fn turn_away(stream: TcpStream, answer: &[u8]) {
     // A new socket's buffer has room for it; a peer that is gone already need not be told.
-    let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
+    let _ = stream.into_std().and_then(|mut stream| stream.write(answer));
 }
 
-/// Serves one connection to its end: the peer's, the server's, or `idle` without a request.
-pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, idle: Duration) {
+/// Serves one connection to its end: the peer's, the server's, no first request in time, or none for too long.
+pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, times: Times) {
     let _counted = Connection::open();
+    let Times { idle, .. } = times;
+    // Proxies open connections ahead of what they are for.
+    let first_request = match stream.places.1.is_of_a_proxy() {
+        true => idle.max(times.first_request),
+        false => times.first_request,
+    };
+    let opened = Instant::now();
+    let peer = Peer(stream.peer);
     let version = tokio::select! {
-        version = timeout(idle, stream.version()) => version,
+        version = timeout(idle.min(first_request), stream.version()) => version,
         () = closing.wait() => return,
     };
     let Ok(Ok(Some(version))) = version else {
@@ -110,6 +136,7 @@ pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, i
         let under_way = Arc::new(seen.begin());
         // For an answer that goes on after its head.
         request.extensions_mut().insert(Arc::clone(&under_way));
+        request.extensions_mut().insert(peer);
         let answer = router.clone().oneshot(request);
         async move {
             let answer = answer.await;
@@ -142,6 +169,8 @@ pub(super) async fn converse(stream: Placed, router: Router, closing: Closing, i
     // An error is the peer's: a broken connection or not HTTP. It concerns nobody else.
     tokio::select! {
         _ = &mut connection => return,
+        // Nobody waits for an answer.
+        () = activity.has_none_until(opened + first_request) => return,
         () = activity.ceases(idle) => {}
         () = closing.wait() => {}
     }
@@ -164,6 +193,14 @@ impl Activity {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
+    }
+
+    /// Returns at this time if no request has come by then; not at all otherwise.
+    async fn has_none_until(&self, end: Instant) {
+        sleep_until(end).await;
+        if self.begun.load(Ordering::Relaxed) > 0 {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Returns when no request came or was under way for `idle`, give or take another `idle`.

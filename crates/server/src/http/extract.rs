@@ -13,9 +13,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::App;
+use super::admission::Client;
 use super::bodies::Bounded;
 use super::problem::Failure;
 use crate::Caller;
+use crate::accounts::secret_hash;
 use crate::error::ServiceError;
 
 /// The media type of one MLS object (RFC 9420 §17.10).
@@ -75,8 +77,26 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        let BearerToken(token) = BearerToken::from_request_parts(parts, app).await?;
-        let caller = app.service.authenticate(&token).await?;
+        let Ok(client) = Client::from_request_parts(parts, app).await;
+        let token = match BearerToken::from_request_parts(parts, app).await {
+            Ok(BearerToken(token)) => token,
+            Err(failure) => {
+                client.ask()?;
+                return Err(failure);
+            }
+        };
+        let session = secret_hash(token.as_bytes());
+        let asked = client.ask_with(&session)?;
+        let caller = match app.service.authenticate_hashed(session).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                if let ServiceError::Refused(_) = error {
+                    client.is_unknown(&asked);
+                }
+                return Err(error.into());
+            }
+        };
+        client.is_known(&asked);
         Ok(caller.claiming(state_claim(&parts.headers)?))
     }
 }

@@ -7,12 +7,12 @@ use larder_wire::ServerInfo;
 
 use super::App;
 use super::extract::Json;
-use super::problem::{Failure, Unready};
+use super::problem::{AskProblems, Failure, Unready};
 
 /// What a client needs to know before it registers.
 #[utoipa::path(
     get, path = "/.well-known/larder", operation_id = "server_info", tag = "server",
-    responses((status = 200, description = "What there is to know", body = ServerInfo)),
+    responses((status = 200, description = "What there is to know", body = ServerInfo), AskProblems),
 )]
 pub(super) async fn server_info(State(app): State<App>) -> Json<ServerInfo> {
     Json(app.service.info())
@@ -21,7 +21,7 @@ pub(super) async fn server_info(State(app): State<App>) -> Json<ServerInfo> {
 /// This document.
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "openapi", tag = "server",
-    responses((status = 200, description = "The OpenAPI 3.1 document of this API", body = Object)),
+    responses((status = 200, description = "The OpenAPI 3.1 document of this API", body = Object), AskProblems),
 )]
 pub(super) async fn openapi_document() -> impl IntoResponse {
     (

@@ -5,6 +5,8 @@
 //! `application/problem+json`.
 
 mod accounts;
+mod address;
+mod admission;
 mod blobs;
 mod bodies;
 mod connection;
@@ -18,6 +20,7 @@ mod parts;
 mod problem;
 mod serve;
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
@@ -32,9 +35,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use address::{MalformedTrustedProxy, TrustedProxy};
 pub use openapi::openapi;
 pub use serve::serve;
 
+use self::admission::Admission;
 use crate::Service;
 
 /// A request other than a stream of events or the transfer of a blob is answered within this time, its body included, or given
@@ -49,6 +54,18 @@ const HTTP_DATE_SECONDS_MAX: u64 = 253_370_764_800;
 struct App {
     service: Service,
     closing: Closing,
+    admission: Arc<Admission>,
+}
+
+impl App {
+    fn new(service: Service, closing: Closing) -> Self {
+        let admission = Arc::new(Admission::new(service.address_limits().clone()));
+        Self {
+            service,
+            closing,
+            admission,
+        }
+    }
 }
 
 /// Becomes true when the server is about to stop: whoever waits, answers now. Its sender sees when the last holder is
@@ -72,14 +89,11 @@ impl Closing {
     }
 }
 
-/// The API as a router, for embedding: no accept loop, no sweeper, and nothing ends the long polls and streams
-/// before their time. [`serve`] adds these.
+/// The API as a router, for embedding: no accept loop, no sweeper, no limits for addresses, and nothing ends the long polls
+/// and streams before their time. [`serve`] adds these.
 pub fn router(service: Service) -> Router {
     let (_, closing) = watch::channel(false);
-    app_router(App {
-        service,
-        closing: Closing(closing),
-    })
+    app_router(App::new(service, Closing(closing)))
 }
 
 fn app_router(app: App) -> Router {
@@ -89,6 +103,7 @@ fn app_router(app: App) -> Router {
         .method_not_allowed_fallback(nowhere)
         .layer(middleware::map_response(never_stored))
         .layer(middleware::map_response_with_state(app.clone(), dated))
+        .layer(middleware::from_fn_with_state(app.clone(), admission::addressed))
         .layer(middleware::from_fn(measured))
         .layer(CatchPanicLayer::custom(|_| {
             problem::respond(Problem::new(ProblemType::Unavailable))
@@ -101,11 +116,13 @@ fn documented_routes() -> OpenApiRouter<App> {
     let anonymous = OpenApiRouter::new()
         .routes(routes!(meta::server_info))
         .routes(routes!(meta::openapi_document))
-        .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))
         .routes(routes!(accounts::register))
         .routes(routes!(accounts::challenge))
-        .routes(routes!(accounts::open_session));
+        .routes(routes!(accounts::open_session))
+        .layer(middleware::from_fn(admission::stranger))
+        // Whoever watches the process has to get an answer, which costs less than most refusals.
+        .routes(routes!(meta::healthz));
     let with_session = OpenApiRouter::new()
         .routes(routes!(accounts::end_session))
         .routes(routes!(accounts::user_devices))

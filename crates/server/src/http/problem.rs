@@ -71,14 +71,18 @@ pub(super) fn respond(problem: Problem) -> Response {
     response
 }
 
-/// Documents the problems of an endpoint, grouped by status.
+/// Documents the problems of an endpoint, grouped by status. Where a session is needed, who comes without a good one too often
+/// is `rate-limited`.
 fn documented(problems: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let often = problems
+        .contains(&ProblemType::Unauthenticated)
+        .then_some(ProblemType::RateLimited);
     let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
-    for problem in problems {
-        by_status
-            .entry(problem.status())
-            .or_default()
-            .push(problem.code());
+    for problem in problems.iter().copied().chain(often) {
+        let codes = by_status.entry(problem.status()).or_default();
+        if !codes.contains(&problem.code()) {
+            codes.push(problem.code());
+        }
     }
     by_status
         .into_iter()
@@ -111,7 +115,9 @@ macro_rules! problem_sets {
 
 problem_sets! {
     /// Of a request without a body and a session.
-    Unready: Unavailable;
+    AskProblems: RateLimited;
+    /// The same, where the store is touched.
+    Unready: RateLimited | Unavailable;
     /// Of a registration.
     RegisterProblems: Malformed | Unauthenticated | InvitationRequired | RegistrationClosed | NameTaken | TooLarge
         | UnsupportedMediaType | Unavailable;
@@ -122,7 +128,7 @@ problem_sets! {
     RemovalProblems: Malformed | Unauthenticated | Forbidden | NotFound | StateBehind | TooLarge | UnsupportedMediaType
         | Unavailable;
     /// Of a request for a challenge.
-    ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | Unavailable;
+    ChallengeProblems: Malformed | TooLarge | UnsupportedMediaType | RateLimited | Unavailable;
     /// Of a request for a session.
     SessionProblems: Malformed | Unauthenticated | DeviceRemoved | TooLarge | UnsupportedMediaType | Unavailable;
     /// Of reading something of one's own.

@@ -2,16 +2,18 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection::{Placed, converse, turn_away};
+use super::admission::Admission;
+use super::connection::{FULL, OFTEN, Placed, Times, converse, turn_away};
 use super::{App, Closing, app_router};
 use crate::Service;
 use crate::metrics;
@@ -26,8 +28,9 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 const ACCEPT_RETRY_SECONDS: u64 = 1;
 
 /// Serves the API on `listener` until `shutdown` completes, and sweeps every 30 seconds. Connections beyond
-/// [`ServerLimits::connections_max`](crate::ServerLimits::connections_max) are turned away, so that those that are open
-/// are served.
+/// [`ServerLimits::connections_max`](crate::ServerLimits::connections_max), and those of one address beyond
+/// [`AddressLimits::connections_max`](crate::AddressLimits::connections_max), are turned away, so that those that are
+/// open are served.
 ///
 /// Then it accepts nothing more, ends long polls and streams, gives other requests under way 10 seconds, and stores the states of
 /// groups that it holds in memory.
@@ -42,7 +45,10 @@ pub async fn serve(
     let (close, closing) = watch::channel(false);
     let closing = Closing(closing);
     let limits = service.limits();
-    let idle = Duration::from_secs(limits.idle_seconds);
+    let times = Times {
+        first_request: Duration::from_secs(limits.first_request_seconds_max),
+        idle: Duration::from_secs(limits.idle_seconds),
+    };
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let (swept, stored, states) = (service.clone(), service.clone(), service.clone());
     let background = [
@@ -53,10 +59,9 @@ pub async fn serve(
             store_states(stored.clone())
         })),
     ];
-    let router = app_router(App {
-        service,
-        closing: closing.clone(),
-    });
+    let app = App::new(service, closing.clone());
+    let admission = Arc::clone(&app.admission);
+    let router = app_router(app);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -67,13 +72,11 @@ pub async fn serve(
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let stream = Placed::new(stream, place);
-                    connections.spawn(converse(stream, router.clone(), closing.clone(), idle));
+            Ok((stream, peer)) => {
+                if let Some(stream) = place(stream, peer.ip(), &admission, &places) {
+                    connections.spawn(converse(stream, router.clone(), closing.clone(), times));
                 }
-                Err(_) => turn_away(stream),
-            },
+            }
             Err(error) if of_the_peer(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept connections");
@@ -99,6 +102,19 @@ pub async fn serve(
     }
     states.store_states().await;
     Ok(())
+}
+
+/// Finds a connection its places; `None` when there are none, and it was turned away.
+fn place(stream: TcpStream, peer: IpAddr, admission: &Admission, places: &Arc<Semaphore>) -> Option<Placed> {
+    let Some(of_address) = admission.connect(peer) else {
+        turn_away(stream, OFTEN);
+        return None;
+    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        turn_away(stream, FULL);
+        return None;
+    };
+    Some(Placed::new(stream, peer, (place, of_address)))
 }
 
 /// Errors of `accept` that concern the one connection that is gone again.

@@ -9,7 +9,7 @@ use super::{Caller, Service, malformed};
 use crate::accounts::{self, CHALLENGE_SECONDS, NONCE_BYTES, Opening, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
-use crate::sessions::{Known, LookedUp};
+use crate::sessions::{Known, LookedUp, TokenHash};
 use crate::store::UserKey;
 
 /// Users that one user blocks at most.
@@ -19,7 +19,8 @@ const BLOCKS_PER_USER_MAX: u32 = 1000;
 impl Service {
     /// Registers a user with a first device. Refuses with `registration-closed`, `malformed` (a key is not 32 bytes, or
     /// both are the same), `unauthenticated` (a proof does not verify), `invitation-required` (whatever is wrong with the
-    /// code) or `name-taken`, which leaves the code unused.
+    /// code), `name-taken` or `rate-limited` (as many accounts as may be were created within the hour), which leave the code
+    /// unused.
     pub async fn register(&self, request: AccountRequest) -> Result<Registered, ServiceError> {
         let AccountRequest { device, invite_code } = request;
         let invitation = match (self.inner.config.registration, invite_code) {
@@ -29,14 +30,14 @@ impl Service {
             (Registration::Closed, _) => return Err(ProblemType::RegistrationClosed.into()),
         };
         accounts::check_registration(&self.inner.crypto, &self.inner.config.server_name, &device)?;
-        let now = self.now();
+        let (per_hour, now) = (self.inner.config.accounts_per_hour, self.now());
         let registered = Registered {
             user: device.user.clone(),
             device_id: device.device_id.clone(),
         };
         self.inner
             .store
-            .write(move |tx| accounts::register(tx, &device, invitation.as_ref(), now))
+            .write(move |tx| accounts::register(tx, &device, invitation.as_ref(), per_hour, now))
             .await?;
         Ok(registered)
     }
@@ -92,7 +93,12 @@ impl Service {
 
     /// The device that a token belongs to. Refuses with `unauthenticated`.
     pub async fn authenticate(&self, token: &str) -> Result<Caller, ServiceError> {
-        let (hash, now) = (secret_hash(token.as_bytes()), self.now());
+        self.authenticate_hashed(secret_hash(token.as_bytes())).await
+    }
+
+    /// The same, by the hash of the token.
+    pub(crate) async fn authenticate_hashed(&self, hash: TokenHash) -> Result<Caller, ServiceError> {
+        let now = self.now();
         let known = match self.inner.sessions.find(&hash, now) {
             Ok(known) => known,
             Err(look) => {

@@ -15,7 +15,7 @@ use crate::transfers::TransferPlace;
 /// Blobs.
 impl Service {
     /// Begins to store a blob of `size` bytes. Refuses with `forbidden` (none can be stored), `malformed` (an empty one),
-    /// `too-large` (the blob, or with it all that is stored for the user), `rate-limited` or `idempotency-mismatch`.
+    /// `too-large` (the blob, or with it all that is stored for the user or on the server), `rate-limited` or `idempotency-mismatch`.
     pub async fn store_blob(
         &self,
         caller: &Caller,

@@ -23,7 +23,7 @@ pub use sweep::Swept;
 
 use crate::accounts::ChallengeKey;
 use crate::clock::Watch;
-use crate::config::{Clock, Config, ServerLimits};
+use crate::config::{AddressLimits, Clock, Config, ServerLimits};
 use crate::delivery::judges::Judges;
 use crate::delivery::states::States;
 use crate::directory::Terms;
@@ -152,6 +152,11 @@ impl Service {
     /// What is spent on those who connect.
     pub(crate) fn limits(&self) -> ServerLimits {
         self.inner.config.limits
+    }
+
+    /// What one address may do.
+    pub(crate) fn address_limits(&self) -> &AddressLimits {
+        &self.inner.config.addresses
     }
 
     /// The time that the server goes by: not always what its clock says (see [`clock_suspension`](Self::clock_suspension)).

@@ -4,6 +4,9 @@ use std::str::FromStr;
 
 use tokio_postgres::config::Host;
 
+/// Connections of one process to PostgreSQL, unless another number is said.
+const POSTGRES_CONNECTIONS_MAX: u32 = 16;
+
 /// Where the server keeps what it stores.
 #[derive(Debug, Clone)]
 pub enum StoreLocation {
@@ -17,6 +20,7 @@ pub enum StoreLocation {
 #[derive(Clone)]
 pub struct PostgresLocation {
     config: Box<tokio_postgres::Config>,
+    connections_max: u32,
 }
 
 /// Why a text names no store. The text is not repeated: it may hold a password.
@@ -41,6 +45,7 @@ impl FromStr for StoreLocation {
                 .map_err(|_| StoreLocationError::PostgresUrl)?;
             return Ok(Self::Postgres(PostgresLocation {
                 config: Box::new(config),
+                connections_max: POSTGRES_CONNECTIONS_MAX,
             }));
         }
         let file = text.strip_prefix("sqlite://").unwrap_or(text);
@@ -48,6 +53,21 @@ impl FromStr for StoreLocation {
             return Err(StoreLocationError::NoFile);
         }
         Ok(Self::Sqlite(PathBuf::from(file)))
+    }
+}
+
+impl StoreLocation {
+    /// The same place; where it is PostgreSQL, for so many connections of one process at most, beside the one that listens.
+    /// At least 1.
+    #[must_use]
+    pub fn with_postgres_connections(self, most: u32) -> Self {
+        match self {
+            Self::Sqlite(file) => Self::Sqlite(file),
+            Self::Postgres(location) => Self::Postgres(PostgresLocation {
+                connections_max: most.max(1),
+                ..location
+            }),
+        }
     }
 }
 
@@ -69,6 +89,10 @@ impl fmt::Display for StoreLocation {
 impl PostgresLocation {
     pub(in crate::store) fn config(&self) -> &tokio_postgres::Config {
         &self.config
+    }
+
+    pub(in crate::store) fn connections_max(&self) -> usize {
+        usize::try_from(self.connections_max).unwrap_or(usize::MAX)
     }
 }
 

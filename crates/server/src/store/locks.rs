@@ -10,7 +10,9 @@
 //! * a **group's** row for its epoch, state, roster and log; each number of the log is taken by a change of that row, so that
 //!   nobody sees a later row before an earlier one;
 //! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its mail;
-//! * a **blob's** row for its parts.
+//! * a **blob's** row for its parts;
+//! * the row of the **totals** for the bytes of all blobs and the accounts of an hour. It is last, and each transaction takes it
+//!   with one of its last statements: few requests store a blob or register.
 //!
 //! Who removes devices takes their states, too, as if the last request of each were this one.
 //!

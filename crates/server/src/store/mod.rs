@@ -28,6 +28,7 @@ mod statement;
 mod stock;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod tx;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Nobody drains a pool: what one user, a crowd, and those who share a group with the owner get of it.
 
 use larder_lifecycle::{DrainLimits, Rate};
+use larder_server::AddressLimits;
 use larder_wire::{DeviceOutcome, DeviceReservation, GroupId, KeyPackageState, Reserved};
 
 use crate::support::{Device, TestServer, count, outcomes, snapshot};
@@ -255,7 +256,8 @@ async fn r_d5_one_hostile_account_takes_four_and_then_nothing() {
 /// R-D5.
 #[tokio::test]
 async fn r_d5_two_hundred_hostile_accounts_leave_the_floor_and_make_nobody_unreachable() {
-    let server = TestServer::start().await;
+    // They come from everywhere.
+    let server = TestServer::start_with(|config| config.addresses = AddressLimits::none(), true).await;
     let (bob, acquaintances) = bob_and_acquaintances(&server).await;
     let got = drain(&server, &bob, 200, 2).await;
     assert_eq!(

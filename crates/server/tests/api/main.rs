@@ -16,6 +16,7 @@ mod support;
 
 mod accounts;
 mod addable;
+mod addresses;
 mod audit;
 mod bad_input;
 mod blobs;
@@ -56,4 +57,5 @@ mod serving;
 mod spend;
 mod state;
 mod suites;
+mod totals;
 mod upload;

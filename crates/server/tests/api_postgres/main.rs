@@ -18,6 +18,8 @@ mod support;
 mod accounts;
 #[path = "../api/addable.rs"]
 mod addable;
+#[path = "../api/addresses.rs"]
+mod addresses;
 #[path = "../api/audit.rs"]
 mod audit;
 #[path = "../api/bad_input.rs"]
@@ -94,6 +96,8 @@ mod spend;
 mod state;
 #[path = "../api/suites.rs"]
 mod suites;
+#[path = "../api/totals.rs"]
+mod totals;
 #[path = "../api/upload.rs"]
 mod upload;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use larder_server::Config;
 use larder_wire::{
     DeviceOutcome, GroupId, Inbox, KeyPackageState, Memberships, ProblemType, Registered, Reserved,
 };
@@ -62,6 +63,28 @@ async fn a_name_that_is_registered_on_two_nodes_at_once_goes_to_one_of_them() {
     }
     assert_eq!(one.database.count("SELECT count(*) FROM users").await, 10);
     assert_eq!(one.database.count("SELECT count(*) FROM devices").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_create_no_more_accounts_in_an_hour_than_one() {
+    let database = Arc::new(Database::create().await);
+    let node = async || {
+        let configure = |config: &mut Config| config.accounts_per_hour = 10;
+        TestServer::start_on(Arc::clone(&database), configure, false).await
+    };
+    let nodes = [node().await, node().await];
+    let mut registrations = JoinSet::new();
+    for number in 0..40 {
+        let device = Device::new(&nodes[number % 2].http, &format!("user{number}"));
+        registrations.spawn(async move { device.register().await });
+    }
+    for answer in registrations.join_all().await {
+        match answer.status {
+            201 => drop(answer.ok::<Registered>()),
+            _ => drop(answer.refused(ProblemType::RateLimited)),
+        }
+    }
+    assert_eq!(database.count("SELECT count(*) FROM users").await, 10);
 }
 
 /// S2: a retry returns the same bytes, whichever node it comes to.

@@ -1,4 +1,7 @@
+use std::net::IpAddr;
+
 use larder_wire::{MessageResult, MessagesSent, Problem, ProblemType, Sent};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,14 +13,25 @@ pub(crate) struct Http {
     base: String,
     pub(crate) token: Option<String>,
     state: Option<String>,
+    headers: HeaderMap,
 }
 
 impl Http {
     pub(crate) fn new(address: &str) -> Self {
+        Self::from(address, None)
+    }
+
+    /// The same from another of this machine's addresses.
+    pub(crate) fn at(address: &str, own: IpAddr) -> Self {
+        Self::from(address, Some(own))
+    }
+
+    fn from(address: &str, own: Option<IpAddr>) -> Self {
         // The client demands a TLS provider although the tests speak plain HTTP; a second installation is refused.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .no_proxy()
+            .local_address(own)
             .build()
             .expect("an HTTP client");
         Self {
@@ -25,6 +39,7 @@ impl Http {
             base: format!("http://{address}"),
             token: None,
             state: None,
+            headers: HeaderMap::new(),
         }
     }
 
@@ -34,6 +49,15 @@ impl Http {
             token: Some(token.to_owned()),
             ..self.clone()
         }
+    }
+
+    /// The same, with these headers of one name besides.
+    pub(crate) fn with_headers(&self, name: &'static str, values: &[&str]) -> Self {
+        let mut with = self.clone();
+        for value in values {
+            with.headers.append(name, value.parse().expect("a header"));
+        }
+        with
     }
 
     /// The same session, with this `Larder-State`.
@@ -46,6 +70,7 @@ impl Http {
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
+        let request = request.headers(self.headers.clone());
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -75,6 +100,8 @@ impl Http {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: Option<String>,
+    /// In seconds.
+    pub(crate) retry_after: Option<u64>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -85,7 +112,10 @@ impl Answer {
             .headers()
             .get("content-type")
             .map(|value| value.to_str().expect("ASCII").to_owned());
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after.map(|value| value.to_str().expect("ASCII").parse().expect("seconds"));
         Self {
+            retry_after,
             status: response.status().as_u16(),
             content_type,
             body: response.bytes().await.expect("a whole body").to_vec(),
@@ -106,6 +136,7 @@ impl Answer {
             [MessageResult::Refused { problem }] => Self {
                 status: problem.status,
                 content_type: Some("application/problem+json".to_owned()),
+                retry_after: None,
                 body: serde_json::to_vec(&problem).expect("JSON"),
             },
         }

@@ -67,7 +67,7 @@ impl Postgres {
         wakeups: Wakeups,
     ) -> Result<Self, Fault> {
         let config = pool::configured(location);
-        let pool = pool::create(config.clone())?;
+        let pool = pool::create(config.clone(), location.connections_max())?;
         let incarnation = pool::prepare_schema(&pool, beginning).await?;
         Ok(Self::start(config, pool, &incarnation, wakeups))
     }
@@ -75,7 +75,7 @@ impl Postgres {
     /// Connects to a database that nodes may be using.
     pub(super) async fn open_in_use(location: &PostgresLocation) -> Result<Self, Fault> {
         let config = pool::configured(location);
-        let pool = pool::create(config.clone())?;
+        let pool = pool::create(config.clone(), location.connections_max())?;
         let incarnation = pool::present_schema(&pool).await?;
         Ok(Self::start(config, pool, &incarnation, Wakeups::default()))
     }

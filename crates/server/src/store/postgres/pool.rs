@@ -11,8 +11,6 @@ use crate::error::Fault;
 use crate::store::Beginning;
 use crate::store::location::PostgresLocation;
 
-/// Connections of one node, beside the one that listens.
-const CONNECTIONS_MAX: usize = 16;
 /// A request waits this long for a connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
 /// A connection is set up in this time.
@@ -42,7 +40,7 @@ pub(super) fn configured(location: &PostgresLocation) -> Config {
     config
 }
 
-pub(super) fn create(config: Config) -> Result<Pool, Fault> {
+pub(super) fn create(config: Config, connections_max: usize) -> Result<Pool, Fault> {
     let manager = Manager::from_config(
         config,
         NoTls,
@@ -51,7 +49,7 @@ pub(super) fn create(config: Config) -> Result<Pool, Fault> {
         },
     );
     Pool::builder(manager)
-        .max_size(CONNECTIONS_MAX)
+        .max_size(connections_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECTION_WAIT))
         .create_timeout(Some(CONNECT_TIMEOUT))

@@ -5,6 +5,7 @@
 //! answers all of them. So what a caller is told, and what a receiver is woken for, is on disk.
 
 mod checkpoints;
+mod private;
 mod readers;
 mod writer;
 
@@ -31,12 +32,13 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the database, creating it and bringing its schema up to date.
+    /// Opens the database, creating it for its owner alone and bringing its schema up to date.
     pub(super) fn open(
         path: &Path,
         beginning: &Beginning,
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
+        private::make_private(path)?;
         let mut connection = connect(path, CacheSize::Writer)?;
         migrations().run(&mut connection)?;
         connection.execute(
@@ -48,6 +50,7 @@ impl Sqlite {
 
     /// Opens a database that another process may be using. Both take turns to write.
     pub(super) fn open_in_use(path: &Path) -> Result<Self, Fault> {
+        private::make_private(path)?;
         let mut connection = connect(path, CacheSize::Writer)?;
         let migrations = migrations();
         // Without the table of migrations it is no database of ours.
