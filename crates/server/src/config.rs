@@ -13,6 +13,9 @@ pub type Clock = Arc<dyn Fn() -> ClockReading + Send + Sync>;
 /// A session, in seconds: one hour.
 const SESSION_SECONDS: u64 = 60 * 60;
 
+/// A database that is down at start, in seconds: one minute.
+const POSTGRES_WAIT_SECONDS: u64 = 60;
+
 /// Open connections.
 const CONNECTIONS_MAX: usize = 16 * 1024;
 /// A connection without a request, in seconds.
@@ -128,6 +131,8 @@ pub struct Config {
     pub server_name: String,
     /// Where everything is kept.
     pub store: StoreLocation,
+    /// How long a PostgreSQL database that is down is waited for at start, in seconds.
+    pub postgres_wait_seconds: u64,
     /// The ciphersuites (RFC 9420 §17.1) that clients stock, in order; new groups have the first. They are accepted, and
     /// besides them 0x0001 and 0x0003.
     pub group_suites: Vec<u16>,
@@ -160,6 +165,7 @@ impl Config {
         Self {
             server_name: "localhost".to_owned(),
             store: store.into(),
+            postgres_wait_seconds: POSTGRES_WAIT_SECONDS,
             group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
             external_delivery: false,

@@ -17,6 +17,9 @@ pub(crate) struct Serve {
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
     pub(crate) store: StoreOptions,
+    /// How long to wait for a PostgreSQL that is down when the server starts, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) postgres_wait_seconds: u64,
     /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
     /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
     #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{BlobLimits, Config, Metrics, Service, StoreLocation, check_group_suites};
+use larder_server::{
+    BlobLimits, Config, Fault, Metrics, PostgresErrorKind, Service, StoreLocation, check_group_suites,
+};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -54,10 +56,14 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     }
     descriptors::allow_for(config.limits.connections_max);
     config.store = store.clone();
+    config.postgres_wait_seconds = options.postgres_wait_seconds;
     let server_name = config.server_name.clone();
-    let service = Service::open(config, clock::of_the_machine())
-        .await
-        .with_context(|| format!("the database {store} cannot be opened"))?;
+    let opening = Service::open(config, clock::of_the_machine());
+    let service = tokio::select! {
+        opened = opening => opened.map_err(|fault| cannot_open(&store, fault))?,
+        // The database may be waited for.
+        () = shutdown.requested() => return Ok(ExitCode::SUCCESS),
+    };
     let (stop_metrics, metrics) = serve_metrics(options.metrics).await?;
     context.output.print(&[Record::Listening {
         url: format!("http://{address}"),
@@ -115,6 +121,22 @@ pub(super) fn location(context: &Context<'_>, options: StoreOptions) -> Result<S
         (None, None, Some(directory)) => directory.join(DATABASE).into(),
         (None, None, None) => context.home.server().join(DATABASE).into(),
     })
+}
+
+/// Why a store cannot be opened, with a code where somebody can do something about it.
+pub(super) fn cannot_open(store: &StoreLocation, fault: Fault) -> anyhow::Error {
+    let message = format!("the database {store} cannot be opened");
+    let Fault::Postgres(error) = &fault else {
+        return anyhow::Error::new(fault).context(message);
+    };
+    let (exit, code) = match error.kind() {
+        PostgresErrorKind::Unreachable => (Exit::Unreachable, "database-unreachable"),
+        PostgresErrorKind::Tls => (Exit::Refused, "database-tls"),
+        PostgresErrorKind::Login => (Exit::Refused, "database-login"),
+        PostgresErrorKind::SharedSessions => (Exit::Refused, "database-pooler"),
+        PostgresErrorKind::Other => (Exit::Failed, "failed"),
+    };
+    Failure::new(exit, code, format!("{message}: {error}")).into()
 }
 
 fn cannot_listen(error: &io::Error, address: &std::net::SocketAddr) -> Failure {
