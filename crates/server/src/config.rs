@@ -3,7 +3,7 @@ use std::sync::Arc;
 use larder_lifecycle::{
     BLOB_RETENTION_SECONDS, ClockReading, DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, Rate,
 };
-use larder_wire::{Registration, SUITE_X25519_AES128GCM};
+use larder_wire::{AUDIT_RETENTION_SECONDS_MIN, Registration, SUITE_X25519_AES128GCM};
 
 use crate::store::StoreLocation;
 
@@ -150,6 +150,9 @@ pub struct Config {
     pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
+    /// How long a device can ask what happened to its KeyPackages, in seconds: [`AUDIT_RETENTION_SECONDS_MIN`] at least, which
+    /// clients rely on.
+    pub audit_retention_seconds: u64,
     /// How long a message is kept for members who have not come for it, in seconds.
     pub inbox_retention_seconds: u64,
     /// Messages that wait in one group for members who have not come for them, in bytes. Beyond that, those of the sender with
@@ -174,6 +177,7 @@ impl Config {
             registration: Registration::Open,
             user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
+            audit_retention_seconds: AUDIT_RETENTION_SECONDS_MIN,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,
             group_waiting_bytes_max: GROUP_WAITING_BYTES_MAX,
             blobs: BlobLimits::default(),

@@ -46,6 +46,9 @@ pub(crate) struct Serve {
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) user_devices: u32,
+    /// How long a device can ask what happened to its KeyPackages, in days
+    #[arg(long, value_name = "DAYS", default_value = "90", value_parser = clap::value_parser!(u64).range(90..=36_500))]
+    pub(crate) audit_days: u64,
     /// How large a file that members of a group send each other may be, in MiB; 0 for no files
     #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=64))]
     pub(crate) attachment_mib: u64,

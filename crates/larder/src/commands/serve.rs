@@ -23,6 +23,8 @@ use crate::record::Record;
 use crate::shutdown::Shutdown;
 
 const DATABASE: &str = "server.db";
+/// Seconds of a day.
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 /// Bytes of a MiB.
 const MIB: u64 = 1024 * 1024;
 
@@ -32,6 +34,7 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     config.external_delivery = options.external_delivery;
     config.user_devices_max = options.user_devices;
     config.registration = options.registration.into();
+    config.audit_retention_seconds = options.audit_days * DAY_SECONDS;
     config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
     config.blobs.user_bytes_max = options.user_attachments_mib * MIB;
     if !options.suites.is_empty() {
