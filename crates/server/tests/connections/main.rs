@@ -26,8 +26,8 @@ async fn open(url: &str) -> Result<Service, (PostgresErrorKind, String)> {
     }
 }
 
-/// Fails unless opening comes to what is expected: nothing for success, or the beginning of what is said.
-async fn expect(url: &str, expected: Option<(PostgresErrorKind, &str)>) {
+/// Fails unless opening comes to what is expected.
+async fn expect(url: &str, expected: Expected) {
     match (open(url).await, expected) {
         (Ok(_), None) => {}
         (Err((kind, message)), Some((expected, beginning)))
@@ -61,85 +61,51 @@ impl Authorities {
     }
 }
 
-#[tokio::test]
-async fn a_certificate_is_verified_as_far_as_is_asked() {
-    const UNKNOWN: (PostgresErrorKind, &str) = (
+/// What opening a store comes to: nothing for success, or why not and the beginning of what is said.
+type Expected = Option<(PostgresErrorKind, &'static str)>;
+
+/// Hosts with the rest of a URL, of a server that shows a certificate for `localhost` and 127.0.0.1.
+fn verified(authorities: &Authorities) -> Vec<(&'static str, String, Expected)> {
+    let unknown = Some((
         PostgresErrorKind::Tls,
         "the certificate of PostgreSQL comes from an authority that is not trusted",
-    );
-    const ELSEWHERE: (PostgresErrorKind, &str) = (
+    ));
+    let elsewhere = Some((
         PostgresErrorKind::Tls,
         "the certificate of PostgreSQL is for another name",
-    );
-    const NO_FILE: (PostgresErrorKind, &str) = (PostgresErrorKind::Tls, "sslrootcert: ");
-    let cluster = PostgresCluster::create(Some(ServerCertificate::Good));
-    cluster.start();
-    let authorities = Authorities::write();
-    let (good, other) = (authorities.file("good.pem"), authorities.file("other.pem"));
-    let elsewhere = "&hostaddr=127.0.0.1";
-    for (host, query, expected) in [
+    ));
+    let no_file = Some((PostgresErrorKind::Tls, "sslrootcert: "));
+    let file = |mode: &str, name: &str| format!("sslmode={mode}&sslrootcert={}", authorities.file(name));
+    let here = |query: String| format!("{query}&hostaddr=127.0.0.1");
+    vec![
         ("localhost", "sslmode=disable".to_owned(), None),
         ("localhost", "sslmode=prefer".to_owned(), None),
         ("localhost", "sslmode=require".to_owned(), None),
-        ("db.example", format!("sslmode=require{elsewhere}"), None),
+        ("db.example", here("sslmode=require".to_owned()), None),
+        ("db.example", here(file("require", "good.pem")), None),
+        ("localhost", file("require", "other.pem"), unknown),
+        ("db.example", here(file("verify-ca", "good.pem")), None),
+        ("localhost", file("verify-ca", "other.pem"), unknown),
+        ("localhost", file("verify-full", "good.pem"), None),
+        ("127.0.0.1", file("verify-full", "good.pem"), None),
         (
-            "db.example",
-            format!("sslmode=require&sslrootcert={good}{elsewhere}"),
+            "localhost",
+            format!("sslrootcert={}", authorities.file("good.pem")),
             None,
         ),
-        (
-            "localhost",
-            format!("sslmode=require&sslrootcert={other}"),
-            Some(UNKNOWN),
-        ),
-        (
-            "db.example",
-            format!("sslmode=verify-ca&sslrootcert={good}{elsewhere}"),
-            None,
-        ),
-        (
-            "localhost",
-            format!("sslmode=verify-ca&sslrootcert={other}"),
-            Some(UNKNOWN),
-        ),
-        (
-            "localhost",
-            format!("sslmode=verify-full&sslrootcert={good}"),
-            None,
-        ),
-        (
-            "127.0.0.1",
-            format!("sslmode=verify-full&sslrootcert={good}"),
-            None,
-        ),
-        ("localhost", format!("sslrootcert={good}"), None),
-        (
-            "localhost",
-            format!("sslmode=verify-full&sslrootcert={other}"),
-            Some(UNKNOWN),
-        ),
-        (
-            "db.example",
-            format!("sslmode=verify-full&sslrootcert={good}{elsewhere}"),
-            Some(ELSEWHERE),
-        ),
-        (
-            "localhost",
-            format!(
-                "sslmode=verify-full&sslrootcert={}",
-                authorities.file("absent.pem")
-            ),
-            Some(NO_FILE),
-        ),
-        (
-            "localhost",
-            format!(
-                "sslmode=verify-full&sslrootcert={}",
-                authorities.file("empty.pem")
-            ),
-            Some(NO_FILE),
-        ),
-    ] {
+        ("localhost", file("verify-full", "other.pem"), unknown),
+        ("db.example", here(file("verify-full", "good.pem")), elsewhere),
+        ("localhost", file("verify-full", "absent.pem"), no_file),
+        ("localhost", file("verify-full", "empty.pem"), no_file),
+    ]
+}
+
+#[tokio::test]
+async fn a_certificate_is_verified_as_far_as_is_asked() {
+    let cluster = PostgresCluster::create(Some(ServerCertificate::Good));
+    cluster.start();
+    let authorities = Authorities::write();
+    for (host, query, expected) in verified(&authorities) {
         let url = format!("postgres://larder@{host}:{}/postgres?{query}", cluster.port());
         expect(&url, expected).await;
     }
