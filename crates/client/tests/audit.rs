@@ -163,7 +163,7 @@ fn hide(page: &mut AuditPage, count: usize, time: u64) {
 }
 
 #[tokio::test]
-async fn what_is_too_old_to_be_told_is_told_as_that_and_not_as_rewritten() {
+async fn what_is_too_old_is_told_as_that_and_not_as_rewritten() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let mut bob = server.client_with_pool_of("bob", POOL).await;
@@ -194,7 +194,7 @@ async fn what_is_too_old_to_be_told_is_told_as_that_and_not_as_rewritten() {
 }
 
 #[tokio::test]
-async fn an_audit_that_was_seen_to_its_end_is_verified_after_its_beginning_is_gone() {
+async fn a_seen_audit_is_verified_after_its_beginning_is_gone() {
     let server = TestServer::start().await;
     let (bob, proxy) = scene(&server, true).await;
     pass(&server, &bob, 60).await;

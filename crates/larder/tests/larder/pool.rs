@@ -166,7 +166,7 @@ fn r_d8_the_audit_says_who_took_what_for_which_group_and_fails_when_the_server_h
 }
 
 #[test]
-fn rows_of_an_audit_that_are_gone_are_told_as_too_old_or_as_hidden() {
+fn pruned_rows_of_an_audit_are_told_as_too_old_or_as_hidden() {
     let world = World::new();
     world.register(&["alice", "bob"]);
     let rows = world.json("bob", &["pool", "audit"]).len() - 1;
