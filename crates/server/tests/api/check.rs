@@ -115,9 +115,9 @@ async fn pruned_history_is_no_finding_and_a_contradiction_is() {
         .await;
     assert_eq!(gone, 1, "and nobody knows any more how they were uploaded");
     for (planted, code) in [
-        // What expired after the checkpoint had not been used before.
+        // What expired after the checkpoint was not withdrawn.
         (
-            "UPDATE key_packages SET status = 2, holder = device_id, group_id = ref WHERE status = 4",
+            "UPDATE key_packages SET status = 5 WHERE status = 4",
             FindingCode::AuditState,
         ),
         (
