@@ -62,12 +62,14 @@ CREATE TABLE state_marks (
     mark BLOB NOT NULL UNIQUE
 ) STRICT;
 
--- How far the audit of this device's KeyPackages was verified, and in which incarnation of the server.
+-- How far the audit of this device's KeyPackages was verified, in which incarnation of the server, and when. From its registration
+-- on a device knows that there was nothing before.
 CREATE TABLE audit_head (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     incarnation TEXT NOT NULL,
     seq INTEGER NOT NULL CHECK (seq >= 0),
-    hash BLOB NOT NULL
+    hash BLOB NOT NULL,
+    verified_at INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE groups (

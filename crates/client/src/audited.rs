@@ -7,10 +7,39 @@ use larder_wire::{AuditRow, KeyPackageRef};
 pub struct Audited {
     /// Everything that happened, oldest first, as the server tells it.
     pub rows: Vec<AuditRow>,
+    /// The beginning that the server has removed because of its age; `None` while all is there.
+    pub pruned: Option<Pruned>,
     /// The server says that it was restored from a backup, and has forgotten rows that this device saw before.
     pub restored: bool,
     /// What is wrong first; `None` when all of it holds.
     pub flaw: Option<AuditFlaw>,
+}
+
+/// The beginning of an audit that was removed because of its age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// The last row that was removed.
+    pub through: u64,
+    /// The last row that this device saw before, if rows after it were removed that it never saw: whether what it saw is the
+    /// beginning of what is told now cannot be verified any more.
+    pub unverifiable_after: Option<u64>,
+}
+
+impl fmt::Display for Pruned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            through,
+            unverifiable_after,
+        } = self;
+        write!(f, "the rows up to {through} were removed after 90 days or more")?;
+        match unverifiable_after {
+            None => Ok(()),
+            Some(seen) => write!(
+                f,
+                "; this device saw row {seen} before, and what came between cannot be verified"
+            ),
+        }
+    }
 }
 
 /// Why an audit does not hold.
@@ -32,6 +61,11 @@ pub enum AuditFlaw {
         seen: u64,
         /// The last row now.
         now: u64,
+    },
+    /// The server has removed rows, as if they were too old, that cannot be so old yet.
+    Hidden {
+        /// The last row that was removed.
+        through: u64,
     },
     /// This row cannot follow what happened to its KeyPackage before.
     Impossible {
@@ -61,7 +95,7 @@ impl AuditFlaw {
         match self {
             Self::Broken { .. } => "broken",
             Self::Rewritten { .. } => "rewritten",
-            Self::Shortened { .. } => "shortened",
+            Self::Shortened { .. } | Self::Hidden { .. } => "shortened",
             Self::Impossible { .. } => "impossible",
             Self::HandedOutTwice { .. } => "handed-out-twice",
             Self::NotOurs { .. } => "not-ours",
@@ -82,6 +116,12 @@ impl fmt::Display for AuditFlaw {
             }
             Self::Shortened { seen, now } => {
                 write!(f, "it ends with row {now}, and this device saw row {seen} before")
+            }
+            Self::Hidden { through } => {
+                write!(
+                    f,
+                    "the rows up to {through} are gone, which cannot all be 90 days old yet"
+                )
             }
             Self::Impossible { seq } => {
                 write!(

@@ -31,7 +31,7 @@ mod types;
 mod verification;
 
 pub use access::{Access, Authorities};
-pub use audited::{AuditFlaw, Audited};
+pub use audited::{AuditFlaw, Audited, Pruned};
 pub use clocks::Clocks;
 pub use connection::{Heard, Linking, Listening, MlsConnection};
 pub use error::{CertificateFlaw, Error, Fault, KeyPackageFlaw, NotTheServer, Unreachable};

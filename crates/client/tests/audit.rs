@@ -8,14 +8,21 @@
 
 mod support;
 
-use larder_client::{AuditFlaw, AuditTransition};
-use larder_wire::{AuditHead, AuditPage, AuditRow, Base64Url, KeyPackageRef};
+use larder_client::{AuditFlaw, AuditTransition, Pruned};
+use larder_wire::{AuditCheckpoint, AuditHead, AuditPage, AuditRow, Base64Url, KeyPackageRef};
 use support::{Action, Client, Proxy, TestServer};
 
 const POOL: u32 = 3;
+/// A day, in seconds.
+const DAY: u64 = 24 * 60 * 60;
 
 /// Changes the rows of an audit on their way, and the head to that of the last row.
 fn tamper(proxy: &Proxy, change: impl Fn(&mut Vec<AuditRow>) + Send + Clone + 'static) {
+    tamper_page(proxy, move |page| change(&mut page.rows));
+}
+
+/// Changes an audit on its way, and then the head to that of the last row.
+fn tamper_page(proxy: &Proxy, change: impl Fn(&mut AuditPage) + Send + Clone + 'static) {
     proxy.rule(move |seen| {
         if !seen.is("GET", "/audit") {
             return Action::Forward;
@@ -23,7 +30,7 @@ fn tamper(proxy: &Proxy, change: impl Fn(&mut Vec<AuditRow>) + Send + Clone + 's
         let change = change.clone();
         Action::rewrite_body(move |body| {
             let mut page: AuditPage = serde_json::from_slice(&body).unwrap();
-            change(&mut page.rows);
+            change(&mut page);
             if let Some(last) = page.rows.last() {
                 page.head = AuditHead {
                     seq: last.seq,
@@ -136,6 +143,144 @@ async fn a_history_that_is_rewritten_or_cut_after_it_was_seen_is_found_although_
     assert_eq!(flaw(&bob).await, Some(AuditFlaw::Shortened { seen, now }));
     proxy.forward();
     assert_eq!(flaw(&bob).await, None);
+}
+
+/// Lets time pass for a server and a client, and the server sweep.
+async fn pass(server: &TestServer, client: &Client, days: u64) {
+    server.pass(days * DAY);
+    client.pass(days * DAY);
+    server.sweep().await;
+}
+
+/// A checkpoint that hides the first `count` rows, the last of which it says happened at `time`.
+fn hide(page: &mut AuditPage, count: usize, time: u64) {
+    let last = page.rows.drain(..count).next_back().unwrap();
+    page.checkpoint = Some(AuditCheckpoint {
+        seq: last.seq,
+        hash: last.hash,
+        time,
+    });
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_told_as_that_and_not_as_rewritten() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let mut bob = server.client_with_pool_of("bob", POOL).await;
+    let seen = bob.audit().await.unwrap().rows.len() as u64;
+    alice.group_with(&[&bob]).await;
+    // What was seen is among what was removed, and so is what came after it.
+    pass(&server, &bob, 91).await;
+    bob.restart().await;
+    let audited = bob.audit().await.unwrap();
+    let through = audited.pruned.unwrap().through;
+    assert!(through > seen, "{audited:?}");
+    let pruned = Pruned {
+        through,
+        unverifiable_after: Some(seen),
+    };
+    assert_eq!(
+        (audited.pruned, audited.flaw, audited.restored),
+        (Some(pruned), None, false)
+    );
+    assert!(audited.rows.iter().all(|row| row.seq > through));
+    // It goes on from what it has seen now.
+    let audited = bob.audit().await.unwrap();
+    let pruned = Pruned {
+        unverifiable_after: None,
+        ..pruned
+    };
+    assert_eq!((audited.pruned, audited.flaw), (Some(pruned), None));
+}
+
+#[tokio::test]
+async fn a_seen_audit_is_verified_after_its_beginning_is_gone() {
+    let server = TestServer::start().await;
+    let (bob, proxy) = scene(&server, true).await;
+    pass(&server, &bob, 60).await;
+    // Between, the pool was renewed.
+    assert_eq!(flaw(&bob).await, None);
+    pass(&server, &bob, 31).await;
+    let audited = bob.audit().await.unwrap();
+    let through = audited.pruned.unwrap().through;
+    assert_eq!(
+        (audited.pruned.unwrap().unverifiable_after, audited.flaw),
+        (None, None)
+    );
+    let seen = audited.rows.last().map_or(through, |row| row.seq);
+    // Another beginning, from which everything follows.
+    tamper_page(&proxy, |page| {
+        let Some(checkpoint) = &mut page.checkpoint else {
+            return;
+        };
+        checkpoint.hash.0[0] ^= 1;
+        let mut previous = checkpoint.hash.0.clone();
+        for row in &mut page.rows {
+            row.hash = Base64Url(row.hash_after(&previous).to_vec());
+            previous.clone_from(&row.hash.0);
+        }
+        page.head.hash = Base64Url(previous);
+    });
+    assert_eq!(flaw(&bob).await, Some(AuditFlaw::Rewritten { seen }));
+    proxy.forward();
+    assert_eq!(flaw(&bob).await, None);
+}
+
+#[tokio::test]
+async fn rows_that_are_hidden_as_if_they_were_too_old_are_found() {
+    for verified in [false, true] {
+        let server = TestServer::start().await;
+        let (bob, proxy) = scene(&server, verified).await;
+        // From a device that is not ninety days old, or has looked since.
+        for time in [0, u64::MAX] {
+            tamper_page(&proxy, move |page| hide(page, page.rows.len(), time));
+            let found = flaw(&bob).await;
+            let expected = match (verified, time) {
+                // It has seen all of it, and it links up; but it was invited since.
+                (true, 0) => "untold",
+                _ => "shortened",
+            };
+            assert_eq!(found.unwrap().code(), expected, "{verified} {time}");
+        }
+    }
+    // Once it is old enough, the server has to say so of each row.
+    let server = TestServer::start().await;
+    let (mut bob, proxy) = scene(&server, false).await;
+    bob.pass(100 * DAY);
+    server.pass(100 * DAY);
+    bob.restart().await;
+    tamper_page(&proxy, |page| {
+        let young = page.rows.last().unwrap().time + 20 * DAY;
+        hide(page, page.rows.len(), young);
+    });
+    let found = flaw(&bob).await;
+    assert!(matches!(found, Some(AuditFlaw::Hidden { .. })), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_can_be_none_breaks_the_chain() {
+    let server = TestServer::start().await;
+    let (bob, proxy) = scene(&server, false).await;
+    for (seq, bytes) in [(0, 32), (1, 31), (1, 0), (u64::MAX, 32)] {
+        tamper_page(&proxy, move |page| {
+            page.checkpoint = Some(AuditCheckpoint {
+                seq,
+                hash: Base64Url(vec![1; bytes]),
+                time: 0,
+            });
+        });
+        bob.set_clock(0);
+        let found = flaw(&bob).await;
+        // With the right one it is told that nothing can be so old.
+        assert!(
+            matches!(found, Some(AuditFlaw::Broken { .. } | AuditFlaw::Hidden { .. })),
+            "{found:?}"
+        );
+        // A clock that is far off can say nothing about that.
+        bob.set_clock(200 * DAY.cast_signed());
+        let found = flaw(&bob).await;
+        assert!(matches!(found, Some(AuditFlaw::Broken { .. })), "{found:?}");
+    }
 }
 
 #[tokio::test]

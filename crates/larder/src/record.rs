@@ -264,6 +264,8 @@ pub(crate) enum Record {
         code: &'static str,
         reason: Option<String>,
         restored: bool,
+        /// The last row that the server has removed because of its age.
+        pruned_through: Option<u64>,
     },
     /// Something in a server's store that cannot be right.
     Finding {

@@ -1,3 +1,4 @@
+use larder_lifecycle::UnixSeconds;
 use openmls::prelude::{GroupId, KeyPackageRef};
 
 use crate::error::PoolError;
@@ -14,6 +15,8 @@ pub struct Known {
     pub last_resort: bool,
     /// The group that a single-use one joined.
     pub joined: Option<GroupId>,
+    /// When a single-use one became terminal.
+    pub ended_at: Option<UnixSeconds>,
 }
 
 impl KeyPackagePool {
@@ -26,6 +29,7 @@ impl KeyPackagePool {
             key_package_ref: row.key_package_ref,
             last_resort: false,
             joined: row.spent_group_id,
+            ended_at: row.ended_at,
         });
         let last_resorts = last_resort_rows::all(tx.connection())?
             .into_iter()
@@ -33,6 +37,7 @@ impl KeyPackagePool {
                 key_package_ref: row.key_package_ref,
                 last_resort: true,
                 joined: None,
+                ended_at: None,
             });
         Ok(single_use.chain(last_resorts).collect())
     }

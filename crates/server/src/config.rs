@@ -4,7 +4,7 @@ use std::sync::Arc;
 use larder_lifecycle::{
     BLOB_RETENTION_SECONDS, ClockReading, DirectoryPolicy, DrainLimits, INBOX_RETENTION_SECONDS, Rate,
 };
-use larder_wire::{Registration, SUITE_X25519_AES128GCM};
+use larder_wire::{AUDIT_RETENTION_SECONDS_MIN, Registration, SUITE_X25519_AES128GCM};
 
 use crate::http::TrustedProxy;
 use crate::store::StoreLocation;
@@ -14,6 +14,9 @@ pub type Clock = Arc<dyn Fn() -> ClockReading + Send + Sync>;
 
 /// A session, in seconds: one hour.
 const SESSION_SECONDS: u64 = 60 * 60;
+
+/// A database that is down at start, in seconds: one minute.
+const POSTGRES_WAIT_SECONDS: u64 = 60;
 
 /// Open connections.
 const CONNECTIONS_MAX: usize = 16 * 1024;
@@ -200,6 +203,8 @@ pub struct Config {
     pub server_name: String,
     /// Where everything is kept.
     pub store: StoreLocation,
+    /// How long a PostgreSQL database that is down is waited for at start, in seconds.
+    pub postgres_wait_seconds: u64,
     /// The ciphersuites (RFC 9420 §17.1) that clients stock, in order; new groups have the first. They are accepted, and
     /// besides them 0x0001 and 0x0003.
     pub group_suites: Vec<u16>,
@@ -222,6 +227,9 @@ pub struct Config {
     pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
+    /// How long a device can ask what happened to its KeyPackages, in seconds: [`AUDIT_RETENTION_SECONDS_MIN`] at least, which
+    /// clients rely on.
+    pub audit_retention_seconds: u64,
     /// How long a message is kept for members who have not come for it, in seconds.
     pub inbox_retention_seconds: u64,
     /// Messages that wait in one group for members who have not come for them, in bytes. Beyond that, those of the sender with
@@ -237,6 +245,7 @@ impl Config {
         Self {
             server_name: "localhost".to_owned(),
             store: store.into(),
+            postgres_wait_seconds: POSTGRES_WAIT_SECONDS,
             group_suites: vec![SUITE_X25519_AES128GCM],
             directory: DirectoryPolicy::default(),
             external_delivery: false,
@@ -247,6 +256,7 @@ impl Config {
             accounts_per_hour: ACCOUNTS_PER_HOUR,
             user_devices_max: USER_DEVICES_MAX,
             session_seconds: SESSION_SECONDS,
+            audit_retention_seconds: AUDIT_RETENTION_SECONDS_MIN,
             inbox_retention_seconds: INBOX_RETENTION_SECONDS,
             group_waiting_bytes_max: GROUP_WAITING_BYTES_MAX,
             blobs: BlobLimits::default(),

@@ -39,5 +39,5 @@ pub use error::{Fault, ServiceError};
 pub use http::{MalformedTrustedProxy, TrustedProxy, openapi, router, serve};
 pub use metrics::{Metrics, MetricsTaken};
 pub use service::{BlobDownload, BlobUpload, Caller, Service, Swept};
-pub use store::{PostgresError, PostgresLocation, StoreLocation, StoreLocationError};
+pub use store::{PostgresError, PostgresErrorKind, PostgresLocation, StoreLocation, StoreLocationError};
 pub use suites::{UnusableSuites, check_group_suites};

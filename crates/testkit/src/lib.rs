@@ -5,6 +5,7 @@
 //! * [`FakeServer`] has no server behind it. It answers what a closure says, or falls silent, drips and floods.
 //!
 //! * [`TlsFront`] terminates TLS in front of a server, with a good certificate or one that must not do.
+//! * [`PostgresCluster`] is a PostgreSQL server that a test starts when it likes, with TLS or without.
 //!
 //! An attack is a rule of a few lines:
 //!
@@ -26,14 +27,20 @@
 //!
 //! **Architecture invariant.** Only tests depend on this crate. It speaks HTTP/1.1 over plain sockets and knows of Larder
 //! no more than the types of `larder-wire`, so that it can lie about all of it.
-#![allow(clippy::unwrap_used, reason = "where the kit cannot go on, the test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "where the kit cannot go on, the test fails"
+)]
 
 mod fake_server;
 mod http;
+mod postgres;
 mod proxy;
 mod tls_front;
 
 pub use fake_server::{FakeServer, Reply};
 pub use http::{Answer, Seen};
+pub use postgres::PostgresCluster;
 pub use proxy::{Action, Proxy, flip_last, keeps_no_commits, tamper_inbox};
 pub use tls_front::{ANOTHER_AUTHORITY, AUTHORITY, ServerCertificate, TlsFront};

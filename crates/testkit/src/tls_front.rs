@@ -26,6 +26,21 @@ pub enum ServerCertificate {
     Elsewhere,
 }
 
+/// The key of every [`ServerCertificate`], in PEM.
+pub(crate) const KEY: &str = include_str!("../tls/key.pem");
+
+impl ServerCertificate {
+    /// In PEM.
+    pub(crate) fn pem(self) -> &'static str {
+        match self {
+            Self::Good => include_str!("../tls/good.pem"),
+            Self::Expired => include_str!("../tls/expired.pem"),
+            Self::Future => include_str!("../tls/future.pem"),
+            Self::Elsewhere => include_str!("../tls/elsewhere.pem"),
+        }
+    }
+}
+
 /// What terminates TLS in front of a server that speaks HTTP.
 pub struct TlsFront {
     /// Where clients find it, with `https://`.
@@ -36,14 +51,8 @@ impl TlsFront {
     /// In front of the server at this `http://` address, on a free port of the loopback interface.
     pub fn start(server: &str, certificate: ServerCertificate) -> Self {
         let upstream = server.trim_start_matches("http://").to_owned();
-        let pem = match certificate {
-            ServerCertificate::Good => include_str!("../tls/good.pem"),
-            ServerCertificate::Expired => include_str!("../tls/expired.pem"),
-            ServerCertificate::Future => include_str!("../tls/future.pem"),
-            ServerCertificate::Elsewhere => include_str!("../tls/elsewhere.pem"),
-        };
-        let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tls/key.pem")).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(certificate.pem().as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

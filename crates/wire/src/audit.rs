@@ -20,7 +20,10 @@ pub struct AuditPage {
     pub incarnation: String,
     /// The end of the chain.
     pub head: AuditHead,
-    /// The rows after the one that was asked for, in order.
+    /// Where the chain begins now, if rows after the one that was asked for were removed because of their age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<AuditCheckpoint>,
+    /// The rows after the one that was asked for, or after the checkpoint, in order.
     pub rows: Vec<AuditRow>,
 }
 
@@ -32,6 +35,18 @@ pub struct AuditHead {
     pub seq: u64,
     /// The hash of the last row; 32 zero bytes before the first.
     pub hash: Base64Url,
+}
+
+/// The last row of an audit chain that was removed because of its age: at least [`AUDIT_RETENTION_SECONDS_MIN`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AuditCheckpoint {
+    /// The row's number.
+    pub seq: u64,
+    /// The row's hash: the next row is hashed after it.
+    pub hash: Base64Url,
+    /// A time that no removed row is later than, in Unix seconds.
+    pub time: u64,
 }
 
 /// One thing that happened to a KeyPackage of the caller.
@@ -138,6 +153,9 @@ pub struct AuditChain {
     hash: [u8; 32],
 }
 
+/// A server keeps the rows of an audit for this long at least, in seconds: 90 days.
+pub const AUDIT_RETENTION_SECONDS_MIN: u64 = 90 * 24 * 60 * 60;
+
 /// A row does not follow the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("row {expected} of the audit is missing or was changed")]
@@ -156,12 +174,22 @@ impl Default for AuditChain {
 }
 
 impl AuditChain {
+    /// The chain from a checkpoint on; `None` if that cannot be one.
+    pub fn after(checkpoint: &AuditCheckpoint) -> Option<Self> {
+        let hash = checkpoint.hash.0.as_slice().try_into().ok()?;
+        (checkpoint.seq > 0).then_some(Self {
+            seq: checkpoint.seq,
+            hash,
+        })
+    }
+
     /// Takes the next row.
     ///
     /// # Errors
     /// [`BrokenChain`] when it is not the next row, or its hash is not that of its content after the row before.
     pub fn follow(&mut self, row: &AuditRow) -> Result<(), BrokenChain> {
-        let expected = self.seq + 1;
+        // Saturating: a checkpoint may name any number.
+        let expected = self.seq.saturating_add(1);
         let hash = row.hash_after(&self.hash);
         if row.seq != expected || row.hash.0 != hash {
             return Err(BrokenChain { expected });
@@ -199,6 +227,8 @@ pub struct KeyPackageHistory {
     pub retired: bool,
     /// The transition after which it is handed out no more, whoever asks, and no Commit can add it.
     pub ended: Option<AuditTransition>,
+    /// Whether its first rows were removed because of their age: it may have been through more than is told.
+    pub pruned: bool,
     uploaded: bool,
 }
 
@@ -208,6 +238,15 @@ pub struct KeyPackageHistory {
 pub struct ImpossibleTransition(pub AuditTransition);
 
 impl KeyPackageHistory {
+    /// The history of one whose first rows were removed because of their age.
+    pub fn pruned() -> Self {
+        Self {
+            pruned: true,
+            uploaded: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next transition.
     ///
     /// # Errors
@@ -215,12 +254,14 @@ impl KeyPackageHistory {
     pub fn follow(&mut self, transition: AuditTransition) -> Result<(), ImpossibleTransition> {
         use AuditTransition as T;
         let live = self.uploaded && self.ended.is_none();
+        // Whoever gave it up or used it had it: that row may be among those removed.
+        let handed_out = self.open > 0 || self.pruned;
         let possible = match transition {
             T::Upload => !self.uploaded,
             T::Reserve => live && !self.retired,
-            T::Commit => live && self.open > 0,
+            T::Commit => live && handed_out,
             // Also of a last resort that is gone: its reservations end in their own time.
-            T::Abandon | T::Lapse => self.open > 0,
+            T::Abandon | T::Lapse => handed_out,
             T::Expire => live && self.reserved == 0,
             T::Revoke => live,
             T::Retire => live && !self.retired,
@@ -236,14 +277,22 @@ impl KeyPackageHistory {
                 self.open += 1;
             }
             T::Commit => {
-                self.open -= 1;
+                self.give_back();
                 self.committed += 1;
             }
-            T::Abandon | T::Lapse => self.open -= 1,
+            T::Abandon | T::Lapse => self.give_back(),
             T::Retire => self.retired = true,
             T::Expire | T::Revoke | T::Gone => self.ended = Some(transition),
         }
         Ok(())
+    }
+
+    /// One reservation less is open; it may have been made by a row that was removed.
+    fn give_back(&mut self) {
+        match self.open {
+            0 => self.reserved += 1,
+            open => self.open = open - 1,
+        }
     }
 }
 
@@ -319,6 +368,49 @@ mod tests {
         let mut moved = rows;
         moved.swap(1, 2);
         assert_eq!(follows(&moved), Err(BrokenChain { expected: 2 }));
+    }
+
+    #[test]
+    fn a_chain_goes_on_from_a_checkpoint_as_from_the_row_itself() {
+        use AuditTransition::{Commit, Lapse, Reserve, Upload};
+        let rows = chain(&[Upload, Reserve, Commit, Lapse]);
+        let at = |row: &AuditRow| AuditCheckpoint {
+            seq: row.seq,
+            hash: row.hash.clone(),
+            time: row.time,
+        };
+        for (index, row) in rows.iter().enumerate() {
+            let mut chain = AuditChain::after(&at(row)).unwrap();
+            assert!(rows[index + 1..].iter().all(|row| chain.follow(row).is_ok()));
+        }
+        let mut chain = AuditChain::after(&at(&rows[0])).unwrap();
+        assert_eq!(chain.follow(&rows[2]), Err(BrokenChain { expected: 2 }));
+        let (seq, hash) = (u64::MAX, Base64Url(vec![0; 32]));
+        let mut last = AuditChain::after(&AuditCheckpoint { seq, hash, time: 0 }).unwrap();
+        assert_eq!(last.follow(&rows[0]), Err(BrokenChain { expected: u64::MAX }));
+        for (seq, bytes) in [(0, 32), (1, 31), (1, 33)] {
+            let hash = Base64Url(vec![0; bytes]);
+            assert_eq!(AuditChain::after(&AuditCheckpoint { seq, hash, time: 0 }), None);
+        }
+    }
+
+    #[test]
+    fn a_history_whose_beginning_is_gone_takes_what_may_follow() {
+        use AuditTransition as T;
+        let after = |transitions: &[T]| {
+            let mut history = KeyPackageHistory::pruned();
+            let taken = transitions
+                .iter()
+                .try_for_each(|transition| history.follow(*transition));
+            taken.map(|()| (history.reserved, history.open, history.committed))
+        };
+        assert_eq!(after(&[T::Commit]), Ok((1, 0, 1)));
+        assert_eq!(after(&[T::Lapse]), Ok((1, 0, 0)));
+        assert_eq!(after(&[T::Reserve, T::Commit]), Ok((1, 0, 1)));
+        assert_eq!(after(&[T::Expire]), Ok((0, 0, 0)));
+        assert!(after(&[T::Upload]).is_err());
+        assert!(after(&[T::Commit, T::Expire]).is_err());
+        assert!(after(&[T::Revoke, T::Commit]).is_err());
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub use accounts::{
     Session, SessionRequest, UserDevices, Voucher,
 };
 pub use audit::{
-    AuditChain, AuditHead, AuditPage, AuditRow, AuditTransition, BrokenChain, ImpossibleTransition,
-    KeyPackageHistory,
+    AUDIT_RETENTION_SECONDS_MIN, AuditChain, AuditCheckpoint, AuditHead, AuditPage, AuditRow,
+    AuditTransition, BrokenChain, ImpossibleTransition, KeyPackageHistory,
 };
 pub use blobs::{BlobId, BlobStored};
 pub use bytes::{Base64Url, GroupId, KeyPackageRef, MalformedBytes, StateMark};

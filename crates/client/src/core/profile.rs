@@ -11,6 +11,7 @@ use openmls::prelude::{Ciphersuite, OpenMlsProvider, OpenMlsRand as _};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::clocks::ServerClock;
+use crate::core::audit;
 use crate::core::clock::stored_offset;
 use crate::core::encryption::not_opened;
 use crate::core::identity::Identity;
@@ -340,7 +341,7 @@ pub(super) fn enter_account(tx: &Tx<'_>, context: &Context, is_root: bool) -> Re
         peers::check_later(connection, &me.user)?;
     }
     connection.execute("UPDATE profile SET registered = 1 WHERE registered = 0", [])?;
-    Ok(())
+    audit::begin(tx, context)
 }
 
 /// The digest of the inventory that the pool was last reconciled with.

@@ -18,6 +18,9 @@ pub(crate) struct Serve {
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
     pub(crate) store: StoreOptions,
+    /// How long to wait for a PostgreSQL that is down when the server starts, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) postgres_wait_seconds: u64,
     /// A ciphersuite that clients stock, by name (x25519-aes128gcm, x25519-chacha20poly1305, xwing-aes128gcm) or number
     /// (0x0001); may be repeated. New groups have the first (default x25519-aes128gcm)
     #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
@@ -44,6 +47,9 @@ pub(crate) struct Serve {
     /// How many devices a user may have at a time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) user_devices: u32,
+    /// How long a device can ask what happened to its KeyPackages, in days
+    #[arg(long, value_name = "DAYS", default_value = "90", value_parser = clap::value_parser!(u64).range(90..=36_500))]
+    pub(crate) audit_days: u64,
     /// How large a file that members of a group send each other may be, in MiB; 0 for no files
     #[arg(long, value_name = "MIB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=64))]
     pub(crate) attachment_mib: u64,

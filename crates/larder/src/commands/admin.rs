@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use larder_server::{Admin, Invitation, InvitationId, NewInvitation, StoreLocation, backup_sqlite};
 
 use super::Context;
-use super::serve::{location, lock};
+use super::serve::{cannot_open, location, lock};
 use crate::cli::{AdminCommand, StoreOptions};
 use crate::clock;
 use crate::failure::{Exit, Failure};
@@ -168,7 +168,7 @@ async fn open(context: &Context<'_>, store: StoreOptions) -> Result<(Admin, Opti
     };
     let admin = Admin::open(&store)
         .await
-        .with_context(|| format!("the database {store} cannot be opened"))?;
+        .map_err(|fault| cannot_open(&store, fault))?;
     Ok((admin, lock))
 }
 
@@ -180,7 +180,7 @@ async fn open_in_use(context: &Context<'_>, store: StoreOptions) -> Result<Admin
     }
     Admin::open_in_use(&store)
         .await
-        .with_context(|| format!("the database {store} cannot be opened"))
+        .map_err(|fault| cannot_open(&store, fault))
 }
 
 /// A mistyped name is not a new, empty store in which nothing is wrong.

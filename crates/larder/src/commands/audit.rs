@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{AuditRow, GroupKey};
+use larder_client::{AuditRow, Audited, GroupKey};
 
 use super::Context;
 use crate::failure::Exit;
@@ -17,18 +17,30 @@ pub(super) async fn audit(context: &Context<'_>) -> Result<ExitCode> {
     let names: BTreeMap<GroupKey, Option<String>> =
         groups.into_iter().map(|group| (group.id, group.name)).collect();
     let mut records: Vec<Record> = audited.rows.iter().map(|row| row_record(row, &names)).collect();
-    records.push(Record::Audited {
-        rows: audited.rows.len(),
-        holds: audited.flaw.is_none(),
-        code: audited.flaw.as_ref().map_or("ok", |flaw| flaw.code()),
-        reason: audited.flaw.as_ref().map(ToString::to_string),
-        restored: audited.restored,
-    });
+    records.push(audited_record(&audited));
     context.output.print(&records)?;
     Ok(match audited.flaw {
         None => ExitCode::SUCCESS,
         Some(_) => Exit::Refused.into(),
     })
+}
+
+fn audited_record(audited: &Audited) -> Record {
+    let pruned = audited.pruned;
+    let code = match (&audited.flaw, pruned.and_then(|pruned| pruned.unverifiable_after)) {
+        (Some(flaw), _) => flaw.code(),
+        (None, Some(_)) => "pruned",
+        (None, None) => "ok",
+    };
+    let flaw = audited.flaw.as_ref().map(ToString::to_string);
+    Record::Audited {
+        rows: audited.rows.len(),
+        holds: audited.flaw.is_none(),
+        code,
+        reason: flaw.or_else(|| pruned.map(|pruned| pruned.to_string())),
+        restored: audited.restored,
+        pruned_through: pruned.map(|pruned| pruned.through),
+    }
 }
 
 fn row_record(row: &AuditRow, names: &BTreeMap<GroupKey, Option<String>>) -> Record {

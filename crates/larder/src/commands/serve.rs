@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use larder_server::{BlobLimits, Config, Metrics, Service, StoreLocation, check_group_suites};
+use larder_server::{
+    BlobLimits, Config, Fault, Metrics, PostgresErrorKind, Service, StoreLocation, check_group_suites,
+};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -24,6 +26,8 @@ use crate::shutdown::Shutdown;
 pub(crate) const DATABASE: &str = "server.db";
 /// Bytes of a MiB.
 const MIB: u64 = 1024 * 1024;
+/// Seconds of a day.
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitCode> {
     let (listen, metrics) = (options.listen, options.metrics);
@@ -45,9 +49,12 @@ pub(super) async fn serve(context: &Context<'_>, options: Serve) -> Result<ExitC
     }
     descriptors::allow_for(config.limits.connections_max);
     let server_name = config.server_name.clone();
-    let service = Service::open(config, clock::of_the_machine())
-        .await
-        .with_context(|| format!("the database {store} cannot be opened"))?;
+    let opening = Service::open(config, clock::of_the_machine());
+    let service = tokio::select! {
+        opened = opening => opened.map_err(|fault| cannot_open(&store, fault))?,
+        // The database may be waited for.
+        () = shutdown.requested() => return Ok(ExitCode::SUCCESS),
+    };
     let (stop_metrics, metrics) = serve_metrics(metrics).await?;
     context.output.print(&[Record::Listening {
         url: format!("http://{address}"),
@@ -86,6 +93,8 @@ fn config(context: &Context<'_>, options: Serve) -> Result<Config> {
     config.accounts_per_hour = options.accounts_per_hour;
     config.addresses = options.addresses.into();
     config.drain = options.drain.into();
+    config.audit_retention_seconds = options.audit_days * DAY_SECONDS;
+    config.postgres_wait_seconds = options.postgres_wait_seconds;
     config.session_seconds = options.durations.sessions();
     config.inbox_retention_seconds = options.durations.messages();
     config.blobs.bytes_max = BlobLimits::for_files_of(options.attachment_mib * MIB);
@@ -130,6 +139,22 @@ pub(super) fn location(context: &Context<'_>, options: StoreOptions) -> Result<S
         (None, None, Some(directory)) => directory.join(DATABASE).into(),
         (None, None, None) => context.home.server().join(DATABASE).into(),
     })
+}
+
+/// Why a store cannot be opened, with a code where somebody can do something about it.
+pub(super) fn cannot_open(store: &StoreLocation, fault: Fault) -> anyhow::Error {
+    let message = format!("the database {store} cannot be opened");
+    let Fault::Postgres(error) = &fault else {
+        return anyhow::Error::new(fault).context(message);
+    };
+    let (exit, code) = match error.kind() {
+        PostgresErrorKind::Unreachable => (Exit::Unreachable, "database-unreachable"),
+        PostgresErrorKind::Tls => (Exit::Refused, "database-tls"),
+        PostgresErrorKind::Login => (Exit::Refused, "database-login"),
+        PostgresErrorKind::SharedSessions => (Exit::Refused, "database-pooler"),
+        PostgresErrorKind::Other => (Exit::Failed, "failed"),
+    };
+    Failure::new(exit, code, format!("{message}: {error}")).into()
 }
 
 fn cannot_listen(error: &io::Error, address: &std::net::SocketAddr) -> Failure {

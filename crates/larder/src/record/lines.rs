@@ -367,14 +367,18 @@ impl Record {
             }
             Self::Audited {
                 rows,
+                holds,
                 reason,
                 restored,
                 ..
             } => {
-                let mut line = match reason {
-                    None => format!("the audit holds: {rows} rows"),
-                    Some(reason) => format!("the audit does not hold: {reason}"),
+                let mut line = match holds {
+                    true => format!("the audit holds: {rows} rows"),
+                    false => "the audit does not hold".to_owned(),
                 };
+                if let Some(reason) = reason {
+                    let _ = write!(line, "{} {reason}", if *holds { ";" } else { ":" });
+                }
                 if *restored {
                     line.push_str("; the server was restored from a backup and has forgotten rows");
                 }

@@ -164,3 +164,44 @@ fn r_d8_the_audit_says_who_took_what_for_which_group_and_fails_when_the_server_h
         run.out
     );
 }
+
+#[test]
+fn pruned_rows_of_an_audit_are_told_as_too_old_or_as_hidden() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    let rows = world.json("bob", &["pool", "audit"]).len() - 1;
+    world.ok("alice", &["group", "create", "room"]);
+    world.ok("alice", &["invite", "room", "bob"]);
+    // The reservation and the Commit. What follows is bob's refill.
+    let through = rows + 2;
+    let server = rusqlite::Connection::open(world.path("server").join("server.db")).unwrap();
+    let bob = "(SELECT d.id FROM devices d JOIN users u ON u.id = d.user_id WHERE u.name = 'bob')";
+    let prune = format!(
+        "INSERT INTO audit_checkpoints SELECT device_id, seq, hash, 0 FROM audit WHERE device_id = {bob} AND seq = {through};
+         DELETE FROM audit WHERE device_id = {bob} AND seq <= {through};"
+    );
+    server.execute_batch(&prune).unwrap();
+    let run = world.run("bob", &["pool", "audit"]);
+    assert_eq!(run.code, 3);
+    let hidden = format!(
+        "the audit does not hold: the rows up to {through} are gone, which cannot all be 90 days old yet\n"
+    );
+    assert!(run.out.ends_with(&hidden), "{}", run.out);
+
+    // As if it had been 100 days.
+    let profile = rusqlite::Connection::open(world.profile("bob").join("larder.db")).unwrap();
+    profile
+        .execute(
+            "UPDATE audit_head SET verified_at = verified_at - 100 * 24 * 60 * 60",
+            [],
+        )
+        .unwrap();
+    drop(profile);
+    let told = world.json("bob", &["pool", "audit"]);
+    let last = told.last().unwrap();
+    assert_eq!((&last["code"], &last["holds"]), (&"pruned".into(), &true.into()));
+    assert_eq!(last["pruned_through"], through);
+    let text = world.ok("bob", &["pool", "audit"]);
+    let removed = format!("; the rows up to {through} were removed after 90 days or more\n");
+    assert!(text.ends_with(&removed), "{text}");
+}

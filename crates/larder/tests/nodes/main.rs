@@ -19,11 +19,12 @@ mod process;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use larder_testkit::PostgresCluster;
 use larder_wire::{DeviceOutcome, GroupCreated, InboxKind, KeyPackageRef, KeyPackageState, Reserved};
 use serde::Serialize;
 use tokio::sync::{Barrier, Notify};
@@ -275,7 +276,7 @@ async fn a_store_that_cannot_be_opened_is_named_without_its_password() {
         format!("postgres://larder:{SECRET}@127.0.0.1:no-port/larder"),
         format!("postgres://larder:{SECRET}@/nowhere?no_such_option={SECRET}"),
     ] {
-        let serve = ["serve", "--listen", "127.0.0.1:0"];
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--postgres-wait-seconds", "0"];
         for (command, json) in [(&serve[..], false), (&serve, true), (&["bench", "groups"], true)] {
             let mut command = alone(PROGRAM, command, &std::env::temp_dir());
             command
@@ -289,6 +290,117 @@ async fn a_store_that_cannot_be_opened_is_named_without_its_password() {
             let written = String::from_utf8_lossy(&written);
             assert!(!written.contains(SECRET), "{written}");
             assert!(written.len() > 20, "it says why: {written}");
+        }
+    }
+}
+
+/// `larder serve` on a cluster, with its two outputs.
+struct Starting {
+    process: Child,
+    told: BufReader<ChildStdout>,
+    warned: BufReader<ChildStderr>,
+}
+
+impl Starting {
+    fn on(url: &str, arguments: &[&str]) -> Self {
+        let serve = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
+        let mut process = alone(PROGRAM, &serve, &std::env::temp_dir())
+            .env("LARDER_STORE", url)
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        Self {
+            told: BufReader::new(process.stdout.take().expect("its output")),
+            warned: BufReader::new(process.stderr.take().expect("its warnings")),
+            process,
+        }
+    }
+
+    /// The rest of its warnings, and its exit code, once it has ended.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let mut warnings = String::new();
+        self.warned.read_to_string(&mut warnings).unwrap();
+        (self.process.wait().unwrap().code(), warnings)
+    }
+
+    /// Asks it to end.
+    fn interrupt(&self) {
+        let killed = Command::new("kill").arg(self.process.id().to_string()).status();
+        assert!(killed.unwrap().success());
+    }
+}
+
+#[test]
+fn a_database_that_comes_up_late_is_waited_for() {
+    let cluster = PostgresCluster::create(None);
+    // This machine by a name that does not say so.
+    let url = format!("postgres://larder@127.1:{}/postgres", cluster.port());
+    let mut node = Starting::on(&url, &[]);
+    let mut line = String::new();
+    node.warned.read_line(&mut line).unwrap();
+    assert!(line.contains("waiting for PostgreSQL"), "{line}");
+    cluster.start();
+    line.clear();
+    node.told.read_line(&mut line).unwrap();
+    assert!(line.starts_with("listening on "), "{line}");
+    node.interrupt();
+    let (code, warnings) = node.ended();
+    assert_eq!(code, Some(0));
+    // It has made several connections.
+    let told = warnings
+        .matches("the connection to PostgreSQL is not encrypted")
+        .count();
+    assert_eq!(told, 1, "{warnings}");
+    assert!(!warnings.contains("waiting"), "{warnings}");
+}
+
+#[test]
+fn a_server_that_waits_for_its_database_ends_when_it_is_told_to() {
+    let cluster = PostgresCluster::create(None);
+    let url = format!("postgres://larder@127.0.0.1:{}/postgres", cluster.port());
+    let mut node = Starting::on(&url, &[]);
+    let mut line = String::new();
+    node.warned.read_line(&mut line).unwrap();
+    node.interrupt();
+    assert_eq!(node.ended().0, Some(0));
+}
+
+#[test]
+fn what_keeps_a_database_from_being_opened_has_a_code() {
+    let cluster = PostgresCluster::create(None);
+    let url = |query: &str| format!("postgres://larder@127.0.0.1:{}/{query}", cluster.port());
+    let failure = |command: &[&str], url: &str| {
+        let output = alone(PROGRAM, command, &std::env::temp_dir())
+            .args(["--json", "--store", url])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let failure = printed
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .find_map(|record| Some(record["error"]["code"].as_str()?.to_owned()));
+        (
+            output.status.code(),
+            failure.unwrap_or_else(|| panic!("{printed}")),
+        )
+    };
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--postgres-wait-seconds", "1"];
+    for command in [&serve[..], &["admin", "invitations"], &["admin", "check"]] {
+        let unreachable = (Some(4), "database-unreachable".to_owned());
+        assert_eq!(failure(command, &url("postgres")), unreachable);
+    }
+    cluster.start();
+    for (query, code) in [
+        ("postgres?sslmode=require", "database-tls"),
+        ("absent", "database-login"),
+    ] {
+        // It would wait for a minute.
+        for command in [&serve[..3], &["admin", "invitations"]] {
+            assert_eq!(failure(command, &url(query)), (Some(3), code.to_owned()));
         }
     }
 }

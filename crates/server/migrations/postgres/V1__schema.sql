@@ -30,6 +30,8 @@ CREATE TABLE devices (
     last_upload BIGINT,
     audit_seq BIGINT NOT NULL DEFAULT 0,
     audit_hash BYTEA NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
+    -- When the oldest row of the device's audit happened that is still there; NULL without one.
+    audit_oldest BIGINT,
     -- The number of the last thing that was put into the device's mail.
     mail_last BIGINT NOT NULL DEFAULT 0,
     -- When it is forgotten how often anybody was handed a KeyPackage of the device. A time that has come says nothing any more.
@@ -180,6 +182,15 @@ CREATE TABLE audit (
     hash BYTEA NOT NULL,
     PRIMARY KEY (device_id, seq)
 );
+
+-- The last row of a chain that was removed because of its age, and a time that none of those removed is later than.
+CREATE TABLE audit_checkpoints (
+    device_id BIGINT PRIMARY KEY REFERENCES devices (id),
+    seq BIGINT NOT NULL,
+    hash BYTEA NOT NULL,
+    time BIGINT NOT NULL
+);
+CREATE INDEX devices_by_oldest_audit ON devices (audit_oldest) WHERE audit_oldest IS NOT NULL;
 
 -- Last resorts: KeyPackages that are not single-use (RFC 9420 §16.8). They have a table of their own because they have
 -- a life of their own: handing one out neither takes it nor ends it.

@@ -30,6 +30,8 @@ CREATE TABLE devices (
     last_upload INTEGER,
     audit_seq INTEGER NOT NULL DEFAULT 0,
     audit_hash BLOB NOT NULL DEFAULT (zeroblob(32)),
+    -- When the oldest row of the device's audit happened that is still there; NULL without one.
+    audit_oldest INTEGER,
     -- The number of the last thing that was put into the device's mail.
     mail_last INTEGER NOT NULL DEFAULT 0,
     -- When it is forgotten how often anybody was handed a KeyPackage of the device. A time that has come says nothing any more.
@@ -138,6 +140,15 @@ CREATE TABLE audit (
     hash BLOB NOT NULL,
     PRIMARY KEY (device_id, seq)
 ) WITHOUT ROWID;
+
+-- The last row of a chain that was removed because of its age, and a time that none of those removed is later than.
+CREATE TABLE audit_checkpoints (
+    device_id INTEGER PRIMARY KEY REFERENCES devices (id),
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    time INTEGER NOT NULL
+);
+CREATE INDEX devices_by_oldest_audit ON devices (audit_oldest) WHERE audit_oldest IS NOT NULL;
 
 
 -- Last resorts: KeyPackages that are not single-use (RFC 9420 §16.8). They have a table of their own because they have

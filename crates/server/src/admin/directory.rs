@@ -14,7 +14,23 @@ use crate::directory::validate;
 use crate::error::Fault;
 use crate::store::{Content, DeviceRow, Tx};
 
-type Histories = BTreeMap<KeyPackageRef, KeyPackageHistory>;
+/// What an audit tells of each KeyPackage.
+#[derive(Default)]
+struct Histories {
+    told: BTreeMap<KeyPackageRef, KeyPackageHistory>,
+    /// What happened up to then may have been removed because of its age.
+    pruned_until: Option<UnixSeconds>,
+}
+
+impl Histories {
+    fn take(&mut self, key_package_ref: &KeyPackageRef, uploaded_at: UnixSeconds) -> KeyPackageHistory {
+        let told = self.told.remove(key_package_ref);
+        told.unwrap_or_else(|| match self.pruned_until {
+            Some(until) if uploaded_at <= until => KeyPackageHistory::pruned(),
+            _ => KeyPackageHistory::default(),
+        })
+    }
+}
 
 pub(super) fn check_device(
     tx: &Tx<'_>,
@@ -27,7 +43,7 @@ pub(super) fn check_device(
     for row in tx.key_packages_of(device.key)? {
         findings.key_packages += 1;
         let status = row.state.status();
-        let told = histories.remove(&row.key_package_ref).unwrap_or_default();
+        let told = histories.take(&row.key_package_ref, row.uploaded_at);
         if !tells_of(&told, &row.state) {
             let detail = format!(
                 "it is {status:?}, and the audit tells otherwise: {}",
@@ -57,7 +73,7 @@ pub(super) fn check_device(
     }
     for row in tx.last_resorts_of(device.key)? {
         findings.key_packages += 1;
-        let told = histories.remove(&row.key_package_ref).unwrap_or_default();
+        let told = histories.take(&row.key_package_ref, row.uploaded_at);
         let reservations = tx.count_last_resort_reservations(&row.key_package_ref)?;
         if !tells_of_last_resort(&told, row.state, row.used, reservations) {
             let detail = format!(
@@ -83,8 +99,8 @@ pub(super) fn check_device(
         check_bytes(crypto, device, &stored, findings);
     }
     // The rest was forgotten, long after its end.
-    for (key_package_ref, told) in histories {
-        let over = told.ended.is_some() || told.reserved > 0;
+    for (key_package_ref, told) in histories.told {
+        let over = told.ended.is_some() || told.reserved > 0 || told.pruned;
         if told.open > 0 || !over {
             let detail = format!(
                 "it is not there, and the audit tells otherwise: {}",
@@ -102,17 +118,28 @@ pub(super) fn check_device(
 
 /// Walks the chain, and gathers what it tells of each KeyPackage.
 fn check_audit(tx: &Tx<'_>, device: &DeviceRow, findings: &mut Findings) -> Result<Histories, Fault> {
-    let (mut chain, mut histories) = (AuditChain::default(), Histories::new());
+    let (mut chain, mut histories) = (AuditChain::default(), Histories::default());
+    if let Some(checkpoint) = tx.audit_checkpoint(device.key)? {
+        chain = AuditChain::after(&checkpoint).ok_or(Fault::Corrupt("the checkpoint of an audit"))?;
+        histories.pruned_until = Some(UnixSeconds(checkpoint.time));
+    }
     let (mut last, mut whole) = (0, true);
+    let mut oldest = None;
     loop {
         let rows = tx.audit_rows(device.key, last, AUDIT_PAGE_ROWS_MAX)?;
         for row in &rows {
             last = row.seq;
+            oldest = oldest.or(Some(UnixSeconds(row.time)));
             if whole && let Err(broken) = chain.follow(row) {
                 whole = false;
                 findings.add(FindingCode::AuditBroken, device.identity(), broken.to_string());
             }
-            let history = histories.entry(row.key_package_ref.clone()).or_default();
+            let begins = histories.pruned_until.is_none() || row.transition == AuditTransition::Upload;
+            let history = histories.told.entry(row.key_package_ref.clone());
+            let history = history.or_insert_with(|| match begins {
+                true => KeyPackageHistory::default(),
+                false => KeyPackageHistory::pruned(),
+            });
             if let Err(impossible) = history.follow(row.transition) {
                 let detail = format!("row {}: {impossible}", row.seq);
                 findings.add(FindingCode::AuditTransition, device.identity(), detail);
@@ -126,6 +153,10 @@ fn check_audit(tx: &Tx<'_>, device: &DeviceRow, findings: &mut Findings) -> Resu
         let detail = format!("the chain ends with row {last}, and the device's row names another end");
         findings.add(FindingCode::AuditHead, device.identity(), detail);
     }
+    if oldest != tx.audit_oldest(device.key)? {
+        let detail = "the device's row names another time of the oldest row".to_owned();
+        findings.add(FindingCode::AuditHead, device.identity(), detail);
+    }
     Ok(histories)
 }
 
@@ -136,6 +167,7 @@ fn tells_of<D, G>(told: &KeyPackageHistory, state: &DirectoryState<D, G>) -> boo
         open,
         committed,
         ended,
+        pruned,
         ..
     } = *told;
     let uploaded = *told != KeyPackageHistory::default();
@@ -147,6 +179,15 @@ fn tells_of<D, G>(told: &KeyPackageHistory, state: &DirectoryState<D, G>) -> boo
         DirectoryState::Expired => (0, 0, 0, Some(AuditTransition::Expire)),
         DirectoryState::Revoked => (reserved.min(1), reserved.min(1), 0, Some(AuditTransition::Revoke)),
     };
+    if pruned {
+        // Nothing that is told may be too much.
+        let (most_reserved, most_open, most_committed, end) = expected;
+        return !told.retired
+            && reserved <= most_reserved
+            && open <= most_open
+            && committed <= most_committed
+            && (ended.is_none() || ended == end);
+    }
     uploaded && !told.retired && (reserved, open, committed, ended) == expected
 }
 
@@ -160,14 +201,20 @@ fn tells_of_last_resort(
     let over = matches!(told.ended, Some(AuditTransition::Gone | AuditTransition::Revoke));
     let fits = match state {
         LastResortState::Active => told.ended.is_none() && !told.retired,
-        LastResortState::Retiring { .. } => told.ended.is_none() && told.retired,
-        LastResortState::Gone => over,
+        LastResortState::Retiring { .. } => told.ended.is_none() && (told.retired || told.pruned),
+        LastResortState::Gone => over || (told.pruned && told.ended.is_none()),
     };
     let uploaded = *told != KeyPackageHistory::default();
+    if told.pruned {
+        return fits && (used || told.reserved == 0) && told.open <= reservations;
+    }
     uploaded && fits && used == (told.reserved > 0) && told.open == reservations
 }
 
 fn in_words(told: &KeyPackageHistory) -> String {
+    if told.pruned {
+        return "its first rows are gone, and the others do not fit".to_owned();
+    }
     if *told == KeyPackageHistory::default() {
         return "never uploaded".to_owned();
     }

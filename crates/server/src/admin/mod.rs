@@ -9,6 +9,7 @@ mod invitations;
 mod restored;
 
 use std::fmt;
+use std::time::Duration;
 
 use openmls_rust_crypto::RustCrypto;
 
@@ -110,13 +111,13 @@ impl fmt::Display for FindingCode {
 }
 
 impl Admin {
-    /// Opens a store and brings its schema up to date.
+    /// Opens a store and brings its schema up to date. A database that is down is not waited for.
     ///
     /// # Errors
     /// [`Fault`] when it cannot be opened or migrated.
     pub async fn open(location: &StoreLocation) -> Result<Self, Fault> {
         let beginning = Beginning::new(&RustCrypto::default())?;
-        let store = Store::open(location, &beginning, Wakeups::default()).await?;
+        let store = Store::open(location, &beginning, Wakeups::default(), Duration::ZERO).await?;
         Ok(Self { store })
     }
 

@@ -81,9 +81,11 @@ impl Service {
         self.inner
             .store
             .read(move |tx| {
+                let checkpoint = tx.audit_checkpoint(owner)?;
                 Ok(AuditPage {
                     incarnation: tx.incarnation()?,
                     head: tx.audit_head(owner)?,
+                    checkpoint: checkpoint.filter(|checkpoint| after < checkpoint.seq),
                     rows: tx.audit_rows(owner, after, limit)?,
                 })
             })

@@ -9,6 +9,7 @@ mod states;
 mod sweep;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
@@ -111,7 +112,8 @@ impl Service {
         let crypto = RustCrypto::default();
         let sessions = Sessions::default();
         let wakeups = Wakeups::knowing(sessions.clone());
-        let store = Store::open(&config.store, &Beginning::new(&crypto)?, wakeups.clone()).await?;
+        let wait = Duration::from_secs(config.postgres_wait_seconds);
+        let store = Store::open(&config.store, &Beginning::new(&crypto)?, wakeups.clone(), wait).await?;
         let known = store.read(|tx| Ok((tx.clock()?, tx.challenge_key()?)));
         let (known, challenges) = known.await.map_err(of_the_store)?;
         let watch = Watch::start(clock, &known);

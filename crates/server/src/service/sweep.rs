@@ -27,7 +27,7 @@ const IDEMPOTENT_ANSWER_SECONDS: u64 = 24 * 60 * 60;
 pub struct Swept {
     /// KeyPackages that lapsed, expired or were forgotten.
     pub key_packages: u64,
-    /// Bodies of messages, sessions, answers, memories of rates and parts of blobs that were removed, and what groups without
+    /// Bodies of messages, sessions, answers, rows of audits, memories of rates and parts of blobs that were removed, and what groups without
     /// members left.
     pub other_rows: u64,
 }
@@ -123,6 +123,7 @@ fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Re
     let handshakes_since = ended_by(HANDSHAKE_SECONDS).minus(HANDSHAKE_SECONDS);
     let answers_since = ended_by(IDEMPOTENT_ANSWER_SECONDS).minus(IDEMPOTENT_ANSWER_SECONDS);
     let introductions_since = ended_by(INTRODUCTION_SECONDS).minus(INTRODUCTION_SECONDS);
+    let audits_since = ended_by(config.audit_retention_seconds).minus(config.audit_retention_seconds);
     let durations = Durations {
         session: config.session_seconds,
         reservation: config.directory.reservation_seconds,
@@ -133,6 +134,7 @@ fn sweep(tx: &Tx<'_>, config: &Config, now: UnixSeconds, known: &ClockRow) -> Re
         key_packages: crate::directory::sweep(tx, &config.directory, now, SWEEP_ROWS_MAX)?,
         other_rows: tx.sweep_accounts(now, answers_since, SWEEP_ROWS_MAX)?
             + tx.sweep_introductions(introductions_since, SWEEP_ROWS_MAX)?
+            + tx.prune_audits(audits_since, SWEEP_ROWS_MAX)?
             + tx.sweep_rates(now, SWEEP_ROWS_MAX)?
             + tx.sweep_welcomes(SWEEP_ROWS_MAX)?
             + tx.sweep_handshakes(handshakes_since, SWEEP_ROWS_MAX)?

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{AuditHead, AuditRow, AuditTransition, Base64Url, GroupId, KeyPackageRef};
+use larder_wire::{AuditCheckpoint, AuditHead, AuditRow, AuditTransition, Base64Url, GroupId, KeyPackageRef};
 
 use crate::error::Fault;
 use crate::store::statement::{Param, Row, params};
@@ -14,6 +14,9 @@ fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
         .copied()
         .ok_or(Fault::Corrupt("an unknown transition in an audit"))
 }
+
+/// Chains that one transaction shortens.
+const PRUNED_CHAINS_MAX: u32 = 64;
 
 const HEAD: &str = "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1";
 
@@ -73,8 +76,8 @@ impl Tx<'_> {
         }
         for (owner, head) in heads {
             self.queue(
-                "UPDATE devices SET audit_seq = ?2, audit_hash = ?3 WHERE id = ?1",
-                params![owner, head.seq, head.hash.0.as_slice()],
+                "UPDATE devices SET audit_seq = ?2, audit_hash = ?3, audit_oldest = coalesce(audit_oldest, ?4) WHERE id = ?1",
+                params![owner, head.seq, head.hash.0.as_slice(), now],
             )?;
         }
         Ok(())
@@ -94,9 +97,9 @@ impl Tx<'_> {
         let head = self.insert_audit((owner, head), key_package_ref, transition, actor, now)?;
         self.queue(
             "UPDATE devices SET generation = generation + 1, audit_seq = ?2, audit_hash = ?3,
-                 asked_until = coalesce(?4, asked_until)
+                 asked_until = coalesce(?4, asked_until), audit_oldest = coalesce(audit_oldest, ?5)
              WHERE id = ?1",
-            params![owner, head.seq, head.hash.0.as_slice(), asked_until],
+            params![owner, head.seq, head.hash.0.as_slice(), asked_until, now],
         )
     }
 
@@ -157,5 +160,82 @@ impl Tx<'_> {
             params![owner, after, limit],
             audit_row,
         )
+    }
+
+    /// The last row of a device's audit chain that was removed; `None` while all are there.
+    pub(crate) fn audit_checkpoint(&self, owner: DeviceKey) -> Result<Option<AuditCheckpoint>, Fault> {
+        self.row(
+            "SELECT seq, hash, time FROM audit_checkpoints WHERE device_id = ?1",
+            params![owner],
+            |row| {
+                Ok(AuditCheckpoint {
+                    seq: row.get(0)?,
+                    hash: Base64Url(row.get(1)?),
+                    time: row.get(2)?,
+                })
+            },
+        )
+    }
+
+    /// When the oldest row of a device's audit chain happened, as the device's row says; `None` without one.
+    pub(crate) fn audit_oldest(&self, owner: DeviceKey) -> Result<Option<UnixSeconds>, Fault> {
+        self.one_row(
+            "SELECT audit_oldest FROM devices WHERE id = ?1",
+            params![owner],
+            |row| row.optional(0),
+        )
+    }
+
+    /// Removes rows of audit chains that happened before `before`, `most` at most, from the beginning of each chain on. Of each
+    /// chain the last row that was removed is kept as a checkpoint. Returns how many were removed.
+    pub(crate) fn prune_audits(&self, before: UnixSeconds, most: u32) -> Result<u64, Fault> {
+        let due = self.due(
+            || {
+                self.rows(
+                    "SELECT id FROM devices WHERE audit_oldest < ?1 ORDER BY audit_oldest LIMIT ?2",
+                    params![before, PRUNED_CHAINS_MAX],
+                    |row| row.get::<DeviceKey>(0),
+                )
+            },
+            |device| *device,
+        )?;
+        let mut left = most;
+        for device in due {
+            if left == 0 {
+                break;
+            }
+            left -= self.prune_audit(device, before, left)?;
+        }
+        Ok(u64::from(most - left))
+    }
+
+    fn prune_audit(&self, owner: DeviceKey, before: UnixSeconds, most: u32) -> Result<u32, Fault> {
+        // One more, to know when the oldest happened that stays.
+        let mut rows = self.audit_rows(owner, 0, most.saturating_add(1))?;
+        let kept = rows
+            .iter()
+            .take(most as usize)
+            .position(|row| row.time >= before.0)
+            .unwrap_or(rows.len().min(most as usize));
+        let oldest = rows.get(kept).map(|row| UnixSeconds(row.time));
+        rows.truncate(kept);
+        self.execute(
+            "UPDATE devices SET audit_oldest = ?2 WHERE id = ?1",
+            params![owner, oldest],
+        )?;
+        let (Some(last), Some(latest)) = (rows.last(), rows.iter().map(|row| row.time).max()) else {
+            return Ok(0);
+        };
+        self.execute(
+            "DELETE FROM audit WHERE device_id = ?1 AND seq <= ?2",
+            params![owner, last.seq],
+        )?;
+        self.execute(
+            "INSERT INTO audit_checkpoints (device_id, seq, hash, time) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (device_id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash,
+                 time = CASE WHEN excluded.time > audit_checkpoints.time THEN excluded.time ELSE audit_checkpoints.time END",
+            params![owner, last.seq, &last.hash.0[..], UnixSeconds(latest)],
+        )?;
+        Ok(u32::try_from(kept).unwrap_or(most))
     }
 }

@@ -32,6 +32,7 @@ mod totals;
 mod tx;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openmls_rust_crypto::RustCrypto;
 use tokio::sync::Semaphore;
@@ -54,7 +55,7 @@ pub(crate) use log::{
 };
 pub(crate) use mail::MailKind;
 pub(crate) use members::Interval;
-pub use postgres::PostgresError;
+pub use postgres::{PostgresError, PostgresErrorKind};
 pub(crate) use scrub::Content;
 pub(crate) use stock::Stock;
 pub(crate) use tx::{BlobKey, DeviceKey, NewMessage, News, Tx, UserKey, panic_text};
@@ -107,11 +108,13 @@ enum Kind {
 impl Store {
     /// Opens the store and brings its schema up to date.
     ///
-    /// After a commit, and when another node tells, those of `wakeups` wake for whom there may be something new.
+    /// After a commit, and when another node tells, those of `wakeups` wake for whom there may be something new. A PostgreSQL
+    /// that is down is waited for, up to `wait`.
     pub(crate) async fn open(
         location: &StoreLocation,
         beginning: &Beginning,
         wakeups: Wakeups,
+        wait: Duration,
     ) -> Result<Self, Fault> {
         let engine = match location {
             StoreLocation::Sqlite(path) => {
@@ -120,7 +123,7 @@ impl Store {
                 })?)
             }
             StoreLocation::Postgres(location) => {
-                Kind::Postgres(postgres::Postgres::open(location, beginning, wakeups).await?)
+                Kind::Postgres(postgres::Postgres::open(location, beginning, wakeups, wait).await?)
             }
         };
         Ok(Self::over(engine))

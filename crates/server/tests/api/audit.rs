@@ -88,3 +88,64 @@ async fn pages_of_an_audit_are_bounded_and_nothing_is_after_the_end() {
         bob.http.get(&path).await.refused(ProblemType::Malformed);
     }
 }
+
+#[tokio::test]
+async fn an_audit_begins_where_the_last_ninety_days_do() {
+    const DAY: u64 = 24 * 60 * 60;
+    let server = TestServer::unswept().await;
+    let mut bob = server.device("bob").await;
+    let refs = bob.stock(4).await;
+    let before = verified(&bob).await;
+    server.pass(60 * DAY);
+    bob.open_session().await;
+    bob.revoke(&refs[..3]).await;
+    let all = verified(&bob).await;
+    assert_eq!(all.len(), 7);
+    server.pass(30 * DAY - 60);
+    server.sweep().await;
+    bob.open_session().await;
+    let whole = page(&bob, 0, 256).await;
+    assert_eq!(whole.checkpoint, None);
+    assert_eq!(whole.rows[..7], all, "the sweep may have told of more");
+    server.pass(120);
+    server.sweep().await;
+    let pruned = page(&bob, 0, 256).await;
+    let checkpoint = pruned.checkpoint.clone().unwrap();
+    let last = before.last().unwrap();
+    assert_eq!(
+        (checkpoint.seq, &checkpoint.hash, checkpoint.time),
+        (4, &last.hash, last.time)
+    );
+    assert_eq!((&pruned.rows[..], &pruned.head), (&whole.rows[4..], &whole.head));
+    let mut chain = AuditChain::after(&checkpoint).unwrap();
+    assert!(pruned.rows.iter().all(|row| chain.follow(row).is_ok()));
+    assert!(chain.ends_at(&pruned.head));
+    // Whoever knows that much is not told of it.
+    assert!(page(&bob, 3, 256).await.checkpoint.is_some());
+    assert_eq!(page(&bob, 4, 256).await.checkpoint, None);
+    // All of it goes in the end, and the next row follows all the same.
+    server.pass(91 * DAY);
+    server.sweep().await;
+    bob.open_session().await;
+    let nothing = page(&bob, 0, 256).await;
+    assert_eq!(
+        (&nothing.rows[..], nothing.checkpoint.unwrap().seq),
+        (&[][..], pruned.head.seq)
+    );
+}
+
+#[tokio::test]
+async fn an_audit_is_not_pruned_by_a_clock_that_is_not_believed() {
+    const DAY: u64 = 24 * 60 * 60;
+    let server = TestServer::unswept().await;
+    let mut bob = server.device_with_key_packages("bob", 2).await;
+    server.sweep().await;
+    server.set_clock(400 * 24 * 60 * 60);
+    server.sweep().await;
+    assert_eq!(page(&bob, 0, 256).await.checkpoint, None);
+    server.set_clock(0);
+    server.pass(91 * DAY);
+    server.sweep().await;
+    bob.open_session().await;
+    assert!(page(&bob, 0, 256).await.checkpoint.is_some());
+}

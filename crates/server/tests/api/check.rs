@@ -6,7 +6,7 @@ use larder_server::{Admin, Checked, Finding, FindingCode};
 use larder_wire::GroupId;
 
 use crate::scene::Scene;
-use crate::support::{TestServer, reserved_refs};
+use crate::support::{KeyPackageSpec, TestServer, reserved_refs};
 
 async fn check(server: &TestServer) -> (Checked, Vec<Finding>) {
     let admin = Admin::open(&server.database.location()).await.unwrap();
@@ -62,11 +62,83 @@ async fn s3_s6_s7_s8_s9_a_store_in_use_has_nothing_to_be_found() {
     assert_eq!(findings, []);
     assert_eq!((checked.devices, checked.groups), (4, 1));
     assert_eq!(checked.key_packages, 3 + 3 + 5 + 3 + 2);
-    // Much later everything is over, and most of it forgotten.
-    for days in [61, 60] {
+    // Much later everything is over, the audits have lost their beginnings, and most of it is forgotten.
+    for days in [61, 28, 2, 10, 20, 30] {
         scene.server.pass(days * 86_400);
         scene.server.sweep().await;
         assert_eq!(check(&scene.server).await.1, []);
+    }
+}
+
+/// A KeyPackage may be remembered for longer than what happened to it.
+#[tokio::test]
+async fn pruned_history_is_no_finding_and_a_contradiction_is() {
+    const LIFE: (i64, i64) = (-3600, 84 * 86_400);
+    let server = TestServer::unswept().await;
+    let (alice, mut bob) = (server.device("alice").await, server.device("bob").await);
+    let minted: Vec<_> = (0..6)
+        .map(|_| {
+            bob.mint(KeyPackageSpec {
+                lifetime: Some(LIFE),
+                ..Default::default()
+            })
+        })
+        .collect();
+    let uploaded = bob.upload(&minted).await;
+    bob.stock_last_resort().await;
+    let refs: Vec<_> = uploaded
+        .results
+        .into_iter()
+        .filter_map(|result| result.key_package_ref)
+        .collect();
+    // One is spent, one lapses, one is withdrawn at once and one later; the others expire.
+    let (mut alices, _) = alice.create_group().await;
+    alice.invite(&mut alices, &[&bob]).await;
+    alice
+        .reserve(&[&bob], &GroupId::from_bytes(b"elsewhere").unwrap())
+        .await;
+    bob.revoke(&refs[2..3]).await;
+    for (days, revoked) in [(0, None), (1, None), (30, Some(3)), (30, None), (30, None)] {
+        server.pass(days * 86_400 + 1);
+        server.sweep().await;
+        bob.open_session().await;
+        if let Some(number) = revoked {
+            bob.revoke(&refs[number..=number]).await;
+        }
+        assert_eq!(check(&server).await.1, []);
+    }
+    let kept = server.database.count("SELECT count(*) FROM key_packages").await;
+    assert_eq!(kept, 6, "they are remembered");
+    let gone = server
+        .database
+        .count("SELECT count(*) FROM audit_checkpoints WHERE seq > 6")
+        .await;
+    assert_eq!(gone, 1, "and nobody knows any more how they were uploaded");
+    for (planted, code) in [
+        // What expired after the checkpoint was not withdrawn.
+        (
+            "UPDATE key_packages SET status = 5 WHERE status = 4",
+            FindingCode::AuditState,
+        ),
+        (
+            "UPDATE devices SET audit_oldest = audit_oldest + 1",
+            FindingCode::AuditHead,
+        ),
+        (
+            "UPDATE audit_checkpoints SET seq = seq - 1",
+            FindingCode::AuditBroken,
+        ),
+        (
+            "UPDATE audit_checkpoints SET hash = ref FROM key_packages",
+            FindingCode::AuditBroken,
+        ),
+    ] {
+        server.database.corrupt(planted).await;
+        let (_, findings) = check(&server).await;
+        assert!(
+            findings.iter().any(|finding| finding.code == code),
+            "{planted}: {findings:?}"
+        );
     }
 }
 

@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Config, NoTls};
+use tokio_postgres::{AsyncMessage, Config};
 use uuid::Uuid;
 
 use super::pool::connection;
+use super::tls::Connector;
 use crate::error::Fault;
 use crate::store::postgres::PostgresError;
 use crate::store::tx::{DeviceKey, News};
@@ -57,7 +58,7 @@ impl Hints {
 /// Starts what runs beside the requests.
 pub(super) fn start(
     background: &mut JoinSet<()>,
-    config: Config,
+    (config, connector): (Config, Connector),
     pool: Pool,
     incarnation: &str,
     wakeups: Wakeups,
@@ -66,14 +67,20 @@ pub(super) fn start(
     // Several servers may share a database, each in a schema of its own.
     let channel = format!("larder_{}", incarnation.replace('-', ""));
     let (listening, listens) = watch::channel(false);
-    background.spawn(exchange(config, channel, to_tell, wakeups.clone(), listening));
+    background.spawn(exchange(
+        (config, connector),
+        channel,
+        to_tell,
+        wakeups.clone(),
+        listening,
+    ));
     background.spawn(look(pool, wakeups, listens));
     Hints { untold }
 }
 
 /// Listens, and tells, on a connection of its own; again and again, if it is lost.
 async fn exchange(
-    config: Config,
+    database: (Config, Connector),
     channel: String,
     mut to_tell: mpsc::Receiver<News>,
     wakeups: Wakeups,
@@ -81,7 +88,7 @@ async fn exchange(
 ) {
     let mut pause = LISTEN_PAUSE_MIN;
     loop {
-        let ended = exchange_once(&config, &channel, &mut to_tell, &wakeups, &listening).await;
+        let ended = exchange_once(&database, &channel, &mut to_tell, &wakeups, &listening).await;
         if listening.send_replace(false) {
             pause = LISTEN_PAUSE_MIN;
         }
@@ -97,13 +104,13 @@ async fn exchange(
 }
 
 async fn exchange_once(
-    config: &Config,
+    (config, connector): &(Config, Connector),
     channel: &str,
     to_tell: &mut mpsc::Receiver<News>,
     wakeups: &Wakeups,
     listening: &watch::Sender<bool>,
 ) -> Result<(), PostgresError> {
-    let (client, mut connection) = config.connect(NoTls).await?;
+    let (client, mut connection) = connector.connect(config).await?;
     let node = Uuid::new_v4().to_string();
     let (own, wakeups) = (node.clone(), wakeups.clone());
     let mut driver = JoinSet::new();

@@ -5,10 +5,15 @@
 //! one up for the sake of another, it starts over from the beginning. `synchronous_commit` is on: what a caller is
 //! told is on disk.
 
+mod binding;
 mod error;
 mod hints;
 mod pool;
+mod pooler;
+mod reach;
 mod session;
+mod tls;
+mod verifier;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +28,7 @@ use crate::store::location::PostgresLocation;
 use crate::store::tx::{Engine, News, Tx};
 use crate::wakeups::Wakeups;
 
-pub use error::PostgresError;
+pub use error::{PostgresError, PostgresErrorKind};
 pub(super) use session::Session;
 #[cfg(test)]
 pub(super) use session::translated;
@@ -48,6 +53,26 @@ struct Shared {
     _background: JoinSet<()>,
 }
 
+/// How to connect to a database.
+struct Database {
+    config: tokio_postgres::Config,
+    connector: tls::Connector,
+    pool: Pool,
+}
+
+impl Database {
+    fn at(location: &PostgresLocation) -> Result<Self, Fault> {
+        let config = pool::configured(location);
+        let connector = tls::Connector::new(location)?;
+        let pool = pool::create(config.clone(), connector.clone(), location.connections_max())?;
+        Ok(Self {
+            config,
+            connector,
+            pool,
+        })
+    }
+}
+
 /// What a transaction is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -60,31 +85,38 @@ enum Purpose {
 }
 
 impl Postgres {
-    /// Connects, and brings the schema up to date. Several nodes may do so at once.
+    /// Connects, waiting for a database that is down for up to `wait`, and brings the schema up to date. Several nodes may do so
+    /// at once.
     pub(super) async fn open(
         location: &PostgresLocation,
         beginning: &Beginning,
         wakeups: Wakeups,
+        wait: Duration,
     ) -> Result<Self, Fault> {
-        let config = pool::configured(location);
-        let pool = pool::create(config.clone(), location.connections_max())?;
-        let incarnation = pool::prepare_schema(&pool, beginning).await?;
-        Ok(Self::start(config, pool, &incarnation, wakeups))
+        let database = Database::at(location)?;
+        reach::wait_for(&database.pool, location, wait).await?;
+        let incarnation = pool::prepare_schema(&database.pool, beginning).await?;
+        Ok(Self::start(database, &incarnation, wakeups))
     }
 
-    /// Connects to a database that nodes may be using.
+    /// Connects to a database that nodes may be using, and that must be up.
     pub(super) async fn open_in_use(location: &PostgresLocation) -> Result<Self, Fault> {
-        let config = pool::configured(location);
-        let pool = pool::create(config.clone(), location.connections_max())?;
-        let incarnation = pool::present_schema(&pool).await?;
-        Ok(Self::start(config, pool, &incarnation, Wakeups::default()))
+        let database = Database::at(location)?;
+        reach::wait_for(&database.pool, location, Duration::ZERO).await?;
+        let incarnation = pool::present_schema(&database.pool).await?;
+        Ok(Self::start(database, &incarnation, Wakeups::default()))
     }
 
-    fn start(config: tokio_postgres::Config, pool: Pool, incarnation: &str, wakeups: Wakeups) -> Self {
+    fn start(database: Database, incarnation: &str, wakeups: Wakeups) -> Self {
+        let Database {
+            config,
+            connector,
+            pool,
+        } = database;
         let mut background = JoinSet::new();
         let hints = hints::start(
             &mut background,
-            config,
+            (config, connector),
             pool.clone(),
             incarnation,
             wakeups.clone(),

@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::Config;
 
 use super::error::PostgresError;
 use super::pause;
+use super::tls::Connector;
 use crate::error::Fault;
 use crate::store::Beginning;
 use crate::store::location::PostgresLocation;
 
 /// A request waits this long for a connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
-/// A connection is set up in this time.
+/// A connection to one host is made in this time, unless the URL says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that acknowledges nothing for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -28,9 +29,10 @@ const SESSION_SETUP: &str = "SET lock_timeout = '10s';
 
 pub(super) fn configured(location: &PostgresLocation) -> Config {
     let mut config = location.config().clone();
-    config
-        .connect_timeout(CONNECT_TIMEOUT)
-        .keepalives_idle(SILENCE_MAX);
+    config.keepalives_idle(SILENCE_MAX);
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_TIMEOUT);
+    }
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(SILENCE_MAX);
     }
@@ -40,10 +42,18 @@ pub(super) fn configured(location: &PostgresLocation) -> Config {
     config
 }
 
-pub(super) fn create(config: Config, connections_max: usize) -> Result<Pool, Fault> {
-    let manager = Manager::from_config(
+/// All hosts are tried in this time, so that one that has gone without a word does not keep the next from being asked.
+fn connect_timeout(config: &Config) -> Duration {
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+    let of_each = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    of_each.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX))
+}
+
+pub(super) fn create(config: Config, connector: Connector, connections_max: usize) -> Result<Pool, Fault> {
+    let create_timeout = connect_timeout(&config);
+    let manager = Manager::from_connect(
         config,
-        NoTls,
+        connector,
         ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         },
@@ -52,7 +62,7 @@ pub(super) fn create(config: Config, connections_max: usize) -> Result<Pool, Fau
         .max_size(connections_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECTION_WAIT))
-        .create_timeout(Some(CONNECT_TIMEOUT))
+        .create_timeout(Some(create_timeout))
         .post_create(Hook::async_fn(|client, _| {
             Box::pin(async move {
                 client

@@ -18,6 +18,8 @@ on_both_engines! {
     an_empty_pool_is_told_from_one_that_others_are_taking_from;
     the_audit_of_a_device_is_a_hash_chain;
     a_store_that_is_opened_again_is_the_same;
+    what_is_left_of_an_audit_links_up_to_its_checkpoint;
+    a_year_of_transitions_leaves_those_of_ninety_days;
 }
 
 async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
@@ -380,4 +382,116 @@ async fn a_store_that_is_opened_again_is_the_same(opened: Opened) {
         .unwrap();
     assert_eq!(incarnation, "first");
     assert_eq!(found.unwrap().key, alice.key);
+}
+
+/// Appends rows that happened at these seconds after [`NOW`].
+async fn append_at(opened: &Opened, device: DeviceKey, times: &'static [u64]) {
+    let key_package_ref = reference(1);
+    let appended = opened.store.write(move |tx| {
+        for time in times {
+            tx.append_audit(
+                device,
+                &key_package_ref,
+                AuditTransition::Lapse,
+                None,
+                None,
+                NOW.plus(*time),
+            )?;
+        }
+        Ok(())
+    });
+    appended.await.unwrap();
+}
+
+/// S8: however much is removed at a time, and whatever clocks said.
+async fn what_is_left_of_an_audit_links_up_to_its_checkpoint(opened: Opened) {
+    // Clocks went back in between.
+    const TIMES: [u64; 6] = [5, 9, 7, 20, 3, 30];
+    for (number, (before, kept)) in
+        (1..).zip([(0, 6), (5, 6), (6, 5), (8, 5), (10, 3), (20, 3), (30, 1), (31, 0)])
+    {
+        for (budget, name, key) in [(1, "a", 0), (2, "b", 1), (9, "c", 2)] {
+            let device = opened
+                .register(&format!("{name}{number}"), number * 3 + key)
+                .await
+                .key;
+            append_at(&opened, device, &TIMES).await;
+            let mut removed = 0;
+            loop {
+                let pruned = opened
+                    .store
+                    .write(move |tx| Ok(tx.prune_audits(NOW.plus(before), budget)?));
+                match pruned.await.unwrap() {
+                    0 => break,
+                    rows => removed += rows,
+                }
+            }
+            assert_eq!(
+                removed,
+                (TIMES.len() - kept) as u64,
+                "before {before}, {budget} at a time"
+            );
+            let left = opened.store.read(move |tx| {
+                let (checkpoint, rows) = (tx.audit_checkpoint(device)?, tx.audit_rows(device, 0, 9)?);
+                Ok((checkpoint, rows, tx.audit_head(device)?, tx.audit_oldest(device)?))
+            });
+            let (checkpoint, rows, head, oldest) = left.await.unwrap();
+            assert_eq!((rows.len(), checkpoint.is_some()), (kept, removed > 0));
+            let mut chain = checkpoint
+                .as_ref()
+                .map_or_else(|| Some(AuditChain::default()), AuditChain::after)
+                .unwrap();
+            assert!(rows.iter().all(|row| chain.follow(row).is_ok()) && chain.ends_at(&head));
+            assert_eq!(oldest.map(|oldest| oldest.0), rows.first().map(|row| row.time));
+            let gone = TIMES[..TIMES.len() - kept].iter().max();
+            assert_eq!(
+                checkpoint.map(|checkpoint| checkpoint.time),
+                gone.map(|time| NOW.plus(*time).0)
+            );
+            // What comes next goes on from there.
+            append_at(&opened, device, &[40]).await;
+            let next = opened
+                .store
+                .read(move |tx| Ok((tx.audit_rows(device, head.seq, 9)?, tx.audit_head(device)?)));
+            let (next, end) = next.await.unwrap();
+            assert!(next.len() == 1 && chain.follow(&next[0]).is_ok() && chain.ends_at(&end));
+            // It is not in the way of the others.
+            let all = opened
+                .store
+                .write(move |tx| Ok(tx.prune_audits(NOW.plus(41), 99)?));
+            assert_eq!(all.await.unwrap(), kept as u64 + 1);
+        }
+    }
+}
+
+async fn a_year_of_transitions_leaves_those_of_ninety_days(opened: Opened) {
+    const DAY: u64 = 24 * 60 * 60;
+    const ROWS_A_WEEK: usize = 6;
+    let devices = [
+        opened.register("alice", 1).await.key,
+        opened.register("bob", 2).await.key,
+    ];
+    let mut most = 0;
+    for week in 0..52 {
+        let now = NOW.plus(week * 7 * DAY);
+        let passed = opened.store.write(move |tx| {
+            for device in devices {
+                for number in 0..ROWS_A_WEEK {
+                    let key_package_ref = reference(number as u8);
+                    tx.append_audit(device, &key_package_ref, AuditTransition::Upload, None, None, now)?;
+                }
+            }
+            Ok(())
+        });
+        passed.await.unwrap();
+        let swept = opened
+            .store
+            .write(move |tx| Ok(tx.prune_audits(now.minus(90 * DAY), 500)?));
+        swept.await.unwrap();
+        most = most.max(opened.count("SELECT count(*) FROM audit").await);
+    }
+    // The weeks that begin within the last ninety days.
+    assert_eq!(most, 13 * ROWS_A_WEEK as u64 * devices.len() as u64);
+    let rows = opened.store.read(move |tx| Ok(tx.audit_head(devices[0])?.seq));
+    assert_eq!(rows.await.unwrap(), 52 * ROWS_A_WEEK as u64);
 }

@@ -1,6 +1,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use larder_lifecycle::{DirectoryPolicy, Lifetime, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef};
@@ -90,7 +91,7 @@ impl Opened {
 
     async fn at(location: StoreLocation, directory: Option<tempfile::TempDir>) -> Self {
         let wakeups = Wakeups::default();
-        let store = Store::open(&location, &beginning("first"), wakeups.clone())
+        let store = Store::open(&location, &beginning("first"), wakeups.clone(), Duration::ZERO)
             .await
             .unwrap();
         Self {
@@ -117,9 +118,14 @@ impl Opened {
 
     /// Another node on the same PostgreSQL database.
     pub(super) async fn another_node(&self) -> Store {
-        Store::open(&self.location, &beginning("second"), Wakeups::default())
-            .await
-            .unwrap()
+        Store::open(
+            &self.location,
+            &beginning("second"),
+            Wakeups::default(),
+            Duration::ZERO,
+        )
+        .await
+        .unwrap()
     }
 
     /// Runs a statement in a transaction of its own, as nobody in the program does.

@@ -122,6 +122,9 @@ pub(super) async fn exercise(opened: &Opened) {
             let head = tx.audit_head(alice.key)?;
             tx.append_disclosure((alice.key, &head), &ordinary, Some(NOW), ("alice", &group()), NOW)?;
             tx.audit_rows(alice.key, 0, 9)?;
+            tx.audit_oldest(alice.key)?;
+            tx.audit_checkpoint(alice.key)?;
+            tx.prune_audits(NOW.plus(1), 9)?;
             tx.bump_generation(alice.key)?;
             tx.generation(alice.key)?;
             tx.key_packages_of(alice.key)?;
@@ -295,6 +298,9 @@ const FILL: &str = "
     UPDATE key_packages SET status = 3 WHERE status = 1 AND not_after % 100 <> 0;
     INSERT INTO key_package_bytes SELECT ref, ref FROM key_packages WHERE status < 2;
     INSERT INTO audit SELECT device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
+    INSERT INTO audit_checkpoints SELECT device, min(n), '', min(n) FROM spread GROUP BY device
+        ON CONFLICT DO NOTHING;
+    UPDATE devices SET audit_oldest = id;
     INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
         SELECT sha256(hash), device, n, 0, 0, sha256(hash), sha256(hash || 'l'), 0, n, n FROM spread;
     INSERT INTO last_resort_bytes SELECT ref, ref FROM last_resorts;
