@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use larder_wire::{GroupId, ReserveRequest};
 
 use super::bare::{self, BareHttp, GroupCommit, SkipLocked};
 use super::device::{Device, Http};
@@ -28,6 +27,8 @@ pub(super) struct Plan {
     /// KeyPackages in the directory.
     pub(super) stored: Vec<u64>,
     pub(super) reservers: u64,
+    /// KeyPackages of one device beside them.
+    pub(super) hot: u64,
     /// Requests under way at once.
     pub(super) connections: &'static [usize],
     pub(super) rounds: usize,
@@ -43,6 +44,7 @@ impl Plan {
         Self {
             stored: stored.map_or_else(|| vec![10_000, 100_000, 1_000_000], |stored| vec![stored]),
             reservers: 20_000,
+            hot: 60_000,
             connections: &[32, 128],
             rounds: 3,
             time: Duration::from_secs(2),
@@ -55,6 +57,7 @@ impl Plan {
         Self {
             stored: vec![stored.unwrap_or(640)],
             reservers: 20,
+            hot: 200,
             connections: &[4],
             rounds: 1,
             time: Duration::from_millis(200),
@@ -69,6 +72,16 @@ struct Rounds {
     ours: Vec<Load>,
     limits: Vec<Vec<f64>>,
     http_p99: Vec<Duration>,
+}
+
+/// Whose KeyPackages are reserved.
+struct Asked {
+    work: &'static str,
+    /// How many at most in a round.
+    each: usize,
+    /// The number of the next request.
+    next: usize,
+    user: Arc<dyn Fn(u64) -> String + Send + Sync>,
 }
 
 /// What a run is measured on.
@@ -89,6 +102,7 @@ pub(super) async fn measure(
     let stock = Stock {
         stored,
         reservers: plan.reservers,
+        hot: plan.hot,
     };
     // The server makes the schema.
     store.serve().await?.0.end().await?;
@@ -119,37 +133,69 @@ pub(super) async fn measure(
 }
 
 impl Bench<'_> {
-    /// Reservations of one KeyPackage each, by many users, of devices that nobody asked before.
+    /// Reservations of one KeyPackage each, by many users: of devices that nobody asked before, and all of one device.
     async fn reservations(&self) -> Result<Vec<Measured>> {
         let bare = BareHttp::start("x".repeat(ANSWER_BYTES))?;
         let commit = match self.store.place() {
             Place::Sqlite(_) => {
-                Durable::GroupCommit(GroupCommit::start(self.store.path(), vec![0x5a; ROW_BYTES])?)
+                let row = vec![0x5a; ROW_BYTES];
+                Durable::GroupCommit(GroupCommit::start(self.store.path(), row)?)
             }
             Place::Postgres(url) => {
                 let owners = i64::try_from(self.stock.targets())?;
                 Durable::SkipLocked(SkipLocked::fill(&url, owners, STOCK_ROWS / owners + 1).await?)
             }
         };
+        let limits = (&bare, &commit);
         let (stock, targets) = (self.stock, self.stock.targets());
+        let mut rows = Vec::new();
+        let mut spread = Asked {
+            work: "reserve",
+            // A fourth of each pool stays.
+            each: usize::try_from(stock.stored * 3 / 4)? / self.rounds(),
+            next: 0,
+            user: Arc::new(move |number| fill::target(number % targets)),
+        };
+        for connections in self.plan.connections {
+            progress(&format!("reserving over {connections} connections"));
+            rows.extend(self.reserve(&mut spread, *connections, limits).await?);
+        }
+        let mut hot = Asked {
+            work: "reserve_hot",
+            each: usize::try_from(stock.hot)? / self.rounds(),
+            next: 0,
+            user: Arc::new(|_| fill::HOT.to_owned()),
+        };
+        for connections in self.plan.connections {
+            progress(&format!("reserving of one device over {connections} connections"));
+            rows.extend(self.reserve(&mut hot, *connections, limits).await?);
+        }
+        Ok(rows)
+    }
+
+    fn rounds(&self) -> usize {
+        (self.plan.connections.len() * self.plan.rounds).max(1)
+    }
+
+    async fn reserve(
+        &self,
+        asked: &mut Asked,
+        connections: usize,
+        (bare, commit): (&BareHttp, &Durable),
+    ) -> Result<Vec<Measured>> {
+        let (stock, targets, user) = (self.stock, self.stock.targets(), Arc::clone(&asked.user));
         let work = Work {
             address: self.address,
             request: Arc::new(move |number| {
                 let number = number as u64;
-                let body = ReserveRequest {
-                    users: vec![
-                        fill::target(number % targets)
-                            .parse()
-                            .unwrap_or_else(|_| unreachable!()),
-                    ],
-                    group_id: GroupId::from_bytes(b"bench").unwrap_or_else(|_| unreachable!()),
-                    suites: vec![1],
-                    all_or_nothing: false,
-                };
-                let body = serde_json::to_string(&body).unwrap_or_default();
                 // Nobody asks twice for the same device, which is not allowed more than a few times.
-                let token = fill::token((number * 7 + number / targets) % stock.reservers);
-                load::request("POST", "/v1/key-packages/reserve", Some(&token), Some(&body))
+                let reserver = (number * 7 + number / targets) % stock.reservers;
+                load::request(
+                    "POST",
+                    "/v1/key-packages/reserve",
+                    Some(&fill::token(reserver)),
+                    Some(&reserve_request(&user(number))),
+                )
             }),
             good: r#""outcome":"ok""#,
         };
@@ -158,25 +204,22 @@ impl Bench<'_> {
             good: "",
             ..work.clone()
         };
-        // A fourth of each pool stays.
-        let rounds = self.plan.connections.len() * self.plan.rounds;
-        let each = (stock.stored as usize * 3 / 4) / rounds.max(1);
-        let mut next = 0;
-        let mut rows = Vec::new();
-        for connections in self.plan.connections {
-            progress(&format!("reserving over {connections} connections"));
-            let mut measured = Rounds::new(2);
-            for _ in 0..self.plan.rounds {
-                let ours = load::run(&work, self.extent(*connections, next..next + each)).await?;
-                next = ours.next;
-                measured.ours.push(ours);
-                let http = load::run(&http_work, self.extent(*connections, 0..usize::MAX)).await?;
-                measured.http_p99.push(http.p99);
-                measured.limits[0].push(http.rate);
-                measured.limits[1].push(commit.rate(*connections, self.plan.time).await?);
-            }
-            rows.push(self.row("reserve", *connections, &measured, (0, "HTTP alone")));
-            rows.push(self.row("reserve", *connections, &measured, (1, commit.name())));
+        let mut measured = Rounds::new(2);
+        for _ in 0..self.plan.rounds {
+            let range = asked.next..asked.next + asked.each;
+            let ours = load::run(&work, self.extent(connections, range)).await?;
+            asked.next = ours.next;
+            measured.ours.push(ours);
+            let http = load::run(&http_work, self.extent(connections, 0..usize::MAX)).await?;
+            measured.http_p99.push(http.p99);
+            measured.limits[0].push(http.rate);
+            measured.limits[1].push(commit.rate(connections, self.plan.time).await?);
+        }
+        let mut rows = vec![
+            self.row(asked.work, connections, &measured, (0, "HTTP alone")),
+            self.row(asked.work, connections, &measured, (1, commit.name())),
+        ];
+        if asked.work == "reserve" {
             let p99 = |times: Vec<Duration>| super::median(times).as_secs_f64() * 1000.0;
             let (larder, limit) = (
                 p99(measured.ours.iter().map(|load| load.p99).collect()),
@@ -187,7 +230,7 @@ impl Bench<'_> {
                 larder: rounded(larder),
                 limit: rounded(limit),
                 ratio: rounded(larder / limit),
-                ..self.measured("reserve_p99", *connections, "HTTP alone")
+                ..self.measured("reserve_p99", connections, "HTTP alone")
             });
         }
         Ok(rows)
@@ -339,6 +382,12 @@ impl Bench<'_> {
     }
 }
 
+/// The body of a request for one KeyPackage of each device of a user.
+fn reserve_request(user: &str) -> String {
+    // As ReserveRequest is written.
+    format!(r#"{{"users":["{user}"],"group_id":"YmVuY2g","suites":[1],"all_or_nothing":false}}"#)
+}
+
 /// What a durable row costs.
 enum Durable {
     GroupCommit(GroupCommit),
@@ -375,4 +424,21 @@ impl Rounds {
 fn middle(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_wire::ReserveRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_one_that_a_server_understands() {
+        let request: ReserveRequest = serde_json::from_str(&reserve_request("target7")).unwrap();
+        assert_eq!(request.users[0].as_str(), "target7");
+        assert_eq!(
+            (request.suites.as_slice(), request.all_or_nothing),
+            (&[1][..], false)
+        );
+    }
 }

@@ -19,6 +19,8 @@ pub(super) struct Stock {
     pub(super) stored: u64,
     /// Users who reserve, and have none themselves.
     pub(super) reservers: u64,
+    /// KeyPackages of one device beside them.
+    pub(super) hot: u64,
 }
 
 impl Stock {
@@ -27,6 +29,9 @@ impl Stock {
         self.stored.div_euclid(POOL).max(1)
     }
 }
+
+/// The user whose device has many.
+pub(super) const HOT: &str = "hot";
 
 /// The session of the reserver of this number.
 pub(super) fn token(reserver: u64) -> String {
@@ -46,14 +51,15 @@ const SQLITE: &str = "
         INSERT INTO n SELECT i FROM c;
     INSERT INTO users (id, name, created_at) SELECT 1000000000 + i, 'reserver' || i, 1 FROM n WHERE i < {reservers};
     INSERT INTO users (id, name, created_at) SELECT 2000000000 + i, 'target' || i, 1 FROM n WHERE i < {targets};
+    INSERT INTO users (id, name, created_at) VALUES (3000000000, 'hot', 1);
     INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at)
         SELECT id, id, name || '-1', x'00', randomblob(32), 1 FROM users WHERE id >= 1000000000;
     DELETE FROM n;
-    WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < {stored})
+    WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < {stored} + {hot})
         INSERT INTO n SELECT i FROM c;
     INSERT INTO key_packages
             (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
-        SELECT randomblob(32), 2000000000 + i % {targets}, 1, 0, randomblob(32), randomblob(32), {now} - 86400,
+        SELECT randomblob(32), CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, 1, 0, randomblob(32), randomblob(32), {now} - 86400,
             {now} + {life} + i % 100000, {now} FROM n;
     INSERT INTO key_package_bytes SELECT ref, randomblob(300) FROM key_packages;
     DROP TABLE n;";
@@ -66,6 +72,7 @@ const POSTGRES: &str = "
         SELECT 1000000000 + i, 'reserver' || i, 1 FROM generate_series(0, {reservers} - 1) i;
     INSERT INTO users (id, name, created_at) OVERRIDING SYSTEM VALUE
         SELECT 2000000000 + i, 'target' || i, 1 FROM generate_series(0, {targets} - 1) i;
+    INSERT INTO users (id, name, created_at) OVERRIDING SYSTEM VALUE VALUES (3000000000, 'hot', 1);
     INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at) OVERRIDING SYSTEM VALUE
         SELECT id, id, name || '-1', '\\x00', sha256(name::bytea), 1 FROM users WHERE id >= 1000000000;
     INSERT INTO sessions (hash, device_id, challenge_hash, expires_at)
@@ -73,8 +80,8 @@ const POSTGRES: &str = "
         FROM generate_series(0, {reservers} - 1) i;
     INSERT INTO key_packages
             (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
-        SELECT sha256(i::text::bytea), 2000000000 + i % {targets}, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea),
-            {now} - 86400, {now} + {life} + i % 100000, {now} FROM generate_series(0::bigint, {stored} - 1) i;
+        SELECT sha256(i::text::bytea), CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea),
+            {now} - 86400, {now} + {life} + i % 100000, {now} FROM generate_series(0::bigint, {stored} + {hot} - 1) i;
     INSERT INTO key_package_bytes SELECT ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
     ANALYZE;
     CHECKPOINT;";
@@ -86,6 +93,7 @@ pub(super) async fn fill(place: &Place, stock: Stock) -> Result<()> {
         let numbers = [
             ("{stored}", stock.stored),
             ("{reservers}", stock.reservers),
+            ("{hot}", stock.hot),
             ("{targets}", stock.targets()),
             ("{now}", now),
             ("{life}", 60 * DAY),

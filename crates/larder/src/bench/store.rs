@@ -15,8 +15,8 @@ use crate::failure::{Exit, Failure};
 use crate::process::{self, Process};
 use crate::profile::Home;
 
-/// All devices have the address of this machine and register at once, whatever clients may do elsewhere.
-const ONE_ADDRESS: [&str; 8] = [
+/// All who are measured come from one address, and ask for more than people do.
+const UNLIMITED: [&str; 14] = [
     "--accounts-per-hour",
     "0",
     "--address-connections",
@@ -25,6 +25,12 @@ const ONE_ADDRESS: [&str; 8] = [
     "0",
     "--address-requests-per-second",
     "0",
+    "--drain-device-burst",
+    "100000",
+    "--drain-pair-burst",
+    "100000",
+    "--drain-pair-reservations",
+    "100000",
 ];
 
 /// A place that is gone at the end.
@@ -68,7 +74,7 @@ impl Store {
     /// Starts a server, and returns its URL, too.
     pub(super) async fn serve(&self) -> Result<(Process, String)> {
         let url = self.schema.as_ref().map(|schema| schema.url.as_str());
-        Process::serve(self.directory.path(), url, &ONE_ADDRESS).await
+        Process::serve(self.directory.path(), url, &UNLIMITED).await
     }
 
     /// Its directory.

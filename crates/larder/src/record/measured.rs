@@ -8,7 +8,7 @@ use serde::Serialize;
 pub(crate) struct Measured {
     /// `message`: sending one. `commit`: one that adds a device. `fan_out`: messages on their way to connected devices.
     /// `idle`, `connected`, `group_info`: memory of a server that was just started, for each connected device, and for
-    /// parallel reads of a group's public state. `reserve`, `reserve_p99`: of one KeyPackage. `read`: of one's own pool in numbers.
+    /// parallel reads of a group's public state. `reserve`, `reserve_p99`: of one KeyPackage; `reserve_hot`: all of one device. `read`: of one's own pool in numbers.
     /// `upload`: of 32 KeyPackages. `session`: a challenge and the answer to it.
     pub(crate) work: &'static str,
     /// Receivers of the message, members of the group, or connected devices; `null` for whatever has none.
@@ -47,6 +47,7 @@ impl Measured {
         );
         let what = match self.work {
             "reserve" => format!("reserve 1 of {stored}, {connections} at once"),
+            "reserve_hot" => format!("reserve 1 of one device, {connections} at once"),
             "reserve_p99" => format!("reserve 1 of {stored}, {connections} at once, p99"),
             "read" => format!("read the pool in numbers, {connections} at once"),
             "upload" => format!("upload 32 to {stored}, {connections} at once"),

@@ -52,10 +52,12 @@ fn every_row_of_what_groups_cost_is_measured_and_nothing_is_left() {
 }
 
 /// The rows of `bench server --quick`: work, and what it is held against.
-const SERVER_ROWS: [(&str, &str); 6] = [
+const SERVER_ROWS: [(&str, &str); 8] = [
     ("reserve", "HTTP alone"),
     ("reserve", "a bare group commit"),
     ("reserve_p99", "HTTP alone"),
+    ("reserve_hot", "HTTP alone"),
+    ("reserve_hot", "a bare group commit"),
     ("read", "/healthz"),
     ("upload", "the same checked by OpenMLS alone"),
     ("session", "two requests of HTTP alone"),

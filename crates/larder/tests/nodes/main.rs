@@ -410,7 +410,7 @@ async fn what_is_measured_is_in_a_schema_that_is_gone_then() {
     let database = Database::create().await;
     let (server, _) = database.url().split_once('?').unwrap();
     let rows_of_groups = if cfg!(target_os = "linux") { 10 } else { 6 };
-    for (bench, expected) in [("groups", rows_of_groups), ("server", 6)] {
+    for (bench, expected) in [("groups", rows_of_groups), ("server", 8)] {
         let output = alone(
             PROGRAM,
             &["bench", bench, "--quick", "--json"],

@@ -2,6 +2,7 @@
 
 use larder_lifecycle::{Demand, DrainLimits, Grant, UnixSeconds};
 
+use crate::directory::reserve::Terms;
 use crate::error::Fault;
 use crate::store::{DeviceKey, DeviceRow, Serving, Stock, Tx, UserKey};
 
@@ -68,8 +69,11 @@ impl Requester {
         tx: &Tx<'_>,
         devices: &[DeviceKey],
         asked: (&[u16], Serving),
+        terms: &Terms<'_>,
     ) -> Result<Vec<Vec<Stock>>, Fault> {
-        tx.stocks(self.user, devices, asked)
+        // One is taken, and what is left is held against these two.
+        let enough = terms.limits.floor.max(terms.policy.low_watermark);
+        tx.stocks(self.user, devices, asked, enough.saturating_add(1))
     }
 
     /// Decides what they get of a device that has this stock in each of the ciphersuites, and counts it as theirs.

@@ -39,7 +39,7 @@ pub(crate) fn reserve(
     let targets = targets(tx, caller, request)?;
     let devices: Vec<DeviceKey> = targets.iter().flatten().map(|device| device.key).collect();
     tx.lock_devices(devices.iter().copied())?;
-    let mut stocks = requester.stocks(tx, &devices, asked)?.into_iter();
+    let mut stocks = requester.stocks(tx, &devices, asked, &terms)?.into_iter();
 
     let mut offers = Vec::with_capacity(targets.len());
     for devices in targets {
@@ -115,7 +115,7 @@ pub(crate) fn probe(
     let asked = (suites, Serving::at(now, policy));
     tx.lock_devices([owner.key])?;
     let mut stranger = Requester::stranger();
-    let stocks = stranger.stocks(tx, &[owner.key], asked)?;
+    let stocks = stranger.stocks(tx, &[owner.key], asked, &terms)?;
     let stocks = stocks.into_iter().next().unwrap_or_default();
     let offered = (owner.clone(), stranger.offer(tx, (owner, stocks), limits, now)?);
     let mut taken = take(tx, [&offered], asked.1, &reservation)?.into_iter();

@@ -11,7 +11,7 @@ use crate::store::tx::{DeviceKey, Tx, UserKey};
 #[derive(Debug, Clone)]
 pub(crate) struct Stock {
     pub(crate) suite: u16,
-    /// Single-use KeyPackages that could be handed out.
+    /// Single-use KeyPackages that could be handed out, counted up to what was asked for.
     pub(crate) available: u32,
     /// Whether there is a last resort that could be.
     pub(crate) last_resort: bool,
@@ -25,8 +25,10 @@ pub(crate) struct Stock {
 
 // One statement for all of it: what a reservation costs is its statements.
 const STOCK: &str = "SELECT
-        (SELECT count(*) FROM key_packages
-         WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4),
+        (SELECT count(*) FROM (
+             SELECT 1 FROM key_packages
+             WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4 LIMIT ?6
+         ) enough),
         (SELECT count(*) FROM last_resorts
          WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4),
         (SELECT forgotten_at FROM pair_rates WHERE user_id = ?5 AND device_id = d.id),
@@ -45,15 +47,17 @@ fn stock(row: &Row<'_>) -> Result<Stock, Fault> {
 }
 
 impl Tx<'_> {
-    /// What each of these devices has for `user`, or for nobody in particular, in each of these ciphersuites. The devices are locked.
+    /// What each of these devices has for `user`, or for nobody in particular, in each of these ciphersuites. KeyPackages are counted up
+    /// to `enough`. The devices are locked.
     pub(crate) fn stocks(
         &self,
         user: Option<UserKey>,
         devices: &[DeviceKey],
         (suites, serving): (&[u16], Serving),
+        enough: u32,
     ) -> Result<Vec<Vec<Stock>>, Fault> {
         let user = user.map(|UserKey(user)| user);
-        let asked: Vec<[Param<'_>; 5]> = devices
+        let asked: Vec<[Param<'_>; 6]> = devices
             .iter()
             .flat_map(|device| suites.iter().map(move |suite| (device, suite)))
             .map(|(device, suite)| {
@@ -63,6 +67,7 @@ impl Tx<'_> {
                     Param::from(serving.not_after),
                     Param::from(serving.not_before),
                     Param::from(user),
+                    Param::from(enough),
                 ]
             })
             .collect();

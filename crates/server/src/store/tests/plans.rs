@@ -101,7 +101,7 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.lock_reservation("r")?;
             tx.lock_user(alice.user_key)?;
             tx.held_by_user(alice.user_key, (NOW, NOW), NOW)?;
-            tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()))?;
+            tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()), 9)?;
             tx.are_acquainted(alice.user_key, alice.user_key)?;
             tx.remember_pair(alice.user_key, bob, NOW)?;
             tx.sweep_rates(NOW, 9)?;
