@@ -2,7 +2,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::UserName;
 
 use crate::error::Fault;
-use crate::store::statement::params;
+use crate::store::statement::{Param, params};
 use crate::store::tx::{DeviceKey, Tx, UserKey};
 
 impl Tx<'_> {
@@ -15,17 +15,33 @@ impl Tx<'_> {
         (since, until): (UnixSeconds, UnixSeconds),
         now: UnixSeconds,
     ) -> Result<Vec<DeviceKey>, Fault> {
-        self.rows(
+        let devices: Vec<DeviceKey> = self.rows(
+            "SELECT id FROM devices WHERE user_id = ?1",
+            params![user],
+            |row| row.get(0),
+        )?;
+        // For each device by itself: PostgreSQL looks at what all users hold if it has not counted lately how much that is.
+        let asked: Vec<[Param<'_>; 4]> = devices
+            .iter()
+            .map(|device| {
+                [
+                    Param::from(*device),
+                    Param::from(since),
+                    Param::from(until),
+                    Param::from(now),
+                ]
+            })
+            .collect();
+        let held = self.rows_of_each(
             "SELECT device_id FROM key_packages
-             WHERE holder IN (SELECT id FROM devices WHERE user_id = ?1) AND status IN (1, 3)
-               AND reserved_until > ?2 AND reserved_until < ?3
+             WHERE holder = ?1 AND status IN (1, 3) AND reserved_until > ?2 AND reserved_until < ?3
              UNION ALL
              SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
-             WHERE r.holder IN (SELECT id FROM devices WHERE user_id = ?1)
-               AND r.reserved_until > ?4 AND r.reserved_until < ?3",
-            params![user, since, until, now],
+             WHERE r.holder = ?1 AND r.reserved_until > ?4 AND r.reserved_until < ?3",
+            &asked,
             |row| row.get(0),
-        )
+        )?;
+        Ok(held.concat())
     }
 
     pub(crate) fn remember_pair(

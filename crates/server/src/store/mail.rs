@@ -34,15 +34,15 @@ impl MailKind {
 impl Tx<'_> {
     /// Tells a device something, and again if it has been told and may have acted already.
     pub(crate) fn post(&self, device: DeviceKey, kind: MailKind, now: UnixSeconds) -> Result<(), Fault> {
-        let seq: u64 = self.one_row(
-            "UPDATE devices SET mail_last = mail_last + 1 WHERE id = ?1 RETURNING mail_last",
+        self.queue(
+            "UPDATE devices SET mail_last = mail_last + 1 WHERE id = ?1",
             params![device],
-            |row| row.get(0),
         )?;
         self.queue(
-            "INSERT INTO mail (device_id, kind, seq, received_at) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO mail (device_id, kind, seq, received_at)
+             SELECT ?1, ?2, mail_last, ?3 FROM devices WHERE id = ?1
              ON CONFLICT (device_id, kind) DO UPDATE SET seq = excluded.seq, received_at = excluded.received_at",
-            params![device, kind as u8, seq, now],
+            params![device, kind as u8, now],
         )?;
         self.wake(device);
         Ok(())

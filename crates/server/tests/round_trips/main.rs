@@ -26,7 +26,7 @@ use larder_wire::{Accepted, GroupId, MESSAGES_MAX, MessagesSent, Sent};
 use openmls::prelude::MlsGroup;
 use tokio::net::TcpListener;
 
-use support::{Device, TestServer};
+use support::{Device, KeyPackageSpec, TestServer};
 
 /// A transaction of its own stores the ratchet tree that the Welcome of a Commit needs.
 const BEHIND_A_COMMIT: u64 = 2;
@@ -141,7 +141,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_message_and_a_commit_wait_as_often_whatever_the_group() {
+async fn requests_wait_as_often_whatever_they_concern() {
     let counts = Counts::start().await;
     let mut measured = Vec::new();
     for others in [2, 40] {
@@ -157,4 +157,29 @@ async fn a_message_and_a_commit_wait_as_often_whatever_the_group() {
     assert!(message <= 8, "{message}");
     assert!(adding_one <= 12, "{adding_one}");
     assert_eq!(adding_one, adding_twelve);
+    the_directory_waits_as_often_however_many_it_concerns(&counts).await;
+}
+
+/// In the same test: every wait of this process is counted.
+async fn the_directory_waits_as_often_however_many_it_concerns(counts: &Counts) {
+    let server = TestServer::start_with(|config| config.drain = support::generous(), false).await;
+    let alice = server.device("alice").await;
+    let group = GroupId::from_bytes(b"a group of alice").unwrap();
+    let mut measured = Vec::new();
+    // The first requests of a device find its session, too.
+    alice.inventory().await;
+    for (number, size) in [(0, 1), (1, 12)] {
+        let targets = Scene::devices(&server, &format!("target{number}-"), size).await;
+        let pools: Vec<_> = (0..32).map(|_| alice.mint(KeyPackageSpec::default())).collect();
+        let before = counts.round_trips().await;
+        alice.upload(&pools[..if size == 1 { 1 } else { 32 }]).await;
+        let uploaded = counts.round_trips().await;
+        let reserved = alice.reserve(&targets.iter().collect::<Vec<_>>(), &group).await;
+        assert_eq!(reserved.users.len(), size);
+        let after = counts.round_trips().await;
+        measured.push((uploaded - before, after - uploaded));
+    }
+    assert_eq!(measured[0], measured[1]);
+    let (upload, reserve) = measured[0];
+    assert!(upload <= 12 && reserve <= 8, "{upload} and {reserve}");
 }

@@ -77,6 +77,8 @@ async fn of_two_transactions_that_wait_for_each_other_one_starts_over() {
         let (attempts, both_hold_one) = (Arc::clone(&attempts), Arc::clone(&both_hold_one));
         opened.store.write(move |tx| {
             post(tx, first)?;
+            // What is queued is carried out before this.
+            tx.mail(first)?;
             if attempts.fetch_add(1, Ordering::SeqCst) < 2 {
                 both_hold_one.wait();
             }

@@ -261,7 +261,11 @@ async fn on_sqlite_every_statement_finds_its_rows_by_an_index() {
             .unwrap();
         let scan = plan
             .iter()
-            .find(|step| step.starts_with("SCAN") && *step != "SCAN CONSTANT ROW");
+            // What a part of the statement has found may be read whole.
+            .find(|step| match step.strip_prefix("SCAN ") {
+                Some(found) => found != "CONSTANT ROW" && !plan.contains(&format!("CO-ROUTINE {found}")),
+                None => false,
+            });
         assert_eq!(scan, None, "{sql}\n{plan:#?}");
         explained += 1;
     }
