@@ -8,7 +8,7 @@ use crate::directory::last_resort;
 use crate::directory::offer::{Offer, Requester};
 use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, MailKind, Reservation, Serving, Tx};
+use crate::store::{DeviceKey, DeviceRow, MailKind, Reservation, Serving, Taken, Tx};
 
 /// What a request is held against.
 #[derive(Clone, Copy)]
@@ -129,9 +129,6 @@ pub(crate) fn probe(
         terms,
     )
 }
-
-/// A KeyPackage that is reserved, and its bytes.
-type Taken = (KeyPackageRef, Vec<u8>);
 
 /// Takes the single-use KeyPackages that are offered, in their order.
 fn take<'o>(

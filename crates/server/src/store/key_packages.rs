@@ -56,6 +56,9 @@ impl Serving {
     }
 }
 
+/// A KeyPackage that was taken, and its bytes.
+pub(crate) type Taken = (KeyPackageRef, Vec<u8>);
+
 /// Who takes a KeyPackage, and for what.
 #[derive(Debug, Clone)]
 pub(crate) struct Reservation {
@@ -240,7 +243,7 @@ impl Tx<'_> {
         stocks: &[(DeviceKey, u16)],
         serving: Serving,
         reservation: &Reservation,
-    ) -> Result<Vec<Option<(KeyPackageRef, Vec<u8>)>>, Fault> {
+    ) -> Result<Vec<Option<Taken>>, Fault> {
         let asked: Vec<[Param<'_>; 8]> = stocks
             .iter()
             .map(|(owner, suite)| {

@@ -47,7 +47,7 @@ pub(crate) use accounts::DeviceRow;
 pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
 pub(crate) use clock::{ClockRow, Durations};
 pub(crate) use groups::GroupRow;
-pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving};
+pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving, Taken};
 pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub(crate) use log::{
