@@ -79,7 +79,7 @@ impl MlsConnection {
 
     /// The first `limit` rows after this one, of all groups and of what concerns none, own ones included, oldest first. Rows
     /// are numbered in the order of arrival, so this is how an interface follows; how far an own message got changes
-    /// afterwards, see [`pending`](Self::pending).
+    /// afterwards, see [`unsent`](Self::unsent).
     ///
     /// # Errors
     /// [`Error::Store`] and its like.

@@ -12,7 +12,7 @@ use larder_client::{
 };
 use larder_lifecycle::{ClockReading, DrainLimits, Rate};
 use larder_pool::LocalStore;
-use larder_server::{Admin, Config, Service, backup_sqlite, serve};
+use larder_server::{AddressLimits, Admin, Config, Service, backup_sqlite, serve};
 use larder_wire::Registration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -144,6 +144,8 @@ impl TestServer {
         self.stop().await;
         let mut config = Config::new(self.directory.path().join(DATABASE));
         config.drain = generous();
+        // Everybody has one address.
+        config.addresses = AddressLimits::none();
         configure(&mut config);
         let ahead = Arc::clone(&self.ahead);
         let clock = Arc::new(move || ClockReading::steady(shifted(ahead.load(Ordering::Relaxed))));
