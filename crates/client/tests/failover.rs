@@ -117,6 +117,13 @@ async fn whom_a_lost_commit_removed_is_gone_over_to_only_if_the_person_accepts_i
         ["alice", "bob"],
         "he has not accepted it"
     );
+    // By now somebody has signed it whom he knows, who does not show why the others are there: that he has accepted.
+    bob.accept(&group).await.unwrap();
+    bob.sync().await.unwrap();
+    for member in [&alice, &dave] {
+        member.sync().await.unwrap();
+        they_talk(&bob, member, &group).await;
+    }
 }
 
 #[tokio::test]

@@ -73,7 +73,8 @@ pub(crate) enum Rejoined {
 enum Explained {
     /// It was in it before.
     Before { leaves: Vec<Leaf>, link: Link },
-    /// It was in one that nothing links to this, and the person has accepted that, with these users.
+    /// It was in one that nothing but a signature links to this, or nothing at all, and the person has accepted that, with these
+    /// users.
     Instead { leaves: Vec<Leaf>, users: Vec<UserName> },
     /// The device that let this one in has vouched for exactly this group.
     Vouched,
@@ -111,15 +112,18 @@ pub(crate) fn stage_rejoin(
         // That this device comes in is no news.
         leaves.push(devices::own_leaf(context));
         let goes_back = info.epoch().as_u64() < known.epoch() && !groups::may_go_back(tx, group)?;
-        match known.link(tx, context, (group, &info), &offer.handshakes)? {
-            Some(link) => Explained::Before { leaves, link },
-            None => match listed::accepted_with(tx, group)? {
-                Some(users) if !goes_back => Explained::Instead { leaves, users },
-                Some(_) | None => {
-                    tell_unlinked(tx, context, (group, answer), &may_rejoin, goes_back)?;
-                    return Ok(Rejoined::Unlinked);
-                }
-            },
+        let accepted = listed::accepted_with(tx, group)?.filter(|_| !goes_back);
+        match (
+            known.link(tx, context, (group, &info), &offer.handshakes)?,
+            accepted,
+        ) {
+            // What only a signature links, the person may have looked at, too.
+            (Some(Link::Signed) | None, Some(users)) => Explained::Instead { leaves, users },
+            (Some(link), _) => Explained::Before { leaves, link },
+            (None, None) => {
+                tell_unlinked(tx, context, (group, answer), &may_rejoin, goes_back)?;
+                return Ok(Rejoined::Unlinked);
+            }
         }
     } else if is_vouched_for {
         Explained::Vouched
