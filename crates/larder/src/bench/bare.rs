@@ -105,7 +105,7 @@ impl GroupCommit {
             let jobs = self.jobs.clone();
             tokio::spawn(async move {
                 let mut written = 0_usize;
-                while Instant::now() < until {
+                while written == 0 || Instant::now() < until {
                     let (done, is_done) = oneshot::channel();
                     jobs.send((rows, done))
                         .ok()
@@ -172,7 +172,7 @@ impl SkipLocked {
                 tokio::spawn(async move {
                     let take = client.prepare(TAKE).await?;
                     let (mut taken, mut owner) = (0_usize, place * 7919);
-                    while Instant::now() < until {
+                    while taken == 0 || Instant::now() < until {
                         owner = (owner + 104_729) % owners;
                         client
                             .query_opt(&take, &[&owner])
@@ -196,7 +196,7 @@ pub(super) async fn check_rate(pool: &[Vec<u8>], time: Duration) -> Result<f64> 
         tokio::task::spawn_blocking(move || {
             let crypto = RustCrypto::default();
             let mut checked = 0_usize;
-            while Instant::now() < until {
+            while checked == 0 || Instant::now() < until {
                 for bytes in &pool {
                     let MlsMessageBodyIn::KeyPackage(key_package) =
                         MlsMessageIn::tls_deserialize_exact(bytes)?.extract()

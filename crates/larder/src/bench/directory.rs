@@ -316,7 +316,7 @@ impl Bench<'_> {
             let (started, until) = (Instant::now(), Instant::now() + self.plan.time);
             let opening = devices.iter().take(connections).map(|device| async move {
                 let mut times = Vec::new();
-                while Instant::now() < until {
+                while times.is_empty() || Instant::now() < until {
                     let asked = Instant::now();
                     device.new_session().await?;
                     times.push(asked.elapsed());

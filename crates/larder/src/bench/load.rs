@@ -76,7 +76,8 @@ pub(super) async fn run(work: &Work, extent: Extent) -> Result<Load> {
             tokio::spawn(async move {
                 let mut connection = Connection::open(work.address).await?;
                 let mut times = Vec::new();
-                while Instant::now() < until {
+                // One at least, however late it is.
+                while times.is_empty() || Instant::now() < until {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= extent.requests.end {
                         break;

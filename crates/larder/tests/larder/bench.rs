@@ -74,9 +74,11 @@ fn every_row_of_what_a_directory_costs_is_measured() {
     assert_eq!(found, SERVER_ROWS);
     for row in &measured {
         assert_eq!((&row["stored"], &row["connections"]), (&960.into(), &4.into()));
-        for number in ["larder", "limit", "ratio", "samples"] {
+        for number in ["larder", "limit", "samples"] {
             assert!(row[number].as_f64().is_some_and(|number| number > 0.0), "{row}");
         }
+        // A small one is rounded.
+        assert!(row["ratio"].as_f64().is_some_and(|ratio| ratio >= 0.0), "{row}");
     }
     let left: Vec<_> = std::fs::read_dir(world.path("")).unwrap().collect();
     assert!(left.iter().all(|entry| !is_of_bench(entry)), "{left:?}");
