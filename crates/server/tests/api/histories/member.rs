@@ -85,8 +85,18 @@ impl Member {
         let http = &self.device.http;
         let send = || http.post_with_key("/v1/key-packages/reserve", &key, &request);
         let asked = self.world.recorder.ask(fate, send).await;
-        let Some(taken) = given(last(&asked), owner) else {
-            return;
+        // The owner may have withdrawn it before the answer was asked for again.
+        let lapsed = |answer: &Answer| answer.status == ProblemType::ReservationLapsed.status();
+        let taken = match lapsed(last(&asked)) {
+            true => None,
+            false => match given(last(&asked), owner) {
+                Some(taken) => Some(taken),
+                None => return,
+            },
+        };
+        let key_package_ref = match &taken {
+            Some(taken) => taken.key_package_ref.clone(),
+            None => last(&asked).refused(ProblemType::ReservationLapsed).refs[0].clone(),
         };
         let op = key_package::Op::Reserve {
             by: identity(&self.device),
@@ -96,17 +106,22 @@ impl Member {
         // Each sending gets the same one; another one would have nobody who asked for it.
         let happened = asked.iter().filter_map(|asked| {
             asked.about(op.clone(), |answer| {
+                if lapsed(answer) {
+                    return None;
+                }
                 let given = given(answer, owner).expect("a retry gets what the first got");
-                assert_eq!(given.key_package_ref, taken.key_package_ref, "S2");
+                assert_eq!(given.key_package_ref, key_package_ref, "S2");
                 Some(key_package::Answer::Given {
                     bytes: given.bytes,
                     until: answer.ok::<Reserved>().expires_at,
                 })
             })
         });
-        self.world.recorder.key_package(&taken.key_package_ref, happened);
-        self.world.disclosed.lock().unwrap().push(taken.clone());
-        self.reserved.push(taken);
+        self.world.recorder.key_package(&key_package_ref, happened);
+        if let Some(taken) = taken {
+            self.world.disclosed.lock().unwrap().push(taken.clone());
+            self.reserved.push(taken);
+        }
     }
 
     fn leaf_of(&self, device: &Device) -> Option<LeafNodeIndex> {
