@@ -157,13 +157,11 @@ impl<'c> Session<'c> {
         if self.is_untold() {
             return Ok(());
         }
-        if self
-            .queued
-            .borrow()
-            .iter()
-            .any(|queued| queued.expected != Touched::Any)
-        {
-            // Nothing is committed before that is known.
+        let is_first = matches!(self.begun.get(), Begun::NotYet(_));
+        let must_be_known = |queued: &Queued| queued.expected != Touched::Any;
+        if is_first || self.queued.borrow().iter().any(must_be_known) {
+            // Nothing is committed before that is known, or whether the connection is still there: lost with the COMMIT, nobody
+            // knows what came of it.
             self.carry_out()?;
         }
         let committed = self.answer(self.client.batch_execute("COMMIT"));

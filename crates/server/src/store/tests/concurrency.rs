@@ -108,6 +108,8 @@ async fn a_transaction_whose_connection_is_killed_starts_over_and_counts_once() 
         .store
         .write(move |tx| {
             post(tx, alice)?;
+            // What is queued is carried out before this.
+            tx.mail(alice)?;
             if counted.fetch_add(1, Ordering::SeqCst) == 0 {
                 cut_off(tx)?;
             }
