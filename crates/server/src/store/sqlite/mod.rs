@@ -10,7 +10,8 @@ mod readers;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use larder_wire::ProblemType;
@@ -27,8 +28,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A handle on the database.
 #[derive(Clone)]
 pub(crate) struct Sqlite {
-    writer: Arc<writer::Writer>,
+    // Dropped in this order: the writer's connection closes last and alone, so that SQLite brings the log over and removes it.
     readers: Arc<readers::Readers>,
+    writer: Arc<writer::Writer>,
 }
 
 impl Sqlite {
@@ -116,6 +118,19 @@ impl Sqlite {
             let _ = answer.send(result);
         })?;
         answered.await.map_err(|_| Fault::Closed)?
+    }
+}
+
+/// Hands a job to a thread that waits for one.
+fn hand_over<J>(jobs: Option<&mpsc::Sender<J>>, job: J) -> Result<(), Fault> {
+    jobs.and_then(|jobs| jobs.send(job).ok()).ok_or(Fault::Closed)
+}
+
+/// Waits for a thread that gets no more jobs. The last handle on the database may be in a job of the thread itself, which ends
+/// then.
+fn end(thread: JoinHandle<()>) {
+    if thread.thread().id() != std::thread::current().id() {
+        let _ = thread.join();
     }
 }
 

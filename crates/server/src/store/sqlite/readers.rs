@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 
 use crate::error::{Fault, ServiceError};
-use crate::store::sqlite::{CacheSize, connect};
+use crate::store::sqlite::{CacheSize, connect, end, hand_over};
 use crate::store::tx::{Engine, Tx};
 
 /// Threads that read, where the machine does not say how many cores it has.
@@ -60,22 +60,14 @@ impl Readers {
         F: FnOnce(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
         let job: Job = Box::new(move |connection| answer(read(connection, work)));
-        self.jobs
-            .as_ref()
-            .and_then(|jobs| jobs.send(job).ok())
-            .ok_or(Fault::Closed)
+        hand_over(self.jobs.as_ref(), job)
     }
 }
 
 impl Drop for Readers {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        for thread in self.threads.drain(..) {
-            // The last handle may be in a job of one of them.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
-        }
+        self.threads.drain(..).for_each(end);
     }
 }
 

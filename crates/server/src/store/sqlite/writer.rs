@@ -6,6 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::{Fault, ServiceError};
 use crate::store::sqlite::checkpoints::Checkpoints;
+use crate::store::sqlite::{end, hand_over};
 use crate::store::tx::{Engine, News, Tx};
 
 /// Requests that one commit carries at most.
@@ -40,6 +41,8 @@ impl Writer {
                     commit_together(&mut connection, batch, &wake);
                     checkpoints.committed(&connection);
                 }
+                // Its connection closes before this one.
+                drop(checkpoints);
             })
             .map_err(|_| Fault::Closed)?;
         Ok(Self {
@@ -69,10 +72,7 @@ impl Writer {
                 });
             })
         });
-        self.jobs
-            .as_ref()
-            .and_then(|jobs| jobs.send(job).ok())
-            .ok_or(Fault::Closed)
+        hand_over(self.jobs.as_ref(), job)
     }
 }
 
@@ -80,10 +80,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
-            // The last handle may be in a job of the thread itself.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
+            end(thread);
         }
     }
 }
