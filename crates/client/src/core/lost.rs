@@ -31,34 +31,33 @@ pub(super) fn epoch_is_another(tx: &Tx<'_>, context: &Context, group: &GroupKey)
     let Some(state) = mls::find(tx, group)? else {
         return Ok(());
     };
-    let lost = tx.connection().execute(
-        "UPDATE messages SET status = ?4 WHERE row IN (
-             SELECT row FROM messages WHERE group_id = ?1 AND status = ?2 AND epoch = ?3 ORDER BY row DESC LIMIT ?5)",
-        (
-            group.as_bytes(),
-            SendStatus::Sent.column(),
-            state.epoch().as_u64().cast_signed(),
-            SendStatus::Lost.column(),
-            LOST_MAX,
-        ),
-    )?;
+    let epoch = state.epoch().as_u64().cast_signed();
+    let lost = mark_those(tx, group, "epoch BETWEEN ?2 AND ?3", (epoch, epoch))?;
     tell(tx, context, group, lost)
 }
 
 /// Notes that the server does not have the messages of this device any more that had these numbers of a group, whether it says so
 /// or not: they are another's. Returns how many there were.
 pub(super) fn mark(tx: &Tx<'_>, group: &GroupKey, numbers: RangeInclusive<u64>) -> Result<usize, Error> {
+    let range = (
+        positions::column(*numbers.start()),
+        positions::column(*numbers.end()),
+    );
+    mark_those(tx, group, "server_seq BETWEEN ?2 AND ?3", range)
+}
+
+fn mark_those(tx: &Tx<'_>, group: &GroupKey, which: &str, (first, last): (i64, i64)) -> Result<usize, Error> {
     let marked = tx
         .connection()
-        .prepare_cached(
+        .prepare_cached(&format!(
             "UPDATE messages SET status = ?5 WHERE row IN (
-                 SELECT row FROM messages WHERE group_id = ?1 AND status = ?4 AND server_seq BETWEEN ?2 AND ?3
-                 ORDER BY server_seq DESC LIMIT ?6)",
-        )?
+                 SELECT row FROM messages WHERE group_id = ?1 AND status = ?4 AND {which}
+                 ORDER BY server_seq DESC LIMIT ?6)"
+        ))?
         .execute((
             group.as_bytes(),
-            positions::column(*numbers.start()),
-            positions::column(*numbers.end()),
+            first,
+            last,
             SendStatus::Sent.column(),
             SendStatus::Lost.column(),
             LOST_MAX,

@@ -147,32 +147,30 @@ pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Res
 
 /// The person accepts. Accepting twice is no error.
 pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
-    match groups::group_state(tx, group)? {
-        GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
-            let connection = tx.connection();
-            match find(connection, group)? {
-                Some(ContactRequest::Listed { users }) => {
-                    listed::accepted(tx, group, &users.unwrap_or_default())?;
-                }
-                Some(ContactRequest::Invitation { .. }) => {}
-                None => accept_instead(tx, context, group)?,
-            }
-            set(connection, group, None)
-        }
-        other @ GroupState::Left => Err(Error::GroupNotActive(other)),
+    let state = groups::group_state(tx, group)?;
+    if state == GroupState::Left {
+        return Err(Error::GroupNotActive(state));
     }
+    match find(tx.connection(), group)? {
+        Some(ContactRequest::Listed { users }) => listed::accepted(tx, group, &users.unwrap_or_default())?,
+        Some(ContactRequest::Invitation { .. }) => {}
+        None => accept_instead(tx, context, group, state)?,
+    }
+    set(tx.connection(), group, None)
 }
 
 /// The person accepts the group that the server has in the place of this one, if it was offered.
-fn accept_instead(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
-    let offered = match groups::group_state(tx, group)? {
+fn accept_instead(tx: &Tx<'_>, context: &Context, group: &GroupKey, state: GroupState) -> Result<(), Error> {
+    let offered = match state {
         GroupState::Active => doubts::offered_instead(tx, group)?,
-        _ => listed::offered(tx.connection(), group)?,
+        GroupState::Creating | GroupState::NeedsRejoin | GroupState::Left => {
+            listed::offered(tx.connection(), group)?
+        }
     };
     let Some(users) = offered else {
         return Ok(());
     };
-    if groups::group_state(tx, group)? == GroupState::Active {
+    if state == GroupState::Active {
         restored_server::go_over(tx, context, group)?;
     }
     listed::accepted(tx, group, &users)

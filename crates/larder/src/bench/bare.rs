@@ -23,26 +23,30 @@ use super::store::connect;
 /// Rows that one commit carries at most.
 const BATCH_MAX: usize = 256;
 
-/// A server that answers everything with the same bytes, on threads of its own.
-pub(super) struct BareHttp {
+/// A server that does nothing but what it is given, on threads of its own, as a server is.
+pub(super) struct BareServer {
     pub(super) address: SocketAddr,
     runtime: Option<Runtime>,
 }
 
-impl BareHttp {
-    pub(super) fn start(answer: String) -> Result<Self> {
-        let runtime = Builder::new_multi_thread().enable_all().build()?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+impl BareServer {
+    /// One that answers everything with the same bytes.
+    pub(super) fn answering(answer: String) -> Result<Self> {
         let answer = axum::body::Bytes::from(answer);
-        let router = Router::new().fallback(any(move |body: axum::body::Bytes| {
+        Self::start(Router::new().fallback(any(move |body: axum::body::Bytes| {
             let answer = answer.clone();
             async move {
                 drop(body);
                 ([(CONTENT_TYPE, "application/json")], answer)
             }
-        }));
+        })))
+    }
+
+    pub(super) fn start(router: Router) -> Result<Self> {
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             axum::serve(listener, router).await
@@ -54,7 +58,7 @@ impl BareHttp {
     }
 }
 
-impl Drop for BareHttp {
+impl Drop for BareServer {
     fn drop(&mut self) {
         // It must not be waited for on a thread that does not block.
         if let Some(runtime) = self.runtime.take() {

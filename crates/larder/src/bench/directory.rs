@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::bare::{self, BareHttp, GroupCommit, SkipLocked};
+use super::bare::{self, BareServer, GroupCommit, SkipLocked};
 use super::device::{Device, Http};
 use super::fill::{self, POOL, Stock};
 use super::load::{self, Extent, Load, Work};
@@ -135,7 +135,7 @@ pub(super) async fn measure(
 impl Bench<'_> {
     /// Reservations of one KeyPackage each, by many users: of devices that nobody asked before, and all of one device.
     async fn reservations(&self) -> Result<Vec<Measured>> {
-        let bare = BareHttp::start("x".repeat(ANSWER_BYTES))?;
+        let bare = BareServer::answering("x".repeat(ANSWER_BYTES))?;
         let commit = match self.store.place() {
             Place::Sqlite(_) => {
                 let row = vec![0x5a; ROW_BYTES];
@@ -181,7 +181,7 @@ impl Bench<'_> {
         &self,
         asked: &mut Asked,
         connections: usize,
-        (bare, commit): (&BareHttp, &Durable),
+        (bare, commit): (&BareServer, &Durable),
     ) -> Result<Vec<Measured>> {
         let (stock, targets, user) = (self.stock, self.stock.targets(), Arc::clone(&asked.user));
         let work = Work {
@@ -304,7 +304,7 @@ impl Bench<'_> {
     /// Sessions: a challenge, and the answer to it.
     async fn sessions(&self, devices: &[Device]) -> Result<Measured> {
         progress("opening sessions");
-        let bare = BareHttp::start("x".repeat(ANSWER_BYTES / 2))?;
+        let bare = BareServer::answering("x".repeat(ANSWER_BYTES / 2))?;
         let http_work = Work {
             address: bare.address,
             request: Arc::new(|_| load::request("POST", "/", None, Some("{}"))),

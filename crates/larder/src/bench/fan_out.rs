@@ -1,7 +1,6 @@
 //! How fast rows reach connected devices, and how fast HTTP alone pushes the same bytes.
 
 use std::convert::Infallible;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -10,9 +9,9 @@ use axum::body::{Body, Bytes};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use larder_wire::{MESSAGES_MAX, MessagesSent};
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast;
 
+use super::bare::BareServer;
 use super::device::Http;
 use super::scene::Scene;
 use super::stream::{Stream, read_all};
@@ -30,7 +29,7 @@ pub(super) async fn measure(scene: &mut Scene, plan: &Plan, connected: usize) ->
     let members = scene.devices.iter().take(connected);
     let mut ours_streams = Stream::open_all(members.map(|device| device.http.clone()), EVENTS).await?;
     let bare = BarePush::start(plan.pushed)?;
-    let bare_http = Http::new(&bare.url)?;
+    let bare_http = Http::new(&format!("http://{}", bare.server.address))?;
     let mut bare_streams = Stream::open_all((0..connected).map(|_| bare_http.clone()), "/").await?;
 
     // The first message is not measured: every stream is where it should be once it has come.
@@ -101,20 +100,15 @@ async fn push(
     Ok((streams, took))
 }
 
-/// Pushes the same bytes to everybody, and does nothing else; on threads of its own, as a server is.
+/// Pushes the same bytes to everybody, and does nothing else.
 struct BarePush {
-    url: String,
+    server: BareServer,
     events: broadcast::Sender<Bytes>,
-    runtime: Option<Runtime>,
 }
 
 impl BarePush {
     /// So many events wait for a reader at most.
     fn start(waiting_max: usize) -> Result<Self> {
-        let runtime = Builder::new_multi_thread().enable_all().build()?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let url = format!("http://{}", listener.local_addr()?);
         let (events, _) = broadcast::channel::<Bytes>(waiting_max);
         let subscribe = events.clone();
         let push = move || {
@@ -128,15 +122,9 @@ impl BarePush {
                 Body::from_stream(first.chain(events))
             }
         };
-        let router = Router::new().route("/", get(push));
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, router).await
-        });
         Ok(Self {
-            url,
+            server: BareServer::start(Router::new().route("/", get(push)))?,
             events,
-            runtime: Some(runtime),
         })
     }
 
@@ -145,14 +133,5 @@ impl BarePush {
             self.events.send(event.clone()).context("nobody is connected")?;
         }
         Ok(())
-    }
-}
-
-impl Drop for BarePush {
-    fn drop(&mut self) {
-        // It must not be waited for on a thread that does not block.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }

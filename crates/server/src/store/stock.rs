@@ -24,7 +24,7 @@ pub(crate) struct Stock {
 }
 
 // One statement for all of it: what a reservation costs is its statements.
-const STOCK: &str = "SELECT
+const STOCK: &str = "SELECT CAST(?2 AS BIGINT),
         (SELECT count(*) FROM (
              SELECT 1 FROM key_packages
              WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4 LIMIT ?6
@@ -37,12 +37,12 @@ const STOCK: &str = "SELECT
 
 fn stock(row: &Row<'_>) -> Result<Stock, Fault> {
     Ok(Stock {
-        suite: 0,
-        available: row.get(0)?,
-        last_resort: row.get::<u32>(1)? > 0,
-        pair: row.optional(2)?,
-        target: row.optional(3)?,
-        audit_head: audit_head(row, 4)?,
+        suite: row.get(0)?,
+        available: row.get(1)?,
+        last_resort: row.get::<u32>(2)? > 0,
+        pair: row.optional(3)?,
+        target: row.optional(4)?,
+        audit_head: audit_head(row, 5)?,
     })
 }
 
@@ -73,15 +73,10 @@ impl Tx<'_> {
             .collect();
         let mut found = self.row_of_each(STOCK, &asked, stock)?.into_iter();
         let of_device = |_: &DeviceKey| {
-            let of_suite = |suite: &u16| {
-                let stock = found.next().flatten();
-                let stock = stock.ok_or(Fault::Corrupt("a device that is locked is not there"))?;
-                Ok(Stock {
-                    suite: *suite,
-                    ..stock
-                })
-            };
-            suites.iter().map(of_suite).collect()
+            let stocks = found.by_ref().take(suites.len());
+            stocks
+                .map(|stock| stock.ok_or(Fault::Corrupt("a device that is locked is not there")))
+                .collect()
         };
         devices.iter().map(of_device).collect()
     }
