@@ -83,8 +83,7 @@ const POSTGRES: &str = "
         SELECT sha256(i::text::bytea), CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea),
             {now} - 86400, {now} + {life} + i % 100000, {now} FROM generate_series(0::bigint, {stored} + {hot} - 1) i;
     INSERT INTO key_package_bytes SELECT ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
-    ANALYZE;
-    CHECKPOINT;";
+    ANALYZE users, devices, sessions, key_packages, key_package_bytes;";
 
 /// Fills a store that nobody serves.
 pub(super) async fn fill(place: &Place, stock: Stock) -> Result<()> {
