@@ -1,0 +1,184 @@
+//! A server whose store goes back to an earlier state without saying so: a standby took over that had not received all.
+
+use crate::support::{Action, Answer, Client, TestServer, catch_up, they_talk, user};
+use larder_client::{GroupKey, GroupState, SendStatus};
+use larder_wire::Problem;
+
+/// Syncs until the server is not at odds with this device any more, or is for good.
+async fn come_to_terms(clients: &[&Client]) {
+    for _ in 0..4 {
+        for client in clients {
+            match client.sync().await {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.code(), "went-back"),
+            }
+        }
+    }
+}
+
+async fn status_of(client: &Client, group: &GroupKey, text: &str) -> SendStatus {
+    let history = client.history(group, 100).await.unwrap();
+    let found = history.iter().find(|message| message.text == text);
+    found.expect("it is in the history").status
+}
+
+#[tokio::test]
+async fn who_followed_a_commit_that_is_lost_comes_to_those_who_went_on_without_it() {
+    let mut server = TestServer::start().await;
+    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
+    let (carol, dave) = (server.client("carol").await, server.client("dave").await);
+    let erin = server.client("erin").await;
+    let group = alice.group_with(&[&bob, &dave, &erin]).await;
+    catch_up(&[&alice, &bob, &dave, &erin]).await;
+    let backup = server.backup();
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    alice.send(&group, "before the failover").await.unwrap();
+    assert_eq!(bob.receive().await, ["before the failover"]);
+    carol.sync().await.unwrap();
+
+    server.fail_over(&backup).await;
+    dave.remove(&group, &user("erin")).await.unwrap();
+    // The server cannot know that it is for another group of this epoch.
+    bob.send(&group, "written meanwhile").await.unwrap();
+    come_to_terms(&[&alice, &bob, &dave]).await;
+    assert_eq!(bob.users(&group).await, ["alice", "bob", "dave"]);
+    assert_eq!(alice.epoch(&group).await, dave.epoch(&group).await);
+    assert_eq!(bob.epoch(&group).await, dave.epoch(&group).await);
+    assert_eq!(
+        status_of(&bob, &group, "written meanwhile").await,
+        SendStatus::Lost
+    );
+    // The number that it had is another's.
+    assert_eq!(
+        status_of(&alice, &group, "before the failover").await,
+        SendStatus::Lost
+    );
+    for client in [&alice, &bob] {
+        let told = client.told().await;
+        let of_it = told.iter().filter(|text| text.contains("gone on without them"));
+        assert_eq!(of_it.count(), 1, "{told:?}");
+        // Nothing here shows why carol and erin are not there.
+        assert_eq!(client.retry(&group).await.unwrap_err().code(), "held");
+        for missing in ["carol", "erin"] {
+            client.trust(&user(missing)).await.unwrap();
+        }
+        assert_eq!(client.retry(&group).await.unwrap(), 1);
+    }
+    let heard = dave.receive().await;
+    assert!(
+        heard.ends_with(&["before the failover".to_owned(), "written meanwhile".to_owned()]),
+        "{heard:?}"
+    );
+    bob.take_unread().await;
+    they_talk(&alice, &bob, &group).await;
+    they_talk(&bob, &dave, &group).await;
+}
+
+#[tokio::test]
+async fn whom_a_lost_commit_removed_is_gone_over_to_only_if_the_person_accepts_it() {
+    let mut server = TestServer::start().await;
+    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
+    let (dave, _erin) = (server.client("dave").await, server.client("erin").await);
+    let group = alice.group_with(&[&bob, &dave]).await;
+    catch_up(&[&alice, &bob, &dave]).await;
+    let backup = server.backup();
+    alice.remove(&group, &user("dave")).await.unwrap();
+    catch_up(&[&bob]).await;
+    server.fail_over(&backup).await;
+    dave.invite(&group, &[user("erin")]).await.unwrap();
+    let before = alice.epoch(&group).await;
+    come_to_terms(&[&alice, &bob]).await;
+    for client in [&alice, &bob] {
+        assert_eq!(client.summary(&group).await.state, GroupState::Active);
+        assert_eq!(client.epoch(&group).await, before);
+        let told = client.told().await;
+        let offers: Vec<_> = told
+            .iter()
+            .filter(|text| text.contains("unless you accept"))
+            .collect();
+        assert_eq!(offers.len(), 1, "{told:?}");
+        assert!(offers[0].contains("dave, erin"), "{offers:?}");
+    }
+    alice.accept(&group).await.unwrap();
+    alice.sync().await.unwrap();
+    assert_eq!(alice.users(&group).await, ["alice", "bob", "dave", "erin"]);
+    dave.sync().await.unwrap();
+    they_talk(&alice, &dave, &group).await;
+    assert_eq!(
+        bob.users(&group).await,
+        ["alice", "bob"],
+        "he has not accepted it"
+    );
+    // By now somebody has signed it whom he knows, who does not show why the others are there: that he has accepted.
+    bob.accept(&group).await.unwrap();
+    bob.sync().await.unwrap();
+    for member in [&alice, &dave] {
+        member.sync().await.unwrap();
+        they_talk(&bob, member, &group).await;
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_the_server_has_at_an_earlier_epoch_holds_up_no_other() {
+    let mut server = TestServer::start().await;
+    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
+    let _carol = server.client("carol").await;
+    let group = alice.group_with(&[&bob]).await;
+    let other = alice.group_with(&[&bob]).await;
+    catch_up(&[&alice, &bob]).await;
+    bob.take_unread().await;
+    let backup = server.backup();
+    alice.invite(&group, &[user("carol")]).await.unwrap();
+    server.fail_over(&backup).await;
+    let sent = alice.send(&group, "it waits").await.unwrap();
+    assert_eq!(sent.status, SendStatus::Pending);
+    assert_eq!(sent.because.expect("it says why").code(), "went-back");
+    let sent = alice.send(&other, "it does not wait").await.unwrap();
+    assert_eq!(sent.status, SendStatus::Sent);
+    bob.send(&other, "heard").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(alice.sync().await.unwrap_err().code(), "went-back");
+    }
+    assert!(
+        alice
+            .take_unread()
+            .await
+            .iter()
+            .any(|message| message.text == "heard")
+    );
+    assert_eq!(bob.receive().await, ["it does not wait"]);
+    assert_eq!(status_of(&alice, &group, "it waits").await, SendStatus::Pending);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_ever_for_its_epoch_is_sent_a_few_times_in_a_sync_and_holds_up_no_other_group() {
+    let server = TestServer::start().await;
+    let bob = server.client("bob").await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let group = alice.group_with(&[&bob]).await;
+    let other = alice.group_with(&[&bob]).await;
+    catch_up(&[&alice, &bob]).await;
+    bob.take_unread().await;
+    let epoch = alice.epoch(&group).await;
+    for named in [epoch - 1, epoch, epoch + 1] {
+        let path = format!("/v1/groups/{group}/messages");
+        proxy.rule(move |seen| match seen.path == path {
+            true => Action::Answer(Answer::of_problem(&Problem::wrong_epoch(named))),
+            false => Action::Forward,
+        });
+        let text = format!("refused for {named}");
+        assert_eq!(
+            alice.send(&group, &text).await.unwrap().status,
+            SendStatus::Pending
+        );
+        let before = proxy.seen("POST", "/messages").len();
+        let _ = alice.sync().await;
+        let requests = proxy.seen("POST", "/messages").len() - before;
+        assert!((1..=4).contains(&requests), "{named}: {requests} requests");
+        alice.send(&other, "not held up").await.unwrap();
+        assert_eq!(bob.receive().await, ["not held up"]);
+        proxy.forward();
+        assert_eq!(alice.sync().await.unwrap().rows, 0);
+        assert_eq!(bob.receive().await, [text]);
+    }
+}

@@ -1,0 +1,141 @@
+//! What the directory's inventory does to last resorts.
+
+use crate::support::{ACTIVE, DAY, Device};
+use larder_lifecycle::DirectoryStatus;
+use larder_pool::{
+    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Reconciled, Verdict, key_package_ref_from_slice,
+};
+
+const USED: Verdict = Verdict::Held(Held::LastResort(LastResortHeld::Active { used: true }));
+
+fn told(key_package_ref: &KeyPackageRef, held: LastResortHeld) -> DirectoryRow {
+    DirectoryRow {
+        key_package_ref: key_package_ref.clone(),
+        held: Held::LastResort(held),
+        reserved_until: None,
+    }
+}
+
+fn reconcile(device: &mut Device, directory: &[DirectoryRow]) -> Reconciled {
+    device.in_tx(|tx, pool, now| pool.reconcile(tx, directory, now))
+}
+
+#[test]
+fn what_the_directory_says_of_the_other_kind_is_no_word_of_it() {
+    let mut device = Device::new("alice/phone");
+    let last_resort = device.stock_last_resort().key_package_ref;
+    let ordinary = device.stock(1).remove(0).key_package_ref;
+    let before = device.dump();
+    let lies = [
+        (last_resort, Held::KeyPackage(DirectoryStatus::Revoked)),
+        (ordinary, Held::LastResort(LastResortHeld::Gone)),
+    ];
+    for (key_package_ref, held) in &lies {
+        device.confirm(key_package_ref, Verdict::Held(*held));
+    }
+    assert_eq!(device.dump(), before);
+    let directory = lies.map(|(key_package_ref, held)| DirectoryRow {
+        key_package_ref,
+        held,
+        reserved_until: None,
+    });
+    let reconciled = reconcile(&mut device, &directory);
+    let both_are_lost = Reconciled {
+        moved: 2,
+        lost: 2,
+        ..Reconciled::default()
+    };
+    assert_eq!(reconciled, both_are_lost);
+    // Their private keys stay.
+    device.assert_consistent(2);
+}
+
+#[test]
+fn x2_a_last_resort_that_this_device_cannot_serve_is_revoked_there() {
+    let mut device = Device::new("alice/phone");
+    let erased = device.stock_last_resort().key_package_ref;
+    device.confirm(&erased, Verdict::Held(Held::LastResort(LastResortHeld::Gone)));
+    let unknown = |byte| key_package_ref_from_slice(&[byte; 32]).unwrap();
+    let served = device.stock_last_resort().key_package_ref;
+    let directory = [
+        told(&erased, LastResortHeld::Active { used: false }),
+        told(&served, LastResortHeld::Active { used: false }),
+        told(&unknown(1), LastResortHeld::Active { used: true }),
+        told(&unknown(2), LastResortHeld::Retiring),
+        told(&unknown(3), LastResortHeld::Gone),
+    ];
+    let revoke_there = reconcile(&mut device, &directory).revoke_there;
+    assert_eq!(revoke_there, [erased, unknown(1), unknown(2)]);
+    device.assert_consistent(1);
+}
+
+#[test]
+fn a_lost_upload_of_a_last_resort_is_sent_again_and_absence_erases_nothing() {
+    let mut device = Device::new("alice/phone");
+    device.stock_last_resort();
+    device.mint_last_resort();
+    let first = device.begin_upload();
+    let reconciled = reconcile(&mut device, &[]);
+    let the_confirmed_one_is_lost = Reconciled {
+        upload_again: 1,
+        moved: 1,
+        lost: 1,
+        ..Reconciled::default()
+    };
+    assert_eq!(reconciled, the_confirmed_one_is_lost);
+    device.assert_consistent(2);
+    assert_eq!(device.begin_upload(), first);
+}
+
+#[test]
+fn an_inventory_confirms_replaces_and_erases_last_resorts() {
+    let mut device = Device::new("alice/phone");
+    let gone = device.stock_last_resort().key_package_ref;
+    let old = device.mint_last_resort();
+    let new = device.mint_last_resort();
+    let directory = [
+        told(&gone, LastResortHeld::Gone),
+        told(&old, LastResortHeld::Retiring),
+        told(&new, LastResortHeld::Active { used: false }),
+    ];
+    let reconciled = reconcile(&mut device, &directory);
+    assert_eq!(
+        (reconciled.moved, reconciled.erased, reconciled.upload_again),
+        (2, 1, 0)
+    );
+    device.assert_consistent(2);
+    let before = device.dump();
+    device.now = device.now.plus(60);
+    assert_eq!(reconcile(&mut device, &directory), Reconciled::default());
+    assert_eq!(device.dump(), before, "a second pass finds nothing");
+}
+
+#[test]
+fn a_last_resort_that_retires_in_favour_of_an_unknown_one_is_due() {
+    // After a restore: the directory holds a newer one, which this device does not know any more.
+    let mut device = Device::new("alice/phone");
+    let old = device.stock_last_resort().key_package_ref;
+    reconcile(&mut device, &[told(&old, LastResortHeld::Retiring)]);
+    assert!(device.last_resort_due());
+    assert_eq!(device.health().last_resort, None);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep().retired, 1);
+}
+
+#[test]
+fn c6_the_directory_knows_of_a_use_before_the_welcome_arrives() {
+    let mut device = Device::new("bob/phone");
+    let upload = device.stock_last_resort();
+    let used = [told(
+        &upload.key_package_ref,
+        LastResortHeld::Active { used: true },
+    )];
+    assert_eq!(reconcile(&mut device, &used), Reconciled::default());
+    assert!(device.last_resort_due());
+    let before = device.dump();
+    device.now = device.now.plus(5);
+    reconcile(&mut device, &used);
+    device.confirm(&upload.key_package_ref, USED);
+    device.confirm(&upload.key_package_ref, ACTIVE);
+    assert_eq!(device.dump(), before, "only the first use is news");
+}
