@@ -1,43 +1,58 @@
+//! A KeyPackage in the directory and the reservations on it: two small machines that serve both kinds.
+//!
+//! ```text
+//! KeyPackage    available ──reserve──▶ taken ──────▶ spent, lapsed, revoked   (single-use)
+//!                   ├──────replace──▶ retiring ───▶ gone, expired, revoked   (last resort)
+//!                   └─────────────────────────────▶ expired, revoked
+//!
+//! reservation   open ──────────────────────────────▶ committed, lapsed, revoked
+//! ```
+
+use crate::policy::DirectoryPolicy;
 use crate::time::UnixSeconds;
 
-/// The state of an ordinary KeyPackage in the directory.
+/// How often a KeyPackage may be handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Once (RFC 9420 §10).
+    SingleUse,
+    /// As often as nothing else is left (RFC 9420 §16.8). A device has one per ciphersuite.
+    LastResort,
+}
+
+/// The state of a KeyPackage in the directory.
 ///
-/// `D` names a device, `G` a group. Only [`DirectoryState::Available`] is ever handed out, and nothing leads back to
-/// it: **disclosure is one way**. Once the bytes have left the directory, the KeyPackage is spent by the one Commit
-/// that adds it, or by nothing at all.
-///
-/// ```text
-/// upload ──▶ available ──reserve──▶ reserved ──commit accepted──▶ spent
-///               │                      │
-///               ├──expire──▶ expired   ├──lapse, abandon──▶ lapsed
-///               └──revoke──▶ revoked   └──revoke──────────▶ revoked
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum DirectoryState<D, G> {
-    /// Never disclosed; may be handed out.
+/// Only [`DirectoryState::Available`] is ever handed out, and nothing leads back to it: **disclosure is one way**. Once the
+/// bytes of a single-use KeyPackage have left the directory, it is spent by the one Commit that adds it, or by nothing at
+/// all. A last resort stays available when it is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DirectoryState {
+    /// May be handed out.
     Available,
-    /// Disclosed to one device for one group.
-    Reserved {
-        /// The device that may commit it.
-        by: D,
-        /// The group that it may be added to.
-        group: G,
-        /// From here on the sweeper may lapse it. A Commit that arrives before the sweep is still accepted.
+    /// A single-use KeyPackage was disclosed to the holder of its reservation.
+    Taken,
+    /// A newer last resort took this one's place; reservations made before may still be committed.
+    Retiring {
+        /// When it is gone.
         until: UnixSeconds,
     },
-    /// Added by an accepted Commit. Terminal.
-    Spent {
-        /// The device that committed it.
-        by: D,
-        /// The group that it was added to.
-        group: G,
-    },
-    /// Disclosed, and never committed. Terminal.
+    /// Terminal.
+    Ended(End),
+}
+
+/// Why a KeyPackage is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// An accepted Commit added it.
+    Spent,
+    /// It was disclosed, and never committed.
     Lapsed,
-    /// Never disclosed, and too old to be. Terminal.
+    /// It has too little life left.
     Expired,
-    /// Withdrawn by its owner. Terminal.
+    /// Its owner withdrew it.
     Revoked,
+    /// A newer last resort took its place, and its retirement is over.
+    Gone,
 }
 
 /// A [`DirectoryState`] without its data: what a column holds and an inventory tells.
@@ -45,16 +60,62 @@ pub enum DirectoryState<D, G> {
 pub enum DirectoryStatus {
     /// See [`DirectoryState::Available`].
     Available,
-    /// See [`DirectoryState::Reserved`].
+    /// See [`DirectoryState::Taken`].
     Reserved,
-    /// See [`DirectoryState::Spent`].
+    /// See [`DirectoryState::Retiring`].
+    Retiring,
+    /// See [`End::Spent`].
     Spent,
-    /// See [`DirectoryState::Lapsed`].
+    /// See [`End::Lapsed`].
     Lapsed,
-    /// See [`DirectoryState::Expired`].
+    /// See [`End::Expired`].
     Expired,
-    /// See [`DirectoryState::Revoked`].
+    /// See [`End::Revoked`].
     Revoked,
+    /// See [`End::Gone`].
+    Gone,
+}
+
+/// A reservation: `by` may add the KeyPackage to `group`. `D` names a device, `G` a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reservation<D, G> {
+    /// The device that may commit it.
+    pub by: D,
+    /// The group that it may be added to.
+    pub group: G,
+    /// From here on the sweeper may lapse it. A Commit that arrives before the sweep is still accepted.
+    pub until: UnixSeconds,
+    /// What has become of it.
+    pub state: ReservationState,
+}
+
+/// What has become of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ReservationState {
+    /// Its holder may commit it.
+    Open,
+    /// An accepted Commit used it. Terminal.
+    Committed,
+    /// Its holder gave it up, or its time was over. Terminal.
+    Lapsed,
+    /// The owner withdrew what was reserved. Terminal.
+    Revoked,
+}
+
+/// A KeyPackage in the directory, with the reservation that an event concerns.
+///
+/// A single-use KeyPackage has at most one reservation in its life, and comes with it. A last resort can have many, and
+/// comes with one of them or none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Listed<D, G> {
+    /// Which of the two it is.
+    pub kind: Kind,
+    /// Its state.
+    pub state: DirectoryState,
+    /// Whether it was ever handed out.
+    pub used: bool,
+    /// The reservation.
+    pub reservation: Option<Reservation<D, G>>,
 }
 
 /// What can happen to a KeyPackage in the directory.
@@ -88,21 +149,26 @@ pub enum DirectoryEvent<D, G> {
         /// The time of the sweep.
         now: UnixSeconds,
     },
-    /// The sweeper found too little life left.
+    /// A newer last resort of the same device and ciphersuite was accepted.
+    Replace {
+        /// When this one is gone.
+        until: UnixSeconds,
+    },
+    /// The sweeper passes.
     Expire {
         /// The time of the sweep.
         now: UnixSeconds,
-        /// The KeyPackage is served before this time only.
-        served_before: UnixSeconds,
+        /// When it is of no more use; see [`DirectoryPolicy::of_use_before`].
+        of_use_before: UnixSeconds,
     },
     /// The owner withdraws it.
     Revoke,
 }
 
-/// Why an event does not apply. The state stays as it is.
+/// Why an event does not apply. Everything stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Nobody reserved it.
+    /// There is no such reservation.
     NotReserved,
     /// It is disclosed already.
     AlreadyReserved,
@@ -110,134 +176,208 @@ pub enum Refusal {
     HeldByAnother,
     /// It is reserved for another group.
     HeldForAnotherGroup,
-    /// An accepted Commit added it.
-    AlreadySpent,
-    /// It has lapsed.
-    Lapsed,
-    /// It has expired.
-    Expired,
-    /// Its owner withdrew it.
-    Revoked,
+    /// A newer last resort took its place.
+    Replaced,
+    /// A single-use KeyPackage is not replaced by another.
+    SingleUse,
     /// Too early for the sweeper.
     NotDue,
-    /// Only an available KeyPackage expires; this one may still be committed.
+    /// It may still be committed, so that it does not expire.
     Disclosed,
+    /// The KeyPackage, or the reservation, is over.
+    Over(End),
 }
 
-impl<D: PartialEq, G: PartialEq> DirectoryState<D, G> {
-    /// The state after `event`.
+impl<D: Clone + PartialEq, G: Clone + PartialEq> Listed<D, G> {
+    /// A KeyPackage that was just uploaded.
+    pub fn uploaded(kind: Kind) -> Self {
+        Self {
+            kind,
+            state: DirectoryState::Available,
+            used: false,
+            reservation: None,
+        }
+    }
+
+    /// What it is after `event`.
     ///
     /// # Errors
-    /// [`Refusal`] when the event does not apply; the state stays as it was.
-    pub fn apply(self, event: DirectoryEvent<D, G>) -> Result<Self, Refusal> {
+    /// [`Refusal`] when the event does not apply.
+    pub fn apply(&self, event: DirectoryEvent<D, G>) -> Result<Self, Refusal> {
         use DirectoryEvent as E;
-        match (self, event) {
-            (state @ Self::Available, E::UploadAgain) => Ok(state),
-            (Self::Available, E::Reserve { by, group, until }) => Ok(Self::Reserved { by, group, until }),
-            (Self::Available, E::Commit { .. } | E::Abandon { .. }) => Err(Refusal::NotReserved),
-            (Self::Available, E::Lapse { .. }) => Err(Refusal::NotDue),
-            (Self::Available, E::Expire { now, served_before }) if now >= served_before => Ok(Self::Expired),
-            (Self::Available, E::Expire { .. }) => Err(Refusal::NotDue),
-            (Self::Available, E::Revoke) => Ok(Self::Revoked),
-
-            (state @ Self::Reserved { .. }, E::UploadAgain) => Ok(state),
-            (Self::Reserved { .. }, E::Reserve { .. }) => Err(Refusal::AlreadyReserved),
-            (
-                Self::Reserved {
-                    by: holder,
-                    group: held_for,
-                    ..
-                },
-                E::Commit { by, group },
-            ) => {
-                if by != holder {
+        match event {
+            E::UploadAgain => Ok(self.clone()),
+            E::Reserve { by, group, until } => self.reserve(by, group, until),
+            E::Commit { by, group } => {
+                if let DirectoryState::Ended(end) = self.state {
+                    return Err(Refusal::Over(end));
+                }
+                let reservation = self.open_reservation()?;
+                if by != reservation.by {
                     Err(Refusal::HeldByAnother)
-                } else if group != held_for {
+                } else if group != reservation.group {
                     Err(Refusal::HeldForAnotherGroup)
                 } else {
-                    Ok(Self::Spent { by, group })
+                    Ok(self.closed(reservation, ReservationState::Committed))
                 }
             }
-            (Self::Reserved { by: holder, .. }, E::Abandon { by }) if by == holder => Ok(Self::Lapsed),
-            (Self::Reserved { .. }, E::Abandon { .. }) => Err(Refusal::HeldByAnother),
-            (Self::Reserved { until, .. }, E::Lapse { now }) if now >= until => Ok(Self::Lapsed),
-            (Self::Reserved { .. }, E::Lapse { .. }) => Err(Refusal::NotDue),
-            (Self::Reserved { .. }, E::Expire { .. }) => Err(Refusal::Disclosed),
-            (Self::Reserved { .. }, E::Revoke) => Ok(Self::Revoked),
-
-            (state @ (Self::Spent { .. } | Self::Lapsed | Self::Expired | Self::Revoked), E::UploadAgain) => {
-                Ok(state)
+            E::Abandon { by } => match self.open_reservation()? {
+                reservation if reservation.by == by => Ok(self.closed(reservation, ReservationState::Lapsed)),
+                _ => Err(Refusal::HeldByAnother),
+            },
+            E::Lapse { now } => match self.open_reservation()? {
+                reservation if now >= reservation.until => {
+                    Ok(self.closed(reservation, ReservationState::Lapsed))
+                }
+                _ => Err(Refusal::NotDue),
+            },
+            E::Replace { until } => match (self.kind, self.state) {
+                (Kind::SingleUse, _) => Err(Refusal::SingleUse),
+                (Kind::LastResort, DirectoryState::Available) => {
+                    Ok(self.moved(DirectoryState::Retiring { until }))
+                }
+                (Kind::LastResort, DirectoryState::Retiring { .. }) => Err(Refusal::Replaced),
+                (Kind::LastResort, DirectoryState::Taken) => Err(Refusal::AlreadyReserved),
+                (Kind::LastResort, DirectoryState::Ended(end)) => Err(Refusal::Over(end)),
+            },
+            E::Expire { now, of_use_before } => {
+                let end = match self.state {
+                    DirectoryState::Ended(end) => return Err(Refusal::Over(end)),
+                    DirectoryState::Taken => return Err(Refusal::Disclosed),
+                    DirectoryState::Retiring { until } if now >= until => End::Gone,
+                    DirectoryState::Available | DirectoryState::Retiring { .. } if now >= of_use_before => {
+                        End::Expired
+                    }
+                    DirectoryState::Available | DirectoryState::Retiring { .. } => {
+                        return Err(Refusal::NotDue);
+                    }
+                };
+                Ok(self.moved(DirectoryState::Ended(end)))
             }
-            (
-                Self::Spent { .. },
-                E::Reserve { .. }
-                | E::Commit { .. }
-                | E::Abandon { .. }
-                | E::Lapse { .. }
-                | E::Expire { .. }
-                | E::Revoke,
-            ) => Err(Refusal::AlreadySpent),
-            (
-                Self::Lapsed,
-                E::Reserve { .. }
-                | E::Commit { .. }
-                | E::Abandon { .. }
-                | E::Lapse { .. }
-                | E::Expire { .. }
-                | E::Revoke,
-            ) => Err(Refusal::Lapsed),
-            (
-                Self::Expired,
-                E::Reserve { .. }
-                | E::Commit { .. }
-                | E::Abandon { .. }
-                | E::Lapse { .. }
-                | E::Expire { .. }
-                | E::Revoke,
-            ) => Err(Refusal::Expired),
-            (
-                Self::Revoked,
-                E::Reserve { .. }
-                | E::Commit { .. }
-                | E::Abandon { .. }
-                | E::Lapse { .. }
-                | E::Expire { .. }
-                | E::Revoke,
-            ) => Err(Refusal::Revoked),
+            E::Revoke => match self.state {
+                DirectoryState::Ended(end) => Err(Refusal::Over(end)),
+                DirectoryState::Taken => Ok(self.closed(self.open_reservation()?, ReservationState::Revoked)),
+                DirectoryState::Available | DirectoryState::Retiring { .. } => {
+                    Ok(self.moved(DirectoryState::Ended(End::Revoked)))
+                }
+            },
+        }
+    }
+
+    fn reserve(&self, by: D, group: G, until: UnixSeconds) -> Result<Self, Refusal> {
+        let state = match (self.state, self.kind) {
+            (DirectoryState::Available, Kind::SingleUse) => DirectoryState::Taken,
+            (DirectoryState::Available, Kind::LastResort) => DirectoryState::Available,
+            (DirectoryState::Taken, _) => return Err(Refusal::AlreadyReserved),
+            (DirectoryState::Retiring { .. }, _) => return Err(Refusal::Replaced),
+            (DirectoryState::Ended(end), _) => return Err(Refusal::Over(end)),
+        };
+        Ok(Self {
+            kind: self.kind,
+            state,
+            used: true,
+            reservation: Some(Reservation {
+                by,
+                group,
+                until,
+                state: ReservationState::Open,
+            }),
+        })
+    }
+
+    fn open_reservation(&self) -> Result<&Reservation<D, G>, Refusal> {
+        match (&self.reservation, self.state) {
+            (Some(reservation), _) if reservation.state == ReservationState::Open => Ok(reservation),
+            (_, DirectoryState::Ended(end)) => Err(Refusal::Over(end)),
+            (None, _) => Err(Refusal::NotReserved),
+            (Some(reservation), _) => Err(match reservation.state {
+                ReservationState::Open => Refusal::NotReserved,
+                ReservationState::Committed => Refusal::Over(End::Spent),
+                ReservationState::Lapsed => Refusal::Over(End::Lapsed),
+                ReservationState::Revoked => Refusal::Over(End::Revoked),
+            }),
+        }
+    }
+
+    /// The end of a reservation is that of a single-use KeyPackage; a last resort stays as it is.
+    fn closed(&self, reservation: &Reservation<D, G>, outcome: ReservationState) -> Self {
+        let end = match outcome {
+            ReservationState::Open => None,
+            ReservationState::Committed => Some(End::Spent),
+            ReservationState::Lapsed => Some(End::Lapsed),
+            ReservationState::Revoked => Some(End::Revoked),
+        };
+        Self {
+            state: match (self.kind, end) {
+                (Kind::SingleUse, Some(end)) => DirectoryState::Ended(end),
+                (Kind::SingleUse, None) | (Kind::LastResort, _) => self.state,
+            },
+            reservation: Some(Reservation {
+                state: outcome,
+                ..reservation.clone()
+            }),
+            ..self.clone()
+        }
+    }
+
+    fn moved(&self, state: DirectoryState) -> Self {
+        Self {
+            state,
+            ..self.clone()
         }
     }
 }
 
-impl<D, G> DirectoryState<D, G> {
+impl DirectoryState {
     /// The state without its data.
-    pub fn status(&self) -> DirectoryStatus {
+    pub fn status(self) -> DirectoryStatus {
         match self {
             Self::Available => DirectoryStatus::Available,
-            Self::Reserved { .. } => DirectoryStatus::Reserved,
-            Self::Spent { .. } => DirectoryStatus::Spent,
-            Self::Lapsed => DirectoryStatus::Lapsed,
-            Self::Expired => DirectoryStatus::Expired,
-            Self::Revoked => DirectoryStatus::Revoked,
+            Self::Taken => DirectoryStatus::Reserved,
+            Self::Retiring { .. } => DirectoryStatus::Retiring,
+            Self::Ended(End::Spent) => DirectoryStatus::Spent,
+            Self::Ended(End::Lapsed) => DirectoryStatus::Lapsed,
+            Self::Ended(End::Expired) => DirectoryStatus::Expired,
+            Self::Ended(End::Revoked) => DirectoryStatus::Revoked,
+            Self::Ended(End::Gone) => DirectoryStatus::Gone,
         }
+    }
+
+    /// Whether nothing but the removal of the tombstone can happen any more.
+    pub fn has_ended(self) -> bool {
+        self.status().has_ended()
     }
 }
 
 impl DirectoryStatus {
     /// Every status.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Available,
         Self::Reserved,
+        Self::Retiring,
         Self::Spent,
         Self::Lapsed,
         Self::Expired,
         Self::Revoked,
+        Self::Gone,
     ];
 
     /// Whether nothing but the removal of the tombstone can happen any more.
-    pub fn is_terminal(self) -> bool {
+    pub fn has_ended(self) -> bool {
         match self {
-            Self::Available | Self::Reserved => false,
-            Self::Spent | Self::Lapsed | Self::Expired | Self::Revoked => true,
+            Self::Available | Self::Reserved | Self::Retiring => false,
+            Self::Spent | Self::Lapsed | Self::Expired | Self::Revoked | Self::Gone => true,
+        }
+    }
+}
+
+impl DirectoryPolicy {
+    /// When a KeyPackage with this `not_after` is of no more use to the directory. One that is single-use is served before that
+    /// only; a last resort, which is better than nothing, may be committed to the end of its life.
+    pub fn of_use_before(&self, kind: Kind, not_after: UnixSeconds) -> UnixSeconds {
+        match kind {
+            Kind::SingleUse => self.served_before(not_after),
+            Kind::LastResort => not_after,
         }
     }
 }
@@ -248,8 +388,10 @@ mod tests {
 
     use super::*;
 
-    type State = DirectoryState<u8, u8>;
+    type Entry = Listed<u8, u8>;
     type Event = DirectoryEvent<u8, u8>;
+
+    const KINDS: [Kind; 2] = [Kind::SingleUse, Kind::LastResort];
 
     fn events() -> impl Strategy<Value = Event> {
         let (device, group, time) = (0..3u8, 0..3u8, 0..100u64);
@@ -265,119 +407,181 @@ mod tests {
             time.clone().prop_map(|now| Event::Lapse {
                 now: UnixSeconds(now)
             }),
-            (time.clone(), time).prop_map(|(now, until)| Event::Expire {
+            time.clone().prop_map(|until| Event::Replace {
+                until: UnixSeconds(until)
+            }),
+            (time.clone(), time).prop_map(|(now, before)| Event::Expire {
                 now: UnixSeconds(now),
-                served_before: UnixSeconds(until)
+                of_use_before: UnixSeconds(before)
             }),
             Just(Event::Revoke),
         ]
     }
 
+    fn rank(state: DirectoryState) -> u8 {
+        match state {
+            DirectoryState::Available => 0,
+            DirectoryState::Taken | DirectoryState::Retiring { .. } => 1,
+            DirectoryState::Ended(_) => 2,
+        }
+    }
+
     proptest! {
         #[test]
-        fn disclosure_is_one_way_and_terminal_is_terminal(history in prop::collection::vec(events(), 0..40)) {
-            let mut state = State::Available;
-            let (mut disclosed_to, mut spent) = (None, 0);
+        fn disclosure_is_one_way_and_what_has_ended_stays_so(
+            history in prop::collection::vec(events(), 0..40),
+            kind in prop::sample::select(&KINDS[..]),
+        ) {
+            let mut entry = Entry::uploaded(kind);
+            let (mut disclosed, mut spent) = (0, 0);
             for event in history {
-                let before = state.clone();
-                match state.clone().apply(event) {
-                    Ok(next) => state = next,
-                    Err(_) => continue,
+                let Ok(next) = entry.apply(event.clone()) else { continue };
+                prop_assert!(rank(next.state) >= rank(entry.state), "S3");
+                if entry.state.has_ended() {
+                    prop_assert_eq!(next.state, entry.state, "S3");
                 }
-                if before.status().is_terminal() {
-                    prop_assert_eq!(&state, &before);
-                }
-                match (&before, &state) {
-                    (State::Available, State::Reserved { by, group, .. }) => {
-                        prop_assert!(disclosed_to.replace((*by, *group)).is_none(), "S2: disclosed twice");
+                prop_assert!(next.used >= entry.used);
+                match event {
+                    Event::Reserve { .. } => {
+                        disclosed += 1;
+                        prop_assert_eq!(entry.state, DirectoryState::Available);
                     }
-                    (State::Reserved { .. }, State::Spent { by, group }) => {
+                    Event::Commit { by, group } => {
                         spent += 1;
-                        prop_assert_eq!(disclosed_to, Some((*by, *group)));
+                        let held = entry.reservation.unwrap();
+                        prop_assert_eq!((held.by, held.group, held.state), (by, group, ReservationState::Open));
                     }
-                    (_, State::Available) => prop_assert!(disclosed_to.is_none(), "back to available"),
-                    (_, State::Expired) => prop_assert!(disclosed_to.is_none(), "a disclosed one expired"),
                     _ => {}
                 }
+                if kind == Kind::SingleUse {
+                    prop_assert!(disclosed <= 1, "S2");
+                    prop_assert!(spent <= 1, "S1");
+                    let open = next.reservation.is_some_and(|held| held.state == ReservationState::Open);
+                    prop_assert_eq!(open, next.state == DirectoryState::Taken);
+                } else {
+                    prop_assert!(next.state != DirectoryState::Taken);
+                }
+                entry = next;
             }
-            prop_assert!(spent <= 1, "S1: spent twice");
+        }
+    }
+
+    fn reserved(kind: Kind) -> Entry {
+        let reserve = Event::Reserve {
+            by: 1,
+            group: 7,
+            until: UnixSeconds(10),
+        };
+        Entry::uploaded(kind).apply(reserve).unwrap()
+    }
+
+    fn commit(by: u8, group: u8) -> Event {
+        Event::Commit { by, group }
+    }
+
+    fn expire(now: u64, of_use_before: u64) -> Event {
+        Event::Expire {
+            now: UnixSeconds(now),
+            of_use_before: UnixSeconds(of_use_before),
         }
     }
 
     #[test]
-    fn a_commit_spends_only_what_its_sender_reserved_for_that_group() {
-        let reserved = State::Reserved {
-            by: 1,
-            group: 7,
-            until: UnixSeconds(10),
-        };
-        let commit = |by, group| Event::Commit { by, group };
-        assert_eq!(
-            reserved.clone().apply(commit(1, 7)),
-            Ok(State::Spent { by: 1, group: 7 })
-        );
-        assert_eq!(reserved.clone().apply(commit(2, 7)), Err(Refusal::HeldByAnother));
-        assert_eq!(reserved.apply(commit(1, 8)), Err(Refusal::HeldForAnotherGroup));
-        assert_eq!(State::Available.apply(commit(1, 7)), Err(Refusal::NotReserved));
-        assert_eq!(
-            State::Spent { by: 1, group: 7 }.apply(commit(1, 7)),
-            Err(Refusal::AlreadySpent)
-        );
-        assert_eq!(State::Lapsed.apply(commit(1, 7)), Err(Refusal::Lapsed));
+    fn only_the_holder_commits_and_only_to_the_group_that_it_named() {
+        for kind in KINDS {
+            let reserved = reserved(kind);
+            assert_eq!(reserved.apply(commit(2, 7)), Err(Refusal::HeldByAnother));
+            assert_eq!(reserved.apply(commit(1, 8)), Err(Refusal::HeldForAnotherGroup));
+            let committed = reserved.apply(commit(1, 7)).unwrap();
+            assert_eq!(committed.apply(commit(1, 7)), Err(Refusal::Over(End::Spent)));
+            let never = Entry::uploaded(kind);
+            assert_eq!(never.apply(commit(1, 7)), Err(Refusal::NotReserved));
+        }
+        let spent = reserved(Kind::SingleUse).apply(commit(1, 7)).unwrap();
+        assert_eq!(spent.state, DirectoryState::Ended(End::Spent));
+        let stays = reserved(Kind::LastResort).apply(commit(1, 7)).unwrap();
+        assert_eq!(stays.state, DirectoryState::Available);
     }
 
     #[test]
     fn a_commit_after_the_deadline_but_before_the_sweep_is_accepted() {
-        let reserved = State::Reserved {
-            by: 1,
-            group: 7,
-            until: UnixSeconds(10),
-        };
+        for kind in KINDS {
+            let reserved = reserved(kind);
+            let lapse = |now| Event::Lapse {
+                now: UnixSeconds(now),
+            };
+            assert_eq!(reserved.apply(lapse(9)), Err(Refusal::NotDue));
+            let lapsed = reserved.apply(lapse(10)).unwrap();
+            assert_eq!(lapsed.apply(commit(1, 7)), Err(Refusal::Over(End::Lapsed)));
+            assert!(reserved.apply(commit(1, 7)).is_ok(), "a Commit looks at no clock");
+        }
+    }
+
+    #[test]
+    fn only_the_holder_abandons_and_a_disclosed_one_never_expires() {
+        for kind in KINDS {
+            let reserved = reserved(kind);
+            assert_eq!(
+                reserved.apply(Event::Abandon { by: 2 }),
+                Err(Refusal::HeldByAnother)
+            );
+            let given_up = reserved.apply(Event::Abandon { by: 1 }).unwrap();
+            assert_eq!(given_up.reservation.unwrap().state, ReservationState::Lapsed);
+        }
         assert_eq!(
-            reserved.clone().apply(Event::Lapse { now: UnixSeconds(9) }),
-            Err(Refusal::NotDue)
-        );
-        assert_eq!(
-            reserved.clone().apply(Event::Lapse { now: UnixSeconds(10) }),
-            Ok(State::Lapsed)
-        );
-        assert!(
-            reserved.apply(Event::Commit { by: 1, group: 7 }).is_ok(),
-            "a Commit looks at no clock"
+            reserved(Kind::SingleUse).apply(expire(99, 5)),
+            Err(Refusal::Disclosed)
         );
     }
 
     #[test]
-    fn only_the_holder_abandons_and_a_reserved_one_never_expires() {
-        let reserved = State::Reserved {
-            by: 1,
+    fn a_replaced_last_resort_still_serves_what_was_under_way() {
+        let replace = Event::Replace {
+            until: UnixSeconds(50),
+        };
+        assert_eq!(
+            reserved(Kind::SingleUse).apply(replace.clone()),
+            Err(Refusal::SingleUse)
+        );
+        let retiring = reserved(Kind::LastResort).apply(replace.clone()).unwrap();
+        assert_eq!(retiring.apply(replace), Err(Refusal::Replaced));
+        let reserve = Event::Reserve {
+            by: 2,
             group: 7,
             until: UnixSeconds(10),
         };
-        assert_eq!(
-            reserved.clone().apply(Event::Abandon { by: 2 }),
-            Err(Refusal::HeldByAnother)
-        );
-        assert_eq!(
-            reserved.clone().apply(Event::Abandon { by: 1 }),
-            Ok(State::Lapsed)
-        );
-        let expire = Event::Expire {
-            now: UnixSeconds(99),
-            served_before: UnixSeconds(5),
-        };
-        assert_eq!(reserved.apply(expire), Err(Refusal::Disclosed));
+        assert_eq!(retiring.apply(reserve), Err(Refusal::Replaced));
+        assert!(retiring.apply(commit(1, 7)).is_ok());
+        assert_eq!(retiring.apply(expire(49, 1000)), Err(Refusal::NotDue));
+        let ended = |now, before| retiring.apply(expire(now, before)).unwrap().state;
+        assert_eq!(ended(50, 1000), DirectoryState::Ended(End::Gone));
+        assert_eq!(ended(49, 49), DirectoryState::Ended(End::Expired));
+    }
+
+    #[test]
+    fn a_reservation_on_a_last_resort_that_is_over_lapses_and_adds_nothing() {
+        let over = reserved(Kind::LastResort).apply(Event::Revoke).unwrap();
+        assert_eq!(over.apply(commit(1, 7)), Err(Refusal::Over(End::Revoked)));
+        let lapsed = over.apply(Event::Lapse { now: UnixSeconds(10) }).unwrap();
+        assert_eq!(lapsed.state, DirectoryState::Ended(End::Revoked));
+        assert_eq!(lapsed.reservation.unwrap().state, ReservationState::Lapsed);
+    }
+
+    #[test]
+    fn what_is_withdrawn_takes_its_reservation_with_it() {
+        let revoked = reserved(Kind::SingleUse).apply(Event::Revoke).unwrap();
+        assert_eq!(revoked.state, DirectoryState::Ended(End::Revoked));
+        assert_eq!(revoked.reservation.unwrap().state, ReservationState::Revoked);
     }
 
     #[test]
     fn the_same_bytes_again_revive_nothing() {
-        for state in [
-            State::Lapsed,
-            State::Expired,
-            State::Revoked,
-            State::Spent { by: 1, group: 1 },
-        ] {
-            assert_eq!(state.clone().apply(Event::UploadAgain), Ok(state));
+        for end in [End::Spent, End::Lapsed, End::Expired, End::Revoked, End::Gone] {
+            let entry = Entry {
+                state: DirectoryState::Ended(end),
+                ..Entry::uploaded(Kind::SingleUse)
+            };
+            assert_eq!(entry.apply(Event::UploadAgain), Ok(entry));
         }
     }
 }

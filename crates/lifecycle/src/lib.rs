@@ -25,10 +25,12 @@ pub use clock::{
     CLOCK_AWAY_SECONDS, CLOCK_STEADY_SECONDS, CLOCK_STEP_ACCEPTED_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX,
     ClockDoubt, ClockError, ClockGuard, ClockReading, ClockSuspension,
 };
-pub use directory::{DirectoryEvent, DirectoryState, DirectoryStatus, Refusal};
+pub use directory::{
+    DirectoryEvent, DirectoryState, DirectoryStatus, End, Kind, Listed, Refusal, Reservation,
+    ReservationState,
+};
 pub use last_resort::{
-    LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_RETIRING_SECONDS, LastResortEvent, LastResortRefusal,
-    LastResortState, NewestLastResort, OwnLastResort, OwnLastResortEvent, last_resort_is_due,
+    LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_RETIRING_SECONDS, NewestLastResort, last_resort_is_due,
 };
 pub use limits::{Demand, DrainLimits, Grant, Rate};
 pub use plan::{Census, Level, Plan, plan};

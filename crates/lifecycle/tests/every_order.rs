@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use larder_lifecycle::{DirectoryEvent, DirectoryState, Refusal, UnixSeconds};
+use larder_lifecycle::{DirectoryEvent, DirectoryState, End, Kind, Listed, Refusal, UnixSeconds};
 
 const ADDERS: [u8; 2] = [0, 1];
 const KEY_PACKAGES: [usize; 2] = [0, 1];
@@ -11,10 +11,10 @@ const GROUP: u8 = 0;
 /// When reservations may lapse and KeyPackages expire.
 const DEADLINE: UnixSeconds = UnixSeconds(1);
 
-type State = DirectoryState<u8, u8>;
+type Entry = Listed<u8, u8>;
 type Event = DirectoryEvent<u8, u8>;
 /// What decides on a transition.
-type Apply = fn(State, Event) -> Result<State, Refusal>;
+type Apply = fn(&Entry, Event) -> Result<Entry, Refusal>;
 
 /// What an adder is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ type Commit = (u8, usize, u8);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     now: UnixSeconds,
-    key_packages: [State; 2],
+    key_packages: [Entry; 2],
     epoch: u8,
     /// What each adder's request was answered with.
     remembered: [Option<usize>; 2],
@@ -50,7 +50,7 @@ impl World {
     fn start() -> Self {
         Self {
             now: UnixSeconds(0),
-            key_packages: [State::Available, State::Available],
+            key_packages: [Kind::SingleUse; 2].map(Entry::uploaded),
             epoch: 0,
             remembered: [None; 2],
             accepted: Vec::new(),
@@ -61,7 +61,7 @@ impl World {
 
     fn moved(&self, at: usize, event: Event, apply: Apply) -> Option<Self> {
         let mut next = self.clone();
-        next.key_packages[at] = apply(self.key_packages[at].clone(), event).ok()?;
+        next.key_packages[at] = apply(&self.key_packages[at], event).ok()?;
         Some(next)
     }
 
@@ -73,10 +73,10 @@ impl World {
         }
         for at in KEY_PACKAGES {
             let now = self.now;
-            let served_before = DEADLINE;
+            let of_use_before = DEADLINE;
             for event in [
                 Event::Lapse { now },
-                Event::Expire { now, served_before },
+                Event::Expire { now, of_use_before },
                 Event::Revoke,
                 Event::UploadAgain,
             ] {
@@ -137,7 +137,7 @@ impl World {
                 until: DEADLINE,
             };
             // The directory looks for those that are available.
-            if self.key_packages[at] == State::Available
+            if self.key_packages[at].state == DirectoryState::Available
                 && let Some(mut reserved) = self.moved(at, reserve, apply)
             {
                 reserved.remembered[usize::from(by)] = Some(at);
@@ -189,7 +189,8 @@ impl World {
     fn violated_by(&self, next: &Self) -> Vec<&'static str> {
         let mut violated = Vec::new();
         for (before, after) in self.key_packages.iter().zip(&next.key_packages) {
-            let is_revived = before.status().is_terminal() || *after == State::Available;
+            let (before, after) = (before.state, after.state);
+            let is_revived = before.has_ended() || after == DirectoryState::Available;
             if before != after && is_revived {
                 violated.push("S3");
             }
@@ -226,7 +227,7 @@ fn explore(invariant: &str, apply: Apply) -> Result<(usize, usize), usize> {
 #[test]
 fn s1_s2_s3_hold_in_every_state_that_any_order_leads_to() {
     for invariant in ["S1", "S2", "S3"] {
-        let (states, ends) = explore(invariant, State::apply).unwrap();
+        let (states, ends) = explore(invariant, Entry::apply).unwrap();
         assert!(states > 1000, "{states} states are not those of a race");
         assert!(ends > 0, "nobody gets through");
     }
@@ -235,10 +236,10 @@ fn s1_s2_s3_hold_in_every_state_that_any_order_leads_to() {
 // A model that finds nothing must be one that would have: each function here has a bug.
 
 /// What is not used in time is handed out again.
-fn recycle(state: State, event: Event) -> Result<State, Refusal> {
-    match (&state, &event) {
-        (State::Reserved { until, .. }, Event::Lapse { now }) if now >= until => Ok(State::Available),
-        _ => state.apply(event),
+fn recycle(entry: &Entry, event: Event) -> Result<Entry, Refusal> {
+    match entry.apply(event) {
+        Ok(lapsed) if lapsed.state == DirectoryState::Ended(End::Lapsed) => Ok(Entry::uploaded(entry.kind)),
+        other => other,
     }
 }
 
@@ -250,18 +251,21 @@ fn s2_s3_a_reservation_that_is_recycled_is_found_out() {
 
 #[test]
 fn s2_a_key_package_that_stays_available_when_it_is_given_is_found_out() {
-    let forget: Apply = |state, event| match (&state, &event) {
-        (State::Available, Event::Reserve { .. }) => Ok(State::Available),
-        _ => state.apply(event),
+    let forget: Apply = |entry, event| match &event {
+        Event::Reserve { .. } => Ok(entry.clone()),
+        _ => entry.apply(event),
     };
     assert!(explore("S2", forget).is_err());
 }
 
 #[test]
 fn s1_a_recycled_key_package_that_whoever_has_it_may_add_is_found_out() {
-    let add_anything: Apply = |state, event| match event {
-        Event::Commit { by, group } => Ok(State::Spent { by, group }),
-        _ => recycle(state, event),
+    let add_anything: Apply = |entry, event| match event {
+        Event::Commit { .. } => Ok(Entry {
+            state: DirectoryState::Ended(End::Spent),
+            ..entry.clone()
+        }),
+        _ => recycle(entry, event),
     };
     assert!(explore("S1", add_anything).is_err());
     // A recycled one goes to two, but as long as the holder is looked at it is added once.
