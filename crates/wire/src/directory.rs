@@ -6,7 +6,7 @@ use crate::problem::Problem;
 
 /// The state of a KeyPackage in the directory.
 ///
-/// A last resort is `available`, `retiring` or `gone`; it is never exclusively reserved and never spent.
+/// A last resort is never `reserved`, `spent` or `lapsed`: it stays `available` when it is handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -19,15 +19,14 @@ pub enum KeyPackageState {
     Spent,
     /// Handed out, and no Commit came in time.
     Lapsed,
-    /// Too little life is left to hand it out; it never was.
+    /// Too little life is left to hand it out, and it never was; or the life of a last resort is over.
     Expired,
     /// Withdrawn by its owner.
     Revoked,
     /// A last resort that a newer one replaced: not handed out any more, but a Commit of a device that reserved it
     /// before is accepted for 24 hours. Last resorts only.
     Retiring,
-    /// A last resort that no Commit can add any more: replaced a day ago, at the end of its life, or withdrawn by its
-    /// owner. Last resorts only.
+    /// A last resort that was replaced a day ago: no Commit can add it any more. Last resorts only.
     Gone,
 }
 

@@ -125,7 +125,6 @@ codes! {
         /// Nothing can be encrypted to the init key or to the leaf's encryption key.
         UnusableKey = "unusable-key",
         /// Another KeyPackage with this reference is or was here.
-        DuplicateRef = "duplicate-ref",
         /// The init key is or was the init key or the encryption key of another KeyPackage here.
         DuplicateInitKey = "duplicate-init-key",
         /// The leaf's encryption key is or was the init key or the encryption key of another KeyPackage here.
@@ -192,7 +191,6 @@ impl KeyPackageCheck {
             }
             Self::SameKeys => "its init key and its leaf's encryption key are the same",
             Self::UnusableKey => "nothing can be encrypted to its init key or to its leaf's encryption key",
-            Self::DuplicateRef => "another device's KeyPackage has this reference",
             Self::DuplicateInitKey => "its init key is or was a key of another KeyPackage",
             Self::DuplicateEncryptionKey => "its leaf's encryption key is or was a key of another KeyPackage",
             Self::OverCap => "the device has as many of them as it may",

@@ -373,7 +373,7 @@ async fn a_key_package_that_is_withdrawn_in_between_keeps_nobody_else_out() {
         let database = rusqlite::Connection::open(&database).unwrap();
         database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
         let withdrawn = database.execute(
-            "UPDATE key_packages SET status = 5 WHERE status = 1
+            "UPDATE key_packages SET status = 6 WHERE status = 1
                 AND device_id = (SELECT d.id FROM devices d JOIN users u ON u.id = d.user_id WHERE u.name = 'bad')",
             [],
         );

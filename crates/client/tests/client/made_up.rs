@@ -18,9 +18,9 @@ pub(crate) fn key_package_of(server: &TestServer, name: &str) -> KeyPackage {
     let database = rusqlite::Connection::open(server.database()).unwrap();
     let bytes: Vec<u8> = database
         .query_row(
-            "SELECT b.bytes FROM key_package_bytes b JOIN key_packages k ON k.ref = b.ref
+            "SELECT b.bytes FROM key_package_bytes b JOIN key_packages k ON k.device_id = b.device_id AND k.ref = b.ref
              JOIN devices d ON d.id = k.device_id JOIN users u ON u.id = d.user_id
-             WHERE u.name = ?1 AND k.status = 0 LIMIT 1",
+             WHERE u.name = ?1 AND k.status = 0 AND k.kind = 0 LIMIT 1",
             [name],
             |row| row.get(0),
         )

@@ -220,7 +220,7 @@ impl TestServer {
             .execute_batch(
                 "PRAGMA foreign_keys = OFF;
                  BEGIN IMMEDIATE;
-                 DELETE FROM last_resort_reservations; DELETE FROM last_resorts; DELETE FROM key_packages;
+                 DELETE FROM key_packages;
                  UPDATE devices SET generation = generation + 1;
                  COMMIT;",
             )

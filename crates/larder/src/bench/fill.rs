@@ -57,11 +57,11 @@ const SQLITE: &str = "
     DELETE FROM n;
     WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < {stored} + {hot})
         INSERT INTO n SELECT i FROM c;
-    INSERT INTO key_packages
-            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
-        SELECT randomblob(32), CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, 1, 0, randomblob(32), randomblob(32), {now} - 86400,
-            {now} + {life} + i % 100000, {now} FROM n;
-    INSERT INTO key_package_bytes SELECT ref, randomblob(300) FROM key_packages;
+    INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash, not_before,
+            not_after, uploaded_at)
+        SELECT CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, randomblob(32), 0, 1, 0, 0,
+            randomblob(32), randomblob(32), {now} - 86400, {now} + {life} + i % 100000, {now} FROM n;
+    INSERT INTO key_package_bytes SELECT device_id, ref, randomblob(300) FROM key_packages;
     DROP TABLE n;";
 
 const SQLITE_SESSION: &str = "INSERT INTO sessions (hash, device_id, challenge_hash, expires_at)
@@ -78,11 +78,12 @@ const POSTGRES: &str = "
     INSERT INTO sessions (hash, device_id, challenge_hash, expires_at)
         SELECT sha256(('bench-session-' || i)::bytea), 1000000000 + i, sha256(('c' || i)::bytea), {now} + 30 * 86400
         FROM generate_series(0, {reservers} - 1) i;
-    INSERT INTO key_packages
-            (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
-        SELECT sha256(i::text::bytea), CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, 1, 0, sha256(('k' || i)::bytea), sha256(('e' || i)::bytea),
-            {now} - 86400, {now} + {life} + i % 100000, {now} FROM generate_series(0::bigint, {stored} + {hot} - 1) i;
-    INSERT INTO key_package_bytes SELECT ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
+    INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash, not_before,
+            not_after, uploaded_at)
+        SELECT CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, sha256(i::text::bytea), 0, 1, 0, 0,
+            sha256(('k' || i)::bytea), sha256(('e' || i)::bytea), {now} - 86400, {now} + {life} + i % 100000, {now}
+        FROM generate_series(0::bigint, {stored} + {hot} - 1) i;
+    INSERT INTO key_package_bytes SELECT device_id, ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
     ANALYZE users, devices, sessions, key_packages, key_package_bytes;";
 
 /// Fills a store that nobody serves.

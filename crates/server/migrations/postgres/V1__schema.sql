@@ -93,67 +93,91 @@ CREATE INDEX idempotent_answers_by_age ON idempotent_answers (created_at);
 
 -- Directory -----------------------------------------------------------------------------------------------------------
 
--- A reference and an init key name one KeyPackage, whichever kind it is, tombstones included. Triggers keep a row for
--- each row of key_packages and last_resorts, so that two transactions cannot give one name to one of either kind.
-CREATE TABLE key_package_names (
-    ref BYTEA PRIMARY KEY,
-    init_key_hash BYTEA NOT NULL UNIQUE
-);
-
--- status: 0 available, 1 reserved, 2 spent, 3 lapsed, 4 expired, 5 revoked.
+-- kind: 0 single-use, 1 last resort (RFC 9420 §16.8). status: 0 available, 1 taken, 2 retiring, and over: 3 spent, 4 lapsed,
+-- 5 expired, 6 revoked, 7 gone. used: whether it was ever handed out.
 CREATE TABLE key_packages (
-    ref BYTEA PRIMARY KEY,
     device_id BIGINT NOT NULL REFERENCES devices (id),
+    ref BYTEA NOT NULL,
+    kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 1),
     suite BIGINT NOT NULL,
-    status BIGINT NOT NULL CHECK (status BETWEEN 0 AND 5),
-    init_key_hash BYTEA NOT NULL UNIQUE,
+    status BIGINT NOT NULL CHECK (status BETWEEN 0 AND 7),
+    used BIGINT NOT NULL CHECK (used BETWEEN 0 AND 1),
+    init_key_hash BYTEA NOT NULL,
     encryption_key_hash BYTEA NOT NULL,
     not_before BIGINT NOT NULL,
     not_after BIGINT NOT NULL,
     uploaded_at BIGINT NOT NULL,
-    holder BIGINT REFERENCES devices (id),
-    group_id BYTEA,
-    reserved_until BIGINT,
-    reservation_id TEXT,
-    CHECK (status NOT IN (0, 4) OR holder IS NULL),
-    CHECK (status NOT IN (1, 2) OR (holder IS NOT NULL AND group_id IS NOT NULL AND reserved_until IS NOT NULL))
+    retiring_until BIGINT,
+    PRIMARY KEY (device_id, ref),
+    CHECK (kind = 1 OR status NOT IN (2, 7)),
+    CHECK (kind = 0 OR status NOT IN (1, 3, 4)),
+    CHECK (status NOT IN (1, 3, 4) OR used = 1),
+    CHECK (status <> 0 OR kind = 1 OR used = 0),
+    CHECK (status NOT IN (2, 7) OR retiring_until IS NOT NULL),
+    CHECK (retiring_until IS NULL OR (kind = 1 AND status <> 0))
 );
-CREATE INDEX key_packages_by_device ON key_packages (device_id, uploaded_at);
-CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after, not_before) WHERE status = 0;
-CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE status = 0;
-CREATE INDEX key_packages_to_lapse ON key_packages (reserved_until) WHERE status = 1;
-CREATE INDEX key_packages_by_reservation ON key_packages (reservation_id) WHERE status = 1;
-CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 1;
+CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after, not_before)
+    WHERE kind = 0 AND status = 0;
+CREATE UNIQUE INDEX key_packages_one_last_resort ON key_packages (device_id, suite) WHERE kind = 1 AND status = 0;
+CREATE INDEX key_packages_last_resorts ON key_packages (device_id, suite) WHERE kind = 1 AND status < 3;
+CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE kind = 0 AND status = 0;
+CREATE INDEX key_packages_to_end ON key_packages (not_after) WHERE kind = 1 AND status < 3;
+CREATE INDEX key_packages_to_retire ON key_packages (retiring_until) WHERE status = 2;
+CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 2;
 
--- The bytes live apart from the state that changes; terminal KeyPackages have none.
+-- The bytes live apart from the state that changes; those of one that is over are gone.
 CREATE TABLE key_package_bytes (
-    ref BYTEA PRIMARY KEY REFERENCES key_packages (ref),
-    bytes BYTEA NOT NULL
+    device_id BIGINT NOT NULL,
+    ref BYTEA NOT NULL,
+    bytes BYTEA NOT NULL,
+    PRIMARY KEY (device_id, ref),
+    FOREIGN KEY (device_id, ref) REFERENCES key_packages (device_id, ref)
 );
+
+-- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. state: 0 open,
+-- 1 committed, 2 lapsed, 3 revoked. One that is single-use has one reservation in its life, and the row stays as long as its
+-- tombstone; a last resort can have many at once.
+CREATE TABLE reservations (
+    id BYTEA NOT NULL CHECK (length(id) = 16),
+    device_id BIGINT NOT NULL,
+    ref BYTEA NOT NULL,
+    kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 1),
+    holder BIGINT NOT NULL REFERENCES devices (id),
+    group_id BYTEA NOT NULL,
+    reserved_until BIGINT NOT NULL,
+    state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 3),
+    PRIMARY KEY (id, device_id, ref),
+    CHECK (kind = 0 OR state <> 3)
+);
+CREATE UNIQUE INDEX reservations_exclusive ON reservations (device_id, ref) WHERE kind = 0;
+CREATE INDEX reservations_on_last_resorts ON reservations (device_id, ref, holder, group_id) WHERE kind = 1;
+CREATE INDEX reservations_to_lapse ON reservations (reserved_until) WHERE state = 0;
+CREATE INDEX reservations_to_forget ON reservations (reserved_until) WHERE kind = 1 AND state > 0;
 
 CREATE FUNCTION key_packages_start_available() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.status <> 0 THEN
-        RAISE EXCEPTION 'a KeyPackage starts available';
+    IF NEW.status <> 0 OR NEW.used <> 0 THEN
+        RAISE EXCEPTION 'a KeyPackage starts available and unused';
     END IF;
-    INSERT INTO key_package_names (ref, init_key_hash) VALUES (NEW.ref, NEW.init_key_hash);
-    RETURN NULL;
+    RETURN NEW;
 END
 $$;
-CREATE TRIGGER key_packages_start_available AFTER INSERT ON key_packages
+CREATE TRIGGER key_packages_start_available BEFORE INSERT ON key_packages
     FOR EACH ROW EXECUTE FUNCTION key_packages_start_available();
 
 CREATE FUNCTION key_packages_change_as_allowed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.status <> OLD.status
-        AND NOT ((OLD.status = 0 AND NEW.status IN (1, 4, 5)) OR (OLD.status = 1 AND NEW.status IN (2, 3, 5)))
-    THEN
+    IF NOT (
+        (OLD.status = 0 AND NEW.status IN (0, 1, 2, 5, 6)) OR (OLD.status = 1 AND NEW.status IN (3, 4, 6))
+        OR (OLD.status = 2 AND NEW.status IN (5, 6, 7))
+    ) THEN
         RAISE EXCEPTION 'not a transition of a KeyPackage';
     END IF;
-    IF OLD.holder IS NOT NULL
-        AND (NEW.holder IS DISTINCT FROM OLD.holder OR NEW.group_id IS DISTINCT FROM OLD.group_id)
-    THEN
-        RAISE EXCEPTION 'a KeyPackage is disclosed once';
+    IF NEW.used <> OLD.used AND NOT (OLD.status = 0 AND NEW.status = 1 - NEW.kind AND NEW.used = 1) THEN
+        RAISE EXCEPTION 'a KeyPackage is handed out while it is available';
+    END IF;
+    IF OLD.retiring_until IS NOT NULL AND NEW.retiring_until IS DISTINCT FROM OLD.retiring_until THEN
+        RAISE EXCEPTION 'a last resort retires once';
     END IF;
     RETURN NEW;
 END
@@ -161,14 +185,70 @@ $$;
 CREATE TRIGGER key_packages_change_as_allowed BEFORE UPDATE ON key_packages
     FOR EACH ROW EXECUTE FUNCTION key_packages_change_as_allowed();
 
-CREATE FUNCTION key_package_name_is_forgotten() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION reservations_are_of_what_is_handed_out() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM key_package_names WHERE ref = OLD.ref;
+    IF NEW.state <> 0 OR NOT EXISTS (
+        SELECT 1 FROM key_packages
+        WHERE device_id = NEW.device_id AND ref = NEW.ref AND kind = NEW.kind AND used = 1 AND status = 1 - kind
+    ) THEN
+        RAISE EXCEPTION 'what is reserved was just handed out';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER reservations_are_of_what_is_handed_out BEFORE INSERT ON reservations
+    FOR EACH ROW EXECUTE FUNCTION reservations_are_of_what_is_handed_out();
+
+CREATE FUNCTION reservations_end_once() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.state <> OLD.state AND OLD.state <> 0 THEN
+        RAISE EXCEPTION 'not a transition of a reservation';
+    END IF;
+    IF (NEW.id, NEW.device_id, NEW.ref, NEW.kind, NEW.holder, NEW.group_id)
+        IS DISTINCT FROM (OLD.id, OLD.device_id, OLD.ref, OLD.kind, OLD.holder, OLD.group_id)
+    THEN
+        RAISE EXCEPTION 'a KeyPackage is disclosed once';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER reservations_end_once BEFORE UPDATE ON reservations
+    FOR EACH ROW EXECUTE FUNCTION reservations_end_once();
+
+CREATE FUNCTION reservations_go_with_the_key_package() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM reservations WHERE device_id = OLD.device_id AND ref = OLD.ref AND kind = 0;
+    DELETE FROM reservations WHERE device_id = OLD.device_id AND ref = OLD.ref AND kind = 1;
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER key_packages_are_forgotten AFTER DELETE ON key_packages
-    FOR EACH ROW EXECUTE FUNCTION key_package_name_is_forgotten();
+CREATE TRIGGER reservations_go_with_the_key_package AFTER DELETE ON key_packages
+    FOR EACH ROW EXECUTE FUNCTION reservations_go_with_the_key_package();
+
+-- A public key is that of one KeyPackage, as its init key or as its leaf's encryption key, tombstones included: a Commit that
+-- adds two leaves with one key is refused, and so is one that adds a key which the tree has. Triggers keep the rows, and let
+-- no KeyPackage be stored without both.
+CREATE TABLE key_package_keys (
+    hash BYTEA PRIMARY KEY
+);
+
+CREATE FUNCTION key_packages_have_keys_of_their_own() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO key_package_keys VALUES (NEW.init_key_hash), (NEW.encryption_key_hash);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER key_packages_have_keys_of_their_own AFTER INSERT ON key_packages
+    FOR EACH ROW EXECUTE FUNCTION key_packages_have_keys_of_their_own();
+
+CREATE FUNCTION keys_are_forgotten() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM key_package_keys WHERE hash IN (OLD.init_key_hash, OLD.encryption_key_hash);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER keys_are_forgotten_with_a_key_package AFTER DELETE ON key_packages
+    FOR EACH ROW EXECUTE FUNCTION keys_are_forgotten();
 
 -- One hash chain per owning device: hash = SHA-256(previous hash, this row).
 CREATE TABLE audit (
@@ -191,134 +271,6 @@ CREATE TABLE audit_checkpoints (
     time BIGINT NOT NULL
 );
 CREATE INDEX devices_by_oldest_audit ON devices (audit_oldest) WHERE audit_oldest IS NOT NULL;
-
--- Last resorts: KeyPackages that are not single-use (RFC 9420 §16.8). They have a table of their own because they have
--- a life of their own: handing one out neither takes it nor ends it.
-
--- status: 0 active, 1 retiring, 2 gone.
-CREATE TABLE last_resorts (
-    ref BYTEA PRIMARY KEY,
-    device_id BIGINT NOT NULL REFERENCES devices (id),
-    suite BIGINT NOT NULL,
-    status BIGINT NOT NULL CHECK (status BETWEEN 0 AND 2),
-    used BIGINT NOT NULL CHECK (used IN (0, 1)),
-    init_key_hash BYTEA NOT NULL UNIQUE,
-    encryption_key_hash BYTEA NOT NULL,
-    not_before BIGINT NOT NULL,
-    not_after BIGINT NOT NULL,
-    uploaded_at BIGINT NOT NULL,
-    retiring_until BIGINT,
-    CHECK (status <> 0 OR retiring_until IS NULL),
-    CHECK (status <> 1 OR retiring_until IS NOT NULL)
-);
-CREATE INDEX last_resorts_by_device ON last_resorts (device_id, uploaded_at);
-CREATE INDEX last_resorts_live ON last_resorts (device_id, suite) WHERE status < 2;
-CREATE UNIQUE INDEX last_resorts_one_active ON last_resorts (device_id, suite) WHERE status = 0;
-CREATE INDEX last_resorts_to_retire ON last_resorts (retiring_until) WHERE status = 1;
-CREATE INDEX last_resorts_to_end ON last_resorts (not_after) WHERE status < 2;
-CREATE INDEX last_resorts_to_forget ON last_resorts (not_after) WHERE status = 2;
-
-CREATE TABLE last_resort_bytes (
-    ref BYTEA PRIMARY KEY REFERENCES last_resorts (ref),
-    bytes BYTEA NOT NULL
-);
-
--- Who may add a last resort to which group: any number of devices at once. A row goes with the Commit that it allows,
--- when its holder gives it up, or at the sweep after its deadline.
-CREATE TABLE last_resort_reservations (
-    reservation_id TEXT NOT NULL,
-    ref BYTEA NOT NULL REFERENCES last_resorts (ref),
-    holder BIGINT NOT NULL REFERENCES devices (id),
-    group_id BYTEA NOT NULL,
-    reserved_until BIGINT NOT NULL,
-    PRIMARY KEY (reservation_id, ref)
-);
-CREATE INDEX last_resort_reservations_by_holder
-    ON last_resort_reservations (ref, holder, group_id, reserved_until);
-CREATE INDEX last_resort_reservations_to_lapse ON last_resort_reservations (reserved_until);
-
-CREATE FUNCTION last_resorts_start_active() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.status <> 0 OR NEW.used <> 0 THEN
-        RAISE EXCEPTION 'a last resort starts active and unused';
-    END IF;
-    INSERT INTO key_package_names (ref, init_key_hash) VALUES (NEW.ref, NEW.init_key_hash);
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER last_resorts_start_active AFTER INSERT ON last_resorts
-    FOR EACH ROW EXECUTE FUNCTION last_resorts_start_active();
-
-CREATE FUNCTION last_resorts_change_as_allowed() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.status <> OLD.status
-        AND NOT ((OLD.status = 0 AND NEW.status IN (1, 2)) OR (OLD.status = 1 AND NEW.status = 2))
-    THEN
-        RAISE EXCEPTION 'not a transition of a last resort';
-    END IF;
-    IF NEW.used <> OLD.used AND NOT (OLD.status = 0 AND NEW.status = 0 AND NEW.used = 1) THEN
-        RAISE EXCEPTION 'a last resort is handed out while it is active';
-    END IF;
-    IF OLD.retiring_until IS NOT NULL AND NEW.retiring_until IS DISTINCT FROM OLD.retiring_until THEN
-        RAISE EXCEPTION 'a last resort retires once';
-    END IF;
-    RETURN NEW;
-END
-$$;
-CREATE TRIGGER last_resorts_change_as_allowed BEFORE UPDATE ON last_resorts
-    FOR EACH ROW EXECUTE FUNCTION last_resorts_change_as_allowed();
-
-CREATE TRIGGER last_resorts_are_forgotten AFTER DELETE ON last_resorts
-    FOR EACH ROW EXECUTE FUNCTION key_package_name_is_forgotten();
-
-CREATE FUNCTION last_resort_reservations_need_an_active_one() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT 1 FROM last_resorts WHERE ref = NEW.ref AND status = 0 AND used = 1) THEN
-        RAISE EXCEPTION 'a last resort is reserved while it is active';
-    END IF;
-    RETURN NEW;
-END
-$$;
-CREATE TRIGGER last_resort_reservations_need_an_active_one BEFORE INSERT ON last_resort_reservations
-    FOR EACH ROW EXECUTE FUNCTION last_resort_reservations_need_an_active_one();
-
-CREATE FUNCTION last_resort_reservations_never_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'a reservation never changes';
-END
-$$;
-CREATE TRIGGER last_resort_reservations_never_change BEFORE UPDATE ON last_resort_reservations
-    FOR EACH ROW EXECUTE FUNCTION last_resort_reservations_never_change();
-
--- A public key is that of one KeyPackage, whichever kind it is, as its init key or as its leaf's encryption key, tombstones
--- included: a Commit that adds two leaves with one key is refused, and so is one that adds a key which the tree has.
--- Triggers keep the rows, and let no KeyPackage be stored without both.
-CREATE TABLE key_package_keys (
-    hash BYTEA PRIMARY KEY
-);
-
-CREATE FUNCTION key_packages_have_keys_of_their_own() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO key_package_keys VALUES (NEW.init_key_hash), (NEW.encryption_key_hash);
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER key_packages_have_keys_of_their_own AFTER INSERT ON key_packages
-    FOR EACH ROW EXECUTE FUNCTION key_packages_have_keys_of_their_own();
-CREATE TRIGGER last_resorts_have_keys_of_their_own AFTER INSERT ON last_resorts
-    FOR EACH ROW EXECUTE FUNCTION key_packages_have_keys_of_their_own();
-
-CREATE FUNCTION keys_are_forgotten() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    DELETE FROM key_package_keys WHERE hash IN (OLD.init_key_hash, OLD.encryption_key_hash);
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER keys_are_forgotten_with_a_key_package AFTER DELETE ON key_packages
-    FOR EACH ROW EXECUTE FUNCTION keys_are_forgotten();
-CREATE TRIGGER keys_are_forgotten_with_a_last_resort AFTER DELETE ON last_resorts
-    FOR EACH ROW EXECUTE FUNCTION keys_are_forgotten();
-
 -- Limits --------------------------------------------------------------------------------------------------------------
 
 -- Who asked for how much of whom, and who does not want to be asked.
@@ -340,8 +292,7 @@ CREATE TABLE blocks (
 );
 
 -- What a user holds, or held until not long ago without using it.
-CREATE INDEX key_packages_held ON key_packages (holder, reserved_until) WHERE status IN (1, 3);
-CREATE INDEX last_resort_reservations_held ON last_resort_reservations (holder, reserved_until);
+CREATE INDEX reservations_held ON reservations (holder, reserved_until) WHERE state IN (0, 2);
 
 -- Invitations to register that are not used, by the SHA-256 of what their codes hold.
 CREATE TABLE invitations (

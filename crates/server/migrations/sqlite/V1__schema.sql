@@ -79,53 +79,136 @@ CREATE INDEX idempotent_answers_by_age ON idempotent_answers (created_at);
 
 -- Directory -----------------------------------------------------------------------------------------------------------
 
--- status: 0 available, 1 reserved, 2 spent, 3 lapsed, 4 expired, 5 revoked.
+-- kind: 0 single-use, 1 last resort (RFC 9420 §16.8). status: 0 available, 1 taken, 2 retiring, and over: 3 spent, 4 lapsed,
+-- 5 expired, 6 revoked, 7 gone. used: whether it was ever handed out.
 CREATE TABLE key_packages (
-    ref BLOB PRIMARY KEY,
     device_id INTEGER NOT NULL REFERENCES devices (id),
+    ref BLOB NOT NULL,
+    kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
     suite INTEGER NOT NULL,
-    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 5),
-    init_key_hash BLOB NOT NULL UNIQUE,
+    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 7),
+    used INTEGER NOT NULL CHECK (used BETWEEN 0 AND 1),
+    init_key_hash BLOB NOT NULL,
     encryption_key_hash BLOB NOT NULL,
     not_before INTEGER NOT NULL,
     not_after INTEGER NOT NULL,
     uploaded_at INTEGER NOT NULL,
-    holder INTEGER REFERENCES devices (id),
-    group_id BLOB,
-    reserved_until INTEGER,
-    reservation_id TEXT,
-    CHECK (status NOT IN (0, 4) OR holder IS NULL),
-    CHECK (status NOT IN (1, 2) OR (holder IS NOT NULL AND group_id IS NOT NULL AND reserved_until IS NOT NULL))
+    retiring_until INTEGER,
+    PRIMARY KEY (device_id, ref),
+    CHECK (kind = 1 OR status NOT IN (2, 7)),
+    CHECK (kind = 0 OR status NOT IN (1, 3, 4)),
+    CHECK (status NOT IN (1, 3, 4) OR used = 1),
+    CHECK (status <> 0 OR kind = 1 OR used = 0),
+    CHECK (status NOT IN (2, 7) OR retiring_until IS NOT NULL),
+    CHECK (retiring_until IS NULL OR (kind = 1 AND status <> 0))
 ) WITHOUT ROWID;
-CREATE INDEX key_packages_by_device ON key_packages (device_id, uploaded_at);
-CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after, not_before) WHERE status = 0;
-CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE status = 0;
-CREATE INDEX key_packages_to_lapse ON key_packages (reserved_until) WHERE status = 1;
-CREATE INDEX key_packages_by_reservation ON key_packages (reservation_id) WHERE status = 1;
-CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 1;
+CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after, not_before)
+    WHERE kind = 0 AND status = 0;
+CREATE UNIQUE INDEX key_packages_one_last_resort ON key_packages (device_id, suite) WHERE kind = 1 AND status = 0;
+CREATE INDEX key_packages_last_resorts ON key_packages (device_id, suite) WHERE kind = 1 AND status < 3;
+CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE kind = 0 AND status = 0;
+CREATE INDEX key_packages_to_end ON key_packages (not_after) WHERE kind = 1 AND status < 3;
+CREATE INDEX key_packages_to_retire ON key_packages (retiring_until) WHERE status = 2;
+CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 2;
 
--- The bytes live apart from the state that changes; terminal KeyPackages have none.
+-- The bytes live apart from the state that changes; those of one that is over are gone.
 CREATE TABLE key_package_bytes (
-    ref BLOB PRIMARY KEY REFERENCES key_packages (ref),
-    bytes BLOB NOT NULL
+    device_id INTEGER NOT NULL,
+    ref BLOB NOT NULL,
+    bytes BLOB NOT NULL,
+    PRIMARY KEY (device_id, ref),
+    FOREIGN KEY (device_id, ref) REFERENCES key_packages (device_id, ref)
+) WITHOUT ROWID;
+
+-- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. state: 0 open,
+-- 1 committed, 2 lapsed, 3 revoked. One that is single-use has one reservation in its life, and the row stays as long as its
+-- tombstone; a last resort can have many at once.
+CREATE TABLE reservations (
+    id BLOB NOT NULL CHECK (length(id) = 16),
+    device_id INTEGER NOT NULL,
+    ref BLOB NOT NULL,
+    kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
+    holder INTEGER NOT NULL REFERENCES devices (id),
+    group_id BLOB NOT NULL,
+    reserved_until INTEGER NOT NULL,
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
+    PRIMARY KEY (id, device_id, ref),
+    CHECK (kind = 0 OR state <> 3)
 );
+CREATE UNIQUE INDEX reservations_exclusive ON reservations (device_id, ref) WHERE kind = 0;
+CREATE INDEX reservations_on_last_resorts ON reservations (device_id, ref, holder, group_id) WHERE kind = 1;
+CREATE INDEX reservations_to_lapse ON reservations (reserved_until) WHERE state = 0;
+CREATE INDEX reservations_to_forget ON reservations (reserved_until) WHERE kind = 1 AND state > 0;
 
 CREATE TRIGGER key_packages_start_available BEFORE INSERT ON key_packages
-WHEN NEW.status <> 0
+WHEN NEW.status <> 0 OR NEW.used <> 0
 BEGIN
-    SELECT RAISE(ABORT, 'a KeyPackage starts available');
+    SELECT RAISE(ABORT, 'a KeyPackage starts available and unused');
 END;
 
 CREATE TRIGGER key_packages_change_as_allowed BEFORE UPDATE OF status ON key_packages
-WHEN NOT ((OLD.status = 0 AND NEW.status IN (1, 4, 5)) OR (OLD.status = 1 AND NEW.status IN (2, 3, 5)))
+WHEN NOT (
+    (OLD.status = 0 AND NEW.status IN (0, 1, 2, 5, 6)) OR (OLD.status = 1 AND NEW.status IN (3, 4, 6))
+    OR (OLD.status = 2 AND NEW.status IN (5, 6, 7))
+)
 BEGIN
     SELECT RAISE(ABORT, 'not a transition of a KeyPackage');
 END;
 
-CREATE TRIGGER key_packages_are_disclosed_once BEFORE UPDATE OF holder, group_id ON key_packages
-WHEN OLD.holder IS NOT NULL AND (NEW.holder IS NOT OLD.holder OR NEW.group_id IS NOT OLD.group_id)
+CREATE TRIGGER key_packages_are_used_when_handed_out BEFORE UPDATE OF used ON key_packages
+WHEN NEW.used <> OLD.used AND NOT (OLD.status = 0 AND NEW.status = 1 - NEW.kind AND NEW.used = 1)
+BEGIN
+    SELECT RAISE(ABORT, 'a KeyPackage is handed out while it is available');
+END;
+
+CREATE TRIGGER key_packages_retire_once BEFORE UPDATE OF retiring_until ON key_packages
+WHEN OLD.retiring_until IS NOT NULL AND NEW.retiring_until IS NOT OLD.retiring_until
+BEGIN
+    SELECT RAISE(ABORT, 'a last resort retires once');
+END;
+
+CREATE TRIGGER reservations_are_of_what_is_handed_out BEFORE INSERT ON reservations
+WHEN NEW.state <> 0 OR NOT EXISTS (
+    SELECT 1 FROM key_packages
+    WHERE device_id = NEW.device_id AND ref = NEW.ref AND kind = NEW.kind AND used = 1 AND status = 1 - kind
+)
+BEGIN
+    SELECT RAISE(ABORT, 'what is reserved was just handed out');
+END;
+
+CREATE TRIGGER reservations_end_once BEFORE UPDATE OF state ON reservations
+WHEN NEW.state <> OLD.state AND OLD.state <> 0
+BEGIN
+    SELECT RAISE(ABORT, 'not a transition of a reservation');
+END;
+
+CREATE TRIGGER reservations_stay_whose_they_are
+BEFORE UPDATE OF id, device_id, ref, kind, holder, group_id ON reservations
 BEGIN
     SELECT RAISE(ABORT, 'a KeyPackage is disclosed once');
+END;
+
+CREATE TRIGGER reservations_go_with_the_key_package AFTER DELETE ON key_packages
+BEGIN
+    DELETE FROM reservations WHERE device_id = OLD.device_id AND ref = OLD.ref AND kind = 0;
+    DELETE FROM reservations WHERE device_id = OLD.device_id AND ref = OLD.ref AND kind = 1;
+END;
+
+-- A public key is that of one KeyPackage, as its init key or as its leaf's encryption key, tombstones included: a Commit that
+-- adds two leaves with one key is refused, and so is one that adds a key which the tree has. Triggers keep the rows, and let
+-- no KeyPackage be stored without both.
+CREATE TABLE key_package_keys (
+    hash BLOB PRIMARY KEY
+) WITHOUT ROWID;
+
+CREATE TRIGGER key_packages_have_keys_of_their_own AFTER INSERT ON key_packages
+BEGIN
+    INSERT INTO key_package_keys VALUES (NEW.init_key_hash), (NEW.encryption_key_hash);
+END;
+
+CREATE TRIGGER keys_are_forgotten_with_a_key_package AFTER DELETE ON key_packages
+BEGIN
+    DELETE FROM key_package_keys WHERE hash IN (OLD.init_key_hash, OLD.encryption_key_hash);
 END;
 
 -- One hash chain per owning device: hash = SHA-256(previous hash, this row).
@@ -150,129 +233,6 @@ CREATE TABLE audit_checkpoints (
 );
 CREATE INDEX devices_by_oldest_audit ON devices (audit_oldest) WHERE audit_oldest IS NOT NULL;
 
-
--- Last resorts: KeyPackages that are not single-use (RFC 9420 §16.8). They have a table of their own because they have
--- a life of their own: handing one out neither takes it nor ends it.
-
--- status: 0 active, 1 retiring, 2 gone.
-CREATE TABLE last_resorts (
-    ref BLOB PRIMARY KEY,
-    device_id INTEGER NOT NULL REFERENCES devices (id),
-    suite INTEGER NOT NULL,
-    status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 2),
-    used INTEGER NOT NULL CHECK (used IN (0, 1)),
-    init_key_hash BLOB NOT NULL UNIQUE,
-    encryption_key_hash BLOB NOT NULL,
-    not_before INTEGER NOT NULL,
-    not_after INTEGER NOT NULL,
-    uploaded_at INTEGER NOT NULL,
-    retiring_until INTEGER,
-    CHECK (status <> 0 OR retiring_until IS NULL),
-    CHECK (status <> 1 OR retiring_until IS NOT NULL)
-) WITHOUT ROWID;
-CREATE INDEX last_resorts_by_device ON last_resorts (device_id, uploaded_at);
-CREATE INDEX last_resorts_live ON last_resorts (device_id, suite) WHERE status < 2;
-CREATE UNIQUE INDEX last_resorts_one_active ON last_resorts (device_id, suite) WHERE status = 0;
-CREATE INDEX last_resorts_to_retire ON last_resorts (retiring_until) WHERE status = 1;
-CREATE INDEX last_resorts_to_end ON last_resorts (not_after) WHERE status < 2;
-CREATE INDEX last_resorts_to_forget ON last_resorts (not_after) WHERE status = 2;
-
-CREATE TABLE last_resort_bytes (
-    ref BLOB PRIMARY KEY REFERENCES last_resorts (ref),
-    bytes BLOB NOT NULL
-);
-
--- Who may add a last resort to which group: any number of devices at once. A row goes with the Commit that it allows,
--- when its holder gives it up, or at the sweep after its deadline.
-CREATE TABLE last_resort_reservations (
-    reservation_id TEXT NOT NULL,
-    ref BLOB NOT NULL REFERENCES last_resorts (ref),
-    holder INTEGER NOT NULL REFERENCES devices (id),
-    group_id BLOB NOT NULL,
-    reserved_until INTEGER NOT NULL,
-    PRIMARY KEY (reservation_id, ref)
-) WITHOUT ROWID;
-CREATE INDEX last_resort_reservations_by_holder
-    ON last_resort_reservations (ref, holder, group_id, reserved_until);
-CREATE INDEX last_resort_reservations_to_lapse ON last_resort_reservations (reserved_until);
-
-CREATE TRIGGER last_resorts_start_active BEFORE INSERT ON last_resorts
-WHEN NEW.status <> 0 OR NEW.used <> 0
-BEGIN
-    SELECT RAISE(ABORT, 'a last resort starts active and unused');
-END;
-
-CREATE TRIGGER last_resorts_change_as_allowed BEFORE UPDATE OF status ON last_resorts
-WHEN NOT ((OLD.status = 0 AND NEW.status IN (1, 2)) OR (OLD.status = 1 AND NEW.status = 2))
-BEGIN
-    SELECT RAISE(ABORT, 'not a transition of a last resort');
-END;
-
-CREATE TRIGGER last_resorts_are_used_while_active BEFORE UPDATE OF used ON last_resorts
-WHEN NOT (OLD.status = 0 AND NEW.status = 0 AND OLD.used = 0 AND NEW.used = 1)
-BEGIN
-    SELECT RAISE(ABORT, 'a last resort is handed out while it is active');
-END;
-
-CREATE TRIGGER last_resorts_retire_once BEFORE UPDATE OF retiring_until ON last_resorts
-WHEN OLD.retiring_until IS NOT NULL AND NEW.retiring_until IS NOT OLD.retiring_until
-BEGIN
-    SELECT RAISE(ABORT, 'a last resort retires once');
-END;
-
-CREATE TRIGGER last_resort_reservations_need_an_active_one BEFORE INSERT ON last_resort_reservations
-WHEN NOT EXISTS (SELECT 1 FROM last_resorts WHERE ref = NEW.ref AND status = 0 AND used = 1)
-BEGIN
-    SELECT RAISE(ABORT, 'a last resort is reserved while it is active');
-END;
-
-CREATE TRIGGER last_resort_reservations_never_change BEFORE UPDATE ON last_resort_reservations
-BEGIN
-    SELECT RAISE(ABORT, 'a reservation never changes');
-END;
-
--- A reference and an init key name one KeyPackage, whichever kind it is, tombstones included.
-CREATE TRIGGER last_resorts_are_no_other_key_package BEFORE INSERT ON last_resorts
-WHEN EXISTS (SELECT 1 FROM key_packages WHERE ref = NEW.ref)
-    OR EXISTS (SELECT 1 FROM key_packages WHERE init_key_hash = NEW.init_key_hash)
-BEGIN
-    SELECT RAISE(ABORT, 'another KeyPackage has this name');
-END;
-
-CREATE TRIGGER key_packages_are_no_last_resort BEFORE INSERT ON key_packages
-WHEN EXISTS (SELECT 1 FROM last_resorts WHERE ref = NEW.ref)
-    OR EXISTS (SELECT 1 FROM last_resorts WHERE init_key_hash = NEW.init_key_hash)
-BEGIN
-    SELECT RAISE(ABORT, 'a last resort has this name');
-END;
-
--- A public key is that of one KeyPackage, whichever kind it is, as its init key or as its leaf's encryption key, tombstones
--- included: a Commit that adds two leaves with one key is refused, and so is one that adds a key which the tree has.
--- Triggers keep the rows, and let no KeyPackage be stored without both.
-CREATE TABLE key_package_keys (
-    hash BLOB PRIMARY KEY
-) WITHOUT ROWID;
-
-CREATE TRIGGER key_packages_have_keys_of_their_own AFTER INSERT ON key_packages
-BEGIN
-    INSERT INTO key_package_keys VALUES (NEW.init_key_hash), (NEW.encryption_key_hash);
-END;
-
-CREATE TRIGGER last_resorts_have_keys_of_their_own AFTER INSERT ON last_resorts
-BEGIN
-    INSERT INTO key_package_keys VALUES (NEW.init_key_hash), (NEW.encryption_key_hash);
-END;
-
-CREATE TRIGGER keys_are_forgotten_with_a_key_package AFTER DELETE ON key_packages
-BEGIN
-    DELETE FROM key_package_keys WHERE hash IN (OLD.init_key_hash, OLD.encryption_key_hash);
-END;
-
-CREATE TRIGGER keys_are_forgotten_with_a_last_resort AFTER DELETE ON last_resorts
-BEGIN
-    DELETE FROM key_package_keys WHERE hash IN (OLD.init_key_hash, OLD.encryption_key_hash);
-END;
-
 -- Limits --------------------------------------------------------------------------------------------------------------
 
 -- Who asked for how much of whom, and who does not want to be asked.
@@ -294,8 +254,7 @@ CREATE TABLE blocks (
 ) WITHOUT ROWID;
 
 -- What a user holds, or held until not long ago without using it.
-CREATE INDEX key_packages_held ON key_packages (holder, reserved_until) WHERE status IN (1, 3);
-CREATE INDEX last_resort_reservations_held ON last_resort_reservations (holder, reserved_until);
+CREATE INDEX reservations_held ON reservations (holder, reserved_until) WHERE state IN (0, 2);
 
 -- Invitations to register that are not used, by the SHA-256 of what their codes hold.
 CREATE TABLE invitations (

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder_lifecycle::{DirectoryState, LastResortState, Lifetime, UnixSeconds};
+use larder_lifecycle::{DirectoryState, End, Kind, ReservationState, UnixSeconds};
 use larder_wire::{
     AUDIT_PAGE_ROWS_MAX, AuditChain, AuditTransition, KeyPackageCheck, KeyPackageHistory, KeyPackageRef,
 };
@@ -12,7 +12,7 @@ use super::FindingCode;
 use super::check::{Findings, of_device, policy};
 use crate::directory::validate;
 use crate::error::Fault;
-use crate::store::{Content, DeviceRow, Tx};
+use crate::store::{Content, DeviceRow, KeyPackageRow, Stored, Tx};
 
 /// What an audit tells of each KeyPackage.
 #[derive(Default)]
@@ -42,11 +42,21 @@ pub(super) fn check_device(
     let mut live = 0;
     for row in tx.key_packages_of(device.key)? {
         findings.key_packages += 1;
-        let status = row.state.status();
+        let state = row.listed.state;
         let told = histories.take(&row.key_package_ref, row.uploaded_at);
-        if !tells_of(&told, &row.state) {
+        let open = match (row.listed.kind, &row.listed.reservation) {
+            (Kind::LastResort, _) => tx.count_open_on_last_resort(device.key, &row.key_package_ref)?,
+            // The audit tells of what was withdrawn, and not that nobody can use the reservation any more.
+            (Kind::SingleUse, Some(held)) => u32::from(matches!(
+                held.state,
+                ReservationState::Open | ReservationState::Revoked
+            )),
+            (Kind::SingleUse, None) => 0,
+        };
+        if !tells_of(&told, &row.listed, open) {
             let detail = format!(
-                "it is {status:?}, and the audit tells otherwise: {}",
+                "it is {:?} with {open} reservations, and the audit tells otherwise: {}",
+                state.status(),
                 in_words(&told)
             );
             findings.add(
@@ -55,48 +65,13 @@ pub(super) fn check_device(
                 detail,
             );
         }
-        live += u32::from(!status.is_terminal());
-        let stored = Stored {
-            key_package_ref: &row.key_package_ref,
-            suite: row.suite,
-            lifetime: row.lifetime,
-            uploaded_at: row.uploaded_at,
-            content: tx.key_package_content(&row.key_package_ref)?,
-            kept: !status.is_terminal(),
-            last_resort: false,
-        };
-        check_bytes(crypto, device, &stored, findings);
+        live += u32::from(row.listed.kind == Kind::SingleUse && !state.has_ended());
+        let content = tx.key_package_content(device.key, &row.key_package_ref)?;
+        check_bytes(crypto, device, (&row, &content), findings);
     }
     if live > policy().hard_cap {
         let detail = format!("{live} live KeyPackages");
         findings.add(FindingCode::OverCap, device.identity(), detail);
-    }
-    for row in tx.last_resorts_of(device.key)? {
-        findings.key_packages += 1;
-        let told = histories.take(&row.key_package_ref, row.uploaded_at);
-        let reservations = tx.count_last_resort_reservations(&row.key_package_ref)?;
-        if !tells_of_last_resort(&told, row.state, row.used, reservations) {
-            let detail = format!(
-                "the last resort is {:?} with {reservations} reservations, and the audit tells otherwise: {}",
-                row.state,
-                in_words(&told)
-            );
-            findings.add(
-                FindingCode::AuditState,
-                of_device(&row.key_package_ref, device),
-                detail,
-            );
-        }
-        let stored = Stored {
-            key_package_ref: &row.key_package_ref,
-            suite: row.suite,
-            lifetime: row.lifetime,
-            uploaded_at: row.uploaded_at,
-            content: tx.last_resort_content(&row.key_package_ref)?,
-            kept: row.state != LastResortState::Gone,
-            last_resort: true,
-        };
-        check_bytes(crypto, device, &stored, findings);
     }
     // The rest was forgotten, long after its end.
     for (key_package_ref, told) in histories.told {
@@ -160,55 +135,46 @@ fn check_audit(tx: &Tx<'_>, device: &DeviceRow, findings: &mut Findings) -> Resu
     Ok(histories)
 }
 
-/// Whether an audit tells of a KeyPackage in this state.
-fn tells_of<D, G>(told: &KeyPackageHistory, state: &DirectoryState<D, G>) -> bool {
-    let KeyPackageHistory {
-        reserved,
-        open,
-        committed,
-        ended,
-        pruned,
-        ..
-    } = *told;
-    let uploaded = *told != KeyPackageHistory::default();
-    let expected = match state {
-        DirectoryState::Available => (0, 0, 0, None),
-        DirectoryState::Reserved { .. } => (1, 1, 0, None),
-        DirectoryState::Spent { .. } => (1, 0, 1, None),
-        DirectoryState::Lapsed => (1, 0, 0, None),
-        DirectoryState::Expired => (0, 0, 0, Some(AuditTransition::Expire)),
-        DirectoryState::Revoked => (reserved.min(1), reserved.min(1), 0, Some(AuditTransition::Revoke)),
+/// Whether an audit tells of a KeyPackage in this state, with so many `open` reservations.
+fn tells_of(told: &KeyPackageHistory, listed: &Stored, open: u32) -> bool {
+    let ended = match listed.state {
+        DirectoryState::Available | DirectoryState::Taken | DirectoryState::Retiring { .. } => None,
+        // Its reservation tells.
+        DirectoryState::Ended(End::Spent | End::Lapsed) => None,
+        DirectoryState::Ended(End::Revoked) => Some(AuditTransition::Revoke),
+        DirectoryState::Ended(End::Expired) if listed.kind == Kind::SingleUse => {
+            Some(AuditTransition::Expire)
+        }
+        DirectoryState::Ended(End::Expired | End::Gone) => Some(AuditTransition::Gone),
     };
-    if pruned {
-        // Nothing that is told may be too much.
-        let (most_reserved, most_open, most_committed, end) = expected;
-        return !told.retired
-            && reserved <= most_reserved
-            && open <= most_open
-            && committed <= most_committed
-            && (ended.is_none() || ended == end);
-    }
-    uploaded && !told.retired && (reserved, open, committed, ended) == expected
-}
-
-/// Whether an audit tells of a last resort in this state.
-fn tells_of_last_resort(
-    told: &KeyPackageHistory,
-    state: LastResortState,
-    used: bool,
-    reservations: u32,
-) -> bool {
-    let over = matches!(told.ended, Some(AuditTransition::Gone | AuditTransition::Revoke));
-    let fits = match state {
-        LastResortState::Active => told.ended.is_none() && !told.retired,
-        LastResortState::Retiring { .. } => told.ended.is_none() && (told.retired || told.pruned),
-        LastResortState::Gone => over || (told.pruned && told.ended.is_none()),
+    let retired = match listed.state {
+        DirectoryState::Retiring { .. } | DirectoryState::Ended(End::Gone) => Some(true),
+        // A last resort may have retired before.
+        DirectoryState::Ended(End::Expired | End::Revoked) if listed.kind == Kind::LastResort => None,
+        DirectoryState::Available | DirectoryState::Taken | DirectoryState::Ended(_) => Some(false),
     };
-    let uploaded = *told != KeyPackageHistory::default();
+    let (used, spent) = (
+        u32::from(listed.used),
+        u32::from(listed.state == DirectoryState::Ended(End::Spent)),
+    );
     if told.pruned {
-        return fits && (used || told.reserved == 0) && told.open <= reservations;
+        // Nothing that is told may be too much.
+        let fits = match listed.kind {
+            Kind::SingleUse => told.reserved <= used && told.committed <= spent,
+            Kind::LastResort => listed.used || told.reserved == 0,
+        };
+        return fits
+            && told.open <= open
+            && (retired != Some(false) || !told.retired)
+            && (told.ended.is_none() || told.ended == ended);
     }
-    uploaded && fits && used == (told.reserved > 0) && told.open == reservations
+    let fits = match listed.kind {
+        Kind::SingleUse => told.reserved == used && told.committed == spent,
+        Kind::LastResort => listed.used == (told.reserved > 0),
+    };
+    let uploaded = *told != KeyPackageHistory::default();
+    let retired = retired.is_none_or(|retired| retired == told.retired);
+    uploaded && fits && retired && told.open == open && told.ended == ended
 }
 
 fn in_words(told: &KeyPackageHistory) -> String {
@@ -237,24 +203,17 @@ fn in_words(told: &KeyPackageHistory) -> String {
     words
 }
 
-/// A KeyPackage as it is stored.
-struct Stored<'a> {
-    key_package_ref: &'a KeyPackageRef,
-    suite: u16,
-    lifetime: Lifetime,
-    uploaded_at: UnixSeconds,
-    content: Content,
-    /// Whether its bytes are kept.
-    kept: bool,
-    last_resort: bool,
-}
-
 /// S6: the bytes are what the row says, and would be accepted as their owner's again.
-fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, findings: &mut Findings) {
+fn check_bytes(
+    crypto: &RustCrypto,
+    device: &DeviceRow,
+    (row, content): (&KeyPackageRow, &Content),
+    findings: &mut Findings,
+) {
     let mut wrong = |code, detail: &str| {
-        findings.add(code, of_device(stored.key_package_ref, device), detail);
+        findings.add(code, of_device(&row.key_package_ref, device), detail);
     };
-    let bytes = match (&stored.content.bytes, stored.kept) {
+    let bytes = match (&content.bytes, !row.listed.state.has_ended()) {
         (Some(bytes), true) => bytes,
         (None, false) => return,
         (None, true) => return wrong(FindingCode::KeyPackageBytes, "its bytes are missing"),
@@ -265,12 +224,12 @@ fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, fin
             );
         }
     };
-    let suites = [stored.suite];
-    let validated = match validate(crypto, bytes, device, (&policy(), &suites), stored.uploaded_at) {
+    let suites = [row.suite];
+    let validated = match validate(crypto, bytes, device, (&policy(), &suites), row.uploaded_at) {
         Ok(validated) => validated,
         // A deployment may have accepted what the defaults would not.
         Err((named, KeyPackageCheck::LifetimeTooShort | KeyPackageCheck::NotYetValid)) => {
-            if named.as_ref() != Some(stored.key_package_ref) {
+            if named.as_ref() != Some(&row.key_package_ref) {
                 wrong(
                     FindingCode::KeyPackageRow,
                     "its bytes are those of another KeyPackage",
@@ -280,27 +239,27 @@ fn check_bytes(crypto: &RustCrypto, device: &DeviceRow, stored: &Stored<'_>, fin
         }
         Err((_, check)) => return wrong(FindingCode::KeyPackageInvalid, check.code()),
     };
-    if validated.key_package_ref != *stored.key_package_ref {
+    if validated.key_package_ref != row.key_package_ref {
         wrong(
             FindingCode::KeyPackageRow,
             "its bytes are those of another KeyPackage",
         );
-    } else if validated.init_key_hash[..] != stored.content.init_key_hash {
+    } else if validated.init_key_hash[..] != content.init_key_hash {
         wrong(
             FindingCode::KeyPackageRow,
             "its init key is not the one in its row",
         );
-    } else if validated.encryption_key_hash[..] != stored.content.encryption_key_hash {
+    } else if validated.encryption_key_hash[..] != content.encryption_key_hash {
         wrong(
             FindingCode::KeyPackageRow,
             "its encryption key is not the one in its row",
         );
-    } else if validated.lifetime != stored.lifetime {
+    } else if validated.lifetime != row.lifetime {
         wrong(
             FindingCode::KeyPackageRow,
             "its lifetime is not the one in its row",
         );
-    } else if validated.is_last_resort != stored.last_resort {
+    } else if validated.kind != row.listed.kind {
         wrong(FindingCode::KeyPackageRow, "it is of the other kind");
     }
 }

@@ -33,13 +33,10 @@ pub(crate) fn commit(
         return Err(ProblemType::NotFound.into());
     }
     let added = registered(tx, &judged.added)?;
-    let refs: Vec<KeyPackageRef> = judged
-        .added
-        .iter()
-        .map(|added| added.key_package_ref.clone())
-        .collect();
+    let names = judged.added.iter().map(|added| added.key_package_ref.clone());
+    let key_packages: Vec<(DeviceKey, KeyPackageRef)> = added.iter().copied().zip(names).collect();
     tx.lock_devices(added.iter().copied())?;
-    directory::spend(tx, &refs, caller, group, now)?;
+    directory::spend(tx, &key_packages, caller, group, now)?;
 
     let row = NewRow {
         kind: LogKind::Commit,

@@ -1,15 +1,13 @@
 use std::collections::BTreeMap;
 
 use larder_lifecycle::{
-    DirectoryPolicy, DirectoryState, DirectoryStatus, EXPIRING_SOON_SECONDS, LastResortState, Level,
-    UnixSeconds,
+    DirectoryPolicy, DirectoryStatus, EXPIRING_SOON_SECONDS, Kind, Level, ReservationState, UnixSeconds,
 };
 use larder_wire::{
     Base64Url, Health, Inventory, InventoryItem, KeyPackageState, LastResortStatus, PoolStatus, SuiteStatus,
 };
 use sha2::{Digest, Sha256};
 
-use crate::directory::last_resort;
 use crate::error::ServiceError;
 use crate::store::{DeviceKey, Serving, Tx};
 
@@ -25,45 +23,27 @@ pub(crate) fn inventory(
     if known_digest == Some(digest.as_str()) {
         return Ok(None);
     }
-    let mut items: Vec<(UnixSeconds, InventoryItem)> = Vec::new();
-    items.extend(tx.key_packages_of(owner)?.into_iter().map(|row| {
-        let item = InventoryItem {
+    let items = tx.key_packages_of(owner)?.into_iter().map(|row| {
+        let reservation = row
+            .listed
+            .reservation
+            .filter(|held| held.state == ReservationState::Open);
+        let is_last_resort = row.listed.kind == Kind::LastResort;
+        InventoryItem {
             key_package_ref: row.key_package_ref,
-            state: wire_state(row.state.status()),
+            state: wire_state(row.listed.state.status()),
             suite: row.suite,
             not_after: row.lifetime.not_after.0,
-            last_resort: false,
-            used: None,
-            reserved_until: match row.state {
-                DirectoryState::Reserved { until, .. } => Some(until.0),
-                DirectoryState::Available
-                | DirectoryState::Spent { .. }
-                | DirectoryState::Lapsed
-                | DirectoryState::Expired
-                | DirectoryState::Revoked => None,
-            },
-        };
-        (row.uploaded_at, item)
-    }));
-    items.extend(tx.last_resorts_of(owner)?.into_iter().map(|row| {
-        let item = InventoryItem {
-            key_package_ref: row.key_package_ref,
-            state: last_resort::wire_state(row.state),
-            suite: row.suite,
-            not_after: row.lifetime.not_after.0,
-            last_resort: true,
-            used: Some(row.used),
-            reserved_until: None,
-        };
-        (row.uploaded_at, item)
-    }));
-    // Stable: within a second, each kind stays in its order.
-    items.sort_by_key(|(uploaded_at, _)| *uploaded_at);
+            last_resort: is_last_resort,
+            used: is_last_resort.then_some(row.listed.used),
+            reserved_until: reservation.map(|held| held.until.0),
+        }
+    });
     Ok(Some(Inventory {
         incarnation,
         generation,
         digest,
-        items: items.into_iter().map(|(_, item)| item).collect(),
+        items: items.collect(),
     }))
 }
 
@@ -101,28 +81,26 @@ pub(crate) fn pool_status(
     };
     for row in tx.key_packages_of(owner)? {
         let status = suites.entry(row.suite).or_insert_with(|| nothing(row.suite));
-        match row.state.status() {
-            DirectoryStatus::Available => {
-                if serving.includes(row.lifetime) {
-                    let served_before = policy.served_before(row.lifetime.not_after);
-                    status.available += 1;
-                    status.expiring_soon += u32::from(served_before.since(now) < EXPIRING_SOON_SECONDS);
-                }
+        let is_served = serving.includes(row.lifetime);
+        match (row.listed.state.status(), row.listed.kind) {
+            (DirectoryStatus::Available, Kind::SingleUse) if is_served => {
+                let served_before = policy.served_before(row.lifetime.not_after);
+                status.available += 1;
+                status.expiring_soon += u32::from(served_before.since(now) < EXPIRING_SOON_SECONDS);
             }
-            DirectoryStatus::Reserved => status.reserved += 1,
-            DirectoryStatus::Spent => status.spent += 1,
-            DirectoryStatus::Lapsed => status.lapsed += 1,
-            DirectoryStatus::Expired => status.expired += 1,
-            DirectoryStatus::Revoked => {}
-        }
-    }
-    for row in tx.last_resorts_of(owner)? {
-        let status = suites.entry(row.suite).or_insert_with(|| nothing(row.suite));
-        if row.state == LastResortState::Active && serving.includes(row.lifetime) {
-            status.last_resort = LastResortStatus {
-                present: true,
-                used: row.used,
-            };
+            (DirectoryStatus::Available, Kind::LastResort) if is_served => {
+                status.last_resort = LastResortStatus {
+                    present: true,
+                    used: row.listed.used,
+                };
+            }
+            (DirectoryStatus::Reserved, _) => status.reserved += 1,
+            (DirectoryStatus::Spent, _) => status.spent += 1,
+            (DirectoryStatus::Lapsed, _) => status.lapsed += 1,
+            (DirectoryStatus::Expired, Kind::SingleUse) => status.expired += 1,
+            (DirectoryStatus::Available, _)
+            | (DirectoryStatus::Expired, Kind::LastResort)
+            | (DirectoryStatus::Retiring | DirectoryStatus::Revoked | DirectoryStatus::Gone, _) => {}
         }
     }
     for status in suites.values_mut() {
@@ -159,9 +137,11 @@ pub(super) fn wire_state(status: DirectoryStatus) -> KeyPackageState {
     match status {
         DirectoryStatus::Available => KeyPackageState::Available,
         DirectoryStatus::Reserved => KeyPackageState::Reserved,
+        DirectoryStatus::Retiring => KeyPackageState::Retiring,
         DirectoryStatus::Spent => KeyPackageState::Spent,
         DirectoryStatus::Lapsed => KeyPackageState::Lapsed,
         DirectoryStatus::Expired => KeyPackageState::Expired,
         DirectoryStatus::Revoked => KeyPackageState::Revoked,
+        DirectoryStatus::Gone => KeyPackageState::Gone,
     }
 }

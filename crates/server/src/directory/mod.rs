@@ -1,7 +1,6 @@
 //! The KeyPackage directory: uploads, reservations and what the sweeper does.
 
 mod inventory;
-mod last_resort;
 mod offer;
 mod reserve;
 mod transition;
@@ -9,7 +8,7 @@ mod upload;
 mod validate;
 
 pub(crate) use inventory::{inventory, pool_status};
-pub(crate) use reserve::{Terms, abandon, probe, recall, reserve, tell_owner, without_bytes};
-pub(crate) use transition::{revoke, revoke_all, spend, spend_reserved, sweep, withdraw_all};
+pub(crate) use reserve::{Terms, probe, recall, reserve, tell_owner, without_bytes};
+pub(crate) use transition::{abandon, revoke, revoke_all, spend, spend_reserved, sweep, withdraw_all};
 pub(crate) use upload::upload;
 pub(crate) use validate::{Validated, validate};

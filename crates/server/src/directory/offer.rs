@@ -1,10 +1,11 @@
 //! What a request gets of a device: who asks for too much, or for what is kept for others, gets less.
 
-use larder_lifecycle::{Demand, DrainLimits, Grant, UnixSeconds};
+use larder_lifecycle::{Demand, DrainLimits, Grant, Kind, Listed, UnixSeconds};
+use larder_wire::{AuditHead, KeyPackageRef};
 
 use crate::directory::reserve::Terms;
 use crate::error::Fault;
-use crate::store::{DeviceKey, DeviceRow, Serving, Stock, Tx, UserKey};
+use crate::store::{DeviceKey, DeviceRow, Serving, Stock, Stored, Tx, UserKey};
 
 /// No reservation is made for so long, in seconds: one day.
 const RESERVATION_SECONDS_EVER: u64 = 24 * 60 * 60;
@@ -19,14 +20,50 @@ pub(super) struct Requester {
 
 /// What a request may have of a device.
 pub(super) enum Offer {
-    /// A single-use KeyPackage of this stock.
-    KeyPackage { stock: Stock, charge: Charge },
-    /// The last resort.
-    LastResort { charge: Charge },
+    /// This KeyPackage.
+    KeyPackage { picked: Picked, charge: Charge },
     /// Nothing, because it was asked for too often.
     RateLimited { retry_after_seconds: u64 },
     /// Nothing, because there is nothing.
     Nothing,
+}
+
+/// A KeyPackage that is available. Its device is locked.
+pub(super) struct Picked {
+    pub(super) key_package_ref: KeyPackageRef,
+    pub(super) bytes: Vec<u8>,
+    pub(super) listed: Stored,
+    /// How many single-use ones there are of its ciphersuite, counted as far as is of interest.
+    pub(super) available: u32,
+    /// The end of the device's audit chain.
+    pub(super) audit_head: AuditHead,
+}
+
+impl Picked {
+    /// The single-use KeyPackage that is of use for the shortest time.
+    fn oldest(stock: Stock) -> Option<Self> {
+        let picked = stock.oldest.clone()?;
+        Some(Self::of(stock, picked, Listed::uploaded(Kind::SingleUse)))
+    }
+
+    fn last_resort(stock: Stock) -> Option<Self> {
+        let picked = stock.last_resort.clone()?;
+        let listed = Listed {
+            used: stock.last_resort_is_used,
+            ..Listed::uploaded(Kind::LastResort)
+        };
+        Some(Self::of(stock, picked, listed))
+    }
+
+    fn of(stock: Stock, (key_package_ref, bytes): (KeyPackageRef, Vec<u8>), listed: Stored) -> Self {
+        Self {
+            key_package_ref,
+            bytes,
+            listed,
+            available: stock.available,
+            audit_head: stock.audit_head,
+        }
+    }
 }
 
 /// What is to be remembered once it is handed out.
@@ -84,7 +121,7 @@ impl Requester {
         limits: &DrainLimits,
         now: UnixSeconds,
     ) -> Result<Offer, Fault> {
-        let last_resort = stocks.iter().any(|stock| stock.last_resort);
+        let last_resort = stocks.iter().find(|stock| stock.last_resort.is_some()).cloned();
         if self.user == Some(device.user_key) {
             return Ok(own(stocks, last_resort));
         }
@@ -96,9 +133,9 @@ impl Requester {
                 live_of_requester: count(self.held.len()),
                 live_of_pair: count(self.held.iter().filter(|held| **held == device.key).count()),
                 available: stock.available,
-                last_resort,
+                last_resort: last_resort.is_some(),
                 acquainted: match self.user {
-                    Some(user) if limits.is_below_floor(stock.available, last_resort) => {
+                    Some(user) if limits.is_below_floor(stock.available, last_resort.is_some()) => {
                         tx.are_acquainted(user, device.user_key)?
                     }
                     Some(_) | None => false,
@@ -106,16 +143,14 @@ impl Requester {
             };
             match limits.grant(&demand, now) {
                 Grant::KeyPackage { pair, target } => {
-                    let charge = self.charge(pair, Some(target));
-                    offer = Offer::KeyPackage { stock, charge };
+                    offer = Offer::of(Picked::oldest(stock), self.charge(pair, Some(target)));
                     break;
                 }
                 // Perhaps there is a KeyPackage of another ciphersuite.
-                Grant::LastResort { pair } if last_resort => {
-                    let charge = self.charge(pair, None);
-                    offer = Offer::LastResort { charge };
+                Grant::LastResort { pair } => {
+                    let picked = last_resort.clone().and_then(Picked::last_resort);
+                    offer = Offer::of(picked, self.charge(pair, None));
                 }
-                Grant::LastResort { .. } => {}
                 Grant::Refused { retry_after_seconds } => {
                     offer = Offer::RateLimited { retry_after_seconds };
                     break;
@@ -138,20 +173,21 @@ impl Requester {
 
 /// What a user's device gets of another one of the user's. Nobody drains their own pool for the harm of it, so there is
 /// no limit.
-fn own(stocks: Vec<Stock>, last_resort: bool) -> Offer {
-    let charge = Charge::default();
-    match stocks.into_iter().find(|stock| stock.available > 0) {
-        Some(stock) => Offer::KeyPackage { stock, charge },
-        None if last_resort => Offer::LastResort { charge },
-        None => Offer::Nothing,
-    }
+fn own(stocks: Vec<Stock>, last_resort: Option<Stock>) -> Offer {
+    let picked = stocks.into_iter().find_map(Picked::oldest);
+    let picked = picked.or_else(|| last_resort.and_then(Picked::last_resort));
+    Offer::of(picked, Charge::default())
 }
 
 impl Offer {
+    fn of(picked: Option<Picked>, charge: Charge) -> Self {
+        picked.map_or(Self::Nothing, |picked| Self::KeyPackage { picked, charge })
+    }
+
     /// Whether the device can be added.
     pub(super) fn is_something(&self) -> bool {
         match self {
-            Self::KeyPackage { .. } | Self::LastResort { .. } => true,
+            Self::KeyPackage { .. } => true,
             Self::RateLimited { .. } | Self::Nothing => false,
         }
     }

@@ -1,14 +1,14 @@
-use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DirectoryState, DrainLimits, UnixSeconds};
+use std::collections::HashMap;
+
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DrainLimits, Kind, UnixSeconds};
 use larder_wire::{
-    AuditTransition, Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageRef, ProblemType,
-    ReserveRequest, Reserved, UserReservation,
+    Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageRef, ProblemType, ReserveRequest,
+    Reserved, UserReservation,
 };
 
-use crate::directory::last_resort;
 use crate::directory::offer::{Offer, Requester};
-use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, MailKind, Reservation, Serving, Taken, Tx};
+use crate::store::{DeviceKey, DeviceRow, MailKind, ReservationId, Serving, Tx};
 
 /// What a request is held against.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ pub(crate) fn reserve(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     request: &ReserveRequest,
-    reservation_id: &str,
+    reservation_id: ReservationId,
     terms: Terms<'_>,
 ) -> Result<Reserved, ServiceError> {
     let Terms { policy, limits, now } = terms;
@@ -54,17 +54,12 @@ pub(crate) fn reserve(
     let reachable = |of_user: &Vec<(DeviceRow, Offer)>| of_user.iter().any(|(_, offer)| offer.is_something());
     let withhold = request.all_or_nothing && !offers.iter().all(reachable);
 
-    let reservation = Reservation {
-        id: reservation_id.to_owned(),
-        by: caller.key,
-        group: request.group_id.clone(),
+    let for_whom = For {
+        id: reservation_id,
+        caller,
+        group: &request.group_id,
         until,
     };
-    let taken = match withhold {
-        true => Vec::new(),
-        false => take(tx, offers.iter().flatten(), asked.1, &reservation)?,
-    };
-    let mut taken = taken.into_iter();
     let mut reserved_any = false;
     let mut users = Vec::with_capacity(offers.len());
     for (user, of_user) in request.users.iter().zip(offers) {
@@ -73,14 +68,7 @@ pub(crate) fn reserve(
             let outcome = if withhold && offer.is_something() {
                 without_key_package(&device, DeviceOutcome::Withheld)
             } else {
-                carry_out(
-                    tx,
-                    caller,
-                    (&device, offer),
-                    (asked, &mut taken),
-                    &reservation,
-                    terms,
-                )?
+                carry_out(tx, (&device, offer), for_whom, terms)?
             };
             reserved_any |= outcome.key_package_ref.is_some();
             outcomes.push(outcome);
@@ -91,7 +79,7 @@ pub(crate) fn reserve(
         });
     }
     Ok(Reserved {
-        reservation_id: reserved_any.then(|| reservation_id.to_owned()),
+        reservation_id: reserved_any.then(|| reservation_id.to_string()),
         expires_at: until.0,
         users,
     })
@@ -106,10 +94,10 @@ pub(crate) fn probe(
     terms: Terms<'_>,
 ) -> Result<DeviceReservation, ServiceError> {
     let Terms { policy, limits, now } = terms;
-    let reservation = Reservation {
-        id: String::new(),
-        by: owner.key,
-        group,
+    let for_whom = For {
+        id: ReservationId::made_at(now),
+        caller: owner,
+        group: &group,
         until: now.plus(policy.reservation_seconds),
     };
     let asked = (suites, Serving::at(now, policy));
@@ -117,44 +105,17 @@ pub(crate) fn probe(
     let mut stranger = Requester::stranger();
     let stocks = stranger.stocks(tx, &[owner.key], asked, &terms)?;
     let stocks = stocks.into_iter().next().unwrap_or_default();
-    let offered = (owner.clone(), stranger.offer(tx, (owner, stocks), limits, now)?);
-    let mut taken = take(tx, [&offered], asked.1, &reservation)?.into_iter();
-    let (_, offer) = offered;
-    carry_out(
-        tx,
-        owner,
-        (owner, offer),
-        (asked, &mut taken),
-        &reservation,
-        terms,
-    )
+    let offer = stranger.offer(tx, (owner, stocks), limits, now)?;
+    carry_out(tx, (owner, offer), for_whom, terms)
 }
 
-/// Takes the single-use KeyPackages that are offered, in their order.
-fn take<'o>(
-    tx: &Tx<'_>,
-    offers: impl IntoIterator<Item = &'o (DeviceRow, Offer)>,
-    serving: Serving,
-    reservation: &Reservation,
-) -> Result<Vec<Taken>, Fault> {
-    let reserve = DirectoryEvent::Reserve {
-        by: reservation.by,
-        group: reservation.group.clone(),
-        until: reservation.until,
-    };
-    DirectoryState::Available
-        .apply(reserve)
-        .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
-    let stocks = offers.into_iter().filter_map(|(device, offer)| match offer {
-        Offer::KeyPackage { stock, .. } => Some((device.key, stock.suite)),
-        Offer::LastResort { .. } | Offer::RateLimited { .. } | Offer::Nothing => None,
-    });
-    let taken = tx
-        .take_available(&stocks.collect::<Vec<_>>(), serving, reservation)?
-        .into_iter();
-    taken
-        .map(|taken| taken.ok_or(Fault::Corrupt("a KeyPackage that was there is not")))
-        .collect()
+/// Who reserves, and for what.
+#[derive(Clone, Copy)]
+struct For<'a> {
+    id: ReservationId,
+    caller: &'a DeviceRow,
+    group: &'a GroupId,
+    until: UnixSeconds,
 }
 
 /// The devices of each user, without the caller's own. One unknown user refuses the request before anything is
@@ -174,52 +135,61 @@ fn targets(
     Ok(targets)
 }
 
-/// Hands out what was offered; a single-use KeyPackage is the next of those that were `taken`.
+/// Hands out what was offered.
 fn carry_out(
     tx: &Tx<'_>,
-    caller: &DeviceRow,
     (device, offer): (&DeviceRow, Offer),
-    ((suites, serving), taken): ((&[u16], Serving), &mut impl Iterator<Item = Taken>),
-    reservation: &Reservation,
+    for_whom: For<'_>,
     Terms { policy, now, .. }: Terms<'_>,
 ) -> Result<DeviceReservation, ServiceError> {
-    match offer {
-        Offer::KeyPackage { stock, charge } => {
-            charge.remember(tx, device.key)?;
-            let (key_package_ref, bytes) = taken
-                .next()
-                .ok_or(Fault::Corrupt("a KeyPackage that was there is not"))?;
-            tx.append_disclosure(
-                (device.key, &stock.audit_head),
-                &key_package_ref,
-                charge.target,
-                (&caller.identity(), &reservation.group),
-                now,
-            )?;
-            // Plenty of another ciphersuite helps nobody who asks for this one.
-            if stock.available.saturating_sub(1) < policy.low_watermark {
-                tell_owner(tx, device, now)?;
-            }
-            Ok(DeviceReservation {
-                key_package_ref: Some(key_package_ref),
-                key_package: Some(Base64Url(bytes)),
-                ..without_key_package(device, DeviceOutcome::Ok)
-            })
+    let (picked, charge) = match offer {
+        Offer::KeyPackage { picked, charge } => (picked, charge),
+        Offer::RateLimited { retry_after_seconds } => {
+            return Ok(DeviceReservation {
+                retry_after_seconds: Some(retry_after_seconds),
+                ..without_key_package(device, DeviceOutcome::RateLimited)
+            });
         }
-        Offer::LastResort { charge } => {
-            charge.remember(tx, device.key)?;
-            let asked = (suites, serving);
-            let reserved = last_resort::reserve(tx, caller, device, asked, reservation, now)?
-                .ok_or(Fault::Corrupt("a last resort that was there is not"))?;
-            tell_owner(tx, device, now)?;
-            Ok(reserved)
-        }
-        Offer::RateLimited { retry_after_seconds } => Ok(DeviceReservation {
-            retry_after_seconds: Some(retry_after_seconds),
-            ..without_key_package(device, DeviceOutcome::RateLimited)
-        }),
-        Offer::Nothing => outcome_without(tx, device, serving),
+        Offer::Nothing => return outcome_without(tx, device, Serving::at(now, policy)),
+    };
+    charge.remember(tx, device.key)?;
+    let reserve = DirectoryEvent::Reserve {
+        by: for_whom.caller.key,
+        group: for_whom.group.clone(),
+        until: for_whom.until,
+    };
+    let next = picked
+        .listed
+        .apply(reserve)
+        .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
+    let key_package_ref = picked.key_package_ref;
+    tx.write_state(
+        (device.key, &key_package_ref),
+        (&picked.listed, &next),
+        Some(for_whom.id),
+    )?;
+    let is_change = (picked.listed.state, picked.listed.used) != (next.state, next.used);
+    tx.append_disclosure(
+        (device.key, &picked.audit_head),
+        &key_package_ref,
+        (is_change, charge.target),
+        (&for_whom.caller.identity(), for_whom.group),
+        now,
+    )?;
+    let (outcome, is_last_resort) = match next.kind {
+        Kind::SingleUse => (DeviceOutcome::Ok, false),
+        Kind::LastResort => (DeviceOutcome::LastResort, true),
+    };
+    // Plenty of another ciphersuite helps nobody who asks for this one.
+    if is_last_resort || picked.available.saturating_sub(1) < policy.low_watermark {
+        tell_owner(tx, device, now)?;
     }
+    Ok(DeviceReservation {
+        key_package_ref: Some(key_package_ref),
+        key_package: Some(Base64Url(picked.bytes)),
+        last_resort: is_last_resort,
+        ..without_key_package(device, outcome)
+    })
 }
 
 /// Tells the owner that its pool runs low.
@@ -233,8 +203,8 @@ fn outcome_without(
     device: &DeviceRow,
     serving: Serving,
 ) -> Result<DeviceReservation, ServiceError> {
-    let of_other_suites = tx.count_available_of_any_suite(device.key, serving)? > 0
-        || tx.has_active_last_resort(device.key, serving)?;
+    let of_other_suites = tx.count_available(device.key, Kind::SingleUse, serving)? > 0
+        || tx.count_available(device.key, Kind::LastResort, serving)? > 0;
     let outcome = if of_other_suites {
         DeviceOutcome::Incompatible
     } else {
@@ -270,13 +240,21 @@ pub(crate) fn without_bytes(reserved: &Reserved) -> Reserved {
 pub(crate) fn recall(tx: &Tx<'_>, mut reserved: Reserved) -> Result<Reserved, ServiceError> {
     let devices = reserved.users.iter_mut().flat_map(|user| &mut user.devices);
     let mut devices: Vec<_> = devices
-        .filter(|device| device.key_package_ref.is_some())
+        .filter_map(|device| Some((device.key_package_ref.clone()?, device)))
         .collect();
-    let refs = devices.iter().filter_map(|device| device.key_package_ref.clone());
-    let refs: Vec<KeyPackageRef> = refs.collect();
+    let owners = tx.devices_by_id(devices.iter().map(|(_, device)| &device.device_id))?;
+    let owners = owners.into_iter().zip(&devices);
+    // One whose device was removed is revoked.
+    let known = owners.filter_map(|(owner, (known_by, _))| Some((owner?.key, known_by)));
+    let known: Vec<(DeviceKey, &KeyPackageRef)> = known.collect();
+    let bytes = tx.bytes_of(known.iter().copied())?.into_iter();
+    let bytes = known.into_iter().zip(bytes);
+    let mut bytes: HashMap<KeyPackageRef, Vec<u8>> = bytes
+        .filter_map(|((_, known_by), bytes)| Some((known_by.clone(), bytes?)))
+        .collect();
     let mut gone = Vec::new();
-    for ((device, known_by), bytes) in devices.iter_mut().zip(&refs).zip(tx.bytes_of(&refs)?) {
-        match bytes {
+    for (known_by, device) in &mut devices {
+        match bytes.remove(known_by) {
             Some(bytes) => device.key_package = Some(Base64Url(bytes)),
             None => gone.push(known_by.clone()),
         }
@@ -285,33 +263,4 @@ pub(crate) fn recall(tx: &Tx<'_>, mut reserved: Reserved) -> Result<Reserved, Se
         true => Ok(reserved),
         false => Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, gone).into()),
     }
-}
-
-/// Gives a reservation up: what is not spent lapses, and is never handed out again; a last resort stays as it is.
-pub(crate) fn abandon(
-    tx: &Tx<'_>,
-    caller: &DeviceRow,
-    reservation_id: &str,
-    now: UnixSeconds,
-) -> Result<(), ServiceError> {
-    tx.lock_reservation(reservation_id)?;
-    let rows = tx.key_packages_of_reservation(reservation_id)?;
-    let identity = caller.identity();
-    for row in rows {
-        let actor = Actor {
-            transition: AuditTransition::Abandon,
-            identity: Some(&identity),
-            group: None,
-        };
-        if apply(tx, row, DirectoryEvent::Abandon { by: caller.key }, &actor, now)?.is_err() {
-            return Err(ProblemType::NotFound.into());
-        }
-    }
-    for held in tx.last_resorts_of_reservation(reservation_id)? {
-        if held.holder != caller.key {
-            return Err(ProblemType::NotFound.into());
-        }
-        last_resort::give_up(tx, &held, AuditTransition::Abandon, Some(&identity), now)?;
-    }
-    Ok(())
 }

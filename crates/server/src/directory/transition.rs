@@ -1,15 +1,12 @@
 use std::collections::BTreeSet;
 
-use larder_lifecycle::{
-    DirectoryEvent, DirectoryPolicy, DirectoryState, LastResortState, Refusal, UnixSeconds,
-};
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, End, Kind, Refusal, UnixSeconds};
 use larder_wire::{
     AuditTransition, GroupId, KeyPackageRef, ProblemType, RevokeRequest, Revoked, SpendRequest,
 };
 
-use crate::directory::last_resort;
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, Tx};
+use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, ReservationId, Stored, Tx};
 
 /// Who makes a transition happen, and for which group.
 pub(super) struct Actor<'a> {
@@ -18,7 +15,25 @@ pub(super) struct Actor<'a> {
     pub(super) group: Option<&'a GroupId>,
 }
 
-/// One transition of a stored KeyPackage: the pure function decides, compare and set moves the row, the audit tells.
+impl<'a> Actor<'a> {
+    pub(super) fn new(transition: AuditTransition, identity: Option<&'a str>) -> Self {
+        let group = None;
+        Self {
+            transition,
+            identity,
+            group,
+        }
+    }
+
+    fn for_group(self, group: Option<&'a GroupId>) -> Self {
+        Self { group, ..self }
+    }
+}
+
+/// A KeyPackage, and what the pure function made of it.
+pub(super) type Move = (KeyPackageRow, Stored);
+
+/// One transition of a stored KeyPackage: the pure function decides, the store writes what it decided, the audit tells.
 pub(super) fn apply(
     tx: &Tx<'_>,
     row: KeyPackageRow,
@@ -26,24 +41,27 @@ pub(super) fn apply(
     actor: &Actor<'_>,
     now: UnixSeconds,
 ) -> Result<Result<(), Refusal>, Fault> {
-    match row.state.clone().apply(happened) {
+    match row.listed.apply(happened) {
         Ok(next) => carry_out(tx, &[(row, next)], actor, now).map(Ok),
         Err(refusal) => Ok(Err(refusal)),
     }
 }
 
-/// Transitions that were decided: compare and set moves the rows, the audits of their owners tell.
-fn carry_out(
-    tx: &Tx<'_>,
-    moves: &[(KeyPackageRow, DirectoryState<DeviceKey, GroupId>)],
-    actor: &Actor<'_>,
-    now: UnixSeconds,
-) -> Result<(), Fault> {
+/// Transitions that were decided: the store writes them, and the audits of their owners tell.
+fn carry_out(tx: &Tx<'_>, moves: &[Move], actor: &Actor<'_>, now: UnixSeconds) -> Result<(), Fault> {
+    let mut changed = BTreeSet::new();
     for (row, next) in moves {
-        tx.move_key_package(row, next)?;
+        tx.write_state(
+            (row.owner, &row.key_package_ref),
+            (&row.listed, next),
+            row.reservation_id,
+        )?;
+        // What an inventory does not tell, such as a reservation on a last resort, is no change of it.
+        if next.state != row.listed.state {
+            changed.insert(row.owner);
+        }
     }
-    let owners: BTreeSet<DeviceKey> = moves.iter().map(|(row, _)| row.owner).collect();
-    for owner in owners {
+    for owner in changed {
         tx.bump_generation(owner)?;
     }
     let moved = moves.iter().map(|(row, _)| (row.owner, &row.key_package_ref));
@@ -51,53 +69,51 @@ fn carry_out(
     tx.append_audits(&moved, actor.transition, (actor.identity, actor.group), now)
 }
 
-/// Spends the KeyPackages that a Commit adds, all or none. A last resort stays; what is used up is the sender's
+/// Spends the KeyPackages that a Commit adds, of these owners, all or none. A last resort stays; what is used up is the sender's
 /// reservation on it for this group.
 ///
 /// # Errors
 /// `already-spent` or `reservation-lapsed`, naming the KeyPackages that cannot be spent by this Commit.
 pub(crate) fn spend(
     tx: &Tx<'_>,
-    refs: &[KeyPackageRef],
+    added: &[(DeviceKey, KeyPackageRef)],
     by: &DeviceRow,
     group: &GroupId,
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
     let (mut spent, mut unreserved) = (Vec::new(), Vec::new());
     let identity = by.identity();
-    let actor = Actor {
-        transition: AuditTransition::Commit,
-        identity: Some(&identity),
-        group: Some(group),
-    };
+    let actor = Actor::new(AuditTransition::Commit, Some(&identity)).for_group(Some(group));
     let mut moves = Vec::new();
-    for (key_package_ref, row) in refs.iter().zip(tx.key_packages(refs)?) {
-        let Some(row) = row else {
-            let may_add = match tx.last_resort(key_package_ref)? {
-                Some(row) => last_resort::commit(tx, &row, (by, group), &actor, now)?,
-                None => false,
-            };
-            if !may_add {
-                unreserved.push(key_package_ref.clone());
+    let rows = tx.key_packages(added.iter().map(|(owner, known_by)| (*owner, known_by)))?;
+    for ((owner, key_package_ref), row) in added.iter().zip(rows) {
+        let row = match row {
+            Some(row) if row.listed.kind == Kind::LastResort => {
+                tx.reserved_last_resort((*owner, key_package_ref), by.key, group)?
             }
+            row => row,
+        };
+        let Some(row) = row else {
+            unreserved.push(key_package_ref.clone());
             continue;
         };
-        match row.state.clone().apply(DirectoryEvent::Commit {
+        let commit = DirectoryEvent::Commit {
             by: by.key,
             group: group.clone(),
-        }) {
+        };
+        match row.listed.apply(commit) {
             Ok(next) => moves.push((row, next)),
-            Err(Refusal::AlreadySpent) => spent.push(key_package_ref.clone()),
+            Err(Refusal::Over(End::Spent)) => spent.push(key_package_ref.clone()),
             Err(
                 Refusal::NotReserved
                 | Refusal::AlreadyReserved
                 | Refusal::HeldByAnother
                 | Refusal::HeldForAnotherGroup
-                | Refusal::Lapsed
-                | Refusal::Expired
-                | Refusal::Revoked
+                | Refusal::Replaced
+                | Refusal::SingleUse
                 | Refusal::NotDue
-                | Refusal::Disclosed,
+                | Refusal::Disclosed
+                | Refusal::Over(End::Lapsed | End::Expired | End::Revoked | End::Gone),
             ) => unreserved.push(key_package_ref.clone()),
         }
     }
@@ -110,7 +126,7 @@ pub(crate) fn spend(
     Ok(carry_out(tx, &moves, &actor, now)?)
 }
 
-/// Withdraws KeyPackages of the caller. Those that are terminal, unknown or another's stay as they are.
+/// Withdraws KeyPackages of the caller. Those that are over, unknown or another's stay as they are.
 pub(crate) fn revoke(
     tx: &Tx<'_>,
     owner: &DeviceRow,
@@ -118,32 +134,21 @@ pub(crate) fn revoke(
     now: UnixSeconds,
 ) -> Result<Revoked, ServiceError> {
     let identity = owner.identity();
-    let actor = Actor {
-        transition: AuditTransition::Revoke,
-        identity: Some(&identity),
-        group: None,
-    };
+    let actor = Actor::new(AuditTransition::Revoke, Some(&identity));
     tx.lock_devices([owner.key])?;
     // One that is named twice is withdrawn once.
     let mut seen = BTreeSet::new();
     let named = request.refs.iter().filter(|known_by| seen.insert(*known_by));
-    let named: Vec<KeyPackageRef> = named.cloned().collect();
-    let ordinary = tx.key_packages(&named)?;
-    let last_resorts = tx.last_resorts(&named)?;
+    let rows = tx.key_packages(named.map(|known_by| (owner.key, known_by)))?;
     let (mut refs, mut moves) = (Vec::new(), Vec::new());
-    for (ordinary, last_resort) in ordinary.into_iter().zip(last_resorts) {
-        if let Some(row) = last_resort.filter(|row| row.owner == owner.key) {
-            last_resort::revoke(tx, &row, &actor, now)?;
-            refs.push(row.key_package_ref);
-        }
-        let Some(row) = ordinary.filter(|row| row.owner == owner.key) else {
-            continue;
-        };
-        if row.state == DirectoryState::Revoked {
-            refs.push(row.key_package_ref);
-        } else if let Ok(next) = row.state.clone().apply(DirectoryEvent::Revoke) {
-            refs.push(row.key_package_ref.clone());
-            moves.push((row, next));
+    for row in rows.into_iter().flatten() {
+        match row.listed.apply(DirectoryEvent::Revoke) {
+            Ok(next) => {
+                refs.push(row.key_package_ref.clone());
+                moves.push((row, next));
+            }
+            Err(Refusal::Over(End::Revoked)) => refs.push(row.key_package_ref),
+            Err(_) => {}
         }
     }
     carry_out(tx, &moves, &actor, now)?;
@@ -162,52 +167,8 @@ pub(crate) fn revoke_all(
         return Ok(Revoked { refs: Vec::new() });
     }
     tx.lock_devices([owner.key])?;
-    let live = tx.key_packages_of(owner.key)?.into_iter();
-    let live = live.filter(|row| !row.state.status().is_terminal());
-    let mut refs: Vec<_> = live.map(|row| row.key_package_ref).collect();
-    let last_resorts = tx.last_resorts_of(owner.key)?.into_iter();
-    let last_resorts = last_resorts.filter(|row| row.state != LastResortState::Gone);
-    refs.extend(last_resorts.map(|row| row.key_package_ref));
-    revoke(tx, owner, &RevokeRequest { refs }, now)
-}
-
-/// Spends what a Commit added that travelled through another delivery service. What this device has spent for this group
-/// before stays so.
-///
-/// # Errors
-/// `already-spent` or `reservation-lapsed`, naming the KeyPackages; nothing is spent then.
-pub(crate) fn spend_reserved(
-    tx: &Tx<'_>,
-    by: &DeviceRow,
-    reservation_id: &str,
-    request: &SpendRequest,
-    now: UnixSeconds,
-) -> Result<(), ServiceError> {
-    tx.lock_reservation(reservation_id)?;
-    let held = tx.key_packages_of_reservation(reservation_id)?.into_iter();
-    let mut held: Vec<_> = held.map(|row| row.key_package_ref).collect();
-    let last_resorts = tx.last_resorts_of_reservation(reservation_id)?.into_iter();
-    held.extend(last_resorts.map(|row| row.key_package_ref));
-    let (to_spend, others): (Vec<_>, Vec<_>) = request
-        .refs
-        .iter()
-        .cloned()
-        .partition(|spent| held.contains(spent));
-    let mut lapsed = Vec::new();
-    for key_package_ref in others {
-        let by_us = DirectoryState::Spent {
-            by: by.key,
-            group: request.group_id.clone(),
-        };
-        let row = tx.key_package(&key_package_ref)?;
-        if row.is_none_or(|row| row.state != by_us) {
-            lapsed.push(key_package_ref);
-        }
-    }
-    if !lapsed.is_empty() {
-        return Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, lapsed).into());
-    }
-    spend(tx, &to_spend, by, &request.group_id, now)
+    let refs = withdraw(tx, owner, Some(&owner.identity()), now)?;
+    Ok(Revoked { refs })
 }
 
 /// Withdraws every KeyPackage of a device that could still be handed out or added, for a device of the same user, or in the
@@ -219,25 +180,91 @@ pub(crate) fn withdraw_all(
     now: UnixSeconds,
 ) -> Result<u64, Fault> {
     let identity = by.map(DeviceRow::identity);
-    let actor = Actor {
-        transition: AuditTransition::Revoke,
-        identity: identity.as_deref(),
-        group: None,
-    };
-    let mut withdrawn = 0;
-    for row in tx.key_packages_of(owner.key)? {
-        withdrawn += u64::from(apply(tx, row, DirectoryEvent::Revoke, &actor, now)?.is_ok());
-    }
-    for row in tx.last_resorts_of(owner.key)? {
-        if row.state != LastResortState::Gone {
-            last_resort::revoke(tx, &row, &actor, now)?;
-            withdrawn += 1;
-        }
-    }
-    Ok(withdrawn)
+    let withdrawn = withdraw(tx, owner, identity.as_deref(), now)?;
+    Ok(withdrawn.len() as u64)
 }
 
-/// Lapses, expires and ends what is due and forgets old tombstones; at most `limit` of each. Returns how many.
+fn withdraw(
+    tx: &Tx<'_>,
+    owner: &DeviceRow,
+    by: Option<&str>,
+    now: UnixSeconds,
+) -> Result<Vec<KeyPackageRef>, Fault> {
+    let rows = tx.key_packages_of(owner.key)?.into_iter();
+    let moves = rows.filter_map(|row| {
+        let next = row.listed.apply(DirectoryEvent::Revoke).ok()?;
+        Some((row, next))
+    });
+    let moves: Vec<Move> = moves.collect();
+    carry_out(tx, &moves, &Actor::new(AuditTransition::Revoke, by), now)?;
+    Ok(moves.into_iter().map(|(row, _)| row.key_package_ref).collect())
+}
+
+/// Spends what a Commit added that travelled through another delivery service. What this device has spent for this group
+/// before stays so.
+///
+/// # Errors
+/// `already-spent` or `reservation-lapsed`, naming the KeyPackages; nothing is spent then.
+pub(crate) fn spend_reserved(
+    tx: &Tx<'_>,
+    by: &DeviceRow,
+    reservation_id: Option<ReservationId>,
+    request: &SpendRequest,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let held = match reservation_id {
+        Some(id) => {
+            tx.lock_reservation(id)?;
+            tx.reserved_under(id)?
+        }
+        None => Vec::new(),
+    };
+    let (mut to_spend, mut others) = (Vec::new(), Vec::new());
+    for named in &request.refs {
+        match held.iter().find(|row| row.key_package_ref == *named) {
+            Some(row) => to_spend.push((row.owner, named.clone())),
+            None => others.push(named.clone()),
+        }
+    }
+    let spent_before = match reservation_id {
+        Some(id) => tx.spent_under(id, by.key, &request.group_id)?,
+        None => Vec::new(),
+    };
+    others.retain(|named| !spent_before.contains(named));
+    if !others.is_empty() {
+        return Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, others).into());
+    }
+    spend(tx, &to_spend, by, &request.group_id, now)
+}
+
+/// Gives a reservation up: what is not spent lapses, and is never handed out again; a last resort stays as it is.
+pub(crate) fn abandon(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    reservation_id: ReservationId,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    tx.lock_reservation(reservation_id)?;
+    let identity = caller.identity();
+    let mut moves = Vec::new();
+    for row in tx.reserved_under(reservation_id)? {
+        match row.listed.apply(DirectoryEvent::Abandon { by: caller.key }) {
+            Ok(next) => moves.push((row, next)),
+            Err(_) => return Err(ProblemType::NotFound.into()),
+        }
+    }
+    // A reservation is for one group.
+    let group = moves.first().and_then(|(row, _)| group_of(row)).cloned();
+    let actor = Actor::new(AuditTransition::Abandon, Some(&identity)).for_group(group.as_ref());
+    Ok(carry_out(tx, &moves, &actor, now)?)
+}
+
+fn group_of(row: &KeyPackageRow) -> Option<&GroupId> {
+    let reservation = row.listed.reservation.as_ref();
+    reservation.map(|reservation| &reservation.group)
+}
+
+/// Lapses and ends what is due and forgets old tombstones; at most `limit` of each. Returns how many.
 pub(crate) fn sweep(
     tx: &Tx<'_>,
     policy: &DirectoryPolicy,
@@ -245,28 +272,23 @@ pub(crate) fn sweep(
     limit: u32,
 ) -> Result<u64, ServiceError> {
     let mut moved = 0;
-    for row in tx.key_packages_to_lapse(now, limit)? {
-        let actor = Actor {
-            transition: AuditTransition::Lapse,
-            identity: None,
-            group: None,
-        };
+    for row in tx.reserved_to_lapse(now, limit)? {
+        let group = group_of(&row).cloned();
+        let actor = Actor::new(AuditTransition::Lapse, None).for_group(group.as_ref());
         moved += u64::from(apply(tx, row, DirectoryEvent::Lapse { now }, &actor, now)?.is_ok());
     }
-    for row in tx.key_packages_to_expire(now.plus(policy.serving_margin_seconds), limit)? {
-        let expire = DirectoryEvent::Expire {
-            now,
-            served_before: policy.served_before(row.lifetime.not_after),
+    let served_until = now.plus(policy.serving_margin_seconds);
+    for row in tx.key_packages_to_end(served_until, now, limit)? {
+        let of_use_before = policy.of_use_before(row.listed.kind, row.lifetime.not_after);
+        let transition = match row.listed.kind {
+            Kind::SingleUse => AuditTransition::Expire,
+            Kind::LastResort => AuditTransition::Gone,
         };
-        let actor = Actor {
-            transition: AuditTransition::Expire,
-            identity: None,
-            group: None,
-        };
-        moved += u64::from(apply(tx, row, expire, &actor, now)?.is_ok());
+        let expire = DirectoryEvent::Expire { now, of_use_before };
+        let ended = apply(tx, row, expire, &Actor::new(transition, None), now)?;
+        moved += u64::from(ended.is_ok());
     }
-    let tombstones_since = now.minus(policy.tombstone_seconds);
     Ok(moved
-        + tx.forget_key_packages(tombstones_since, limit)?
-        + last_resort::sweep(tx, now, tombstones_since, limit)?)
+        + tx.forget_key_packages(now.minus(policy.tombstone_seconds), limit)?
+        + tx.forget_reservations(now, limit)?)
 }

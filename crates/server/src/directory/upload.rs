@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
-use larder_lifecycle::{DirectoryPolicy, UnixSeconds};
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, Kind, LAST_RESORT_RETIRING_SECONDS, UnixSeconds};
 use larder_wire::{
     AuditTransition, KeyPackageCheck, KeyPackageRef, KeyPackageState, Problem, UploadOutcome, UploadResult,
     Uploaded,
@@ -8,9 +8,13 @@ use larder_wire::{
 
 use crate::directory::Validated;
 use crate::directory::inventory::wire_state;
-use crate::directory::last_resort;
+use crate::directory::transition::{Actor, apply};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, NewKeyPackage, Serving, Tx};
+use crate::store::{DeviceRow, NewKeyPackage, Serving, Tx};
+
+/// Available and retiring last resorts of one device and suite: a device that is drained all day may still replace its
+/// last resort every few hours, and cannot fill the directory with them.
+const LIVE_LAST_RESORTS_MAX: u32 = 8;
 
 /// A KeyPackage as it came, with the verdict of [`validate`](super::validate).
 pub(crate) type Judged = (
@@ -29,9 +33,9 @@ pub(crate) fn upload(
 ) -> Result<Uploaded, ServiceError> {
     tx.lock_devices([uploader.key])?;
     let mut upload = Upload {
-        live: tx.count_live(uploader.key)?,
+        live: tx.count_single_use(uploader.key)?,
         hard_cap: policy.hard_cap,
-        known: Known::find(tx, batch)?,
+        known: Known::find(tx, uploader, batch)?,
         accepted: Vec::new(),
     };
     let mut results = Vec::with_capacity(batch.len());
@@ -51,7 +55,7 @@ pub(crate) fn upload(
         tx.append_audits(&accepted, AuditTransition::Upload, (Some(&identity), None), now)?;
         tx.note_upload(uploader.key, now)?;
     }
-    let available = tx.count_available_of_any_suite(uploader.key, Serving::at(now, policy))?;
+    let available = tx.count_available(uploader.key, Kind::SingleUse, Serving::at(now, policy))?;
     Ok(Uploaded { results, available })
 }
 
@@ -73,15 +77,13 @@ impl Upload {
         now: UnixSeconds,
     ) -> Result<UploadResult, ServiceError> {
         let key_package_ref = validated.key_package_ref.clone();
-        if let Some((owner, state)) = self.known.refs.get(&key_package_ref) {
-            return Ok(match *owner == uploader.key {
-                true => result(key_package_ref, UploadOutcome::Present, Some(*state)),
-                false => rejected(Some(key_package_ref), KeyPackageCheck::DuplicateRef),
-            });
+        if let Some(state) = self.known.refs.get(&key_package_ref) {
+            return Ok(result(key_package_ref, UploadOutcome::Present, Some(*state)));
         }
         let new = NewKeyPackage {
             key_package_ref: &key_package_ref,
             owner: uploader.key,
+            kind: validated.kind,
             suite: validated.suite,
             init_key_hash: &validated.init_key_hash,
             encryption_key_hash: &validated.encryption_key_hash,
@@ -92,19 +94,21 @@ impl Upload {
             Err(KeyPackageCheck::DuplicateInitKey)
         } else if self.known.keys.contains(new.encryption_key_hash) {
             Err(KeyPackageCheck::DuplicateEncryptionKey)
-        } else if validated.is_last_resort {
-            last_resort::store(tx, uploader, &new, now)?
-        } else if self.live >= self.hard_cap {
-            Err(KeyPackageCheck::OverCap)
         } else {
-            tx.insert_key_package(&new, now)?;
-            self.live += 1;
-            Ok(())
+            match new.kind {
+                Kind::SingleUse if self.live >= self.hard_cap => Err(KeyPackageCheck::OverCap),
+                Kind::SingleUse => {
+                    self.live += 1;
+                    Ok(())
+                }
+                Kind::LastResort => make_room(tx, uploader, new.suite, now)?,
+            }
         };
         if let Err(check) = stored {
             return Ok(rejected(Some(key_package_ref), check));
         }
-        self.known.add(uploader.key, validated);
+        tx.insert_key_package(&new, now)?;
+        self.known.add(validated);
         self.accepted.push(key_package_ref.clone());
         Ok(result(
             key_package_ref,
@@ -114,45 +118,60 @@ impl Upload {
     }
 }
 
+/// Retires the last resort before a new one. The inner `Err` says why there is no room for the new one.
+fn make_room(
+    tx: &Tx<'_>,
+    uploader: &DeviceRow,
+    suite: u16,
+    now: UnixSeconds,
+) -> Result<Result<(), KeyPackageCheck>, Fault> {
+    if tx.count_last_resorts(uploader.key, suite)? >= LIVE_LAST_RESORTS_MAX {
+        return Ok(Err(KeyPackageCheck::OverCap));
+    }
+    if let Some(older) = tx.available_last_resort(uploader.key, suite)? {
+        let replace = DirectoryEvent::Replace {
+            until: now.plus(LAST_RESORT_RETIRING_SECONDS),
+        };
+        let identity = uploader.identity();
+        let actor = Actor::new(AuditTransition::Retire, Some(&identity));
+        apply(tx, older, replace, &actor, now)?
+            .map_err(|_| Fault::Corrupt("an available last resort that cannot be replaced"))?;
+    }
+    Ok(Ok(()))
+}
+
 /// What is or was in the directory of what a batch names.
 struct Known {
-    /// Whose KeyPackages these are, and their states.
-    refs: HashMap<KeyPackageRef, (DeviceKey, KeyPackageState)>,
-    /// The hashes of public keys, be they init keys or encryption keys.
+    /// The states of the uploader's KeyPackages. Nobody else's have these references: they bind the signature key.
+    refs: HashMap<KeyPackageRef, KeyPackageState>,
+    /// The hashes of public keys, be they init keys or encryption keys, whoever's.
     keys: HashSet<Vec<u8>>,
 }
 
 impl Known {
-    fn find(tx: &Tx<'_>, batch: &[Judged]) -> Result<Self, Fault> {
+    fn find(tx: &Tx<'_>, uploader: &DeviceRow, batch: &[Judged]) -> Result<Self, Fault> {
         let validated: Vec<&Validated> = batch
             .iter()
             .filter_map(|(_, verdict)| verdict.as_ref().ok())
             .collect();
-        let refs: Vec<KeyPackageRef> = validated
-            .iter()
-            .map(|validated| validated.key_package_ref.clone())
-            .collect();
-        let ordinary = tx.key_packages(&refs)?.into_iter().flatten();
-        let ordinary = ordinary.map(|row| (row.key_package_ref, (row.owner, wire_state(row.state.status()))));
-        let mut known: HashMap<_, _> = ordinary.collect();
-        let last_resorts = tx.last_resorts(&refs)?.into_iter().flatten();
-        known.extend(last_resorts.map(|row| {
-            let state = last_resort::wire_state(row.state);
-            (row.key_package_ref, (row.owner, state))
-        }));
+        let names = validated.iter();
+        let rows = tx.key_packages(names.map(|validated| (uploader.key, &validated.key_package_ref)))?;
+        let rows = rows.into_iter().flatten();
         let keys = validated
             .iter()
             .flat_map(|validated| [&validated.init_key_hash[..], &validated.encryption_key_hash[..]]);
         Ok(Self {
-            refs: known,
+            refs: rows
+                .map(|row| (row.key_package_ref, wire_state(row.listed.state.status())))
+                .collect(),
             keys: tx.known_keys(&keys.collect::<Vec<_>>())?,
         })
     }
 
     /// Later ones of the batch are held against this one.
-    fn add(&mut self, owner: DeviceKey, stored: &Validated) {
-        let state = KeyPackageState::Available;
-        self.refs.insert(stored.key_package_ref.clone(), (owner, state));
+    fn add(&mut self, stored: &Validated) {
+        self.refs
+            .insert(stored.key_package_ref.clone(), KeyPackageState::Available);
         self.keys.insert(stored.init_key_hash.to_vec());
         self.keys.insert(stored.encryption_key_hash.to_vec());
     }

@@ -1,5 +1,5 @@
 use larder_key_package::Flaw;
-use larder_lifecycle::{DirectoryPolicy, Lifetime, LifetimeRefusal, UnixSeconds};
+use larder_lifecycle::{DirectoryPolicy, Kind, Lifetime, LifetimeRefusal, UnixSeconds};
 use larder_wire::{KEY_PACKAGE_BYTES_MAX, KeyPackageCheck, KeyPackageRef, credential_identity};
 use openmls::prelude::{BasicCredential, KeyPackageIn};
 use openmls_rust_crypto::RustCrypto;
@@ -16,7 +16,7 @@ pub(crate) struct Validated {
     pub(crate) encryption_key_hash: [u8; 32],
     pub(crate) lifetime: Lifetime,
     /// Marked as a last resort, which is accepted only with the capability announced.
-    pub(crate) is_last_resort: bool,
+    pub(crate) kind: Kind,
 }
 
 /// A refused KeyPackage: which one, if that much could be told, and why.
@@ -74,7 +74,10 @@ pub(crate) fn validate(
         init_key_hash: Sha256::digest(unchecked.hpke_init_key().as_slice()).into(),
         encryption_key_hash: Sha256::digest(encryption_key).into(),
         lifetime,
-        is_last_resort: unchecked.last_resort(),
+        kind: match unchecked.last_resort() {
+            true => Kind::LastResort,
+            false => Kind::SingleUse,
+        },
     })
 }
 

@@ -6,7 +6,6 @@ use larder_wire::{
     Revoked, SPEND_REFS_MAX, SpendRequest, UPLOAD_KEY_PACKAGES_MAX, UploadRequest, Uploaded,
 };
 use sha2::{Digest, Sha256};
-use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{Caller, Service, malformed};
 use crate::accounts::{answered_once, answered_once_as};
@@ -14,6 +13,7 @@ use crate::directory;
 use crate::error::{Fault, ServiceError};
 use crate::metrics;
 use crate::random::random_bytes;
+use crate::store::ReservationId;
 
 /// Ciphersuites in one reserve request.
 const RESERVE_SUITES_MAX: usize = 16;
@@ -133,7 +133,7 @@ impl Service {
         let key = format!("spend {reservation_id} {hash}");
         self.change(caller, move |tx| {
             answered_once(tx, device.key, &key, ("spend", &request), now, || {
-                directory::spend_reserved(tx, &device, &reservation_id, &request, now)
+                directory::spend_reserved(tx, &device, ReservationId::parse(&reservation_id), &request, now)
             })
         })
         .await
@@ -160,10 +160,8 @@ impl Service {
         let reserved = self
             .change(caller, move |tx| {
                 let reserve = || {
-                    // In the order of time, so that rows that are made together are stored together.
-                    let made_at = Timestamp::from_unix(NoContext, now.0, 0);
-                    let id = Uuid::new_v7(made_at).to_string();
-                    directory::reserve(tx, &device, &request, &id, inner.terms(now))
+                    let id = ReservationId::made_at(now);
+                    directory::reserve(tx, &device, &request, id, inner.terms(now))
                 };
                 // The bytes are in the directory as long as they are good for anything.
                 let recall = |reserved| directory::recall(tx, reserved);
@@ -196,8 +194,9 @@ impl Service {
     /// Gives a reservation up; what was not spent lapses. Refuses with `not-found` when another device holds it.
     pub async fn abandon(&self, caller: &Caller, reservation_id: String) -> Result<(), ServiceError> {
         let (device, now) = (Arc::clone(&caller.device), self.now());
-        self.change(caller, move |tx| {
-            directory::abandon(tx, &device, &reservation_id, now)
+        self.change(caller, move |tx| match ReservationId::parse(&reservation_id) {
+            Some(id) => directory::abandon(tx, &device, id, now),
+            None => Ok(()),
         })
         .await
     }

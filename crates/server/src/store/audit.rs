@@ -41,21 +41,8 @@ fn audit_row(row: &Row<'_>) -> Result<AuditRow, Fault> {
 }
 
 impl Tx<'_> {
-    /// Appends a row to the owner's audit chain: what happened to a KeyPackage, by whom (a credential identity; none
-    /// for the server itself) and for which group.
-    pub(crate) fn append_audit(
-        &self,
-        owner: DeviceKey,
-        key_package_ref: &KeyPackageRef,
-        transition: AuditTransition,
-        actor: Option<&str>,
-        group: Option<&GroupId>,
-        now: UnixSeconds,
-    ) -> Result<(), Fault> {
-        self.append_audits(&[(owner, key_package_ref)], transition, (actor, group), now)
-    }
-
-    /// Appends a row like that to the chain of each owner, in order. An owner may be there twice.
+    /// Appends a row to the audit chain of each owner, in order: what happened to a KeyPackage, by whom (a credential
+    /// identity; none for the server itself) and for which group. An owner may be there twice.
     pub(crate) fn append_audits(
         &self,
         owned: &[(DeviceKey, &KeyPackageRef)],
@@ -84,22 +71,30 @@ impl Tx<'_> {
     }
 
     /// Appends a row like that, of a KeyPackage that is handed out, to the chain of an owner that ends with `head`, which was read
-    /// since the owner was locked; counts the change of the owner's KeyPackages, and remembers until when the owner counts as asked.
+    /// since the owner was locked; counts the change of the owner's KeyPackages, if this `is_change`, and remembers until when the
+    /// owner counts as asked.
     pub(crate) fn append_disclosure(
         &self,
         (owner, head): (DeviceKey, &AuditHead),
         key_package_ref: &KeyPackageRef,
-        asked_until: Option<UnixSeconds>,
+        (is_change, asked_until): (bool, Option<UnixSeconds>),
         (actor, group): (&str, &GroupId),
         now: UnixSeconds,
     ) -> Result<(), Fault> {
         let (transition, actor) = (AuditTransition::Reserve, (Some(actor), Some(group)));
         let head = self.insert_audit((owner, head), key_package_ref, transition, actor, now)?;
         self.queue(
-            "UPDATE devices SET generation = generation + 1, audit_seq = ?2, audit_hash = ?3,
+            "UPDATE devices SET generation = generation + ?6, audit_seq = ?2, audit_hash = ?3,
                  asked_until = coalesce(?4, asked_until), audit_oldest = coalesce(audit_oldest, ?5)
              WHERE id = ?1",
-            params![owner, head.seq, head.hash.0.as_slice(), asked_until, now],
+            params![
+                owner,
+                head.seq,
+                head.hash.0.as_slice(),
+                asked_until,
+                now,
+                u8::from(is_change)
+            ],
         )
     }
 

@@ -124,8 +124,8 @@ impl Tx<'_> {
             self.count_ended_sessions()?;
         }
         from_now(
-            "UPDATE key_packages SET reserved_until = ?1 WHERE ref IN (
-                 SELECT ref FROM key_packages WHERE status = 1 AND reserved_until > ?3 LIMIT ?2
+            "UPDATE reservations SET reserved_until = ?1 WHERE (id, device_id, ref) IN (
+                 SELECT id, device_id, ref FROM reservations WHERE state = 0 AND reserved_until > ?3 LIMIT ?2
              )",
             durations.reservation,
         )?;

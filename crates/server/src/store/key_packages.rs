@@ -1,19 +1,23 @@
 use std::collections::HashSet;
 
-use larder_lifecycle::{DirectoryPolicy, DirectoryState, DirectoryStatus, Lifetime, UnixSeconds};
+use larder_lifecycle::{
+    DirectoryPolicy, DirectoryState, DirectoryStatus, End, Kind, Lifetime, Listed, UnixSeconds,
+};
 use larder_wire::{GroupId, KeyPackageRef};
 
 use crate::error::Fault;
+use crate::store::reservations::{ReservationId, reservation};
 use crate::store::statement::{Param, Row, params};
 use crate::store::tx::{DeviceKey, Tx};
 
-/// The state of a stored KeyPackage.
-pub(crate) type StoredState = DirectoryState<DeviceKey, GroupId>;
+/// A stored KeyPackage in the directory's machine.
+pub(crate) type Stored = Listed<DeviceKey, GroupId>;
 
 /// A KeyPackage to store.
 pub(crate) struct NewKeyPackage<'a> {
     pub(crate) key_package_ref: &'a KeyPackageRef,
     pub(crate) owner: DeviceKey,
+    pub(crate) kind: Kind,
     pub(crate) suite: u16,
     pub(crate) init_key_hash: &'a [u8],
     pub(crate) encryption_key_hash: &'a [u8],
@@ -29,7 +33,10 @@ pub(crate) struct KeyPackageRow {
     pub(crate) suite: u16,
     pub(crate) lifetime: Lifetime,
     pub(crate) uploaded_at: UnixSeconds,
-    pub(crate) state: StoredState,
+    /// With the reservation that it has if it is single-use, or that was asked for if it is a last resort.
+    pub(crate) listed: Stored,
+    /// Of that reservation.
+    pub(crate) reservation_id: Option<ReservationId>,
 }
 
 /// Which lifetimes are served at some time.
@@ -56,144 +63,170 @@ impl Serving {
     }
 }
 
-/// A KeyPackage that was taken, and its bytes.
-pub(crate) type Taken = (KeyPackageRef, Vec<u8>);
-
-/// Who takes a KeyPackage, and for what.
-#[derive(Debug, Clone)]
-pub(crate) struct Reservation {
-    pub(crate) id: String,
-    pub(crate) by: DeviceKey,
-    pub(crate) group: GroupId,
-    pub(crate) until: UnixSeconds,
+/// The kinds as stored. The partial indexes and triggers of the schema name these numbers, and those below.
+pub(super) fn kind_to_sql(kind: Kind) -> u8 {
+    match kind {
+        Kind::SingleUse => 0,
+        Kind::LastResort => 1,
+    }
 }
 
-/// The statuses as stored. The partial indexes and triggers of the schema name these numbers.
+pub(super) fn kind_from_sql(number: u8) -> Result<Kind, Fault> {
+    match number {
+        0 => Ok(Kind::SingleUse),
+        1 => Ok(Kind::LastResort),
+        _ => Err(Fault::Corrupt("an unknown kind of KeyPackage")),
+    }
+}
+
 fn status_to_sql(status: DirectoryStatus) -> u8 {
     match status {
         DirectoryStatus::Available => 0,
         DirectoryStatus::Reserved => 1,
-        DirectoryStatus::Spent => 2,
-        DirectoryStatus::Lapsed => 3,
-        DirectoryStatus::Expired => 4,
-        DirectoryStatus::Revoked => 5,
+        DirectoryStatus::Retiring => 2,
+        DirectoryStatus::Spent => 3,
+        DirectoryStatus::Lapsed => 4,
+        DirectoryStatus::Expired => 5,
+        DirectoryStatus::Revoked => 6,
+        DirectoryStatus::Gone => 7,
     }
 }
 
-fn status_from_sql(number: u8) -> Result<DirectoryStatus, Fault> {
-    DirectoryStatus::ALL
-        .into_iter()
-        .find(|status| status_to_sql(*status) == number)
-        .ok_or(Fault::Corrupt("an unknown KeyPackage status"))
+fn state_from_sql(number: u8, retiring_until: Option<UnixSeconds>) -> Result<DirectoryState, Fault> {
+    Ok(match (number, retiring_until) {
+        (0, None) => DirectoryState::Available,
+        (1, None) => DirectoryState::Taken,
+        (2, Some(until)) => DirectoryState::Retiring { until },
+        (3, _) => DirectoryState::Ended(End::Spent),
+        (4, _) => DirectoryState::Ended(End::Lapsed),
+        (5, _) => DirectoryState::Ended(End::Expired),
+        (6, _) => DirectoryState::Ended(End::Revoked),
+        (7, _) => DirectoryState::Ended(End::Gone),
+        _ => return Err(Fault::Corrupt("an unknown KeyPackage status")),
+    })
 }
 
-const ROW: &str =
-    "SELECT ref, device_id, suite, not_after, uploaded_at, status, holder, group_id, reserved_until, not_before
-     FROM key_packages";
+pub(super) const COLUMNS: &str =
+    "k.ref, k.device_id, k.suite, k.not_before, k.not_after, k.uploaded_at, k.kind, k.status,
+     k.used, k.retiring_until, r.id, r.holder, r.group_id, r.reserved_until, r.state";
 
-fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
-    let holding = || -> Result<(DeviceKey, GroupId), Fault> {
-        let holder = row
-            .optional(6)?
-            .ok_or(Fault::Corrupt("a reservation without a holder"))?;
-        let group = row
-            .optional(7)?
-            .ok_or(Fault::Corrupt("a reservation without a group"))?;
-        Ok((holder, group))
+/// One that is single-use comes with its reservation, if it has one.
+const FROM: &str = "key_packages k
+     LEFT JOIN reservations r ON r.device_id = k.device_id AND r.ref = k.ref AND r.kind = 0 AND k.kind = 0";
+
+pub(super) fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
+    let reservation_id = row.optional(10)?;
+    let reservation = match reservation_id {
+        Some(_) => Some(reservation(row, 11)?),
+        None => None,
     };
-    let state = match status_from_sql(row.get(5)?)? {
-        DirectoryStatus::Available => StoredState::Available,
-        DirectoryStatus::Reserved => {
-            let (by, group) = holding()?;
-            let until = row
-                .optional(8)?
-                .ok_or(Fault::Corrupt("a reservation without an end"))?;
-            StoredState::Reserved { by, group, until }
-        }
-        DirectoryStatus::Spent => {
-            let (by, group) = holding()?;
-            StoredState::Spent { by, group }
-        }
-        DirectoryStatus::Lapsed => StoredState::Lapsed,
-        DirectoryStatus::Expired => StoredState::Expired,
-        DirectoryStatus::Revoked => StoredState::Revoked,
-    };
+    let kind = kind_from_sql(row.get(6)?)?;
+    let state = state_from_sql(row.get(7)?, row.optional(9)?)?;
+    if state == DirectoryState::Taken && reservation.is_none() {
+        return Err(Fault::Corrupt("a KeyPackage that is reserved by nobody"));
+    }
     Ok(KeyPackageRow {
         key_package_ref: row.get(0)?,
         owner: row.get(1)?,
         suite: row.get(2)?,
         lifetime: Lifetime {
-            not_before: row.get(9)?,
-            not_after: row.get(3)?,
+            not_before: row.get(3)?,
+            not_after: row.get(4)?,
         },
-        uploaded_at: row.get(4)?,
-        state,
+        uploaded_at: row.get(5)?,
+        listed: Listed {
+            kind,
+            state,
+            used: row.get(8)?,
+            reservation,
+        },
+        reservation_id,
     })
 }
 
+/// What names KeyPackages, as parameters.
+pub(super) fn named<'a>(
+    names: impl IntoIterator<Item = (DeviceKey, &'a KeyPackageRef)>,
+) -> Vec<[Param<'a>; 2]> {
+    let names = names.into_iter();
+    names
+        .map(|(owner, known_by)| [Param::from(owner), Param::from(known_by)])
+        .collect()
+}
+
 impl Tx<'_> {
-    pub(crate) fn key_package(
+    /// The KeyPackages of these owners and references, in their order; `None` for one that is unknown.
+    pub(crate) fn key_packages<'a>(
         &self,
-        key_package_ref: &KeyPackageRef,
-    ) -> Result<Option<KeyPackageRow>, Fault> {
-        self.row(
-            &format!("{ROW} WHERE ref = ?1"),
-            params![key_package_ref],
+        names: impl IntoIterator<Item = (DeviceKey, &'a KeyPackageRef)>,
+    ) -> Result<Vec<Option<KeyPackageRow>>, Fault> {
+        self.row_of_each(
+            &format!("SELECT {COLUMNS} FROM {FROM} WHERE k.device_id = ?1 AND k.ref = ?2"),
+            &named(names),
             key_package_row,
         )
-    }
-
-    /// The KeyPackages of these references, in their order; `None` for one that is unknown.
-    pub(crate) fn key_packages(&self, refs: &[KeyPackageRef]) -> Result<Vec<Option<KeyPackageRow>>, Fault> {
-        let refs: Vec<_> = refs.iter().map(|known_by| [Param::from(known_by)]).collect();
-        self.row_of_each(&format!("{ROW} WHERE ref = ?1"), &refs, key_package_row)
     }
 
     /// Every KeyPackage of a device, tombstones included, oldest first.
     pub(crate) fn key_packages_of(&self, owner: DeviceKey) -> Result<Vec<KeyPackageRow>, Fault> {
         self.rows(
-            &format!("{ROW} WHERE device_id = ?1 ORDER BY uploaded_at, ref"),
+            &format!("SELECT {COLUMNS} FROM {FROM} WHERE k.device_id = ?1 ORDER BY k.uploaded_at, k.ref"),
             params![owner],
             key_package_row,
         )
     }
 
-    /// Reserved KeyPackages of one reservation.
-    pub(crate) fn key_packages_of_reservation(&self, id: &str) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.rows(
-            &format!("{ROW} WHERE reservation_id = ?1 AND status = 1"),
-            params![id],
+    /// The last resort of a device and suite that may be handed out.
+    pub(crate) fn available_last_resort(
+        &self,
+        owner: DeviceKey,
+        suite: u16,
+    ) -> Result<Option<KeyPackageRow>, Fault> {
+        self.row(
+            &format!(
+                "SELECT {COLUMNS} FROM {FROM}
+                 WHERE k.device_id = ?1 AND k.suite = ?2 AND k.kind = 1 AND k.status = 0"
+            ),
+            params![owner, suite],
             key_package_row,
         )
     }
 
-    /// Reserved KeyPackages whose deadline is past.
-    pub(crate) fn key_packages_to_lapse(
+    /// KeyPackages that the sweeper may end: single-use ones that are available and have a `not_after` up to `served_until`; last
+    /// resorts whose life or whose retirement is over. At most `limit` for each of these reasons.
+    pub(crate) fn key_packages_to_end(
         &self,
+        served_until: UnixSeconds,
         now: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.key_packages_due("status = 1 AND reserved_until <= ?1", params![now, limit])
+        let due = [
+            ("k.kind = 0 AND k.status = 0 AND k.not_after <= ?1", served_until),
+            ("k.kind = 1 AND k.status < 3 AND k.not_after <= ?1", now),
+            ("k.status = 2 AND k.retiring_until <= ?1", now),
+        ];
+        let find = || -> Result<Vec<KeyPackageRow>, Fault> {
+            let mut found: Vec<KeyPackageRow> = Vec::new();
+            for (due, time) in due {
+                let sql = format!("SELECT {COLUMNS} FROM {FROM} WHERE {due} LIMIT ?2");
+                for row in self.rows(&sql, params![time, limit], key_package_row)? {
+                    // A last resort may be due for both reasons.
+                    if row.listed.kind == Kind::SingleUse
+                        || found
+                            .iter()
+                            .all(|other| other.key_package_ref != row.key_package_ref)
+                    {
+                        found.push(row);
+                    }
+                }
+            }
+            Ok(found)
+        };
+        self.due(find, |row| row.owner)
     }
 
-    /// Available KeyPackages with a `not_after` up to this.
-    pub(crate) fn key_packages_to_expire(
-        &self,
-        not_after: UnixSeconds,
-        limit: u32,
-    ) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.key_packages_due("status = 0 AND not_after <= ?1", params![not_after, limit])
-    }
-
-    fn key_packages_due(&self, due: &str, params: &[Param<'_>]) -> Result<Vec<KeyPackageRow>, Fault> {
-        self.due(
-            || self.rows(&format!("{ROW} WHERE {due} LIMIT ?2"), params, key_package_row),
-            |row| row.owner,
-        )
-    }
-
-    /// Those of these hashes that are of public keys which a KeyPackage of either kind has or had, as its init key or as its leaf's
-    /// encryption key.
+    /// Those of these hashes that are of public keys which a KeyPackage has or had, as its init key or as its leaf's encryption
+    /// key.
     pub(crate) fn known_keys(&self, hashes: &[&[u8]]) -> Result<HashSet<Vec<u8>>, Fault> {
         let asked: Vec<_> = hashes.iter().map(|hash| [Param::from(*hash)]).collect();
         let found = self.row_of_each(
@@ -204,15 +237,17 @@ impl Tx<'_> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Stores a KeyPackage as available. The schema refuses one whose keys are or were here under another reference.
+    /// Stores a KeyPackage as available and unused. The schema refuses one whose keys are or were here under another reference,
+    /// and a second last resort of a device and suite.
     pub(crate) fn insert_key_package(&self, new: &NewKeyPackage<'_>, now: UnixSeconds) -> Result<(), Fault> {
         self.queue(
-            "INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, encryption_key_hash,
+            "INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
                  not_before, not_after, uploaded_at)
-             VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)",
+             VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?7, ?8, ?9)",
             params![
-                new.key_package_ref,
                 new.owner,
+                new.key_package_ref,
+                kind_to_sql(new.kind),
                 new.suite,
                 new.init_key_hash,
                 new.encryption_key_hash,
@@ -222,8 +257,8 @@ impl Tx<'_> {
             ],
         )?;
         self.queue(
-            "INSERT INTO key_package_bytes (ref, bytes) VALUES (?1, ?2)",
-            params![new.key_package_ref, new.bytes],
+            "INSERT INTO key_package_bytes (device_id, ref, bytes) VALUES (?1, ?2, ?3)",
+            params![new.owner, new.key_package_ref, new.bytes],
         )
     }
 
@@ -235,104 +270,102 @@ impl Tx<'_> {
         )
     }
 
-    /// Takes the oldest available KeyPackage that is still served of each of these devices and ciphersuites, and returns it with its
-    /// bytes. One statement finds and marks it, so that no two callers can get the same one. The devices are locked,
-    /// so that nobody is told that none is left because of a reservation that comes to nothing.
-    pub(crate) fn take_available(
+    /// The bytes of these KeyPackages, in their order; `None` for one that is over.
+    pub(crate) fn bytes_of<'a>(
         &self,
-        stocks: &[(DeviceKey, u16)],
-        serving: Serving,
-        reservation: &Reservation,
-    ) -> Result<Vec<Option<Taken>>, Fault> {
-        let asked: Vec<[Param<'_>; 8]> = stocks
-            .iter()
-            .map(|(owner, suite)| {
-                [
-                    Param::from(reservation.by),
-                    Param::from(&reservation.group),
-                    Param::from(reservation.until),
-                    Param::from(reservation.id.as_str()),
-                    Param::from(*owner),
-                    Param::from(*suite),
-                    Param::from(serving.not_after),
-                    Param::from(serving.not_before),
-                ]
-            })
-            .collect();
+        names: impl IntoIterator<Item = (DeviceKey, &'a KeyPackageRef)>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Fault> {
         self.row_of_each(
-            "UPDATE key_packages
-             SET status = 1, holder = ?1, group_id = ?2, reserved_until = ?3, reservation_id = ?4
-             WHERE status = 0 AND ref = (
-                 SELECT ref FROM key_packages
-                 WHERE device_id = ?5 AND suite = ?6 AND status = 0 AND not_after > ?7 AND not_before <= ?8
-                 ORDER BY not_after LIMIT 1
-             )
-             RETURNING ref, (SELECT bytes FROM key_package_bytes b WHERE b.ref = key_packages.ref)",
-            &asked,
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-    }
-
-    /// The bytes of the KeyPackages of either kind with these references, in their order; `None` for one that cannot be added any
-    /// more.
-    pub(crate) fn bytes_of(&self, refs: &[KeyPackageRef]) -> Result<Vec<Option<Vec<u8>>>, Fault> {
-        let refs: Vec<_> = refs.iter().map(|known_by| [Param::from(known_by)]).collect();
-        self.row_of_each(
-            "SELECT bytes FROM key_package_bytes WHERE ref = ?1
-             UNION ALL SELECT bytes FROM last_resort_bytes WHERE ref = ?1",
-            &refs,
+            "SELECT bytes FROM key_package_bytes WHERE device_id = ?1 AND ref = ?2",
+            &named(names),
             |row| row.get(0),
         )
     }
 
-    /// How many KeyPackages of a device could be handed out at all.
-    pub(crate) fn count_available_of_any_suite(
+    /// How many KeyPackages of a kind a device has that could be handed out now, of whatever ciphersuite.
+    pub(crate) fn count_available(
         &self,
         owner: DeviceKey,
+        kind: Kind,
         serving: Serving,
     ) -> Result<u32, Fault> {
+        // The kind by itself, so that its index is used.
+        let kind = kind_to_sql(kind);
         self.one_row(
-            "SELECT count(*) FROM key_packages
-             WHERE device_id = ?1 AND status = 0 AND not_after > ?2 AND not_before <= ?3",
+            &format!(
+                "SELECT count(*) FROM key_packages
+                 WHERE device_id = ?1 AND kind = {kind} AND status = 0 AND not_after > ?2 AND not_before <= ?3"
+            ),
             params![owner, serving.not_after, serving.not_before],
             |row| row.get(0),
         )
     }
 
-    /// Live (available or reserved) KeyPackages of a device.
-    pub(crate) fn count_live(&self, owner: DeviceKey) -> Result<u32, Fault> {
+    /// Single-use KeyPackages of a device that are available or taken.
+    pub(crate) fn count_single_use(&self, owner: DeviceKey) -> Result<u32, Fault> {
         self.one_row(
-            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND status IN (0, 1)",
+            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND kind = 0 AND status < 2",
             params![owner],
             |row| row.get(0),
         )
     }
 
-    /// Moves a KeyPackage from the state that was read to the next; its bytes go when that is terminal. When it has left the
-    /// state that was read, the transaction fails.
-    pub(crate) fn move_key_package(&self, row: &KeyPackageRow, next: &StoredState) -> Result<(), Fault> {
-        self.queue_for_one(
-            "UPDATE key_packages SET status = ?3 WHERE ref = ?1 AND status = ?2",
-            params![
-                &row.key_package_ref,
-                status_to_sql(row.state.status()),
-                status_to_sql(next.status())
-            ],
-        )?;
-        match next.status().is_terminal() {
+    /// Last resorts of a device and suite that are available or retiring.
+    pub(crate) fn count_last_resorts(&self, owner: DeviceKey, suite: u16) -> Result<u32, Fault> {
+        self.one_row(
+            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND suite = ?2 AND kind = 1 AND status < 3",
+            params![owner, suite],
+            |row| row.get(0),
+        )
+    }
+
+    /// Stores what a transition has made of a KeyPackage and of its reservation, `id`. What is over loses its bytes. When one of
+    /// them has left the state that was read, the transaction fails. Nothing else writes a state.
+    pub(crate) fn write_state(
+        &self,
+        (owner, key_package_ref): (DeviceKey, &KeyPackageRef),
+        (from, next): (&Stored, &Stored),
+        id: Option<ReservationId>,
+    ) -> Result<(), Fault> {
+        if (from.state, from.used) != (next.state, next.used) {
+            let retiring_until = match next.state {
+                DirectoryState::Retiring { until } => Some(until),
+                DirectoryState::Available | DirectoryState::Taken | DirectoryState::Ended(_) => None,
+            };
+            self.queue_for_one(
+                "UPDATE key_packages SET status = ?4, used = ?5, retiring_until = coalesce(?6, retiring_until)
+                 WHERE device_id = ?1 AND ref = ?2 AND status = ?3",
+                params![
+                    owner,
+                    key_package_ref,
+                    status_to_sql(from.state.status()),
+                    status_to_sql(next.state.status()),
+                    u8::from(next.used),
+                    retiring_until
+                ],
+            )?;
+        }
+        self.write_reservation((owner, key_package_ref), (from, next), id)?;
+        match next.state.has_ended() && !from.state.has_ended() {
             true => self.queue(
-                "DELETE FROM key_package_bytes WHERE ref = ?1",
-                params![&row.key_package_ref],
+                "DELETE FROM key_package_bytes WHERE device_id = ?1 AND ref = ?2",
+                params![owner, key_package_ref],
             ),
             false => Ok(()),
         }
     }
 
-    /// Removes tombstones with a `not_after` before this.
+    /// Removes tombstones with a `not_after` before this, with their reservations; those of last resorts once no reservation on
+    /// them is open.
     pub(crate) fn forget_key_packages(&self, not_after: UnixSeconds, limit: u32) -> Result<u64, Fault> {
         self.execute(
-            "DELETE FROM key_packages WHERE ref IN (
-                 SELECT ref FROM key_packages WHERE status > 1 AND not_after < ?1 LIMIT ?2
+            "DELETE FROM key_packages WHERE (device_id, ref) IN (
+                 SELECT device_id, ref FROM key_packages AS k
+                 WHERE status > 2 AND not_after < ?1 AND NOT EXISTS (
+                     SELECT 1 FROM reservations r
+                     WHERE r.device_id = k.device_id AND r.ref = k.ref AND r.kind = 1 AND r.state = 0
+                 )
+                 LIMIT ?2
              )",
             params![not_after, limit],
         )

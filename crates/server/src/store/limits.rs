@@ -2,48 +2,10 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::UserName;
 
 use crate::error::Fault;
-use crate::store::statement::{Param, params};
+use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Tx, UserKey};
 
 impl Tx<'_> {
-    /// The devices that a user holds reservations on, each as often as there are reservations: live ones, and of
-    /// single-use KeyPackages those that came to nothing, if their deadline is past `since`. None that has
-    /// its deadline after `until`: that was made by a clock that was far ahead.
-    pub(crate) fn held_by_user(
-        &self,
-        user: UserKey,
-        (since, until): (UnixSeconds, UnixSeconds),
-        now: UnixSeconds,
-    ) -> Result<Vec<DeviceKey>, Fault> {
-        let devices: Vec<DeviceKey> = self.rows(
-            "SELECT id FROM devices WHERE user_id = ?1",
-            params![user],
-            |row| row.get(0),
-        )?;
-        // For each device by itself: PostgreSQL looks at what all users hold if it has not counted lately how much that is.
-        let asked: Vec<[Param<'_>; 4]> = devices
-            .iter()
-            .map(|device| {
-                [
-                    Param::from(*device),
-                    Param::from(since),
-                    Param::from(until),
-                    Param::from(now),
-                ]
-            })
-            .collect();
-        let held = self.rows_of_each(
-            "SELECT device_id FROM key_packages
-             WHERE holder = ?1 AND status IN (1, 3) AND reserved_until > ?2 AND reserved_until < ?3
-             UNION ALL
-             SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
-             WHERE r.holder = ?1 AND r.reserved_until > ?4 AND r.reserved_until < ?3",
-            &asked,
-            |row| row.get(0),
-        )?;
-        Ok(held.concat())
-    }
-
     pub(crate) fn remember_pair(
         &self,
         user: UserKey,

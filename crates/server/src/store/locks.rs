@@ -9,7 +9,7 @@
 //!   blocked;
 //! * a **group's** row for its epoch, state, roster and log; each number of the log is taken by a change of that row, so that
 //!   nobody sees a later row before an earlier one;
-//! * a **device's** row for its KeyPackages and last resorts with their reservations, its audit chain and its mail;
+//! * a **device's** row for its KeyPackages with the reservations on them, its audit chain and its mail;
 //! * a **blob's** row for its parts;
 //! * the row of the **totals** for the bytes of all blobs and the accounts of an hour. It is last, and each transaction takes it
 //!   with one of its last statements: few requests store a blob or register.
@@ -26,6 +26,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Fault;
+use crate::store::reservations::ReservationId;
 use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
 use larder_wire::GroupId;
@@ -88,15 +89,13 @@ impl Tx<'_> {
     }
 
     /// Locks the devices whose KeyPackages a reservation holds.
-    pub(crate) fn lock_reservation(&self, id: &str) -> Result<(), Fault> {
+    pub(crate) fn lock_reservation(&self, id: ReservationId) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
             Engine::Postgres(_) => {
                 let owners = self.rows(
-                    "SELECT device_id FROM key_packages WHERE reservation_id = ?1 AND status = 1
-                     UNION SELECT l.device_id FROM last_resort_reservations r JOIN last_resorts l ON l.ref = r.ref
-                     WHERE r.reservation_id = ?1",
-                    params![id],
+                    "SELECT device_id FROM reservations WHERE id = ?1 AND state = 0",
+                    params![&id],
                     |row| row.get::<DeviceKey>(0),
                 )?;
                 self.lock_devices(owners)

@@ -13,7 +13,6 @@ mod groups;
 mod introductions;
 mod invitations;
 mod key_packages;
-mod last_resorts;
 mod limits;
 mod location;
 mod locks;
@@ -21,6 +20,7 @@ mod log;
 mod mail;
 mod members;
 mod postgres;
+mod reservations;
 mod restored;
 mod scrub;
 mod sqlite;
@@ -47,8 +47,7 @@ pub(crate) use accounts::DeviceRow;
 pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
 pub(crate) use clock::{ClockRow, Durations};
 pub(crate) use groups::GroupRow;
-pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Reservation, Serving, Taken};
-pub(crate) use last_resorts::{LastResortReservation, LastResortRow};
+pub(crate) use key_packages::{KeyPackageRow, NewKeyPackage, Serving, Stored};
 pub use location::{PostgresLocation, StoreLocation, StoreLocationError};
 pub(crate) use log::{
     AcceptedRow, Appended, BodyGone, HandshakeRow, LogKind, LogRange, LogRow, NewRow, Part,
@@ -56,6 +55,7 @@ pub(crate) use log::{
 pub(crate) use mail::MailKind;
 pub(crate) use members::Interval;
 pub use postgres::{PostgresError, PostgresErrorKind};
+pub(crate) use reservations::ReservationId;
 pub(crate) use scrub::Content;
 pub(crate) use stock::Stock;
 pub(crate) use tx::{BlobKey, DeviceKey, NewMessage, News, Tx, UserKey, panic_text};

@@ -62,38 +62,23 @@ impl Tx<'_> {
         )
     }
 
-    pub(crate) fn key_package_content(&self, key_package_ref: &KeyPackageRef) -> Result<Content, Fault> {
-        self.content("key_packages", "key_package_bytes", key_package_ref)
-    }
-
-    pub(crate) fn last_resort_content(&self, key_package_ref: &KeyPackageRef) -> Result<Content, Fault> {
-        self.content("last_resorts", "last_resort_bytes", key_package_ref)
-    }
-
-    fn content(&self, states: &str, bytes: &str, key_package_ref: &KeyPackageRef) -> Result<Content, Fault> {
+    pub(crate) fn key_package_content(
+        &self,
+        owner: DeviceKey,
+        key_package_ref: &KeyPackageRef,
+    ) -> Result<Content, Fault> {
         self.one_row(
-            &format!(
-                "SELECT s.init_key_hash, b.bytes, s.encryption_key_hash FROM {states} s LEFT JOIN {bytes} b ON b.ref = s.ref WHERE s.ref = ?1"
-            ),
-            params![key_package_ref],
+            "SELECT k.init_key_hash, k.encryption_key_hash, b.bytes
+             FROM key_packages k LEFT JOIN key_package_bytes b ON b.device_id = k.device_id AND b.ref = k.ref
+             WHERE k.device_id = ?1 AND k.ref = ?2",
+            params![owner, key_package_ref],
             |row| {
                 Ok(Content {
                     init_key_hash: row.get(0)?,
-                    bytes: row.optional(1)?,
-                    encryption_key_hash: row.get(2)?,
+                    encryption_key_hash: row.get(1)?,
+                    bytes: row.optional(2)?,
                 })
             },
-        )
-    }
-
-    pub(crate) fn count_last_resort_reservations(
-        &self,
-        key_package_ref: &KeyPackageRef,
-    ) -> Result<u32, Fault> {
-        self.one_row(
-            "SELECT count(*) FROM last_resort_reservations WHERE ref = ?1",
-            params![key_package_ref],
-            |row| row.get(0),
         )
     }
 

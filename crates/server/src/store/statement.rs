@@ -8,6 +8,7 @@ use larder_wire::{BlobId, GroupId, KeyPackageRef, StateMark};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use crate::error::Fault;
+use crate::store::reservations::ReservationId;
 use crate::store::tx::{BlobKey, DeviceKey, Engine, Tx, UserKey, from_sql, to_sql};
 
 /// A value that goes into a statement.
@@ -54,6 +55,7 @@ params_from! {
     &'a GroupId => |value| Self::Bytes(Some(value.as_bytes()));
     &'a BlobId => |value| Self::Bytes(Some(value.as_bytes()));
     &'a KeyPackageRef => |value| Self::Bytes(Some(value.as_bytes()));
+    &'a ReservationId => |value| Self::Bytes(Some(value.as_bytes()));
     Option<&'a GroupId> => |value| Self::Bytes(value.map(GroupId::as_bytes));
 }
 
@@ -116,6 +118,7 @@ columns! {
     Vec<u8>: Vec<u8> => |raw| Ok(raw);
     GroupId: Vec<u8> => |raw| GroupId::from_bytes(&raw).map_err(|_| Fault::Corrupt("a group id"));
     BlobId: Vec<u8> => |raw| raw.try_into().map(BlobId::from_bytes).map_err(|_| Fault::Corrupt("a blob id"));
+    ReservationId: Vec<u8> => |raw| ReservationId::from_bytes(&raw);
     StateMark: Vec<u8> => |raw| StateMark::from_bytes(&raw).map_err(|_| Fault::Corrupt("a state mark"));
     KeyPackageRef: Vec<u8> => |raw| {
         KeyPackageRef::from_bytes(&raw).map_err(|_| Fault::Corrupt("a KeyPackageRef"))

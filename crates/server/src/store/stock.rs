@@ -1,5 +1,5 @@
 use larder_lifecycle::UnixSeconds;
-use larder_wire::AuditHead;
+use larder_wire::{AuditHead, KeyPackageRef};
 
 use crate::error::Fault;
 use crate::store::audit::audit_head;
@@ -10,11 +10,14 @@ use crate::store::tx::{DeviceKey, Tx, UserKey};
 /// What a device has for somebody who asks, in one ciphersuite, and what is remembered of those who asked before.
 #[derive(Debug, Clone)]
 pub(crate) struct Stock {
-    pub(crate) suite: u16,
     /// Single-use KeyPackages that could be handed out, counted up to what was asked for.
     pub(crate) available: u32,
-    /// Whether there is a last resort that could be.
-    pub(crate) last_resort: bool,
+    /// The one of them that is of use for the shortest time.
+    pub(crate) oldest: Option<(KeyPackageRef, Vec<u8>)>,
+    /// The last resort that could be handed out.
+    pub(crate) last_resort: Option<(KeyPackageRef, Vec<u8>)>,
+    /// Whether that ever was.
+    pub(crate) last_resort_is_used: bool,
     /// When it is forgotten how often this user was handed one.
     pub(crate) pair: Option<UnixSeconds>,
     /// The same of everybody.
@@ -24,26 +27,45 @@ pub(crate) struct Stock {
 }
 
 // One statement for all of it: what a reservation costs is its statements.
-const STOCK: &str = "SELECT CAST(?2 AS BIGINT),
-        (SELECT count(*) FROM (
+const STOCK: &str = "SELECT (SELECT count(*) FROM (
              SELECT 1 FROM key_packages
-             WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4 LIMIT ?6
+             WHERE device_id = d.id AND suite = ?2 AND kind = 0 AND status = 0 AND not_after > ?3 AND not_before <= ?4
+             LIMIT ?6
          ) enough),
-        (SELECT count(*) FROM last_resorts
-         WHERE device_id = d.id AND suite = ?2 AND status = 0 AND not_after > ?3 AND not_before <= ?4),
+        b.ref, b.bytes, k.ref, l.bytes, k.used,
         (SELECT forgotten_at FROM pair_rates WHERE user_id = ?5 AND device_id = d.id),
         d.asked_until, d.audit_seq, d.audit_hash
-    FROM devices d WHERE d.id = ?1";
+    FROM devices d
+    LEFT JOIN key_package_bytes b ON b.device_id = d.id AND b.ref = (
+        SELECT ref FROM key_packages
+        WHERE device_id = d.id AND suite = ?2 AND kind = 0 AND status = 0 AND not_after > ?3 AND not_before <= ?4
+        ORDER BY not_after LIMIT 1
+    )
+    LEFT JOIN key_packages k ON k.device_id = d.id AND k.suite = ?2 AND k.kind = 1 AND k.status = 0
+        AND k.not_after > ?3 AND k.not_before <= ?4
+    LEFT JOIN key_package_bytes l ON l.device_id = k.device_id AND l.ref = k.ref
+    WHERE d.id = ?1";
 
 fn stock(row: &Row<'_>) -> Result<Stock, Fault> {
-    Ok(Stock {
-        suite: row.get(0)?,
-        available: row.get(1)?,
-        last_resort: row.get::<u32>(2)? > 0,
-        pair: row.optional(3)?,
-        target: row.optional(4)?,
-        audit_head: audit_head(row, 5)?,
-    })
+    let named = |first: usize| -> Result<Option<(KeyPackageRef, Vec<u8>)>, Fault> {
+        let known_by = row.optional(first)?;
+        known_by
+            .map(|known_by| Ok((known_by, row.get(first + 1)?)))
+            .transpose()
+    };
+    let stock = Stock {
+        available: row.get(0)?,
+        oldest: named(1)?,
+        last_resort: named(3)?,
+        last_resort_is_used: row.optional(5)?.unwrap_or(false),
+        pair: row.optional(6)?,
+        target: row.optional(7)?,
+        audit_head: audit_head(row, 8)?,
+    };
+    match stock.available > 0 && stock.oldest.is_none() {
+        true => Err(Fault::Corrupt("an available KeyPackage without its bytes")),
+        false => Ok(stock),
+    }
 }
 
 impl Tx<'_> {

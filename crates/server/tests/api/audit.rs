@@ -57,7 +57,7 @@ async fn r_d8_s8_an_owner_reads_who_took_what_for_which_group_in_a_chain_that_it
             (AuditTransition::Upload, me, None),
             (AuditTransition::Upload, me, None),
             (AuditTransition::Reserve, other, Some(&group)),
-            (AuditTransition::Abandon, other, None),
+            (AuditTransition::Abandon, other, Some(&group)),
             (AuditTransition::Revoke, me, None),
         ]
     );

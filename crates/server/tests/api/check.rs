@@ -108,7 +108,7 @@ async fn pruned_history_is_no_finding_and_a_contradiction_is() {
         assert_eq!(check(&server).await.1, []);
     }
     let kept = server.database.count("SELECT count(*) FROM key_packages").await;
-    assert_eq!(kept, 6, "they are remembered");
+    assert_eq!(kept, 7, "they are remembered, and the last resort is there");
     let gone = server
         .database
         .count("SELECT count(*) FROM audit_checkpoints WHERE seq > 6")
@@ -117,7 +117,7 @@ async fn pruned_history_is_no_finding_and_a_contradiction_is() {
     for (planted, code) in [
         // What expired after the checkpoint was not withdrawn.
         (
-            "UPDATE key_packages SET status = 5 WHERE status = 4",
+            "UPDATE key_packages SET status = 6 WHERE status = 5",
             FindingCode::AuditState,
         ),
         (
@@ -174,7 +174,7 @@ async fn what_is_planted_is_found() {
         ),
         // A spent one can be handed out again; a reserved one is forgotten.
         (
-            "UPDATE key_packages SET status = 0, holder = NULL, group_id = NULL WHERE status = 2".to_owned(),
+            "UPDATE key_packages SET status = 0, used = 0 WHERE status = 3".to_owned(),
             F::AuditState,
         ),
         (
@@ -182,23 +182,37 @@ async fn what_is_planted_is_found() {
             F::AuditState,
         ),
         (
-            "UPDATE last_resorts SET used = 1 - used".to_owned(),
+            "UPDATE key_packages SET used = 1 - used WHERE kind = 1".to_owned(),
             F::AuditState,
         ),
-        ("DELETE FROM last_resort_reservations".to_owned(), F::AuditState),
-        ("DELETE FROM key_package_bytes".to_owned(), F::KeyPackageBytes),
-        ("DELETE FROM last_resort_bytes".to_owned(), F::KeyPackageBytes),
         (
-            "INSERT INTO key_package_bytes (ref, bytes) SELECT ref, ref FROM key_packages WHERE status = 2"
+            "UPDATE key_packages SET kind = 0, used = 0, status = 0, retiring_until = NULL WHERE kind = 1"
+                .to_owned(),
+            F::KeyPackageRow,
+        ),
+        (
+            "DELETE FROM reservations WHERE kind = 1".to_owned(),
+            F::AuditState,
+        ),
+        (
+            "DELETE FROM reservations WHERE state = 0 AND kind = 0".to_owned(),
+            F::Unreadable,
+        ),
+        (
+            "UPDATE reservations SET state = 2 WHERE state = 0 AND kind = 0".to_owned(),
+            F::AuditState,
+        ),
+        ("DELETE FROM key_package_bytes".to_owned(), F::KeyPackageBytes),
+        (
+            "INSERT INTO key_package_bytes SELECT device_id, ref, ref FROM key_packages WHERE status = 3"
                 .to_owned(),
             F::KeyPackageBytes,
         ),
         (
             format!(
                 "UPDATE key_package_bytes SET bytes = (
-                     SELECT b.bytes FROM key_package_bytes b JOIN key_packages k ON k.ref = b.ref
-                     WHERE k.device_id = {0} ORDER BY k.ref LIMIT 1
-                 ) WHERE ref IN (SELECT ref FROM key_packages WHERE device_id = {0})",
+                     SELECT b.bytes FROM key_package_bytes b WHERE b.device_id = {0} ORDER BY b.ref LIMIT 1
+                 ) WHERE device_id = {0}",
                 of("alice")
             ),
             F::KeyPackageRow,
@@ -213,7 +227,8 @@ async fn what_is_planted_is_found() {
         ),
         (
             format!(
-                "UPDATE key_packages SET device_id = {} WHERE device_id = {}",
+                "UPDATE key_packages SET device_id = {0} WHERE device_id = {1};
+                 UPDATE key_package_bytes SET device_id = {0} WHERE device_id = {1}",
                 of("mallory"),
                 of("alice")
             ),

@@ -28,8 +28,7 @@ async fn stored(server: &TestServer) -> Vec<(String, usize)> {
         "members",
         "mail",
         "key_package_bytes",
-        "last_resort_bytes",
-        "last_resort_reservations",
+        "reservations WHERE state = 0",
         "invitations",
         "blobs WHERE expires_at > 0",
         "blob_parts",
@@ -41,7 +40,7 @@ async fn stored(server: &TestServer) -> Vec<(String, usize)> {
     ] {
         stored.push((table.to_owned(), server.database.count(&count_of(table)).await));
     }
-    for status in 0..6 {
+    for status in 0..8 {
         let table = format!("key_packages WHERE status = {status}");
         stored.push((table.clone(), server.database.count(&count_of(&table)).await));
     }

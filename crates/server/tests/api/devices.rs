@@ -410,8 +410,7 @@ async fn r_s7_a_removed_device_can_do_nothing_any_more_and_what_was_its_is_gone(
         ("mail WHERE device_id IN", 0),
         ("sessions WHERE device_id IN", 0),
         ("members WHERE device_id IN", 0),
-        ("key_packages WHERE status = 0 AND device_id IN", 0),
-        ("last_resorts WHERE status < 2 AND device_id IN", 0),
+        ("key_packages WHERE status < 3 AND device_id IN", 0),
         (
             "audit WHERE transition = 'revoke' AND actor LIKE 'bob/bob-1' AND device_id IN",
             2,

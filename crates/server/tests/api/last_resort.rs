@@ -253,7 +253,7 @@ async fn a_retry_under_one_idempotency_key_reserves_the_last_resort_once() {
     assert_eq!(
         server
             .database
-            .count("SELECT count(*) FROM last_resort_reservations")
+            .count("SELECT count(*) FROM reservations WHERE kind = 1 AND state = 0")
             .await,
         1
     );
@@ -300,15 +300,15 @@ async fn adders_who_come_too_late_for_a_pool_all_get_the_last_resort() {
     // The database agrees.
     let count_of = |sql| server.database.count(sql);
     assert_eq!(
-        count_of("SELECT count(DISTINCT holder) FROM last_resort_reservations").await,
+        count_of("SELECT count(DISTINCT holder) FROM reservations WHERE kind = 1").await,
         ADDERS - POOL
     );
     assert_eq!(
-        count_of("SELECT count(DISTINCT group_id) FROM last_resort_reservations").await,
+        count_of("SELECT count(DISTINCT group_id) FROM reservations WHERE kind = 1").await,
         ADDERS - POOL
     );
     assert_eq!(
-        count_of("SELECT count(*) FROM last_resorts WHERE status = 0 AND used = 1").await,
+        count_of("SELECT count(*) FROM key_packages WHERE kind = 1 AND status = 0 AND used = 1").await,
         1
     );
     assert_eq!(
@@ -332,7 +332,7 @@ async fn only_the_holder_gives_a_reservation_on_a_last_resort_up_and_it_stays_fo
     );
     mallory.reserve(&[&bob], &a_group()).await;
     let path = format!("/v1/reservations/{}/abandon", reserved.reservation_id.unwrap());
-    let held = "SELECT count(*) FROM last_resort_reservations";
+    let held = "SELECT count(*) FROM reservations WHERE kind = 1 AND state = 0";
 
     let before = snapshot(&[&bob, &carol], None).await;
     mallory.http.post(&path, &()).await.refused(ProblemType::NotFound);

@@ -38,7 +38,7 @@ async fn another_group(device: &Device) -> (MlsGroup, GroupId) {
 async fn reservations(server: &TestServer) -> usize {
     server
         .database
-        .count("SELECT count(*) FROM last_resort_reservations")
+        .count("SELECT count(*) FROM reservations WHERE kind = 1 AND state = 0")
         .await
 }
 
@@ -85,7 +85,7 @@ async fn two_adders_who_get_the_same_last_resort_at_once_are_both_accepted() {
     assert_eq!(
         server
             .database
-            .count("SELECT count(*) FROM last_resort_bytes")
+            .count("SELECT count(*) FROM key_package_bytes")
             .await,
         1
     );
@@ -185,7 +185,9 @@ async fn one_reservation_on_a_last_resort_allows_one_commit() {
 
 /// What the directory has stored of last resorts.
 async fn stored_last_resorts(server: &TestServer) -> Vec<Vec<u8>> {
-    server.database.bytes("SELECT bytes FROM last_resort_bytes").await
+    let stored = "SELECT b.bytes FROM key_package_bytes b JOIN key_packages k ON k.device_id = b.device_id AND k.ref = b.ref
+        WHERE k.kind = 1";
+    server.database.bytes(stored).await
 }
 
 #[tokio::test]
@@ -235,21 +237,21 @@ async fn a_replaced_last_resort_is_still_added_by_who_reserved_it_for_a_day_and_
     assert_eq!(
         server
             .database
-            .count("SELECT count(*) FROM last_resort_bytes JOIN last_resorts USING (ref) WHERE status = 2")
+            .count("SELECT count(*) FROM key_package_bytes JOIN key_packages USING (device_id, ref) WHERE status > 2")
             .await,
         0
     );
     assert_eq!(
         server
             .database
-            .count("SELECT count(*) FROM last_resorts WHERE status = 2")
+            .count("SELECT count(*) FROM key_packages WHERE kind = 1 AND status = 7")
             .await,
         1
     );
     assert_eq!(
         server
             .database
-            .count("SELECT count(*) FROM last_resort_bytes")
+            .count("SELECT count(*) FROM key_package_bytes")
             .await,
         1
     );
@@ -322,7 +324,7 @@ async fn a_last_resort_that_its_owner_withdrew_is_not_added() {
     assert_eq!(
         server
             .database
-            .count("SELECT count(*) FROM last_resort_bytes")
+            .count("SELECT count(*) FROM key_package_bytes")
             .await,
         0
     );

@@ -245,7 +245,7 @@ async fn a_last_resort_that_is_gone_is_never_uploaded_again() {
     bob.open_session().await;
     bob.revoke(&[second]).await;
     assert_eq!(present(&bob, &minted[0]).await, KeyPackageState::Gone);
-    assert_eq!(present(&bob, &minted[1]).await, KeyPackageState::Gone);
+    assert_eq!(present(&bob, &minted[1]).await, KeyPackageState::Revoked);
     // The third lives to its end.
     accepted(&bob, &minted[2]).await;
     server.pass(53 * DAY as u64 + 3600);
@@ -258,7 +258,7 @@ async fn a_last_resort_that_is_gone_is_never_uploaded_again() {
     server.pass(30 * DAY as u64);
     server.sweep().await;
     bob.open_session().await;
-    assert_eq!(count(&bob.inventory().await, KeyPackageState::Gone), 3);
+    assert_eq!(count(&bob.inventory().await, KeyPackageState::Expired), 1);
 
     // The tombstones stand for thirty days; by then their lifetime speaks against them anyway.
     server.pass(29 * DAY as u64);
@@ -310,7 +310,7 @@ async fn an_owner_withdraws_its_last_resort_and_nobody_elses() {
     let carols = carol.inventory().await;
     let both = [of_bob.clone(), of_carol];
     assert_eq!(bob.revoke(&both).await.refs, std::slice::from_ref(&of_bob));
-    assert_eq!(state_of(&bob, &of_bob).await, KeyPackageState::Gone);
+    assert_eq!(state_of(&bob, &of_bob).await, KeyPackageState::Revoked);
     assert_eq!(carol.inventory().await, carols);
     let after = bob.inventory().await;
     assert_eq!(
@@ -323,6 +323,6 @@ async fn an_owner_withdraws_its_last_resort_and_nobody_elses() {
     let retiring = bob.stock_last_resort().await;
     let active = bob.stock_last_resort().await;
     bob.revoke(std::slice::from_ref(&retiring)).await;
-    assert_eq!(state_of(&bob, &retiring).await, KeyPackageState::Gone);
+    assert_eq!(state_of(&bob, &retiring).await, KeyPackageState::Revoked);
     assert_eq!(state_of(&bob, &active).await, KeyPackageState::Available);
 }

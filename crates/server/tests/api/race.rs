@@ -66,8 +66,8 @@ async fn sixty_four_adders_get_the_thirty_two_key_packages_of_a_pool_each_once()
     for (sql, expected) in [
         ("SELECT count(*) FROM key_packages WHERE status = 1", POOL),
         ("SELECT count(*) FROM key_packages", POOL),
-        ("SELECT count(DISTINCT holder) FROM key_packages", POOL),
-        ("SELECT count(DISTINCT reservation_id) FROM key_packages", POOL),
+        ("SELECT count(DISTINCT holder) FROM reservations", POOL),
+        ("SELECT count(DISTINCT id) FROM reservations", POOL),
         ("SELECT count(*) FROM audit WHERE transition = 'reserve'", POOL),
         (
             "SELECT count(DISTINCT ref) FROM audit WHERE transition = 'reserve'",

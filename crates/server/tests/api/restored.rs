@@ -41,8 +41,7 @@ async fn s2_x2_a_restored_store_hands_nothing_out_that_it_may_have_handed_out_be
     assert_eq!(inventory.incarnation, restored.incarnation);
     assert_ne!(inventory.incarnation, before.incarnation);
     assert_ne!(inventory.digest, before.digest);
-    assert_eq!(count(&inventory, KeyPackageState::Revoked), 3);
-    assert_eq!(count(&inventory, KeyPackageState::Gone), 1);
+    assert_eq!(count(&inventory, KeyPackageState::Revoked), 4);
     let audit: AuditPage = bob.http.get("/v1/key-packages/audit").await.ok();
     let by_server = audit
         .rows

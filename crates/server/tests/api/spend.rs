@@ -132,7 +132,7 @@ async fn all_key_packages_of_a_signature_key_are_withdrawn_at_once_and_no_others
     assert_eq!(revoked.refs, []);
     let revoked: Revoked = bob.http.post(path, &all_of(bob.mls.public())).await.ok();
     assert_eq!(revoked.refs.len(), 4);
-    assert_eq!(count(&bob.inventory().await, KeyPackageState::Revoked), 3);
-    assert_eq!(state_of(&bob, &last_resort).await, KeyPackageState::Gone);
+    assert_eq!(count(&bob.inventory().await, KeyPackageState::Revoked), 4);
+    assert_eq!(state_of(&bob, &last_resort).await, KeyPackageState::Revoked);
     assert_eq!(count(&alice.inventory().await, KeyPackageState::Available), 1);
 }

@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 
-use larder_lifecycle::{DirectoryPolicy, UnixSeconds};
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, Kind, UnixSeconds};
 use larder_wire::AuditTransition;
 use tokio::task::JoinSet;
 
 use super::harness::{
-    NOW, Opened, ad_hoc, commit, group, post, say, serving, start_group, waiting, with_key_package,
+    NOW, Opened, ad_hoc, commit, group, post, say, start_group, take, waiting, with_key_package,
 };
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, Reservation, Store, Tx};
+use crate::store::{DeviceKey, NewKeyPackage, Store, Tx};
 
 /// Cuts the connection of a transaction off.
 fn cut_off(tx: &Tx<'_>) -> Result<u64, Fault> {
@@ -246,21 +246,13 @@ async fn what_is_due_lapses_once_when_two_nodes_sweep_while_reservations_go_on()
     for number in 1..=POOL {
         opened.store_key_package(alice, number).await;
     }
-    let take = |node: Store| async move {
-        for number in 0..POOL / 2 {
+    let take_all = |node: Store| async move {
+        for _ in 0..POOL / 2 {
             node.write(move |tx| {
                 tx.lock_devices([alice])?;
-                let reservation = Reservation {
-                    id: number.to_string(),
-                    by: alice,
-                    group: group(),
-                    until: NOW,
-                };
-                let (taken, _) = tx
-                    .take_available(&[(alice, 1)], serving(), &reservation)?
-                    .remove(0)
-                    .unwrap();
-                Ok(tx.append_audit(alice, &taken, AuditTransition::Reserve, None, None, NOW)?)
+                let taken = take(tx, alice, alice, NOW)?.unwrap();
+                let reserve = AuditTransition::Reserve;
+                Ok(tx.append_audits(&[(alice, &taken)], reserve, (None, None), NOW)?)
             })
             .await
             .unwrap();
@@ -283,8 +275,8 @@ async fn what_is_due_lapses_once_when_two_nodes_sweep_while_reservations_go_on()
     };
     let other = opened.another_node().await;
     let mut busy = JoinSet::new();
-    busy.spawn(take(opened.store.clone()));
-    busy.spawn(take(other.clone()));
+    busy.spawn(take_all(opened.store.clone()));
+    busy.spawn(take_all(other.clone()));
     let mut lapsed = 0;
     while lapsed < u64::from(POOL) {
         let (one, two) = tokio::join!(sweep(opened.store.clone()), sweep(other.clone()));
@@ -333,12 +325,13 @@ async fn an_init_key_that_is_stored_on_two_nodes_at_once_as_both_kinds_enters_on
                 return Ok(false);
             }
             with_key_package(bob, 200 + init_key, init_key, |new| {
-                tx.insert_last_resort(new, NOW)
+                let kind = Kind::LastResort;
+                tx.insert_key_package(&NewKeyPackage { kind, ..*new }, NOW)
             })?;
-            // One is active at a time.
-            let row = tx.active_last_resort(bob, 1)?.unwrap();
-            let gone = larder_lifecycle::LastResortState::Gone;
-            assert!(tx.move_last_resort(&row, gone)?);
+            // One is available at a time.
+            let row = tx.available_last_resort(bob, 1)?.unwrap();
+            let revoked = row.listed.apply(DirectoryEvent::Revoke).unwrap();
+            tx.write_state((bob, &row.key_package_ref), (&row.listed, &revoked), None)?;
             Ok(true)
         });
         let (ordinary, last_resort) = tokio::join!(ordinary, last_resort);

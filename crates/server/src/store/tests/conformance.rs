@@ -1,18 +1,14 @@
-use larder_lifecycle::{DirectoryEvent, DirectoryState};
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 
-use super::harness::{NOW, Opened, Value, group, post, reference, serving};
+use super::harness::{NOW, Opened, group, post, reference, take};
 use crate::error::{Fault, ServiceError};
+use crate::store::DeviceKey;
 use crate::store::statement::params;
-use crate::store::{DeviceKey, Reservation};
 
 on_both_engines! {
     a_refusal_and_a_panic_leave_the_rest_alone;
-    the_schema_refuses_every_move_that_the_lifecycle_refuses;
-    the_schema_allows_a_last_resort_exactly_its_transitions;
     a_group_has_one_commit_per_epoch;
     an_unknown_status_in_a_row_fails_closed;
-    what_was_read_must_still_be_so_when_it_is_moved;
     what_is_queued_last_must_succeed_too;
     a_rehearsal_leaves_nothing_behind;
     an_empty_pool_is_told_from_one_that_others_are_taking_from;
@@ -46,132 +42,6 @@ async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
     let mail = opened.store.read(move |tx| Ok(tx.mail(alice.key)?));
     let numbers: Vec<u64> = mail.await.unwrap().iter().map(|mail| mail.seq).collect();
     assert_eq!(numbers, [1], "no gap and nothing of the others");
-}
-
-/// S3.
-async fn the_schema_refuses_every_move_that_the_lifecycle_refuses(opened: Opened) {
-    const MOVE: &str = "UPDATE key_packages SET status = ?2,
-             holder = coalesce(holder, CASE WHEN ?2 IN (1, 2) THEN ?3 END),
-             group_id = coalesce(group_id, ?4), reserved_until = coalesce(reserved_until, 1)
-         WHERE ref = ?1";
-    let (alice, bob) = (opened.register("alice", 1).await, opened.register("bob", 2).await);
-    let moving = |name: u8, to: i64| -> [Value; 4] {
-        [
-            reference(name).as_bytes().into(),
-            to.into(),
-            bob.key.into(),
-            b"g"[..].into(),
-        ]
-    };
-    let allowed = [(0, 1), (0, 4), (0, 5), (1, 2), (1, 3), (1, 5)];
-    let mut name = 0;
-    for from in 0..6 {
-        for to in (0..6).filter(|to| *to != from) {
-            name += 1;
-            opened.store_key_package(alice.key, name).await;
-            let path: &[i64] = match from {
-                0 => &[],
-                1 => &[1],
-                2 => &[1, 2],
-                3 => &[1, 3],
-                other => &[other],
-            };
-            for status in path {
-                opened.execute(MOVE, &moving(name, *status)).await;
-            }
-            let moved = opened.try_execute(MOVE, &moving(name, to)).await;
-            assert_eq!(
-                moved.is_ok(),
-                allowed.contains(&(from, to)),
-                "{from} to {to}: {moved:?}"
-            );
-        }
-    }
-    opened.store_key_package(alice.key, 200).await;
-    opened.execute(MOVE, &moving(200, 1)).await;
-    let stolen = opened
-        .try_execute(
-            "UPDATE key_packages SET holder = ?2 WHERE ref = ?1",
-            &[reference(200).as_bytes().into(), alice.key.into()],
-        )
-        .await;
-    assert!(stolen.is_err(), "a KeyPackage is disclosed once");
-}
-
-async fn the_schema_allows_a_last_resort_exactly_its_transitions(opened: Opened) {
-    let (alice, bob) = (opened.register("alice", 1).await, opened.register("bob", 2).await);
-    let name = |name: u8| Value::from(reference(name).as_bytes());
-    let insert = async |number: u8, owner: DeviceKey, status: i64, used: i64| {
-        opened
-            .try_execute(
-                "INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash,
-                     not_before, not_after, uploaded_at, retiring_until)
-                 VALUES (?1, ?2, 1, ?3, ?4, ?1, substr(?1, 1, 31), 0, 9, 1, CASE WHEN ?3 = 1 THEN 5 END)",
-                &[name(number), owner.into(), status.into(), used.into()],
-            )
-            .await
-    };
-    for (status, used) in [(1, 0), (2, 0), (0, 1)] {
-        let inserted = insert(1, alice.key, status, used).await;
-        assert!(inserted.is_err(), "it starts active and unused");
-    }
-    let allowed = [(0, 1), (0, 2), (1, 2)];
-    for from in 0..3 {
-        for to in (0..3).filter(|to| *to != from) {
-            insert(1, alice.key, 0, 0).await.unwrap();
-            let shift = "UPDATE last_resorts SET status = ?2,
-                 retiring_until = coalesce(retiring_until, CASE WHEN ?2 = 1 THEN 5 END) WHERE ref = ?1";
-            if from > 0 {
-                opened.execute(shift, &[name(1), from.into()]).await;
-            }
-            let moved = opened.try_execute(shift, &[name(1), to.into()]).await;
-            assert_eq!(
-                moved.is_ok(),
-                allowed.contains(&(from, to)),
-                "{from} to {to}: {moved:?}"
-            );
-            opened
-                .execute("DELETE FROM last_resorts WHERE ref = ?1", &[name(1)])
-                .await;
-        }
-    }
-
-    insert(1, alice.key, 0, 0).await.unwrap();
-    let second = insert(2, alice.key, 0, 0).await;
-    assert!(second.is_err(), "one is active per device and suite");
-    insert(3, bob.key, 0, 0).await.unwrap();
-    let reserve = async || {
-        opened
-            .try_execute(
-                "INSERT INTO last_resort_reservations VALUES ('r', ?1, ?2, ?3, 9)",
-                &[name(1), bob.key.into(), b"g"[..].into()],
-            )
-            .await
-    };
-    let set = async |sql: &str| {
-        opened
-            .try_execute(
-                &format!("UPDATE last_resorts SET {sql} WHERE ref = ?1"),
-                &[name(1)],
-            )
-            .await
-    };
-    assert!(reserve().await.is_err(), "one that is handed out is used");
-    set("used = 1").await.unwrap();
-    reserve().await.unwrap();
-    assert!(set("used = 0").await.is_err(), "used once is used for good");
-    let stolen = opened
-        .try_execute(
-            "UPDATE last_resort_reservations SET holder = ?1",
-            &[alice.key.into()],
-        )
-        .await;
-    assert!(stolen.is_err(), "a reservation never changes");
-    set("status = 1, retiring_until = 5").await.unwrap();
-    let prolonged = set("retiring_until = 6").await;
-    assert!(prolonged.is_err(), "the retirement is not prolonged");
-    opened.execute("DELETE FROM last_resort_reservations", &[]).await;
-    assert!(reserve().await.is_err(), "a retiring one is not handed out");
 }
 
 /// S9.
@@ -219,10 +89,10 @@ async fn an_unknown_status_in_a_row_fails_closed(opened: Opened) {
     opened
         .batch(
             "PRAGMA ignore_check_constraints = ON; DROP TRIGGER key_packages_change_as_allowed;
-             UPDATE key_packages SET status = 6",
+             UPDATE key_packages SET status = 8",
             "ALTER TABLE key_packages DROP CONSTRAINT key_packages_status_check;
              DROP TRIGGER key_packages_change_as_allowed ON key_packages;
-             UPDATE key_packages SET status = 6",
+             UPDATE key_packages SET status = 8",
         )
         .await;
     let read = opened
@@ -233,35 +103,6 @@ async fn an_unknown_status_in_a_row_fails_closed(opened: Opened) {
         matches!(read, Err(ServiceError::Fault(Fault::Corrupt(_)))),
         "{read:?}"
     );
-}
-
-async fn what_was_read_must_still_be_so_when_it_is_moved(opened: Opened) {
-    let alice = opened.register("alice", 1).await;
-    let key_package_ref = opened.store_key_package(alice.key, 1).await;
-    let expire = DirectoryEvent::Expire {
-        now: NOW,
-        served_before: NOW,
-    };
-    for again in [DirectoryEvent::Revoke, expire] {
-        let (asked, again) = (key_package_ref.clone(), again.clone());
-        let moved = opened
-            .store
-            .write(move |tx| {
-                let row = tx.key_package(&asked)?.unwrap();
-                let revoked = row.state.clone().apply(DirectoryEvent::Revoke).unwrap();
-                tx.move_key_package(&row, &revoked)?;
-                let next = row.state.clone().apply(again.clone()).unwrap();
-                Ok(tx.move_key_package(&row, &next)?)
-            })
-            .await;
-        assert!(matches!(moved, Err(ServiceError::Fault(_))), "{moved:?}");
-        let asked = key_package_ref.clone();
-        let is_as_before = opened.store.read(move |tx| {
-            let row = tx.key_package(&asked)?.unwrap();
-            Ok(row.state == DirectoryState::Available)
-        });
-        assert!(is_as_before.await.unwrap(), "nothing of it is stored");
-    }
 }
 
 async fn what_is_queued_last_must_succeed_too(opened: Opened) {
@@ -281,15 +122,6 @@ async fn what_is_queued_last_must_succeed_too(opened: Opened) {
     assert_eq!(generation.unwrap(), (0, None));
 }
 
-fn reservation(by: DeviceKey, id: &str) -> Reservation {
-    Reservation {
-        id: id.to_owned(),
-        by,
-        group: group(),
-        until: NOW.plus(10),
-    }
-}
-
 async fn a_rehearsal_leaves_nothing_behind(opened: Opened) {
     let alice = opened.register("alice", 1).await.key;
     opened.store_key_package(alice, 1).await;
@@ -299,13 +131,11 @@ async fn a_rehearsal_leaves_nothing_behind(opened: Opened) {
             .store
             .rehearse(move |tx| {
                 post(tx, alice)?;
-                Ok(tx
-                    .take_available(&[(alice, 1)], serving(), &reservation(alice, "r"))?
-                    .remove(0))
+                Ok(take(tx, alice, alice, NOW.plus(10))?)
             })
             .await
             .unwrap();
-        assert_eq!(taken.unwrap().0, reference(1));
+        assert_eq!(taken.unwrap(), reference(1));
     }
     assert!(woken.times() == 0 || opened.looks_by_itself());
     assert_eq!(opened.count("SELECT count(*) FROM mail").await, 0);
@@ -321,12 +151,10 @@ async fn an_empty_pool_is_told_from_one_that_others_are_taking_from(opened: Open
     let alice = opened.register("alice", 1).await.key;
     opened.store_key_package(alice, 1).await;
     // Of two who ask for the last one at once, one is refused afterwards: the other gets it, whoever came first.
-    let take = async |id: &'static str, refuse: bool| {
+    let try_to_take = async |refuse: bool| {
         let taken = opened.store.write(move |tx| {
             tx.lock_devices([alice])?;
-            let taken = tx
-                .take_available(&[(alice, 1)], serving(), &reservation(alice, id))?
-                .remove(0);
+            let taken = take(tx, alice, alice, NOW.plus(10))?;
             if refuse && taken.is_some() {
                 return Err(ProblemType::Forbidden.into());
             }
@@ -334,10 +162,10 @@ async fn an_empty_pool_is_told_from_one_that_others_are_taking_from(opened: Open
         });
         taken.await
     };
-    let (refused, taken) = tokio::join!(take("a", true), take("b", false));
+    let (refused, taken) = tokio::join!(try_to_take(true), try_to_take(false));
     assert!(taken.unwrap());
     assert!(matches!(refused, Err(ServiceError::Refused(_)) | Ok(false)));
-    assert!(!take("c", false).await.unwrap());
+    assert!(!try_to_take(false).await.unwrap());
 }
 
 async fn the_audit_of_a_device_is_a_hash_chain(opened: Opened) {
@@ -352,7 +180,7 @@ async fn the_audit_of_a_device_is_a_hash_chain(opened: Opened) {
                 (AuditTransition::Reserve, Some("bob/bob-1"), Some(&group)),
                 (AuditTransition::Lapse, None, None),
             ] {
-                tx.append_audit(alice, &key_package_ref, transition, actor, group, NOW)?;
+                tx.append_audits(&[(alice, &key_package_ref)], transition, (actor, group), NOW)?;
             }
             Ok(())
         })
@@ -389,14 +217,8 @@ async fn append_at(opened: &Opened, device: DeviceKey, times: &'static [u64]) {
     let key_package_ref = reference(1);
     let appended = opened.store.write(move |tx| {
         for time in times {
-            tx.append_audit(
-                device,
-                &key_package_ref,
-                AuditTransition::Lapse,
-                None,
-                None,
-                NOW.plus(*time),
-            )?;
+            let (lapse, nobody) = (AuditTransition::Lapse, (None, None));
+            tx.append_audits(&[(device, &key_package_ref)], lapse, nobody, NOW.plus(*time))?;
         }
         Ok(())
     });
@@ -478,7 +300,8 @@ async fn a_year_of_transitions_leaves_those_of_ninety_days(opened: Opened) {
             for device in devices {
                 for number in 0..ROWS_A_WEEK {
                     let key_package_ref = reference(number as u8);
-                    tx.append_audit(device, &key_package_ref, AuditTransition::Upload, None, None, now)?;
+                    let (upload, nobody) = (AuditTransition::Upload, (None, None));
+                    tx.append_audits(&[(device, &key_package_ref)], upload, nobody, now)?;
                 }
             }
             Ok(())

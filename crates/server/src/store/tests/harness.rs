@@ -3,16 +3,16 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use larder_lifecycle::{DirectoryPolicy, Lifetime, UnixSeconds};
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, Kind, Lifetime, Listed, UnixSeconds};
 use larder_wire::{GroupId, KeyPackageRef};
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::NoTls;
 
-use crate::error::ServiceError;
+use crate::error::{Fault, ServiceError};
 use crate::store::statement::Param;
 use crate::store::{
-    Beginning, DeviceKey, DeviceRow, LogKind, LogRange, MailKind, NewKeyPackage, NewRow, Part, Serving,
-    Store, StoreLocation, Tx,
+    Beginning, DeviceKey, DeviceRow, LogKind, LogRange, MailKind, NewKeyPackage, NewRow, Part, ReservationId,
+    Serving, Store, StoreLocation, Tx,
 };
 use crate::wakeups::Wakeups;
 
@@ -239,6 +239,7 @@ pub(super) fn with_key_package<T>(
     store(&NewKeyPackage {
         key_package_ref: &reference(name),
         owner,
+        kind: Kind::SingleUse,
         suite: 1,
         init_key_hash: &[init_key; 32],
         encryption_key_hash: &encryption_key_hash,
@@ -248,6 +249,27 @@ pub(super) fn with_key_package<T>(
         },
         bytes: b"bytes",
     })
+}
+
+/// Takes the oldest KeyPackage of a device, for another one and the group.
+pub(super) fn take(
+    tx: &Tx<'_>,
+    owner: DeviceKey,
+    by: DeviceKey,
+    until: UnixSeconds,
+) -> Result<Option<KeyPackageRef>, Fault> {
+    let mut stocks = tx.stocks(None, &[owner], (&[1], serving()), 9)?;
+    let Some((oldest, _)) = stocks.remove(0).remove(0).oldest else {
+        return Ok(None);
+    };
+    let available = Listed::uploaded(Kind::SingleUse);
+    let group = group();
+    let taken = available
+        .apply(DirectoryEvent::Reserve { by, group, until })
+        .unwrap();
+    let id = ReservationId::made_at(NOW);
+    tx.write_state((owner, &oldest), (&available, &taken), Some(id))?;
+    Ok(Some(oldest))
 }
 
 /// What is served now, if it is valid for a while yet.

@@ -6,10 +6,10 @@ use std::sync::mpsc;
 use larder_lifecycle::{DirectoryPolicy, DrainLimits};
 use larder_wire::{DeviceOutcome, ReserveRequest};
 
-use super::harness::{NOW, Opened, group, serving};
+use super::harness::{NOW, Opened, group, take};
 use crate::directory::{self, Terms};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceRow, Reservation, Store};
+use crate::store::{DeviceRow, ReservationId, Store};
 
 on_both_engines! {
     a_request_keeps_its_place_in_the_store_even_when_its_caller_has_gone;
@@ -79,18 +79,8 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
     let held = opened
         .store
         .write(move |tx| {
-            for (by, id) in [(alice.key, "first"), (second.key, "second"), (bob.key, "third")] {
-                let reservation = Reservation {
-                    id: id.to_owned(),
-                    by,
-                    group: group(),
-                    until: NOW.plus(10),
-                };
-                assert!(
-                    tx.take_available(&[(target, 1)], serving(), &reservation)?
-                        .remove(0)
-                        .is_some()
-                );
+            for by in [alice.key, second.key, bob.key] {
+                assert!(take(tx, target, by, NOW.plus(10))?.is_some());
             }
             Ok(tx.held_by_user(user, (NOW, NOW.plus(99_999)), NOW)?)
         })
@@ -111,7 +101,7 @@ async fn a_user_s_own_devices_are_not_limited(opened: Opened) {
         (alice.clone(), DeviceOutcome::Ok),
         (alice, DeviceOutcome::Ok),
     ] {
-        let id = uuid::Uuid::new_v4().to_string();
+        let id = ReservationId::made_at(NOW);
         let reserved = opened
             .store
             .write(move |tx| {
@@ -129,7 +119,7 @@ async fn a_user_s_own_devices_are_not_limited(opened: Opened) {
                     limits: &limits,
                     now: NOW,
                 };
-                directory::reserve(tx, &by, &request, &id, terms)
+                directory::reserve(tx, &by, &request, id, terms)
             })
             .await
             .unwrap();

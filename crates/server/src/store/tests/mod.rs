@@ -1,4 +1,4 @@
-//! What every engine must do. Each test of `conformance`, `in_use`, `keys`, `limits` and `log` runs on SQLite and on PostgreSQL.
+//! What every engine must do. Each test of `conformance`, `in_use`, `key_packages`, `limits` and `log` runs on SQLite and on PostgreSQL.
 
 /// Each of these functions, which are given a store, as a test on each engine.
 macro_rules! on_both_engines {
@@ -24,7 +24,7 @@ mod conformance;
 mod distribution;
 mod harness;
 mod in_use;
-mod keys;
+mod key_packages;
 mod limits;
 mod log;
 mod plans;

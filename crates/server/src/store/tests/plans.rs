@@ -1,14 +1,14 @@
 //! No statement of a request or of the sweeper reads a table that grows from one end to the other.
 
-use larder_lifecycle::{DirectoryPolicy, LastResortState};
+use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, Kind};
 use larder_wire::{AuditTransition, Base64Url, Introduction, Voucher};
 use tokio_postgres::NoTls;
 
 use super::harness::{
-    NOW, Opened, commit, group, post, recorded, say, serving, start_group, waiting, with_key_package,
+    NOW, Opened, commit, group, post, recorded, say, serving, start_group, take, waiting, with_key_package,
 };
 use crate::store::postgres::translated;
-use crate::store::{Durations, NewBlob, Part, Reservation, StoreLocation};
+use crate::store::{Durations, NewBlob, NewKeyPackage, Part, ReservationId, StoreLocation};
 
 /// Tables of one row, and one of which only the first rows are ever read.
 const READ_FROM_ONE_END: [&str; 4] = ["FROM server", "clock", "totals", "WHERE b.part = 1"];
@@ -91,14 +91,9 @@ pub(super) async fn exercise(opened: &Opened) {
     opened
         .store
         .write(move |tx| {
-            let reservation = Reservation {
-                id: "r".to_owned(),
-                by: bob,
-                group: group(),
-                until: NOW,
-            };
+            let id = ReservationId::made_at(NOW);
             tx.lock_devices([alice.key])?;
-            tx.lock_reservation("r")?;
+            tx.lock_reservation(id)?;
             tx.lock_user(alice.user_key)?;
             tx.held_by_user(alice.user_key, (NOW, NOW), NOW)?;
             tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()), 9)?;
@@ -114,13 +109,17 @@ pub(super) async fn exercise(opened: &Opened) {
                 blob: 1,
             };
             tx.bring_back_to(NOW, &durations, 9)?;
-            tx.count_available_of_any_suite(alice.key, serving())?;
-            tx.count_live(alice.key)?;
-            tx.bytes_of(std::slice::from_ref(&ordinary))?;
-            tx.take_available(&[(alice.key, 1)], serving(), &reservation)?;
-            tx.append_audit(alice.key, &ordinary, AuditTransition::Reserve, None, None, NOW)?;
+            for kind in [Kind::SingleUse, Kind::LastResort] {
+                tx.count_available(alice.key, kind, serving())?;
+            }
+            tx.count_single_use(alice.key)?;
+            tx.bytes_of([(alice.key, &ordinary)])?;
+            take(tx, alice.key, bob, NOW)?;
             let head = tx.audit_head(alice.key)?;
-            tx.append_disclosure((alice.key, &head), &ordinary, Some(NOW), ("alice", &group()), NOW)?;
+            let told = (true, Some(NOW));
+            tx.append_disclosure((alice.key, &head), &ordinary, told, ("alice", &group()), NOW)?;
+            let upload = AuditTransition::Upload;
+            tx.append_audits(&[(alice.key, &ordinary)], upload, (None, None), NOW)?;
             tx.audit_rows(alice.key, 0, 9)?;
             tx.audit_oldest(alice.key)?;
             tx.audit_checkpoint(alice.key)?;
@@ -128,29 +127,25 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.bump_generation(alice.key)?;
             tx.generation(alice.key)?;
             tx.key_packages_of(alice.key)?;
-            tx.key_packages_of_reservation("r")?;
-            let row = tx.key_package(&ordinary)?.unwrap();
-            tx.move_key_package(&row, &crate::store::key_packages::StoredState::Lapsed)?;
+            tx.reserved_under(id)?;
+            tx.spent_under(id, bob, &group())?;
+            let row = tx.key_packages([(alice.key, &ordinary)])?.remove(0).unwrap();
+            let lapsed = row.listed.apply(DirectoryEvent::Lapse { now: NOW }).unwrap();
+            tx.write_state((alice.key, &ordinary), (&row.listed, &lapsed), row.reservation_id)?;
             tx.forget_key_packages(NOW, 9)?;
+            tx.forget_reservations(NOW, 9)?;
 
             tx.known_keys(&[b"key"])?;
-            tx.last_resorts(std::slice::from_ref(&ordinary))?;
             tx.note_upload(alice.key, NOW)?;
-            tx.count_live_last_resorts(alice.key, 1)?;
-            tx.has_active_last_resort(alice.key, serving())?;
-            with_key_package(alice.key, 2, 2, |new| tx.insert_last_resort(new, NOW))?;
-            tx.last_resorts_of(alice.key)?;
-            let row = tx.active_last_resort(alice.key, 1)?.unwrap();
-            tx.last_resort(&row.key_package_ref)?;
-            tx.last_resort_bytes(&row.key_package_ref)?;
-            tx.mark_last_resort_used(&row.key_package_ref)?;
-            tx.insert_last_resort_reservation(&row.key_package_ref, &reservation)?;
-            tx.last_resorts_of_reservation("r")?;
-            let held = tx
-                .last_resort_reservation(&row.key_package_ref, bob, &group())?
-                .unwrap();
-            tx.end_last_resort_reservation(&held)?;
-            tx.move_last_resort(&row, LastResortState::Gone)?;
+            tx.count_last_resorts(alice.key, 1)?;
+            with_key_package(alice.key, 2, 2, |new| {
+                let kind = Kind::LastResort;
+                tx.insert_key_package(&NewKeyPackage { kind, ..*new }, NOW)
+            })?;
+            let row = tx.available_last_resort(alice.key, 1)?.unwrap();
+            let named = (alice.key, &row.key_package_ref);
+            tx.reserved_last_resort(named, bob, &group())?;
+            tx.count_open_on_last_resort(alice.key, &row.key_package_ref)?;
             crate::directory::sweep(tx, &DirectoryPolicy::default(), NOW, 9)
         })
         .await
@@ -295,23 +290,22 @@ const FILL: &str = "
     INSERT INTO sessions SELECT hash, device, hash, n FROM spread;
     INSERT INTO invitations SELECT hash, n, n FROM spread;
     INSERT INTO idempotent_answers SELECT device, n::text, hash, hash, n FROM spread;
-    INSERT INTO key_packages (ref, device_id, suite, status, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
-        SELECT hash, device, 1, 0, hash, sha256(hash || 'k'), 0, n, n FROM spread;
-    UPDATE key_packages SET status = 1, holder = device_id, group_id = ref, reserved_until = not_after,
-        reservation_id = uploaded_at WHERE status = 0 AND not_after % 2 = 0;
-    UPDATE key_packages SET status = 3 WHERE status = 1 AND not_after % 100 <> 0;
-    INSERT INTO key_package_bytes SELECT ref, ref FROM key_packages WHERE status < 2;
+    INSERT INTO key_packages (ref, device_id, kind, suite, status, used, init_key_hash, encryption_key_hash, not_before,
+            not_after, uploaded_at)
+        SELECT hash, device, 0, 1, 0, 0, hash, sha256(hash || 'k'), 0, n, n FROM spread
+        UNION ALL SELECT sha256(hash), device, 1, n, 0, 0, sha256(hash), sha256(hash || 'l'), 0, n, n FROM spread;
+    UPDATE key_packages SET status = 1, used = 1 WHERE kind = 0 AND status = 0 AND not_after % 2 = 0;
+    UPDATE key_packages SET used = 1 WHERE kind = 1 AND status = 0 AND not_after % 10 = 0;
+    INSERT INTO reservations SELECT substr(ref, 1, 16), device_id, ref, kind, device_id, ref, not_after, 0
+        FROM key_packages WHERE used = 1 AND status = 1 - kind;
+    UPDATE reservations SET state = 2 WHERE state = 0 AND reserved_until % 100 <> 0;
+    UPDATE key_packages SET status = 4 WHERE status = 1 AND not_after % 100 <> 0;
+    UPDATE key_packages SET status = 6 WHERE kind = 1 AND status = 0 AND not_after % 10 > 1;
+    INSERT INTO key_package_bytes SELECT device_id, ref, ref FROM key_packages WHERE status < 3 ON CONFLICT DO NOTHING;
     INSERT INTO audit SELECT device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
     INSERT INTO audit_checkpoints SELECT device, min(n), '', min(n) FROM spread GROUP BY device
         ON CONFLICT DO NOTHING;
     UPDATE devices SET audit_oldest = id;
-    INSERT INTO last_resorts (ref, device_id, suite, status, used, init_key_hash, encryption_key_hash, not_before, not_after, uploaded_at)
-        SELECT sha256(hash), device, n, 0, 0, sha256(hash), sha256(hash || 'l'), 0, n, n FROM spread;
-    INSERT INTO last_resort_bytes SELECT ref, ref FROM last_resorts;
-    UPDATE last_resorts SET used = 1 WHERE not_after % 10 = 0;
-    INSERT INTO last_resort_reservations SELECT not_after, ref, device_id, ref, not_after FROM last_resorts
-        WHERE used = 1 AND status = 0;
-    UPDATE last_resorts SET status = 2 WHERE not_after % 10 > 1;
     INSERT INTO groups (id, suite, epoch, next_seq, waiting_bytes, created_at, empty_since)
         SELECT hash, 1, 1, 2, n % 2, n, CASE WHEN n % 10 = 0 THEN n END FROM spread;
     INSERT INTO members SELECT hash, device, 1, 1, 0, CASE WHEN n % 10 = 0 THEN 1 END, 0, 0 FROM spread;

@@ -214,13 +214,11 @@ impl Model {
         if !is_live(stored.state) {
             return;
         }
-        if stored.is_last_resort {
-            self.change(key_package_ref, KeyPackageState::Gone);
-        } else {
+        if !stored.is_last_resort {
             self.reservations
                 .retain(|reservation| reservation.key_package != *key_package_ref);
-            self.change(key_package_ref, KeyPackageState::Revoked);
         }
+        self.change(key_package_ref, KeyPackageState::Revoked);
     }
 
     pub(super) fn sweep(&mut self, now: u64) {

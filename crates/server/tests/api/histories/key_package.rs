@@ -146,8 +146,9 @@ impl KeyPackage {
             },
             Op::Abandon { by } => match (self.state?, &self.disclosed) {
                 (State::Reserved, Some(held)) if held.by != *by => unchanged(Answer::NotFound),
-                (State::Reserved, _) => {
-                    let next = self.moved(State::Lapsed, AuditTransition::Abandon, Some(by), None);
+                (State::Reserved, held) => {
+                    let group = held.as_ref().map(|held| &held.group);
+                    let next = self.moved(State::Lapsed, AuditTransition::Abandon, Some(by), group);
                     Some((next, Answer::Done))
                 }
                 _ => unchanged(Answer::Done),
@@ -204,7 +205,8 @@ impl KeyPackage {
         };
         let mut possible = Vec::new();
         if reserved && may_be_due {
-            possible.push(self.moved(KeyPackageState::Lapsed, AuditTransition::Lapse, None, None));
+            let group = self.disclosed.as_ref().map(|held| &held.group);
+            possible.push(self.moved(KeyPackageState::Lapsed, AuditTransition::Lapse, None, group));
         }
         if !(reserved && is_due && alone) {
             possible.push(self.clone());
