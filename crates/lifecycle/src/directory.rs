@@ -9,16 +9,9 @@
 //! ```
 
 use crate::policy::DirectoryPolicy;
+use crate::reservation::{Reservation, ReservationState};
+use crate::status::{DirectoryStatus, End, Kind};
 use crate::time::UnixSeconds;
-
-/// How often a KeyPackage may be handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Once (RFC 9420 §10).
-    SingleUse,
-    /// As often as nothing else is left (RFC 9420 §16.8). A device has one per ciphersuite.
-    LastResort,
-}
 
 /// The state of a KeyPackage in the directory.
 ///
@@ -38,68 +31,6 @@ pub enum DirectoryState {
     },
     /// Terminal.
     Ended(End),
-}
-
-/// Why a KeyPackage is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum End {
-    /// An accepted Commit added it.
-    Spent,
-    /// It was disclosed, and never committed.
-    Lapsed,
-    /// It has too little life left.
-    Expired,
-    /// Its owner withdrew it.
-    Revoked,
-    /// A newer last resort took its place, and its retirement is over.
-    Gone,
-}
-
-/// A [`DirectoryState`] without its data: what a column holds and an inventory tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DirectoryStatus {
-    /// See [`DirectoryState::Available`].
-    Available,
-    /// See [`DirectoryState::Taken`].
-    Reserved,
-    /// See [`DirectoryState::Retiring`].
-    Retiring,
-    /// See [`End::Spent`].
-    Spent,
-    /// See [`End::Lapsed`].
-    Lapsed,
-    /// See [`End::Expired`].
-    Expired,
-    /// See [`End::Revoked`].
-    Revoked,
-    /// See [`End::Gone`].
-    Gone,
-}
-
-/// A reservation: `by` may add the KeyPackage to `group`. `D` names a device, `G` a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Reservation<D, G> {
-    /// The device that may commit it.
-    pub by: D,
-    /// The group that it may be added to.
-    pub group: G,
-    /// From here on the sweeper may lapse it. A Commit that arrives before the sweep is still accepted.
-    pub until: UnixSeconds,
-    /// What has become of it.
-    pub state: ReservationState,
-}
-
-/// What has become of a reservation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ReservationState {
-    /// Its holder may commit it.
-    Open,
-    /// An accepted Commit used it. Terminal.
-    Committed,
-    /// Its holder gave it up, or its time was over. Terminal.
-    Lapsed,
-    /// The owner withdrew what was reserved. Terminal.
-    Revoked,
 }
 
 /// A KeyPackage in the directory, with the reservation that an event concerns.
@@ -346,28 +277,6 @@ impl DirectoryState {
     /// Whether nothing but the removal of the tombstone can happen any more.
     pub fn has_ended(self) -> bool {
         self.status().has_ended()
-    }
-}
-
-impl DirectoryStatus {
-    /// Every status.
-    pub const ALL: [Self; 8] = [
-        Self::Available,
-        Self::Reserved,
-        Self::Retiring,
-        Self::Spent,
-        Self::Lapsed,
-        Self::Expired,
-        Self::Revoked,
-        Self::Gone,
-    ];
-
-    /// Whether nothing but the removal of the tombstone can happen any more.
-    pub fn has_ended(self) -> bool {
-        match self {
-            Self::Available | Self::Reserved | Self::Retiring => false,
-            Self::Spent | Self::Lapsed | Self::Expired | Self::Revoked | Self::Gone => true,
-        }
     }
 }
 

@@ -19,16 +19,15 @@ mod plan;
 mod policy;
 mod pool;
 mod reconcile;
+mod reservation;
+mod status;
 mod time;
 
 pub use clock::{
     CLOCK_AWAY_SECONDS, CLOCK_STEADY_SECONDS, CLOCK_STEP_ACCEPTED_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX,
     ClockDoubt, ClockError, ClockGuard, ClockReading, ClockSuspension,
 };
-pub use directory::{
-    DirectoryEvent, DirectoryState, DirectoryStatus, End, Kind, Listed, Refusal, Reservation,
-    ReservationState,
-};
+pub use directory::{DirectoryEvent, DirectoryState, Listed, Refusal};
 pub use last_resort::{
     LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_RETIRING_SECONDS, NewestLastResort, last_resort_is_due,
 };
@@ -44,4 +43,6 @@ pub use policy::{
 };
 pub use pool::{PoolEvent, PoolRefusal, PoolState};
 pub use reconcile::{Correction, reconcile};
+pub use reservation::{Reservation, ReservationState};
+pub use status::{DirectoryStatus, End, Kind};
 pub use time::UnixSeconds;

@@ -1,5 +1,5 @@
-use crate::directory::{DirectoryStatus, Kind};
 use crate::last_resort::LAST_RESORT_RETIRING_SECONDS;
+use crate::status::{DirectoryStatus, Kind};
 use crate::time::UnixSeconds;
 
 /// The state of a KeyPackage in the pool of the device that owns it.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use crate::directory::{DirectoryStatus, Kind};
 use crate::pool::{PoolEvent, PoolState};
+use crate::status::{DirectoryStatus, Kind};
 use crate::time::UnixSeconds;
 
 /// One thing to set right so that pool and directory agree.
