@@ -29,10 +29,13 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<u32, PoolError> {
         tx.atomically(|| {
-            let named: BTreeSet<_> = directory.iter().map(|row| &row.key_package_ref).collect();
+            let named: BTreeSet<_> = directory
+                .iter()
+                .map(|told| (&told.key_package_ref, told.held.kind()))
+                .collect();
             let mut tally = Tally::default();
             for row in metadata::all(tx.connection())? {
-                if named.contains(&row.key_package_ref) {
+                if named.contains(&(&row.key_package_ref, row.kind)) {
                     continue;
                 }
                 let long_gone = row.uploaded_at.zip(earlier).is_some_and(|(at, then)| at < then);

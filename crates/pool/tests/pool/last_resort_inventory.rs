@@ -176,3 +176,44 @@ fn a_last_resort_ends_as_the_directory_says() {
         }
     }
 }
+
+#[test]
+fn what_a_restored_directory_does_not_name_is_kept_and_not_counted_on() {
+    let mut device = Device::new("alice/phone");
+    let kept_back = device.stock_last_resort().key_package_ref;
+    let ordinary = device.stock(1).remove(0).key_package_ref;
+    device.mint(1);
+    let lies = [
+        told(&kept_back, single_use(DirectoryStatus::Available)),
+        told(&ordinary, last_resort(DirectoryStatus::Available)),
+    ];
+    let distrusted = device.in_tx(|tx, pool, now| pool.distrust(tx, &lies, None, now));
+    assert_eq!(distrusted, 2);
+    let health = device.health();
+    assert_eq!((health.available, health.reserved, health.unconfirmed), (0, 1, 1));
+    assert_eq!(health.last_resort, None);
+    device.assert_consistent(3);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep().retired, 1);
+    let again = device.in_tx(|tx, pool, now| pool.distrust(tx, &[], Some(now), now));
+    assert_eq!(again, 0);
+    assert!(
+        device.bundle(&ordinary).is_none(),
+        "no invitation is expected any more"
+    );
+    device.assert_consistent(1);
+}
+
+#[test]
+fn an_older_last_resort_that_is_confirmed_retires_no_newer_one() {
+    let mut device = Device::new("alice/phone");
+    let (older, newer) = (device.mint_last_resort(), device.mint_last_resort());
+    device.confirm(&older, ACTIVE);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep(), Default::default());
+    assert_eq!(device.begin_upload()[0].key_package_ref, newer);
+    device.confirm(&newer, ACTIVE);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep().retired, 1);
+    assert!(device.bundle(&newer).is_some());
+}
