@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
-use larder_lifecycle::{DirectoryEvent, DirectoryState, PoolPolicy, UnixSeconds};
+use larder_lifecycle::{DirectoryEvent, DirectoryState, Kind, Listed, PoolPolicy, UnixSeconds};
 use larder_pool::openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use larder_pool::openmls::prelude::{
     BasicCredential, Ciphersuite, CredentialWithKey, KeyPackage, MlsGroup, MlsGroupCreateConfig,
@@ -80,10 +80,13 @@ impl Device {
     }
 }
 
+/// Devices and groups go by their names here.
+type Entry = Listed<&'static str, &'static str>;
+
 /// Stands for the server: what the pure transition function allows, and nothing else.
 #[derive(Default)]
 struct Directory {
-    states: BTreeMap<KeyPackageRef, DirectoryState<&'static str, &'static str>>,
+    listed: BTreeMap<KeyPackageRef, Entry>,
     bytes: BTreeMap<KeyPackageRef, Vec<u8>>,
 }
 
@@ -93,14 +96,14 @@ impl Directory {
         for Upload {
             key_package_ref,
             key_package,
-            ..
+            kind,
         } in uploads
         {
-            let state = self
-                .states
+            let entry = self
+                .listed
                 .entry(key_package_ref.clone())
-                .or_insert(DirectoryState::Available);
-            let verdict = Verdict::Held(Held::KeyPackage(state.status()));
+                .or_insert_with(|| Listed::uploaded(kind));
+            let verdict = held(entry).map_or(Verdict::Rejected, Verdict::Held);
             self.bytes.insert(key_package_ref.clone(), key_package);
             verdicts.push((key_package_ref, verdict));
         }
@@ -108,12 +111,14 @@ impl Directory {
     }
 
     fn inventory(&self) -> Vec<DirectoryRow> {
-        let row = |(key_package_ref, state): (&KeyPackageRef, &DirectoryState<_, _>)| DirectoryRow {
-            key_package_ref: key_package_ref.clone(),
-            held: Held::KeyPackage(state.status()),
-            reserved_until: None,
+        let row = |(key_package_ref, entry): (&KeyPackageRef, &Entry)| {
+            Some(DirectoryRow {
+                key_package_ref: key_package_ref.clone(),
+                held: held(entry)?,
+                reserved_until: entry.reservation.as_ref().map(|reservation| reservation.until),
+            })
         };
-        self.states.iter().map(row).collect()
+        self.listed.iter().filter_map(row).collect()
     }
 
     /// Moves one KeyPackage to its next state and hands out its bytes.
@@ -122,22 +127,24 @@ impl Directory {
         key_package_ref: &KeyPackageRef,
         event: DirectoryEvent<&'static str, &'static str>,
     ) -> Result<Vec<u8>, String> {
-        let state = self.states.remove(key_package_ref).ok_or("unknown")?;
-        let next = state.clone().apply(event);
-        self.states
-            .insert(key_package_ref.clone(), next.clone().unwrap_or(state));
-        next.map_err(|refusal| format!("refused: {refusal:?}"))?;
+        let entry = self.listed.get_mut(key_package_ref).ok_or("unknown")?;
+        *entry = entry
+            .apply(event)
+            .map_err(|refusal| format!("refused: {refusal:?}"))?;
         Ok(self.bytes[key_package_ref].clone())
     }
 
     fn any_available(&self) -> Option<KeyPackageRef> {
-        let available =
-            |(_, state): &(&KeyPackageRef, &DirectoryState<_, _>)| **state == DirectoryState::Available;
-        self.states
+        self.listed
             .iter()
-            .find(available)
+            .find(|(_, entry)| entry.kind == Kind::SingleUse && entry.state == DirectoryState::Available)
             .map(|(key_package_ref, _)| key_package_ref.clone())
     }
+}
+
+/// What an upload's answer and the inventory tell of a KeyPackage.
+fn held(entry: &Entry) -> Option<Held> {
+    Held::new(entry.kind, entry.state.status(), entry.used)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

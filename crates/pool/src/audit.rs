@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use crate::codec::CborCodec;
 use crate::column;
 use crate::error::{Corrupt, StoreError};
-use crate::{last_resort_rows, metadata};
+use crate::metadata;
 
 /// OpenMLS's bundles against the pool's live rows.
 ///
@@ -35,15 +35,11 @@ pub(crate) fn audit(connection: &Connection) -> Result<Audit, StoreError> {
     // One snapshot for both tables.
     let snapshot = connection.unchecked_transaction()?;
     let bundles = bundles(&snapshot)?;
-    let key_packages = metadata::all(&snapshot)?
+    let live: BTreeSet<_> = metadata::all(&snapshot)?
         .into_iter()
         .filter(|row| row.state.is_live())
-        .map(|row| row.key_package_ref);
-    let last_resorts = last_resort_rows::all(&snapshot)?
-        .into_iter()
-        .filter(|row| row.state.is_live())
-        .map(|row| row.key_package_ref);
-    let live: BTreeSet<_> = key_packages.chain(last_resorts).collect();
+        .map(|row| row.key_package_ref)
+        .collect();
     Ok(Audit {
         bundles: column::count(bundles.len()),
         live: column::count(live.len()),

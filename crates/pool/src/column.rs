@@ -11,17 +11,16 @@ pub(crate) fn of_time(time: UnixSeconds) -> i64 {
     i64::try_from(time.0).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn time(row: &Row<'_>, index: usize, name: &'static str) -> Result<UnixSeconds, StoreError> {
-    optional_time(row, index, name)?
-        .ok_or_else(|| rusqlite::Error::InvalidColumnType(index, name.to_owned(), Type::Null).into())
+pub(crate) fn time(row: &Row<'_>, name: &'static str) -> Result<UnixSeconds, StoreError> {
+    let missing = |index| rusqlite::Error::InvalidColumnType(index, name.to_owned(), Type::Null);
+    match optional_time(row, name)? {
+        Some(time) => Ok(time),
+        None => Err(missing(row.as_ref().column_index(name)?).into()),
+    }
 }
 
-pub(crate) fn optional_time(
-    row: &Row<'_>,
-    index: usize,
-    name: &'static str,
-) -> Result<Option<UnixSeconds>, StoreError> {
-    let seconds: Option<i64> = row.get(index)?;
+pub(crate) fn optional_time(row: &Row<'_>, name: &'static str) -> Result<Option<UnixSeconds>, StoreError> {
+    let seconds: Option<i64> = row.get(name)?;
     Ok(seconds
         .map(|seconds| u64::try_from(seconds).map_err(|_| Corrupt::NegativeTime(name)))
         .transpose()?

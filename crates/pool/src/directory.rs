@@ -1,47 +1,65 @@
-use std::collections::BTreeSet;
-
-use larder_lifecycle::{
-    Correction, DirectoryStatus, OwnLastResort, OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds,
-    reconcile,
-};
+use larder_lifecycle::{Correction, DirectoryStatus, Kind, PoolEvent, PoolState, UnixSeconds, reconcile};
 use openmls::prelude::KeyPackageRef;
 
 use crate::error::PoolError;
-use crate::last_resort::hear;
+use crate::last_resort::{note_use, retire_older};
+use crate::losses;
+use crate::metadata::{self, Metadata};
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
-use crate::transition::{Tally, apply, apply_to_last_resort};
-use crate::{last_resort_rows, losses, metadata};
+use crate::transition::{Change, Tally, apply};
 
 /// What the directory holds under a KeyPackageRef.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// A single-use KeyPackage, in this state.
-    KeyPackage(DirectoryStatus),
-    /// A last resort, in this state.
-    LastResort(LastResortHeld),
+pub struct Held {
+    kind: Kind,
+    status: DirectoryStatus,
+    used: bool,
 }
 
-/// The state of a last resort in the directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LastResortHeld {
-    /// Handed out when nothing else is left.
-    Active {
-        /// Whether it ever was.
-        used: bool,
-    },
-    /// A newer one took its place. A Commit of a device that reserved it before is still accepted.
-    Retiring,
-    /// No Commit can add it any more.
-    Gone,
-}
-
-impl LastResortHeld {
-    fn is_active(self) -> bool {
-        match self {
-            Self::Active { .. } => true,
-            Self::Retiring | Self::Gone => false,
+impl Held {
+    /// A KeyPackage of this kind in this state. `used` says whether it was ever handed out; it matters of a last resort.
+    ///
+    /// `None` for a state that no KeyPackage of the kind is ever in. A single-use one is available, reserved, spent, lapsed,
+    /// expired or revoked; a last resort is available, retiring, expired, revoked or gone.
+    pub const fn new(kind: Kind, status: DirectoryStatus, used: bool) -> Option<Self> {
+        use DirectoryStatus as D;
+        let can_be = match (kind, status) {
+            (Kind::SingleUse | Kind::LastResort, D::Available | D::Expired | D::Revoked)
+            | (Kind::SingleUse, D::Reserved | D::Spent | D::Lapsed)
+            | (Kind::LastResort, D::Retiring | D::Gone) => true,
+            (Kind::SingleUse, D::Retiring | D::Gone)
+            | (Kind::LastResort, D::Reserved | D::Spent | D::Lapsed) => false,
+        };
+        if can_be {
+            Some(Self { kind, status, used })
+        } else {
+            None
         }
+    }
+
+    /// A KeyPackage of this kind that may be handed out and never was.
+    pub const fn available(kind: Kind) -> Self {
+        Self {
+            kind,
+            status: DirectoryStatus::Available,
+            used: false,
+        }
+    }
+
+    /// How often it may be handed out.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its state.
+    pub fn status(&self) -> DirectoryStatus {
+        self.status
+    }
+
+    /// Whether it was ever handed out.
+    pub fn used(&self) -> bool {
+        self.used
     }
 }
 
@@ -108,27 +126,22 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<Confirmed, PoolError> {
         tx.atomically(|| {
-            let mut tally = Tally::default();
+            let mut heard = Heard::default();
             for (key_package_ref, verdict) in verdicts {
-                if let Some(row) = metadata::find(tx.connection(), key_package_ref)? {
-                    let event = match verdict {
-                        Verdict::Held(Held::KeyPackage(status)) => PoolEvent::Confirmed(*status),
-                        Verdict::Held(Held::LastResort(_)) => continue,
-                        Verdict::Rejected => PoolEvent::Rejected,
-                    };
-                    tally.note(apply(tx, &row, event, now)?);
-                } else if let Some(row) = last_resort_rows::find(tx.connection(), key_package_ref)? {
-                    match verdict {
-                        Verdict::Held(Held::KeyPackage(_)) => {}
-                        Verdict::Held(Held::LastResort(held)) => hear(tx, &row, *held, now, &mut tally)?,
-                        Verdict::Rejected => {
-                            let rejected = OwnLastResortEvent::Rejected;
-                            tally.note(apply_to_last_resort(tx, &row, rejected, now)?);
-                        }
+                let Some(row) = metadata::find(tx.connection(), key_package_ref)? else {
+                    continue;
+                };
+                match verdict {
+                    Verdict::Rejected => heard.apply(tx, &row, PoolEvent::Rejected, now)?,
+                    Verdict::Held(held) if held.kind == row.kind => {
+                        let row = note_use(tx, row, held.used, now)?;
+                        heard.apply(tx, &row, PoolEvent::told(held.kind, held.status, now), now)?;
                     }
+                    // A word on the other kind is no word on it.
+                    Verdict::Held(_) => {}
                 }
             }
-            let Tally { moved, erased } = tally;
+            let Tally { moved, erased } = heard.finish(tx, now)?;
             Ok(Confirmed { moved, erased })
         })
     }
@@ -148,18 +161,42 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<Reconciled, PoolError> {
         tx.atomically(|| {
-            let mut found = Findings::default();
-            self.reconcile_key_packages(tx, directory, now, &mut found)?;
-            self.reconcile_last_resorts(tx, directory, now, &mut found)?;
-            take_over_reservations(tx, directory)?;
-            losses::hold_to_cap(tx, now, &mut found.tally)?;
-            Ok(Reconciled {
-                revoke_there: found.revoke_there,
-                upload_again: found.upload_again,
-                moved: found.tally.moved,
-                lost: found.lost,
-                erased: found.tally.erased,
-            })
+            let connection = tx.connection();
+            let current = self.generation(tx)?;
+            let here = metadata::all(connection)?;
+            let corrections = reconcile(
+                here.iter()
+                    .map(|row| (row.key_package_ref.clone(), row.kind, row.state)),
+                directory
+                    .iter()
+                    .map(|told| (told.key_package_ref.clone(), told.held.kind, told.held.status)),
+                now,
+            );
+            let (mut found, mut heard) = (Reconciled::default(), Heard::default());
+            for correction in corrections {
+                match correction {
+                    Correction::RevokeThere(key_package_ref) => found.revoke_there.push(key_package_ref),
+                    Correction::UploadAgain(key_package_ref) => {
+                        let row = metadata::find(connection, &key_package_ref)?;
+                        found.upload_again += u32::from(row.map(|row| row.generation) == current);
+                    }
+                    Correction::Apply(key_package_ref, event) => {
+                        let Some(row) = metadata::find(connection, &key_package_ref)? else {
+                            continue;
+                        };
+                        if event == PoolEvent::Missing {
+                            found.lost += 1;
+                            losses::note(connection, &row)?;
+                        }
+                        heard.apply(tx, &row, event, now)?;
+                    }
+                }
+            }
+            take_over_hints(tx, directory, now)?;
+            let mut tally = heard.finish(tx, now)?;
+            losses::hold_to_cap(tx, now, &mut tally)?;
+            (found.moved, found.erased) = (tally.moved, tally.erased);
+            Ok(found)
         })
     }
 
@@ -180,126 +217,73 @@ impl KeyPackagePool {
         tx.atomically(|| {
             let mut tally = Tally::default();
             for told in directory {
-                if told.held != Held::KeyPackage(DirectoryStatus::Spent) {
+                if told.held.status != DirectoryStatus::Spent {
                     continue;
                 }
-                if let Some(row) = metadata::find(tx.connection(), &told.key_package_ref)? {
-                    tally.note(apply(tx, &row, PoolEvent::Revoke, now)?);
+                match metadata::find(tx.connection(), &told.key_package_ref)? {
+                    Some(row) if row.kind == told.held.kind => {
+                        tally.note(apply(tx, &row, PoolEvent::Revoke, now)?);
+                    }
+                    Some(_) | None => {}
                 }
             }
             Ok(tally.erased)
         })
     }
-
-    fn reconcile_key_packages(
-        &self,
-        tx: &Tx<'_>,
-        directory: &[DirectoryRow],
-        now: UnixSeconds,
-        found: &mut Findings,
-    ) -> Result<(), PoolError> {
-        let current = self.generation(tx)?;
-        let here = metadata::all(tx.connection())?;
-        // What is of the other kind here than there is no word on either.
-        let other_kind: BTreeSet<_> = last_resort_rows::all(tx.connection())?
-            .into_iter()
-            .map(|row| row.key_package_ref)
-            .collect();
-        let there = directory.iter().filter_map(|told| match told.held {
-            Held::KeyPackage(status) if !other_kind.contains(&told.key_package_ref) => {
-                Some((told.key_package_ref.clone(), status))
-            }
-            Held::KeyPackage(_) | Held::LastResort(_) => None,
-        });
-        let corrections = reconcile(
-            here.iter().map(|row| (row.key_package_ref.clone(), row.state)),
-            there,
-        );
-        for correction in corrections {
-            match correction {
-                Correction::RevokeThere(key_package_ref) => found.revoke_there.push(key_package_ref),
-                Correction::UploadAgain(key_package_ref) => {
-                    let row = metadata::find(tx.connection(), &key_package_ref)?;
-                    found.upload_again += u32::from(row.map(|row| row.generation) == current);
-                }
-                Correction::Apply(key_package_ref, event) => {
-                    let Some(row) = metadata::find(tx.connection(), &key_package_ref)? else {
-                        continue;
-                    };
-                    if event == PoolEvent::Missing {
-                        found.lost += 1;
-                        // What was handed out was replaced by then.
-                        let owed = u32::from(row.state == PoolState::Available);
-                        losses::owe(tx.connection(), row.generation, owed, 0)?;
-                    }
-                    found.tally.note(apply(tx, &row, event, now)?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn reconcile_last_resorts(
-        &self,
-        tx: &Tx<'_>,
-        directory: &[DirectoryRow],
-        now: UnixSeconds,
-        found: &mut Findings,
-    ) -> Result<(), PoolError> {
-        let connection = tx.connection();
-        let mut named = BTreeSet::new();
-        for told in directory {
-            let (key_package_ref, Held::LastResort(held)) = (&told.key_package_ref, told.held) else {
-                continue;
-            };
-            named.insert(key_package_ref);
-            match last_resort_rows::find(connection, key_package_ref)? {
-                Some(row) if row.state == OwnLastResort::Lost && held.is_active() => {
-                    found.revoke_there.push(key_package_ref.clone());
-                }
-                Some(row) if row.state.is_live() => hear(tx, &row, held, now, &mut found.tally)?,
-                None if metadata::find(connection, key_package_ref)?.is_some() => {}
-                Some(_) | None => match held {
-                    LastResortHeld::Active { .. } | LastResortHeld::Retiring => {
-                        found.revoke_there.push(key_package_ref.clone());
-                    }
-                    LastResortHeld::Gone => {}
-                },
-            }
-        }
-        let current = self.generation(tx)?;
-        for row in last_resort_rows::all(connection)? {
-            if named.contains(&row.key_package_ref) {
-                continue;
-            }
-            let again = row.state == OwnLastResort::Created && Some(row.generation) == current;
-            found.upload_again += u32::from(again);
-            if row.state == OwnLastResort::Active {
-                found.lost += 1;
-                losses::owe(connection, row.generation, 0, 1)?;
-                let change = apply_to_last_resort(tx, &row, OwnLastResortEvent::Missing, now)?;
-                found.tally.note(change);
-            }
-        }
-        Ok(())
-    }
 }
 
+/// What the directory's words have done so far.
 #[derive(Default)]
-struct Findings {
-    revoke_there: Vec<KeyPackageRef>,
-    upload_again: u32,
-    lost: u32,
+struct Heard {
     tally: Tally,
+    /// The last resorts that were confirmed.
+    confirmed: Vec<Metadata>,
 }
 
-fn take_over_reservations(tx: &Tx<'_>, directory: &[DirectoryRow]) -> Result<(), PoolError> {
+impl Heard {
+    fn apply(
+        &mut self,
+        tx: &Tx<'_>,
+        row: &Metadata,
+        event: PoolEvent,
+        now: UnixSeconds,
+    ) -> Result<(), PoolError> {
+        let change = apply(tx, row, event, now)?;
+        self.tally.note(change);
+        if (row.kind, change) == (Kind::LastResort, Change::Moved(PoolState::Available)) {
+            self.confirmed.push(row.clone());
+        }
+        Ok(())
+    }
+
+    /// Retires the last resorts that those which were confirmed replace; after everything that was said of them, so that
+    /// its order makes no difference.
+    fn finish(mut self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Tally, PoolError> {
+        for newer in &self.confirmed {
+            retire_older(tx, newer, now, &mut self.tally)?;
+        }
+        Ok(self.tally)
+    }
+}
+
+fn take_over_hints(tx: &Tx<'_>, directory: &[DirectoryRow], now: UnixSeconds) -> Result<(), PoolError> {
     for told in directory {
-        let Some(row) = metadata::find(tx.connection(), &told.key_package_ref)? else {
-            continue;
+        let row = match metadata::find(tx.connection(), &told.key_package_ref)? {
+            Some(row) if row.kind == told.held.kind && row.state.is_live() => row,
+            Some(_) | None => continue,
         };
-        if row.state.is_live() && row.reservation_expires_at != told.reserved_until {
-            metadata::set_reservation(tx.connection(), &row.key_package_ref, told.reserved_until)?;
+        match row.kind {
+            Kind::SingleUse if row.reservation_expires_at != told.reserved_until => {
+                let next = Metadata {
+                    reservation_expires_at: told.reserved_until,
+                    ..row.clone()
+                };
+                metadata::write_state(tx.connection(), &row, &next)?;
+            }
+            Kind::SingleUse => {}
+            Kind::LastResort => {
+                note_use(tx, row, told.held.used, now)?;
+            }
         }
     }
     Ok(())

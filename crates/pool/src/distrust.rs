@@ -1,14 +1,13 @@
 use std::collections::BTreeSet;
 
-use larder_lifecycle::{DirectoryStatus, OwnLastResort, PoolEvent, PoolState, UnixSeconds};
+use larder_lifecycle::{DirectoryStatus, Kind, PoolEvent, PoolState, UnixSeconds};
 
 use crate::directory::DirectoryRow;
 use crate::error::PoolError;
-use crate::last_resort::retire;
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
 use crate::transition::{Tally, apply};
-use crate::{generation, last_resort_rows, metadata};
+use crate::{generation, metadata};
 
 impl KeyPackagePool {
     /// Stops counting on what the directory does not know any more, because it was restored from a backup: it may have
@@ -30,37 +29,39 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<u32, PoolError> {
         tx.atomically(|| {
-            let named: BTreeSet<_> = directory.iter().map(|row| &row.key_package_ref).collect();
+            let named: BTreeSet<_> = directory
+                .iter()
+                .map(|told| (&told.key_package_ref, told.held.kind()))
+                .collect();
             let mut tally = Tally::default();
             for row in metadata::all(tx.connection())? {
-                if named.contains(&row.key_package_ref) {
+                if named.contains(&(&row.key_package_ref, row.kind)) {
                     continue;
                 }
                 let long_gone = row.uploaded_at.zip(earlier).is_some_and(|(at, then)| at < then);
-                let event = match row.state {
+                let event = match (row.kind, row.state) {
                     // It never left this device.
-                    PoolState::Created if row.uploaded_at.is_none() => continue,
-                    PoolState::Reserved | PoolState::Lost if long_gone => PoolEvent::Revoke,
-                    PoolState::Created | PoolState::Available | PoolState::Reserved => {
+                    (_, PoolState::Created) if row.uploaded_at.is_none() => continue,
+                    (Kind::SingleUse, PoolState::Reserved | PoolState::Lost) if long_gone => {
+                        PoolEvent::Revoke
+                    }
+                    (Kind::SingleUse, PoolState::Created | PoolState::Available) => {
                         PoolEvent::Confirmed(DirectoryStatus::Reserved)
                     }
-                    PoolState::Lost
-                    | PoolState::Spent
-                    | PoolState::Lapsed
-                    | PoolState::Expired
-                    | PoolState::Revoked => continue,
+                    (Kind::LastResort, PoolState::Created | PoolState::Available) => PoolEvent::replaced(now),
+                    (
+                        _,
+                        PoolState::Reserved
+                        | PoolState::Retiring { .. }
+                        | PoolState::Lost
+                        | PoolState::Spent
+                        | PoolState::Lapsed
+                        | PoolState::Expired
+                        | PoolState::Revoked
+                        | PoolState::Gone,
+                    ) => continue,
                 };
                 tally.note(apply(tx, &row, event, now)?);
-            }
-            for row in last_resort_rows::all(tx.connection())? {
-                let sent = match row.state {
-                    OwnLastResort::Created => row.uploaded_at.is_some(),
-                    OwnLastResort::Active => true,
-                    OwnLastResort::Retiring { .. } | OwnLastResort::Lost | OwnLastResort::Erased => false,
-                };
-                if sent && !named.contains(&row.key_package_ref) {
-                    tally.note(retire(tx, &row, now)?);
-                }
             }
             Ok(tally.moved)
         })

@@ -72,7 +72,14 @@ pub enum Corrupt {
     /// A time before 1970; names the column.
     #[error("negative {0}")]
     NegativeTime(&'static str),
-    /// A terminal row without the time of its end, or a live row with one.
+    /// A kind that no version of this crate writes.
+    #[error("unknown kind {0}")]
+    UnknownKind(i64),
+    /// A status that a KeyPackage of its kind never has.
+    #[error("status and kind disagree")]
+    Kind,
+    /// A terminal row without the time of its end, or a live row with one; a retiring row without the time until which it
+    /// does, or another row with one.
     #[error("status and end disagree")]
     End,
     /// Metadata of a live KeyPackage without private keys, or private keys without such metadata.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use larder_lifecycle::PoolState;
 use openmls::prelude::{
     Capabilities, Ciphersuite, Credential, CredentialWithKey, ExtensionType, KeyPackage, SignaturePublicKey,
 };
@@ -10,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{PoolError, StoreError};
-use crate::metadata;
+use crate::metadata::{self, Metadata};
 use crate::pool::bundle;
 use crate::store::Tx;
 
@@ -214,17 +213,15 @@ pub(crate) fn adopt(tx: &Tx<'_>, suite: Ciphersuite, current: &Fingerprint) -> R
             if row.generation != unknown {
                 continue;
             }
-            let bundle = match row.state {
-                PoolState::Created | PoolState::Available | PoolState::Reserved | PoolState::Lost => {
-                    bundle(tx, &row.key_package_ref)?
-                }
-                PoolState::Spent | PoolState::Lapsed | PoolState::Expired | PoolState::Revoked => None,
-            };
-            let generation = match bundle {
+            let generation = match bundle(tx, &row.key_package_ref)? {
                 Some(bundle) => ensure(connection, &Fingerprint::of_key_package(bundle.key_package()))?,
                 None => ensure(connection, current)?,
             };
-            metadata::set_generation(connection, &row.key_package_ref, generation)?;
+            let next = Metadata {
+                generation,
+                ..row.clone()
+            };
+            metadata::write_state(connection, &row, &next)?;
         }
         connection.execute(
             "DELETE FROM keypackage_pool_generations WHERE generation = ?1",
@@ -248,8 +245,8 @@ pub(crate) fn supersede_all(connection: &Connection) -> Result<(), StoreError> {
 /// Forgets generations that no row is of any more.
 pub(crate) fn forget_empty(connection: &Connection) -> Result<(), StoreError> {
     connection.execute(
-        "DELETE FROM keypackage_pool_generations WHERE generation NOT IN
-         (SELECT generation FROM keypackage_pool_metadata UNION SELECT generation FROM keypackage_pool_last_resorts)",
+        "DELETE FROM keypackage_pool_generations
+         WHERE generation NOT IN (SELECT generation FROM keypackage_pool_metadata)",
         [],
     )?;
     Ok(())

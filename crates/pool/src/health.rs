@@ -1,13 +1,13 @@
-use larder_lifecycle::{Census, Level, OwnLastResort, Plan, PoolState, UnixSeconds, Worth, plan};
+use larder_lifecycle::{Census, Kind, Level, Plan, PoolState, UnixSeconds, Worth, plan};
 
 use crate::column::count;
 use crate::error::PoolError;
 use crate::generation::{self, Generation};
 use crate::losses::Losses;
-use crate::metadata::{self, Metadata};
+use crate::metadata::{self, Metadata, in_stock};
 use crate::pool::KeyPackagePool;
+use crate::quarantine;
 use crate::store::Tx;
-use crate::{last_resort_rows, quarantine};
 
 /// How a pool is doing, from local facts. It counts single-use KeyPackages of the present generation, unless a field
 /// says otherwise.
@@ -125,7 +125,7 @@ impl KeyPackagePool {
     pub fn health(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<PoolHealth, PoolError> {
         let current = self.generation(tx)?;
         let others = generation::of_suite(tx.connection(), self.ciphersuite)?;
-        let rows = metadata::all(tx.connection())?;
+        let rows = metadata::of_kind(tx.connection(), Kind::SingleUse)?;
         let census = self.census(&rows, current, Losses::of(tx.connection(), current)?, now);
         let usable = census.usable;
         let next_action = if plan(&self.policy, census).mint > 0
@@ -157,54 +157,60 @@ impl KeyPackagePool {
             level: Level::of(usable, self.policy.low_watermark()),
             next_action,
         };
-        for row in rows {
-            if Some(row.generation) != current {
-                health.outdated += u32::from(row.state.is_in_stock() && others.contains(&row.generation));
-                continue;
+        for row in metadata::all(tx.connection())? {
+            if Some(row.generation) == current {
+                self.count(&mut health, &row, now);
+            } else if row.kind == Kind::SingleUse && others.contains(&row.generation) {
+                health.outdated += u32::from(row.state.is_in_stock());
             }
-            health.last_upload = health.last_upload.max(row.uploaded_at);
-            let count = match row.state {
-                PoolState::Created => &mut health.unconfirmed,
-                PoolState::Available => match self.policy.worth(row.lifetime, now) {
-                    Worth::Good | Worth::ExpiringSoon => &mut health.available,
-                    Worth::NotYet => &mut health.not_yet_valid,
-                    Worth::Over => &mut health.expired,
-                },
-                PoolState::Reserved => &mut health.reserved,
-                PoolState::Lost => &mut health.lost,
-                PoolState::Spent => &mut health.spent,
-                PoolState::Lapsed => &mut health.lapsed,
-                PoolState::Expired => &mut health.expired,
-                PoolState::Revoked => &mut health.revoked,
-            };
-            *count += 1;
         }
         // What counts is available, since it stops counting before it stops being handed out.
         health.expiring_soon = health.available.saturating_sub(usable);
-        for row in last_resort_rows::all(tx.connection())? {
-            if Some(row.generation) != current {
-                continue;
-            }
-            health.last_upload = health.last_upload.max(row.uploaded_at);
-            let worth = self.policy.worth(row.lifetime, now);
-            if row.state == OwnLastResort::Active && worth.is_available() {
+        Ok(health)
+    }
+
+    /// Counts one of this generation.
+    fn count(&self, health: &mut PoolHealth, row: &Metadata, now: UnixSeconds) {
+        health.last_upload = health.last_upload.max(row.uploaded_at);
+        let worth = self.policy.worth(row.lifetime, now);
+        if row.kind == Kind::LastResort {
+            // The newest comes last.
+            if row.state == PoolState::Available && worth.is_available() {
                 health.last_resort = Some(LastResortHealth {
                     used: row.used_at.is_some(),
                     created_at: row.created_at,
                     not_after: row.lifetime.not_after,
                 });
             }
+            return;
         }
-        Ok(health)
+        let count = match row.state {
+            PoolState::Created => &mut health.unconfirmed,
+            PoolState::Available => match worth {
+                Worth::Good | Worth::ExpiringSoon => &mut health.available,
+                Worth::NotYet => &mut health.not_yet_valid,
+                Worth::Over => &mut health.expired,
+            },
+            PoolState::Reserved => &mut health.reserved,
+            PoolState::Lost => &mut health.lost,
+            PoolState::Spent => &mut health.spent,
+            PoolState::Lapsed => &mut health.lapsed,
+            PoolState::Expired => &mut health.expired,
+            PoolState::Revoked => &mut health.revoked,
+            // A last resort's alone.
+            PoolState::Retiring { .. } | PoolState::Gone => return,
+        };
+        *count += 1;
     }
 
     fn census_of(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Census, PoolError> {
         let (connection, current) = (tx.connection(), self.generation(tx)?);
         let losses = Losses::of(connection, current)?;
-        Ok(self.census(&metadata::all(connection)?, current, losses, now))
+        let rows = metadata::of_kind(connection, Kind::SingleUse)?;
+        Ok(self.census(&rows, current, losses, now))
     }
 
-    /// Counts this generation; live are those of every generation and suite, as the hard cap counts them.
+    /// Counts single-use ones of this generation; live are those of every generation and suite, as the hard cap counts them.
     pub(crate) fn census(
         &self,
         rows: &[Metadata],
@@ -223,7 +229,7 @@ impl KeyPackagePool {
         Census {
             usable: counted(PoolState::Available),
             unconfirmed: counted(PoolState::Created),
-            live: count(rows.iter().filter(|row| row.state.is_in_stock()).count()),
+            live: in_stock(rows),
             withheld: losses.withheld(now),
         }
     }

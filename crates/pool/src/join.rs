@@ -1,4 +1,4 @@
-use larder_lifecycle::{OwnLastResort, OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
+use larder_lifecycle::{Kind, PoolState, UnixSeconds};
 use openmls::prelude::{
     GroupEpoch, JoinBuilder, KeyPackageBundle, KeyPackageRef, LeafNodeIndex, MlsGroup, MlsGroupJoinConfig,
     MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider as _, ProcessedWelcome, RatchetTreeIn, StagedWelcome,
@@ -9,13 +9,12 @@ use tls_codec::Deserialize as _;
 
 use crate::error::{Corrupt, PoolError, StoreError};
 use crate::join_error::{Erasure, JoinError};
-use crate::last_resort_rows::{self, LastResort};
 use crate::metadata::{self, Metadata};
 use crate::pool::{KeyPackagePool, bundle};
 use crate::provider::Provider;
 use crate::quarantine;
 use crate::store::Tx;
-use crate::transition::enter;
+use crate::{last_resort_joins, transition};
 
 /// A group joined from a Welcome.
 #[derive(Debug)]
@@ -26,32 +25,9 @@ pub struct Joined {
     pub adder: LeafNodeIndex,
     /// The KeyPackage that the Welcome was for. It is spent and its private keys are gone, unless it is a last resort.
     pub key_package_ref: KeyPackageRef,
-    /// Whether it is a last resort. It opens other invitations too, so its private keys are kept until it is replaced;
+    /// What it is. A last resort opens other invitations too, so its private keys are kept until it is replaced;
     /// [`KeyPackagePool::last_resort_due`] says so from here on.
-    pub last_resort: bool,
-}
-
-/// What the pool knows of a KeyPackageRef.
-pub(crate) enum KnownRow {
-    KeyPackage(Metadata),
-    LastResort(LastResort),
-}
-
-impl KnownRow {
-    pub(crate) fn find(tx: &Tx<'_>, key_package_ref: &KeyPackageRef) -> Result<Option<Self>, StoreError> {
-        let connection = tx.connection();
-        if let Some(row) = metadata::find(connection, key_package_ref)? {
-            return Ok(Some(Self::KeyPackage(row)));
-        }
-        Ok(last_resort_rows::find(connection, key_package_ref)?.map(Self::LastResort))
-    }
-
-    fn not_after(&self) -> UnixSeconds {
-        match self {
-            Self::KeyPackage(row) => row.lifetime.not_after,
-            Self::LastResort(row) => row.lifetime.not_after,
-        }
-    }
+    pub kind: Kind,
 }
 
 impl KeyPackagePool {
@@ -124,8 +100,8 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<Joined, JoinError> {
         let (key_package_ref, bundle) = look_up(tx, &welcome)?;
-        let row = KnownRow::find(tx, &key_package_ref)?.ok_or(Corrupt::Bundle)?;
-        let not_after = row.not_after();
+        let row = metadata::find(tx.connection(), &key_package_ref)?.ok_or(Corrupt::Bundle)?;
+        let not_after = row.lifetime.not_after;
         if now >= self.policy.erase_at(not_after) {
             return Err(JoinError::Expired {
                 key_package_ref,
@@ -143,58 +119,31 @@ impl KeyPackagePool {
         let adder = staged.welcome_sender_index();
         let group = staged.into_group(&provider)?;
 
-        let last_resort = use_up(tx, &row, &group, now)?;
+        transition::join(tx, &row, &group, now)?;
         Ok(Joined {
             group,
             adder,
             key_package_ref,
-            last_resort,
+            kind: row.kind,
         })
     }
 }
 
 /// The keys of a last resort outlive its use, so an old Welcome could be joined once more, for instance after this device
 /// was removed. Every genuine one is of a later epoch than the last.
-fn refuse_replay(tx: &Tx<'_>, row: &KnownRow, staged: &StagedWelcome) -> Result<(), JoinError> {
-    let KnownRow::LastResort(row) = row else {
-        return Ok(());
-    };
+fn refuse_replay(tx: &Tx<'_>, row: &Metadata, staged: &StagedWelcome) -> Result<(), JoinError> {
+    match row.kind {
+        Kind::SingleUse => return Ok(()),
+        Kind::LastResort => {}
+    }
     let context = staged.group_context();
-    match last_resort_rows::joined(tx.connection(), row, context.group_id())? {
+    match last_resort_joins::latest(tx.connection(), &row.key_package_ref, context.group_id())? {
         Some((epoch, at)) if context.epoch().as_u64() <= epoch => Err(JoinError::Replayed {
             key_package_ref: row.key_package_ref.clone(),
             group_id: context.group_id().clone(),
             at,
         }),
         Some(_) | None => Ok(()),
-    }
-}
-
-/// Spends the KeyPackage, or notes the use of a last resort. Returns whether it is one.
-fn use_up(tx: &Tx<'_>, row: &KnownRow, group: &MlsGroup, now: UnixSeconds) -> Result<bool, JoinError> {
-    match row {
-        KnownRow::KeyPackage(row) => {
-            let next = row.state.apply(PoolEvent::Joined).map_err(|_| Corrupt::Bundle)?;
-            enter(tx, row, next, Some(group.group_id()), now)?;
-            Ok(false)
-        }
-        KnownRow::LastResort(row) => {
-            let next = row.state.apply(OwnLastResortEvent::Joined);
-            if next.is_none_or(|next| next != row.state) {
-                return Err(Corrupt::Bundle.into());
-            }
-            last_resort_rows::set_used(tx.connection(), row, now)?;
-            let (group_id, epoch) = (group.group_id(), group.epoch().as_u64());
-            last_resort_rows::set_joined(tx.connection(), row, group_id, epoch, now)?;
-            // OpenMLS decides by the extension whether to keep the keys.
-            if bundle(tx, &row.key_package_ref)
-                .map_err(PoolError::from)?
-                .is_none()
-            {
-                return Err(Corrupt::Bundle.into());
-            }
-            Ok(true)
-        }
     }
 }
 
@@ -222,28 +171,14 @@ fn look_up(tx: &Tx<'_>, welcome: &Welcome) -> Result<(KeyPackageRef, KeyPackageB
 fn explain(tx: &Tx<'_>, welcome: &Welcome) -> Result<JoinError, JoinError> {
     for secrets in welcome.secrets() {
         let key_package_ref = secrets.new_member();
-        match KnownRow::find(tx, &key_package_ref)? {
-            None => {}
-            Some(KnownRow::KeyPackage(row)) => return explain_key_package(row),
-            Some(KnownRow::LastResort(row)) => {
-                return Ok(JoinError::Erased {
-                    key_package_ref,
-                    cause: match row.state {
-                        OwnLastResort::Erased => Erasure::LastResort,
-                        OwnLastResort::Created
-                        | OwnLastResort::Active
-                        | OwnLastResort::Retiring { .. }
-                        | OwnLastResort::Lost => return Err(Corrupt::Bundle.into()),
-                    },
-                    at: row.ended_at.ok_or(Corrupt::Bundle)?,
-                });
-            }
+        if let Some(row) = metadata::find(tx.connection(), &key_package_ref)? {
+            return explain_row(row);
         }
     }
     Ok(JoinError::NotOurs)
 }
 
-fn explain_key_package(row: Metadata) -> Result<JoinError, JoinError> {
+fn explain_row(row: Metadata) -> Result<JoinError, JoinError> {
     let key_package_ref = row.key_package_ref;
     let at = row.ended_at.ok_or(Corrupt::Bundle)?;
     let cause = match row.state {
@@ -257,9 +192,12 @@ fn explain_key_package(row: Metadata) -> Result<JoinError, JoinError> {
         PoolState::Lapsed => Erasure::Lapsed,
         PoolState::Expired => Erasure::Expired,
         PoolState::Revoked => Erasure::Revoked,
-        PoolState::Created | PoolState::Available | PoolState::Reserved | PoolState::Lost => {
-            return Err(Corrupt::Bundle.into());
-        }
+        PoolState::Gone => Erasure::Replaced,
+        PoolState::Created
+        | PoolState::Available
+        | PoolState::Reserved
+        | PoolState::Retiring { .. }
+        | PoolState::Lost => return Err(Corrupt::Bundle.into()),
     };
     Ok(JoinError::Erased {
         key_package_ref,

@@ -98,9 +98,8 @@ pub enum Erasure {
     Expired,
     /// It was withdrawn, or the directory refused it.
     Revoked,
-    /// It was a last resort, and its time was over: a newer one took its place, the directory dropped it, or its life
-    /// was over.
-    LastResort,
+    /// It was a last resort, a newer one took its place, and the day after that was over.
+    Replaced,
 }
 
 impl fmt::Display for Erasure {
@@ -109,7 +108,7 @@ impl fmt::Display for Erasure {
             Self::Lapsed => "it was handed out, and nobody used it in time",
             Self::Expired => "its life was over",
             Self::Revoked => "it was withdrawn",
-            Self::LastResort => "it was a last resort, and a newer one took its place or its life was over",
+            Self::Replaced => "it was a last resort, and a newer one took its place",
         })
     }
 }
@@ -131,7 +130,7 @@ pub enum QuarantineReason {
     Expired,
     /// [`JoinError::Erased`], [`Erasure::Revoked`].
     Revoked,
-    /// [`JoinError::Erased`], [`Erasure::LastResort`].
+    /// [`JoinError::Erased`], [`Erasure::Replaced`].
     Replaced,
     /// [`JoinError::GroupExists`].
     GroupExists,
@@ -211,7 +210,7 @@ impl fmt::Display for QuarantineReason {
             Self::Lapsed => "its KeyPackage was erased, since nobody used it in time",
             Self::Expired => "its KeyPackage expired",
             Self::Revoked => "its KeyPackage was withdrawn",
-            Self::Replaced => "its KeyPackage was a last resort, and its time was over",
+            Self::Replaced => "its KeyPackage was a last resort, and a newer one took its place",
             Self::GroupExists => "this device is a member of the group already",
             Self::MissingRatchetTree => "its ratchet tree is missing",
             Self::NotOurLeaf => "its group does not hold this device under the KeyPackage that it names",
@@ -246,7 +245,7 @@ impl JoinError {
                 Erasure::Lapsed => Reason::Lapsed,
                 Erasure::Expired => Reason::Expired,
                 Erasure::Revoked => Reason::Revoked,
-                Erasure::LastResort => Reason::Replaced,
+                Erasure::Replaced => Reason::Replaced,
             }),
             Self::Expired { .. } => Some(Reason::Expired),
             Self::GroupExists { .. } => Some(Reason::GroupExists),

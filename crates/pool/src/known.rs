@@ -1,21 +1,21 @@
-use larder_lifecycle::UnixSeconds;
+use larder_lifecycle::{Kind, UnixSeconds};
 use openmls::prelude::{GroupId, KeyPackageRef};
 
 use crate::error::PoolError;
+use crate::metadata;
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
-use crate::{last_resort_rows, metadata};
 
 /// A KeyPackage of this store, its private keys kept or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// Its reference.
     pub key_package_ref: KeyPackageRef,
-    /// Whether it is a last resort.
-    pub last_resort: bool,
+    /// What it is.
+    pub kind: Kind,
     /// The group that a single-use one joined.
     pub joined: Option<GroupId>,
-    /// When a single-use one became terminal.
+    /// When it became terminal.
     pub ended_at: Option<UnixSeconds>,
 }
 
@@ -25,20 +25,14 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn known(&self, tx: &Tx<'_>) -> Result<Vec<Known>, PoolError> {
-        let single_use = metadata::all(tx.connection())?.into_iter().map(|row| Known {
-            key_package_ref: row.key_package_ref,
-            last_resort: false,
-            joined: row.spent_group_id,
-            ended_at: row.ended_at,
-        });
-        let last_resorts = last_resort_rows::all(tx.connection())?
-            .into_iter()
+        let rows = metadata::all(tx.connection())?.into_iter();
+        Ok(rows
             .map(|row| Known {
                 key_package_ref: row.key_package_ref,
-                last_resort: true,
-                joined: None,
-                ended_at: None,
-            });
-        Ok(single_use.chain(last_resorts).collect())
+                kind: row.kind,
+                joined: row.spent_group_id,
+                ended_at: row.ended_at,
+            })
+            .collect())
     }
 }

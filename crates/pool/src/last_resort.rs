@@ -1,21 +1,14 @@
-use larder_lifecycle::{
-    LAST_RESORT_RETIRING_SECONDS, NewestLastResort, OwnLastResort, OwnLastResortEvent, PoolPolicy,
-    UnixSeconds, last_resort_is_due,
-};
-use openmls::prelude::{
-    Capabilities, Ciphersuite, ExtensionType, KeyPackage, KeyPackageRef, Lifetime, OpenMlsProvider as _,
-};
+use larder_lifecycle::{Kind, NewestLastResort, PoolEvent, PoolState, UnixSeconds, last_resort_is_due};
+use openmls::prelude::{Capabilities, Ciphersuite, ExtensionType, KeyPackageRef};
 use openmls_traits::signatures::Signer;
 
-use crate::column::count;
-use crate::directory::LastResortHeld;
 use crate::error::{PoolError, StoreError};
 use crate::generation::{self, Generation};
-use crate::last_resort_rows::{self, LastResort};
 use crate::losses::{self, Losses};
+use crate::metadata::{self, Metadata, in_stock};
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
-use crate::transition::{Change, Tally, apply_to_last_resort};
+use crate::transition::{Tally, apply};
 
 impl KeyPackagePool {
     /// Mints a last resort (RFC 9420 §16.8): a KeyPackage that the directory hands out when nothing else is left, to
@@ -34,19 +27,10 @@ impl KeyPackagePool {
         now: UnixSeconds,
     ) -> Result<KeyPackageRef, PoolError> {
         tx.atomically(|| {
-            self.check_hard_cap(live(&self.last_resorts(tx)?), 1)?;
+            self.check_hard_cap(in_stock(&self.last_resorts(tx)?), 1)?;
             let generation = self.begin_generation(tx)?;
             losses::settle(tx.connection(), generation, now)?;
-            let provider = tx.provider();
-            let lifetime = PoolPolicy::default().lifetime(now);
-            let bundle = KeyPackage::builder()
-                .key_package_lifetime(Lifetime::init(lifetime.not_before.0, lifetime.not_after.0))
-                .leaf_node_capabilities(with_last_resort(&self.capabilities))
-                .mark_as_last_resort()
-                .build(self.ciphersuite, &provider, signer, self.credential.clone())?;
-            let key_package_ref = bundle.key_package().hash_ref(provider.crypto())?;
-            last_resort_rows::insert(tx.connection(), &key_package_ref, generation, now, lifetime)?;
-            Ok(key_package_ref)
+            self.mint_one(tx, signer, Kind::LastResort, generation, now)
         })
     }
 
@@ -60,7 +44,7 @@ impl KeyPackagePool {
         let rows = self.last_resorts(tx)?;
         let newest = rows
             .iter()
-            .filter(|row| matches!(row.state, OwnLastResort::Created | OwnLastResort::Active))
+            .filter(|row| matches!(row.state, PoolState::Created | PoolState::Available))
             .rfind(|row| Some(row.generation) == current)
             .map(|row| NewestLastResort {
                 lifetime: row.lifetime,
@@ -69,81 +53,62 @@ impl KeyPackagePool {
             });
         let withheld = newest.is_none() && Losses::of(tx.connection(), current)?.withholds_last_resort(now);
         let due = last_resort_is_due(&self.policy, newest, now) && !withheld;
-        Ok(due && live(&rows) < self.policy.hard_cap())
+        Ok(due && in_stock(&rows) < self.policy.hard_cap())
     }
 
     /// Those of this ciphersuite, of every generation, oldest first.
-    fn last_resorts(&self, tx: &Tx<'_>) -> Result<Vec<LastResort>, StoreError> {
+    fn last_resorts(&self, tx: &Tx<'_>) -> Result<Vec<Metadata>, StoreError> {
         let generations = generation::of_suite(tx.connection(), self.ciphersuite)?;
         of(tx, &generations)
     }
 }
 
-/// Takes over the directory's word on a last resort. When it is confirmed, the older ones retire.
-pub(crate) fn hear(
+/// Notes that the directory has handed a last resort out. The first use counts; the row as it is then.
+pub(crate) fn note_use(
     tx: &Tx<'_>,
-    row: &LastResort,
-    held: LastResortHeld,
+    row: Metadata,
+    used: bool,
     now: UnixSeconds,
-    tally: &mut Tally,
-) -> Result<(), PoolError> {
-    let event = match held {
-        LastResortHeld::Active { used } => {
-            if used && row.state.is_live() {
-                last_resort_rows::set_used(tx.connection(), row, now)?;
-            }
-            if row.state.apply(OwnLastResortEvent::Confirmed) == Some(OwnLastResort::Active) {
-                replace_older(tx, row, now, tally)?;
-            }
-            OwnLastResortEvent::Confirmed
-        }
-        // The one that replaced it may be unknown here, after a restore; the directory will not hand this one out.
-        LastResortHeld::Retiring => replaced(now),
-        LastResortHeld::Gone => OwnLastResortEvent::GoneThere,
+) -> Result<Metadata, StoreError> {
+    let is_news = used && row.used_at.is_none() && row.kind == Kind::LastResort && row.state.is_live();
+    if !is_news {
+        return Ok(row);
+    }
+    let next = Metadata {
+        used_at: Some(now),
+        ..row.clone()
     };
-    tally.note(apply_to_last_resort(tx, row, event, now)?);
-    Ok(())
+    metadata::write_state(tx.connection(), &row, &next)?;
+    Ok(next)
 }
 
-/// Those of other generations too.
-fn replace_older(
+/// A last resort was confirmed: the older ones of its ciphersuite retire, those of other generations too.
+pub(crate) fn retire_older(
     tx: &Tx<'_>,
-    newer: &LastResort,
+    newer: &Metadata,
     now: UnixSeconds,
     tally: &mut Tally,
 ) -> Result<(), PoolError> {
-    for row in of(tx, &generation::siblings(tx.connection(), newer.generation)?)? {
-        if row.sequence < newer.sequence {
-            tally.note(apply_to_last_resort(tx, &row, replaced(now), now)?);
-        }
+    let siblings = of(tx, &generation::siblings(tx.connection(), newer.generation)?)?;
+    let older = siblings
+        .iter()
+        .take_while(|row| row.key_package_ref != newer.key_package_ref);
+    for row in older {
+        tally.note(apply(tx, row, PoolEvent::replaced(now), now)?);
     }
     Ok(())
 }
 
-/// A last resort that the directory does not hand out any more: invitations under way may still name it, for a day.
-pub(crate) fn retire(tx: &Tx<'_>, row: &LastResort, now: UnixSeconds) -> Result<Change, PoolError> {
-    apply_to_last_resort(tx, row, replaced(now), now)
-}
-
-fn replaced(now: UnixSeconds) -> OwnLastResortEvent {
-    OwnLastResortEvent::Replace {
-        until: now.plus(LAST_RESORT_RETIRING_SECONDS),
-    }
-}
-
-fn of(tx: &Tx<'_>, generations: &[Generation]) -> Result<Vec<LastResort>, StoreError> {
-    let mut rows = last_resort_rows::all(tx.connection())?;
+/// The last resorts of these generations, in the order in which they were minted.
+fn of(tx: &Tx<'_>, generations: &[Generation]) -> Result<Vec<Metadata>, StoreError> {
+    let mut rows = metadata::of_kind(tx.connection(), Kind::LastResort)?;
     rows.retain(|row| generations.contains(&row.generation));
     Ok(rows)
 }
 
-fn live(rows: &[LastResort]) -> u32 {
-    count(rows.iter().filter(|row| row.state.is_in_stock()).count())
-}
-
 /// The extension types that a KeyPackage uses are to be listed in its leaf (RFC 9420 §7.2, §10); OpenMLS marks a last
 /// resort without listing the mark.
-fn with_last_resort(capabilities: &Capabilities) -> Capabilities {
+pub(crate) fn with_last_resort(capabilities: &Capabilities) -> Capabilities {
     let mut extensions = capabilities.extensions().to_vec();
     if !extensions.contains(&ExtensionType::LastResort) {
         extensions.push(ExtensionType::LastResort);

@@ -19,7 +19,7 @@ mod join_error;
 mod key_package_ref;
 mod known;
 mod last_resort;
-mod last_resort_rows;
+mod last_resort_joins;
 pub mod legacy;
 mod losses;
 mod metadata;
@@ -37,7 +37,7 @@ mod upkeep;
 
 pub use audit::Audit;
 pub use codec::{CborCodec, CodecError};
-pub use directory::{Confirmed, DirectoryRow, Held, LastResortHeld, Reconciled, Verdict};
+pub use directory::{Confirmed, DirectoryRow, Held, Reconciled, Verdict};
 pub use error::{Corrupt, PoolError, StoreError};
 pub use health::{LastResortHealth, NextAction, PoolHealth};
 pub use join::Joined;

@@ -1,16 +1,15 @@
 //! What the directory held and does not name any more: how much of it is still to be replaced, and how many private keys
 //! of it are kept.
 
-use larder_lifecycle::{OwnLastResort, POOL_LOST_MAX, PoolEvent, PoolPolicy, PoolState, UnixSeconds};
+use larder_lifecycle::{Kind, POOL_LOST_MAX, PoolEvent, PoolPolicy, PoolState, UnixSeconds};
 use rusqlite::{Connection, params};
 
 use crate::column::{of_time, one, optional_time, select};
 use crate::error::{PoolError, StoreError};
 use crate::generation::Generation;
-use crate::last_resort_rows::{self, LastResort};
 use crate::metadata::{self, Metadata};
 use crate::store::Tx;
-use crate::transition::{Tally, apply, give_up_last_resort};
+use crate::transition::{Tally, apply};
 
 /// What a generation has lost and not replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,9 +28,9 @@ impl Losses {
         let sql = "SELECT owed, last_resorts_owed, replaced_at FROM keypackage_pool_generations WHERE generation = ?1";
         let found = select(connection, sql, [generation.0], |row| {
             Ok(Self {
-                key_packages: row.get(0)?,
-                last_resorts: row.get(1)?,
-                replaced_at: optional_time(row, 2, "replaced_at")?,
+                key_packages: row.get("owed")?,
+                last_resorts: row.get("last_resorts_owed")?,
+                replaced_at: optional_time(row, "replaced_at")?,
             })
         })?;
         Ok(found.into_iter().next().unwrap_or_default())
@@ -51,18 +50,18 @@ impl Losses {
     }
 }
 
-/// Notes that this generation lost so many more.
-pub(crate) fn owe(
-    connection: &Connection,
-    generation: Generation,
-    key_packages: u32,
-    last_resorts: u32,
-) -> Result<(), StoreError> {
+/// Notes that the directory does not name this KeyPackage any more. What was handed out was replaced by then.
+pub(crate) fn note(connection: &Connection, row: &Metadata) -> Result<(), StoreError> {
+    let owed = u32::from(row.state == PoolState::Available);
+    let (key_packages, last_resorts) = match row.kind {
+        Kind::SingleUse => (owed, 0),
+        Kind::LastResort => (0, owed),
+    };
     let mut statement = connection.prepare_cached(
         "UPDATE keypackage_pool_generations SET owed = owed + ?2, last_resorts_owed = last_resorts_owed + ?3
          WHERE generation = ?1",
     )?;
-    one(statement.execute(params![generation.0, key_packages, last_resorts])?)
+    one(statement.execute(params![row.generation.0, key_packages, last_resorts])?)
 }
 
 /// Something of this generation is minted now. If what was lost may be replaced, this is its replacement, and the next one
@@ -84,41 +83,15 @@ pub(crate) fn settle(
     Ok(())
 }
 
-/// One that is lost, of either kind.
-enum Lost {
-    KeyPackage(Metadata),
-    LastResort(LastResort),
-}
-
-impl Lost {
-    fn created_at(&self) -> UnixSeconds {
-        match self {
-            Self::KeyPackage(row) => row.created_at,
-            Self::LastResort(row) => row.created_at,
-        }
-    }
-}
-
 /// Erases the oldest lost ones beyond [`POOL_LOST_MAX`], of every ciphersuite and of both kinds together.
 pub(crate) fn hold_to_cap(tx: &Tx<'_>, now: UnixSeconds, tally: &mut Tally) -> Result<(), PoolError> {
-    let rows = metadata::all(tx.connection())?.into_iter();
-    let mut lost: Vec<_> = rows
-        .filter(|row| row.state == PoolState::Lost)
-        .map(Lost::KeyPackage)
-        .collect();
-    let rows = last_resort_rows::all(tx.connection())?.into_iter();
-    lost.extend(
-        rows.filter(|row| row.state == OwnLastResort::Lost)
-            .map(Lost::LastResort),
-    );
-    lost.sort_by_key(Lost::created_at);
+    let mut lost = metadata::all(tx.connection())?;
+    lost.retain(|row| row.state == PoolState::Lost);
+    lost.sort_by_key(|row| (row.created_at, row.kind));
     let most = usize::try_from(POOL_LOST_MAX).unwrap_or(usize::MAX);
     let beyond = lost.len().saturating_sub(most);
-    for lost in lost.into_iter().take(beyond) {
-        tally.note(match lost {
-            Lost::KeyPackage(row) => apply(tx, &row, PoolEvent::Revoke, now)?,
-            Lost::LastResort(row) => give_up_last_resort(tx, &row, now)?,
-        });
+    for row in lost.iter().take(beyond) {
+        tally.note(apply(tx, row, PoolEvent::Revoke, now)?);
     }
     Ok(())
 }

@@ -1,66 +1,146 @@
 //! The table `keypackage_pool_metadata`. Whatever a row holds that was never written is an error, not a default.
 
-use larder_lifecycle::{Lifetime, PoolState, UnixSeconds};
+use larder_lifecycle::{Kind, Lifetime, PoolState, UnixSeconds};
 use openmls::prelude::{GroupId, KeyPackageRef};
 use rusqlite::{Connection, Row, params};
 
-use crate::column::{of_time, one, optional_time, select, time};
+use crate::column::{count, of_time, one, optional_time, select, time};
 use crate::error::{Corrupt, StoreError};
 use crate::generation::Generation;
 use crate::key_package_ref::{from_column, to_column};
 
-const COLUMNS: &str = "key_package_ref, status, generation, created_at, not_after, uploaded_at, \
-                       reservation_expires_at, ended_at, spent_group_id, not_before, lost";
+const COLUMNS: &str = "key_package_ref, kind, status, generation, created_at, not_before, not_after, uploaded_at, \
+                       reservation_expires_at, used_at, retires_at, ended_at, spent_group_id";
+/// The last resorts as they were minted, and then the others, oldest first.
+const ORDER: &str = "kind DESC, sequence, created_at, key_package_ref";
 
 /// One KeyPackage of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metadata {
     pub(crate) key_package_ref: KeyPackageRef,
+    pub(crate) kind: Kind,
     pub(crate) state: PoolState,
     pub(crate) generation: Generation,
     pub(crate) created_at: UnixSeconds,
     pub(crate) lifetime: Lifetime,
     /// The last attempt to upload it.
     pub(crate) uploaded_at: Option<UnixSeconds>,
+    /// What the directory told of the reservation of a single-use one.
     pub(crate) reservation_expires_at: Option<UnixSeconds>,
+    /// The first use of a last resort that is known here: a Welcome joined with it, or the directory's word.
+    pub(crate) used_at: Option<UnixSeconds>,
     /// When it became terminal; exactly the terminal states have it.
     pub(crate) ended_at: Option<UnixSeconds>,
+    /// The group that was joined with it; exactly the spent ones have it.
     pub(crate) spent_group_id: Option<GroupId>,
 }
 
-/// The integer of a state in the column `status`. Never reused for another state. A lost one has that of a reserved one, and
-/// is marked in the column `lost`.
-pub(crate) fn status_of(state: PoolState) -> i64 {
+impl Metadata {
+    /// One that was just minted.
+    pub(crate) fn created(
+        key_package_ref: KeyPackageRef,
+        kind: Kind,
+        generation: Generation,
+        created_at: UnixSeconds,
+        lifetime: Lifetime,
+    ) -> Self {
+        Self {
+            key_package_ref,
+            kind,
+            state: PoolState::Created,
+            generation,
+            created_at,
+            lifetime,
+            uploaded_at: None,
+            reservation_expires_at: None,
+            used_at: None,
+            ended_at: None,
+            spent_group_id: None,
+        }
+    }
+}
+
+/// The integer of a kind in the column `kind`.
+fn integer_of(kind: Kind) -> i64 {
+    match kind {
+        Kind::SingleUse => 0,
+        Kind::LastResort => 1,
+    }
+}
+
+fn kind_of(integer: i64) -> Result<Kind, Corrupt> {
+    match integer {
+        0 => Ok(Kind::SingleUse),
+        1 => Ok(Kind::LastResort),
+        unknown => Err(Corrupt::UnknownKind(unknown)),
+    }
+}
+
+/// The integer of a state in the column `status`, and the time in `retires_at`. Those of the live states come first.
+fn columns_of(state: PoolState) -> (i64, Option<i64>) {
     match state {
-        PoolState::Created => 1,
-        PoolState::Available => 2,
-        PoolState::Reserved | PoolState::Lost => 3,
-        PoolState::Spent => 4,
-        PoolState::Lapsed => 5,
-        PoolState::Expired => 6,
-        PoolState::Revoked => 7,
+        PoolState::Created => (1, None),
+        PoolState::Available => (2, None),
+        PoolState::Reserved => (3, None),
+        PoolState::Retiring { until } => (4, Some(of_time(until))),
+        PoolState::Lost => (5, None),
+        PoolState::Spent => (6, None),
+        PoolState::Lapsed => (7, None),
+        PoolState::Expired => (8, None),
+        PoolState::Revoked => (9, None),
+        PoolState::Gone => (10, None),
     }
 }
 
-fn state_of(status: i64, lost: bool) -> Result<PoolState, Corrupt> {
-    match (status, lost) {
-        (1, false) => Ok(PoolState::Created),
-        (2, false) => Ok(PoolState::Available),
-        (3, false) => Ok(PoolState::Reserved),
-        (3, true) => Ok(PoolState::Lost),
-        (4, false) => Ok(PoolState::Spent),
-        (5, false) => Ok(PoolState::Lapsed),
-        (6, false) => Ok(PoolState::Expired),
-        (7, false) => Ok(PoolState::Revoked),
-        (1..=7, true) => Err(Corrupt::End),
-        (unknown, _) => Err(Corrupt::UnknownStatus(unknown)),
+fn state_of(kind: Kind, status: i64, retires_at: Option<UnixSeconds>) -> Result<PoolState, Corrupt> {
+    let state = match (status, retires_at) {
+        (1, None) => PoolState::Created,
+        (2, None) => PoolState::Available,
+        (3, None) => PoolState::Reserved,
+        (4, Some(until)) => PoolState::Retiring { until },
+        (5, None) => PoolState::Lost,
+        (6, None) => PoolState::Spent,
+        (7, None) => PoolState::Lapsed,
+        (8, None) => PoolState::Expired,
+        (9, None) => PoolState::Revoked,
+        (10, None) => PoolState::Gone,
+        (1..=10, _) => return Err(Corrupt::End),
+        (unknown, _) => return Err(Corrupt::UnknownStatus(unknown)),
+    };
+    match can_be(kind, state) {
+        true => Ok(state),
+        false => Err(Corrupt::Kind),
     }
 }
 
-/// Every row, oldest first.
+fn can_be(kind: Kind, state: PoolState) -> bool {
+    match state {
+        PoolState::Created
+        | PoolState::Available
+        | PoolState::Lost
+        | PoolState::Lapsed
+        | PoolState::Expired
+        | PoolState::Revoked => true,
+        PoolState::Reserved | PoolState::Spent => kind == Kind::SingleUse,
+        PoolState::Retiring { .. } | PoolState::Gone => kind == Kind::LastResort,
+    }
+}
+
+/// Every row: the last resorts in the order in which they were minted, and then the others, oldest first.
 pub(crate) fn all(connection: &Connection) -> Result<Vec<Metadata>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_metadata ORDER BY created_at, key_package_ref");
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_metadata ORDER BY {ORDER}");
     select(connection, &sql, [], read)
+}
+
+/// Every row of one kind, oldest first.
+pub(crate) fn of_kind(connection: &Connection, kind: Kind) -> Result<Vec<Metadata>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM keypackage_pool_metadata WHERE kind = ?1 ORDER BY {ORDER}");
+    select(connection, &sql, [integer_of(kind)], read)
+}
+
+/// How many of them count against a hard cap.
+pub(crate) fn in_stock(rows: &[Metadata]) -> u32 {
+    count(rows.iter().filter(|row| row.state.is_in_stock()).count())
 }
 
 /// The row of one KeyPackage, if there is one.
@@ -72,112 +152,99 @@ pub(crate) fn find(
     Ok(select(connection, &sql, [to_column(key_package_ref)?], read)?.pop())
 }
 
-/// A new row in the state `created`.
-pub(crate) fn insert(
-    connection: &Connection,
-    key_package_ref: &KeyPackageRef,
-    generation: Generation,
-    created_at: UnixSeconds,
-    lifetime: Lifetime,
-) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO keypackage_pool_metadata
-                 (key_package_ref, status, generation, created_at, not_before, not_after)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            to_column(key_package_ref)?,
-            status_of(PoolState::Created),
-            generation.0,
-            of_time(created_at),
-            of_time(lifetime.not_before),
-            of_time(lifetime.not_after),
-        ])?;
-    Ok(())
-}
-
-/// Notes an attempt to upload.
-pub(crate) fn set_uploaded(
-    connection: &Connection,
-    key_package_ref: &KeyPackageRef,
-    at: UnixSeconds,
-) -> Result<(), StoreError> {
-    let mut statement = connection
-        .prepare_cached("UPDATE keypackage_pool_metadata SET uploaded_at = ?2 WHERE key_package_ref = ?1")?;
-    one(statement.execute(params![to_column(key_package_ref)?, of_time(at)])?)
-}
-
-/// Puts a row into the generation that it was found to be of.
-pub(crate) fn set_generation(
-    connection: &Connection,
-    key_package_ref: &KeyPackageRef,
-    generation: Generation,
-) -> Result<(), StoreError> {
-    let mut statement = connection
-        .prepare_cached("UPDATE keypackage_pool_metadata SET generation = ?2 WHERE key_package_ref = ?1")?;
-    one(statement.execute(params![to_column(key_package_ref)?, generation.0])?)
-}
-
-/// Notes what the directory told of the reservation.
-pub(crate) fn set_reservation(
-    connection: &Connection,
-    key_package_ref: &KeyPackageRef,
-    expires_at: Option<UnixSeconds>,
-) -> Result<(), StoreError> {
+/// A new row. A last resort is newer than all that are there.
+pub(crate) fn insert(connection: &Connection, row: &Metadata) -> Result<(), StoreError> {
+    let (status, retires_at) = columns_of(row.state);
     let mut statement = connection.prepare_cached(
-        "UPDATE keypackage_pool_metadata SET reservation_expires_at = ?2 WHERE key_package_ref = ?1",
-    )?;
-    one(statement.execute(params![to_column(key_package_ref)?, expires_at.map(of_time)])?)
-}
-
-/// Moves a row to another state. Guarded by the state that was read: nothing is moved that has moved since.
-pub(crate) fn set_state(
-    connection: &Connection,
-    row: &Metadata,
-    next: PoolState,
-    spent_group_id: Option<&GroupId>,
-    now: UnixSeconds,
-) -> Result<(), StoreError> {
-    let ended_at = (!next.is_live()).then(|| of_time(now));
-    let mut statement = connection.prepare_cached(
-        "UPDATE keypackage_pool_metadata SET status = ?3, ended_at = ?4, spent_group_id = ?5, lost = ?7
-         WHERE key_package_ref = ?1 AND status = ?2 AND lost = ?6",
+        "INSERT INTO keypackage_pool_metadata
+             (key_package_ref, kind, status, generation, created_at, not_before, not_after, uploaded_at,
+              reservation_expires_at, used_at, retires_at, ended_at, spent_group_id, sequence)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+                 CASE ?2 WHEN 1 THEN (SELECT ifnull(max(sequence), 0) + 1 FROM keypackage_pool_metadata) END)",
     )?;
     one(statement.execute(params![
         to_column(&row.key_package_ref)?,
-        status_of(row.state),
-        status_of(next),
-        ended_at,
-        spent_group_id.map(GroupId::as_slice),
-        row.state == PoolState::Lost,
-        next == PoolState::Lost,
+        integer_of(row.kind),
+        status,
+        row.generation.0,
+        of_time(row.created_at),
+        of_time(row.lifetime.not_before),
+        of_time(row.lifetime.not_after),
+        row.uploaded_at.map(of_time),
+        row.reservation_expires_at.map(of_time),
+        row.used_at.map(of_time),
+        retires_at,
+        row.ended_at.map(of_time),
+        row.spent_group_id.as_ref().map(GroupId::as_slice),
+    ])?)
+}
+
+/// Writes whatever changes in the life of a KeyPackage, its state included. Nothing else does.
+///
+/// `row` is the row as it was read. One that has changed since fails and stays as it is.
+pub(crate) fn write_state(
+    connection: &Connection,
+    row: &Metadata,
+    next: &Metadata,
+) -> Result<(), StoreError> {
+    let (status, retires_at) = columns_of(next.state);
+    let (read_status, read_retires_at) = columns_of(row.state);
+    let mut statement = connection.prepare_cached(
+        "UPDATE keypackage_pool_metadata
+         SET (status, generation, uploaded_at, reservation_expires_at, used_at, retires_at, ended_at, spent_group_id)
+             = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         WHERE key_package_ref = ?1
+           AND (status, generation, uploaded_at, reservation_expires_at, used_at, retires_at, ended_at, spent_group_id)
+               IS (?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+    )?;
+    one(statement.execute(params![
+        to_column(&row.key_package_ref)?,
+        status,
+        next.generation.0,
+        next.uploaded_at.map(of_time),
+        next.reservation_expires_at.map(of_time),
+        next.used_at.map(of_time),
+        retires_at,
+        next.ended_at.map(of_time),
+        next.spent_group_id.as_ref().map(GroupId::as_slice),
+        read_status,
+        row.generation.0,
+        row.uploaded_at.map(of_time),
+        row.reservation_expires_at.map(of_time),
+        row.used_at.map(of_time),
+        read_retires_at,
+        row.ended_at.map(of_time),
+        row.spent_group_id.as_ref().map(GroupId::as_slice),
     ])?)
 }
 
 /// Forgets a terminal KeyPackage.
-pub(crate) fn delete(connection: &Connection, key_package_ref: &KeyPackageRef) -> Result<(), StoreError> {
+pub(crate) fn delete(connection: &Connection, row: &Metadata) -> Result<(), StoreError> {
     let mut statement =
         connection.prepare_cached("DELETE FROM keypackage_pool_metadata WHERE key_package_ref = ?1")?;
-    one(statement.execute([to_column(key_package_ref)?])?)
+    one(statement.execute([to_column(&row.key_package_ref)?])?)
 }
 
 fn read(row: &Row<'_>) -> Result<Metadata, StoreError> {
-    let key_package_ref: Vec<u8> = row.get(0)?;
+    let key_package_ref: Vec<u8> = row.get("key_package_ref")?;
+    let kind = kind_of(row.get("kind")?)?;
+    let retires_at = optional_time(row, "retires_at")?;
     let metadata = Metadata {
         key_package_ref: from_column(&key_package_ref)?,
-        state: state_of(row.get(1)?, row.get(10)?)?,
-        generation: Generation(row.get(2)?),
-        created_at: time(row, 3, "created_at")?,
+        kind,
+        state: state_of(kind, row.get("status")?, retires_at)?,
+        generation: Generation(row.get("generation")?),
+        created_at: time(row, "created_at")?,
         lifetime: Lifetime {
-            not_before: time(row, 9, "not_before")?,
-            not_after: time(row, 4, "not_after")?,
+            not_before: time(row, "not_before")?,
+            not_after: time(row, "not_after")?,
         },
-        uploaded_at: optional_time(row, 5, "uploaded_at")?,
-        reservation_expires_at: optional_time(row, 6, "reservation_expires_at")?,
-        ended_at: optional_time(row, 7, "ended_at")?,
+        uploaded_at: optional_time(row, "uploaded_at")?,
+        reservation_expires_at: optional_time(row, "reservation_expires_at")?,
+        used_at: optional_time(row, "used_at")?,
+        ended_at: optional_time(row, "ended_at")?,
         spent_group_id: row
-            .get::<_, Option<Vec<u8>>>(8)?
+            .get::<_, Option<Vec<u8>>>("spent_group_id")?
             .map(|id| GroupId::from_slice(&id)),
     };
     let spent = metadata.state == PoolState::Spent;
@@ -188,19 +255,4 @@ fn read(row: &Row<'_>) -> Result<Metadata, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_state_has_its_own_integer_and_no_other_integer_is_a_state() {
-        for state in PoolState::ALL {
-            let lost = state == PoolState::Lost;
-            assert_eq!(state_of(status_of(state), lost), Ok(state));
-            let other = state_of(status_of(state), !lost);
-            assert!(other != Ok(state), "{state:?} is read from two rows");
-        }
-        for status in [i64::MIN, -1, 0, 8, i64::MAX] {
-            assert_eq!(state_of(status, false), Err(Corrupt::UnknownStatus(status)));
-        }
-    }
-}
+mod tests;

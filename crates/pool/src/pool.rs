@@ -1,8 +1,7 @@
 use std::collections::BTreeSet;
 
 use larder_lifecycle::{
-    KEY_PACKAGE_BACKDATED_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, OwnLastResort, PoolPolicy, PoolState,
-    UnixSeconds,
+    KEY_PACKAGE_BACKDATED_SECONDS, KEY_PACKAGE_LIFETIME_SECONDS_MAX, Kind, PoolPolicy, PoolState, UnixSeconds,
 };
 use openmls::prelude::{
     Capabilities, Ciphersuite, CredentialWithKey, KeyPackage, KeyPackageBundle, KeyPackageRef, Lifetime,
@@ -13,8 +12,10 @@ use openmls_traits::storage::StorageProvider as _;
 
 use crate::error::{Corrupt, PoolError};
 use crate::generation::{self, Fingerprint, Generation};
+use crate::last_resort::with_last_resort;
+use crate::losses;
+use crate::metadata::{self, Metadata, in_stock};
 use crate::store::Tx;
-use crate::{last_resort_rows, losses, metadata};
 
 /// The KeyPackages of one device for one ciphersuite: single-use ones, and a last resort.
 ///
@@ -51,8 +52,8 @@ pub struct Upload {
     pub key_package_ref: KeyPackageRef,
     /// The KeyPackage as an `MLSMessage` (RFC 9420 §6).
     pub key_package: Vec<u8>,
-    /// Whether it is a last resort: the directory's answer about it is [`Held::LastResort`](crate::Held::LastResort).
-    pub last_resort: bool,
+    /// What it is: the directory's answer about it is of the same kind.
+    pub kind: Kind,
 }
 
 impl KeyPackagePool {
@@ -98,13 +99,10 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn live_suites(tx: &Tx<'_>) -> Result<Vec<u16>, PoolError> {
-        let rows = metadata::all(tx.connection())?;
-        let rows = rows.iter().filter(|row| row.state.is_live());
-        let last_resorts = last_resort_rows::all(tx.connection())?;
-        let last_resorts = last_resorts.iter().filter(|row| row.state.is_live());
-        let live: BTreeSet<_> = rows
+        let live: BTreeSet<_> = metadata::all(tx.connection())?
+            .iter()
+            .filter(|row| row.state.is_live())
             .map(|row| row.generation)
-            .chain(last_resorts.map(|row| row.generation))
             .collect();
         Ok(generation::suites_of(tx.connection(), &live)?)
     }
@@ -131,33 +129,45 @@ impl KeyPackagePool {
             return Err(PoolError::LifetimeTooLong { seconds });
         }
         tx.atomically(|| {
-            let rows = metadata::all(tx.connection())?;
-            let live = rows.iter().filter(|row| row.state.is_in_stock()).count();
-            self.check_hard_cap(crate::column::count(live), count)?;
+            let rows = metadata::of_kind(tx.connection(), Kind::SingleUse)?;
+            self.check_hard_cap(in_stock(&rows), count)?;
             let generation = self.begin_generation(tx)?;
             losses::settle(tx.connection(), generation, now)?;
             (0..count)
-                .map(|_| self.mint_one(tx, signer, generation, now))
+                .map(|_| self.mint_one(tx, signer, Kind::SingleUse, generation, now))
                 .collect()
         })
     }
 
-    fn mint_one(
+    /// One of this kind. A last resort lives for the default time, and announces and bears its mark.
+    pub(crate) fn mint_one(
         &self,
         tx: &Tx<'_>,
         signer: &impl Signer,
+        kind: Kind,
         generation: Generation,
         now: UnixSeconds,
     ) -> Result<KeyPackageRef, PoolError> {
         let provider = tx.provider();
-        let lifetime = self.policy.lifetime(now);
-        let bundle = KeyPackage::builder()
+        let (builder, lifetime) = match kind {
+            Kind::SingleUse => (
+                KeyPackage::builder().leaf_node_capabilities(self.capabilities.clone()),
+                self.policy.lifetime(now),
+            ),
+            Kind::LastResort => (
+                KeyPackage::builder()
+                    .leaf_node_capabilities(with_last_resort(&self.capabilities))
+                    .mark_as_last_resort(),
+                PoolPolicy::default().lifetime(now),
+            ),
+        };
+        let bundle = builder
             .key_package_lifetime(Lifetime::init(lifetime.not_before.0, lifetime.not_after.0))
-            .leaf_node_capabilities(self.capabilities.clone())
             .build(self.ciphersuite, &provider, signer, self.credential.clone())?;
         let key_package_ref = bundle.key_package().hash_ref(provider.crypto())?;
-        metadata::insert(tx.connection(), &key_package_ref, generation, now, lifetime)?;
-        Ok(key_package_ref)
+        let row = Metadata::created(key_package_ref, kind, generation, now, lifetime);
+        metadata::insert(tx.connection(), &row)?;
+        Ok(row.key_package_ref)
     }
 
     pub(crate) fn check_hard_cap(&self, live: u32, asked: u32) -> Result<(), PoolError> {
@@ -181,28 +191,22 @@ impl KeyPackagePool {
     /// [`PoolError`] when the store cannot be used, or private keys are missing.
     pub fn begin_upload(&self, tx: &Tx<'_>, max: usize, now: UnixSeconds) -> Result<Vec<Upload>, PoolError> {
         tx.atomically(|| {
-            let connection = tx.connection();
             let Some(current) = self.generation(tx)? else {
                 return Ok(Vec::new());
             };
-            let last_resorts = last_resort_rows::all(connection)?;
-            let last_resorts = last_resorts
-                .iter()
-                .filter(|row| row.state == OwnLastResort::Created && row.generation == current)
-                .take(max);
-            let mut uploads = Vec::new();
-            for row in last_resorts {
-                uploads.push(read_back(tx, &row.key_package_ref, true)?);
-                last_resort_rows::set_uploaded(connection, row, now)?;
-            }
-            let rows = metadata::all(connection)?;
+            let rows = metadata::all(tx.connection())?;
             let created = rows
                 .iter()
                 .filter(|row| row.state == PoolState::Created && row.generation == current)
-                .take(max - uploads.len());
+                .take(max);
+            let mut uploads = Vec::new();
             for row in created {
-                uploads.push(read_back(tx, &row.key_package_ref, false)?);
-                metadata::set_uploaded(connection, &row.key_package_ref, now)?;
+                uploads.push(read_back(tx, row)?);
+                let next = Metadata {
+                    uploaded_at: Some(now),
+                    ..row.clone()
+                };
+                metadata::write_state(tx.connection(), row, &next)?;
             }
             Ok(uploads)
         })
@@ -222,7 +226,8 @@ impl KeyPackagePool {
 }
 
 /// The bytes to upload, from OpenMLS's storage: the same at every attempt.
-fn read_back(tx: &Tx<'_>, key_package_ref: &KeyPackageRef, last_resort: bool) -> Result<Upload, PoolError> {
+fn read_back(tx: &Tx<'_>, row: &Metadata) -> Result<Upload, PoolError> {
+    let key_package_ref = &row.key_package_ref;
     let bundle = bundle(tx, key_package_ref)?.ok_or(Corrupt::Bundle)?;
     let key_package = MlsMessageOut::from(bundle.into_key_package())
         .to_bytes()
@@ -230,7 +235,7 @@ fn read_back(tx: &Tx<'_>, key_package_ref: &KeyPackageRef, last_resort: bool) ->
     Ok(Upload {
         key_package_ref: key_package_ref.clone(),
         key_package,
-        last_resort,
+        kind: row.kind,
     })
 }
 

@@ -7,9 +7,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::column::{count, of_time, select, time};
 use crate::error::{Corrupt, PoolError, StoreError};
-use crate::join::{self, KnownRow};
+use crate::join;
 use crate::join_error::{JoinError, QuarantineReason};
 use crate::key_package_ref::{from_column, to_column};
+use crate::metadata;
 use crate::pool::KeyPackagePool;
 use crate::store::Tx;
 
@@ -150,7 +151,7 @@ fn named(tx: &Tx<'_>, welcome: &[u8]) -> Result<Option<KeyPackageRef>, PoolError
     };
     for secrets in welcome.secrets() {
         let key_package_ref = secrets.new_member();
-        if KnownRow::find(tx, &key_package_ref)?.is_some() {
+        if metadata::find(tx.connection(), &key_package_ref)?.is_some() {
             return Ok(Some(key_package_ref));
         }
     }
@@ -196,8 +197,8 @@ fn read(row: &Row<'_>) -> Result<Quarantined, StoreError> {
         key_package_ref: key_package_ref.as_deref().map(from_column).transpose()?,
         reason: reason_of(row.get(2)?)?,
         attempts: u32::try_from(attempts).map_err(|_| Corrupt::Attempts(attempts))?,
-        first_at: time(row, 4, "first_at")?,
-        last_at: time(row, 5, "last_at")?,
+        first_at: time(row, "first_at")?,
+        last_at: time(row, "last_at")?,
     })
 }
 

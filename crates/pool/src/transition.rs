@@ -1,12 +1,12 @@
 //! One transition of a stored KeyPackage. The pure functions of `larder_lifecycle` decide; here it is carried out,
 //! private keys included.
 
-use larder_lifecycle::{OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds};
-use openmls::prelude::{GroupId, KeyPackageRef, OpenMlsProvider as _};
+use larder_lifecycle::{Kind, PoolEvent, PoolState, UnixSeconds};
+use openmls::prelude::{KeyPackageRef, MlsGroup, OpenMlsProvider as _};
 use openmls_traits::storage::StorageProvider as _;
 
-use crate::error::PoolError;
-use crate::last_resort_rows::{self, LastResort};
+use crate::error::{Corrupt, PoolError};
+use crate::last_resort_joins;
 use crate::metadata::{self, Metadata};
 use crate::pool::bundle;
 use crate::store::Tx;
@@ -16,10 +16,10 @@ use crate::store::Tx;
 pub(crate) enum Change {
     /// It did not apply, or changed nothing.
     None,
-    /// The row moved between live states.
-    Moved,
-    /// The row became terminal and the private keys are gone.
-    Erased,
+    /// The row moved to this live state.
+    Moved(PoolState),
+    /// The row became terminal, in this state, and the private keys are gone.
+    Erased(PoolState),
 }
 
 /// How many rows changed, and how.
@@ -33,71 +33,67 @@ impl Tally {
     pub(crate) fn note(&mut self, change: Change) {
         match change {
             Change::None => {}
-            Change::Moved => self.moved += 1,
-            Change::Erased => self.erased += 1,
+            Change::Moved(_) => self.moved += 1,
+            Change::Erased(_) => self.erased += 1,
         }
     }
 }
 
-/// An event of a single-use KeyPackage.
+/// Does to a KeyPackage what [`PoolState::apply`] decides. Leaving the live states erases the private keys.
+///
+/// `row` is the row as it was read. One that has changed since fails and stays as it is.
 pub(crate) fn apply(
     tx: &Tx<'_>,
     row: &Metadata,
     event: PoolEvent,
     now: UnixSeconds,
 ) -> Result<Change, PoolError> {
-    match row.state.apply(event) {
+    match row.state.apply(row.kind, event) {
         Err(_) => Ok(Change::None),
-        Ok(next) if next == row.state => Ok(Change::None),
-        Ok(next) => enter(tx, row, next, None, now),
+        Ok(state) => enter(tx, row, Metadata { state, ..row.clone() }, now),
     }
 }
 
-/// Moves a row to the state that [`PoolState::apply`] decided. Leaving the live states erases the private keys.
-pub(crate) fn enter(
-    tx: &Tx<'_>,
-    row: &Metadata,
-    next: PoolState,
-    spent_group_id: Option<&GroupId>,
-    now: UnixSeconds,
-) -> Result<Change, PoolError> {
-    metadata::set_state(tx.connection(), row, next, spent_group_id, now)?;
-    if next.is_live() {
-        return Ok(Change::Moved);
-    }
-    erase(tx, &row.key_package_ref)?;
-    Ok(Change::Erased)
-}
-
-/// An event of a last resort. Leaving the live states erases the private keys.
-pub(crate) fn apply_to_last_resort(
-    tx: &Tx<'_>,
-    row: &LastResort,
-    event: OwnLastResortEvent,
-    now: UnixSeconds,
-) -> Result<Change, PoolError> {
-    match row.state.apply(event) {
-        None => Ok(Change::None),
-        Some(next) if next == row.state => Ok(Change::None),
-        Some(next) => {
-            last_resort_rows::set_state(tx.connection(), row, next, now)?;
-            if next.is_live() {
-                return Ok(Change::Moved);
-            }
-            last_resort_rows::forget_joins(tx.connection(), row)?;
-            erase(tx, &row.key_package_ref)?;
-            Ok(Change::Erased)
+/// Spends a single-use KeyPackage, or notes the use of a last resort: a Welcome to this group was joined with it.
+pub(crate) fn join(tx: &Tx<'_>, row: &Metadata, group: &MlsGroup, now: UnixSeconds) -> Result<(), PoolError> {
+    let joined = row.state.apply(row.kind, PoolEvent::Joined);
+    let mut next = Metadata {
+        state: joined.map_err(|_| Corrupt::Bundle)?,
+        ..row.clone()
+    };
+    match row.kind {
+        Kind::SingleUse => next.spent_group_id = Some(group.group_id().clone()),
+        Kind::LastResort => {
+            next.used_at = row.used_at.or(Some(now));
+            let (group_id, epoch) = (group.group_id(), group.epoch().as_u64());
+            last_resort_joins::note(tx.connection(), &row.key_package_ref, group_id, epoch, now)?;
         }
     }
+    enter(tx, row, next, now)?;
+    // OpenMLS decides by the mark in the KeyPackage whether it keeps the private keys.
+    match bundle(tx, &row.key_package_ref)?.is_some() == (row.kind == Kind::LastResort) {
+        true => Ok(()),
+        false => Err(Corrupt::Bundle.into()),
+    }
 }
 
-/// Erases a last resort that no invitation is expected for any more.
-pub(crate) fn give_up_last_resort(
-    tx: &Tx<'_>,
-    row: &LastResort,
-    now: UnixSeconds,
-) -> Result<Change, PoolError> {
-    apply_to_last_resort(tx, row, OwnLastResortEvent::GoneThere, now)
+/// Writes `next` in the place of `row`, with the time of its end.
+fn enter(tx: &Tx<'_>, row: &Metadata, mut next: Metadata, now: UnixSeconds) -> Result<Change, PoolError> {
+    if next == *row {
+        return Ok(Change::None);
+    }
+    let (state, is_live) = (next.state, next.state.is_live());
+    next.ended_at = (!is_live).then_some(now);
+    metadata::write_state(tx.connection(), row, &next)?;
+    if is_live {
+        return Ok(Change::Moved(state));
+    }
+    match row.kind {
+        Kind::SingleUse => {}
+        Kind::LastResort => last_resort_joins::forget(tx.connection(), &row.key_package_ref)?,
+    }
+    erase(tx, &row.key_package_ref)?;
+    Ok(Change::Erased(state))
 }
 
 /// OpenMLS answers `Ok` to the deletion of a key that it does not find, so this reads back.

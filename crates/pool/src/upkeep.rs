@@ -1,14 +1,14 @@
-use larder_lifecycle::{OwnLastResortEvent, PoolEvent, PoolState, UnixSeconds, Worth};
+use larder_lifecycle::{Kind, PoolEvent, PoolState, UnixSeconds, Worth};
 use openmls::prelude::KeyPackageRef;
 
 use crate::error::PoolError;
 use crate::generation::{self, Generation};
 use crate::losses::Losses;
-use crate::metadata::Metadata;
+use crate::metadata::{self, Metadata};
 use crate::pool::KeyPackagePool;
+use crate::quarantine;
 use crate::store::Tx;
-use crate::transition::{Change, apply, apply_to_last_resort};
-use crate::{last_resort_rows, metadata, quarantine};
+use crate::transition::{Change, apply};
 
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,7 +39,6 @@ impl KeyPackagePool {
             for row in metadata::all(tx.connection())? {
                 self.sweep_key_package(tx, &row, &superseded, now, &mut swept)?;
             }
-            self.sweep_last_resorts(tx, now, &mut swept)?;
             generation::forget_empty(tx.connection())?;
             let long_ago = now.minus(self.policy.tombstone_seconds);
             swept.released = quarantine::forget(tx.connection(), long_ago)?;
@@ -57,39 +56,21 @@ impl KeyPackagePool {
     ) -> Result<(), PoolError> {
         if let Some(ended_at) = row.ended_at {
             if now >= ended_at.plus(self.policy.tombstone_seconds) {
-                metadata::delete(tx.connection(), &row.key_package_ref)?;
+                metadata::delete(tx.connection(), row)?;
                 swept.forgotten += 1;
             }
             return Ok(());
         }
         let erase_at = self.policy.erase_at(row.lifetime.not_after);
-        if apply(tx, row, PoolEvent::Sweep { now, erase_at }, now)? == Change::Erased {
-            swept.expired += 1;
-        } else if row.state == PoolState::Created
-            && row.uploaded_at.is_none()
-            && superseded.contains(&row.generation)
-        {
-            apply(tx, row, PoolEvent::Revoke, now)?;
-            swept.withdrawn += 1;
-        }
-        Ok(())
-    }
-
-    fn sweep_last_resorts(&self, tx: &Tx<'_>, now: UnixSeconds, swept: &mut Swept) -> Result<(), PoolError> {
-        for row in last_resort_rows::all(tx.connection())? {
-            if let Some(ended_at) = row.ended_at {
-                if now >= ended_at.plus(self.policy.tombstone_seconds) {
-                    last_resort_rows::delete(tx.connection(), &row)?;
-                    swept.forgotten += 1;
-                }
-                continue;
-            }
-            let erase_at = self.policy.erase_at(row.lifetime.not_after);
-            let event = OwnLastResortEvent::Sweep { now, erase_at };
-            if apply_to_last_resort(tx, &row, event, now)? == Change::Erased {
-                match now >= erase_at {
-                    true => swept.expired += 1,
-                    false => swept.retired += 1,
+        match apply(tx, row, PoolEvent::Sweep { now, erase_at }, now)? {
+            Change::Erased(PoolState::Gone) => swept.retired += 1,
+            Change::Erased(_) => swept.expired += 1,
+            Change::Moved(_) => {}
+            Change::None => {
+                let never_sent = row.state == PoolState::Created && row.uploaded_at.is_none();
+                if never_sent && superseded.contains(&row.generation) {
+                    apply(tx, row, PoolEvent::Revoke, now)?;
+                    swept.withdrawn += 1;
                 }
             }
         }
@@ -112,7 +93,7 @@ impl KeyPackagePool {
     /// # Errors
     /// [`PoolError::Store`].
     pub fn outdated(&self, tx: &Tx<'_>, now: UnixSeconds) -> Result<Vec<KeyPackageRef>, PoolError> {
-        let rows = metadata::all(tx.connection())?;
+        let rows = metadata::of_kind(tx.connection(), Kind::SingleUse)?;
         let current = self.generation(tx)?;
         let census = self.census(&rows, current, Losses::of(tx.connection(), current)?, now);
         if census.unconfirmed > 0 || larder_lifecycle::plan(&self.policy, census).mint > 0 {
@@ -129,11 +110,13 @@ impl KeyPackagePool {
                 PoolState::Created => row.uploaded_at.is_some(),
                 PoolState::Available => true,
                 PoolState::Reserved
+                | PoolState::Retiring { .. }
                 | PoolState::Lost
                 | PoolState::Spent
                 | PoolState::Lapsed
                 | PoolState::Expired
-                | PoolState::Revoked => false,
+                | PoolState::Revoked
+                | PoolState::Gone => false,
             })
             .map(|row| row.key_package_ref)
             .collect())

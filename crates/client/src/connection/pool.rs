@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use larder_lifecycle::{DirectoryStatus, UnixSeconds};
+use larder_lifecycle::{DirectoryStatus, Kind, UnixSeconds};
 use larder_pool::{
-    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Swept, Tx, Upload, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Held, KeyPackageRef, Swept, Tx, Upload, Verdict, key_package_ref_from_slice,
 };
 use larder_wire::{
     Base64Url, Inventory, InventoryItem, KeyPackageState, UPLOAD_KEY_PACKAGES_MAX, UploadOutcome,
@@ -303,15 +303,13 @@ impl MlsConnection {
             };
             let answer = transport.upload(claim, &request).await?;
             let verdicts = verdicts(&uploads, &answer)?;
-            let available = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
-            let held = verdicts.iter().filter(|(_, verdict)| *verdict == available);
-            published.uploaded += u32::try_from(held.count()).unwrap_or(u32::MAX);
-            published.last_resort_replaced |= verdicts.iter().any(|(_, verdict)| {
-                matches!(
-                    verdict,
-                    Verdict::Held(Held::LastResort(LastResortHeld::Active { .. }))
-                )
-            });
+            let available = |kind| {
+                let available = Verdict::Held(Held::available(kind));
+                verdicts.iter().filter(move |(_, verdict)| *verdict == available)
+            };
+            let single_use = available(Kind::SingleUse).count();
+            published.uploaded += u32::try_from(single_use).unwrap_or(u32::MAX);
+            published.last_resort_replaced |= available(Kind::LastResort).count() > 0;
             core.write(move |tx, context| {
                 context.pool.confirm(tx, &verdicts, context.server_now())?;
                 Ok(())
@@ -368,11 +366,9 @@ fn verdicts(uploads: &[Upload], answer: &Uploaded) -> Result<Vec<(KeyPackageRef,
             let verdict = match (result.outcome, result.state) {
                 (UploadOutcome::Accepted | UploadOutcome::Present, Some(state)) => {
                     // Whether it was used is for the inventory to tell.
-                    Verdict::Held(held(state, upload.last_resort, None)?)
+                    Verdict::Held(held(state, upload.kind, None)?)
                 }
-                (UploadOutcome::Accepted, None) => {
-                    Verdict::Held(held(KeyPackageState::Available, upload.last_resort, None)?)
-                }
+                (UploadOutcome::Accepted, None) => Verdict::Held(Held::available(upload.kind)),
                 (UploadOutcome::Present, None) => return Err(unfit()),
                 (UploadOutcome::Rejected, _) => {
                     let problem = result.problem.as_ref();
@@ -400,11 +396,18 @@ pub(super) fn directory_rows(items: Vec<InventoryItem>) -> Result<Vec<DirectoryR
         .map(|item| {
             Ok(DirectoryRow {
                 key_package_ref: local_ref(&item.key_package_ref)?,
-                held: held(item.state, item.last_resort, item.used)?,
+                held: held(item.state, kind_of(&item), item.used)?,
                 reserved_until: item.reserved_until.map(UnixSeconds),
             })
         })
         .collect()
+}
+
+fn kind_of(item: &InventoryItem) -> Kind {
+    match item.last_resort {
+        true => Kind::LastResort,
+        false => Kind::SingleUse,
+    }
 }
 
 fn local_ref(key_package_ref: &larder_wire::KeyPackageRef) -> Result<KeyPackageRef, Error> {
@@ -416,22 +419,18 @@ fn unfit() -> Error {
     NotTheServer::NotLarder { status: 200 }.into()
 }
 
-/// What the directory says of a KeyPackage; the states of last resorts and of the others are not the same.
-fn held(state: KeyPackageState, last_resort: bool, used: Option<bool>) -> Result<Held, Error> {
+/// What the directory says of a KeyPackage. A state that none of its kind is ever in does not fit.
+fn held(state: KeyPackageState, kind: Kind, used: Option<bool>) -> Result<Held, Error> {
     use KeyPackageState as S;
-    Ok(match (last_resort, state) {
-        (false, S::Available) => Held::KeyPackage(DirectoryStatus::Available),
-        (false, S::Reserved) => Held::KeyPackage(DirectoryStatus::Reserved),
-        (false, S::Spent) => Held::KeyPackage(DirectoryStatus::Spent),
-        (false, S::Lapsed) => Held::KeyPackage(DirectoryStatus::Lapsed),
-        (false, S::Expired) => Held::KeyPackage(DirectoryStatus::Expired),
-        (false, S::Revoked) => Held::KeyPackage(DirectoryStatus::Revoked),
-        (true, S::Available) => Held::LastResort(LastResortHeld::Active {
-            used: used.unwrap_or(false),
-        }),
-        (true, S::Retiring) => Held::LastResort(LastResortHeld::Retiring),
-        (true, S::Gone) => Held::LastResort(LastResortHeld::Gone),
-        (false, S::Retiring | S::Gone)
-        | (true, S::Reserved | S::Spent | S::Lapsed | S::Expired | S::Revoked) => return Err(unfit()),
-    })
+    let status = match state {
+        S::Available => DirectoryStatus::Available,
+        S::Reserved => DirectoryStatus::Reserved,
+        S::Retiring => DirectoryStatus::Retiring,
+        S::Spent => DirectoryStatus::Spent,
+        S::Lapsed => DirectoryStatus::Lapsed,
+        S::Expired => DirectoryStatus::Expired,
+        S::Revoked => DirectoryStatus::Revoked,
+        S::Gone => DirectoryStatus::Gone,
+    };
+    Held::new(kind, status, used.unwrap_or(false)).ok_or_else(unfit)
 }

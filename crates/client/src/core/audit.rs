@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder_lifecycle::{CLOCK_APART_SECONDS_MAX, INBOX_RETENTION_SECONDS, UnixSeconds};
+use larder_lifecycle::{CLOCK_APART_SECONDS_MAX, INBOX_RETENTION_SECONDS, Kind, UnixSeconds};
 use larder_pool::Tx;
 use larder_wire::{
     AUDIT_RETENTION_SECONDS_MIN, AuditChain, AuditCheckpoint, AuditHead, AuditRow, AuditTransition,
@@ -183,9 +183,9 @@ fn contradicts(
     told: &Told,
     joined: &Joined,
 ) -> Result<Option<AuditFlaw>, Error> {
-    let mut is_last_resort = BTreeMap::new();
+    let mut kinds = BTreeMap::new();
     for known in context.pool.known(tx)? {
-        is_last_resort.insert(wire_ref(&known.key_package_ref)?, known.last_resort);
+        kinds.insert(wire_ref(&known.key_package_ref)?, known.kind);
     }
     let me = context.identity.me.credential_text();
     // What ended longer ago may be forgotten here.
@@ -209,8 +209,8 @@ fn contradicts(
         if history.follow(row.transition).is_err() {
             return Ok(Some(AuditFlaw::Impossible { seq }));
         }
-        let known = is_last_resort.get(key_package_ref);
-        if known == Some(&false) && history.reserved > 1 {
+        let known = kinds.get(key_package_ref);
+        if known == Some(&Kind::SingleUse) && history.reserved > 1 {
             return Ok(Some(AuditFlaw::HandedOutTwice { seq }));
         }
         if row.transition == AuditTransition::Upload {

@@ -10,9 +10,9 @@ use larder_client::{
 use larder_pool::{LocalStore, StoreError};
 
 const POOL: u32 = 3;
-/// Created, available or reserved.
-const LIVE: &str = "SELECT key_package_ref FROM keypackage_pool_metadata WHERE status <= 3
-                    UNION SELECT key_package_ref FROM keypackage_pool_last_resorts WHERE status <= 9";
+/// Created, available or reserved, and single-use ones that are lost.
+const LIVE: &str = "SELECT key_package_ref FROM keypackage_pool_metadata
+                    WHERE status <= 3 OR (kind = 0 AND status = 5)";
 
 /// References of KeyPackages of a profile that is not open, as they are in its database.
 fn refs(profile: &Path, sql: &str) -> BTreeSet<Vec<u8>> {

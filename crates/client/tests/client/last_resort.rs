@@ -27,7 +27,7 @@ fn kept(client: &Client) -> (i64, i64) {
         count_rows(profile, "SELECT count(*) FROM openmls_key_packages"),
         count_rows(
             profile,
-            "SELECT count(*) FROM keypackage_pool_last_resorts WHERE ended_at IS NULL",
+            "SELECT count(*) FROM keypackage_pool_metadata WHERE kind = 1 AND ended_at IS NULL",
         ),
     )
 }
@@ -58,7 +58,7 @@ async fn an_unused_last_resort_is_replaced_when_it_is_a_month_old() {
     for (days, replaced) in [(29, false), (30, true)] {
         bob.stop().await;
         let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
-        let sql = "UPDATE keypackage_pool_last_resorts SET created_at = unixepoch() - ?1";
+        let sql = "UPDATE keypackage_pool_metadata SET created_at = unixepoch() - ?1 WHERE kind = 1";
         assert_eq!(database.execute(sql, [days * DAY.cast_signed()]).unwrap(), 1);
         drop(database);
         bob.restart().await;

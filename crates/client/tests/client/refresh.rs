@@ -189,7 +189,7 @@ async fn an_earlier_generation_is_withdrawn_once_the_new_one_is_published() {
 async fn c2_an_upload_leaves_only_after_its_private_keys_and_the_attempt_are_on_disk() {
     let server = TestServer::start().await;
     let (bob, proxy) = server.proxied("bob").await;
-    let erased = "UPDATE keypackage_pool_metadata SET not_after = 0";
+    let erased = "UPDATE keypackage_pool_metadata SET not_after = 0 WHERE kind = 0";
     let profile = bob.directory.path().to_owned();
     let database = rusqlite::Connection::open(profile.join("larder.db")).unwrap();
     database.execute(erased, []).unwrap();
@@ -200,8 +200,8 @@ async fn c2_an_upload_leaves_only_after_its_private_keys_and_the_attempt_are_on_
             let request: UploadRequest = serde_json::from_slice(&seen.body).unwrap();
             // What another connection sees is committed, and a commit is a write to the disk (`synchronous=FULL`).
             let bundles = count_rows(&profile, "SELECT count(*) FROM openmls_key_packages");
-            let attempted =
-                "SELECT count(*) FROM keypackage_pool_metadata WHERE status = 1 AND uploaded_at IS NOT NULL";
+            let attempted = "SELECT count(*) FROM keypackage_pool_metadata
+                             WHERE kind = 0 AND status = 1 AND uploaded_at IS NOT NULL";
             tell.send((
                 request.key_packages.len(),
                 bundles,

@@ -56,7 +56,7 @@ async fn pool_is_right(client: &Client) {
     assert_eq!(again.health.available, POOL);
     assert!(matches!(client.probe(1).await.unwrap(), Probe::Addable { .. }));
     let profile = client.directory.path();
-    let last_resorts = "SELECT count(*) FROM keypackage_pool_last_resorts WHERE ended_at IS NULL";
+    let last_resorts = "SELECT count(*) FROM keypackage_pool_metadata WHERE kind = 1 AND ended_at IS NULL";
     assert_eq!(
         count_rows(profile, "SELECT count(*) FROM openmls_key_packages"),
         i64::from(again.health.available + again.health.reserved) + count_rows(profile, last_resorts),

@@ -37,7 +37,7 @@ async fn spent(client: &Client, suite: u16) -> u32 {
 
 /// Live KeyPackages of every ciphersuite, without the last resorts.
 fn live(client: &Client) -> i64 {
-    let sql = "SELECT count(*) FROM keypackage_pool_metadata WHERE status <= 3";
+    let sql = "SELECT count(*) FROM keypackage_pool_metadata WHERE kind = 0 AND status <= 5";
     count_rows(client.directory.path(), sql)
 }
 

@@ -2,20 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use larder_lifecycle::{PoolState, UnixSeconds};
-use openmls::prelude::{KeyPackageBundle, KeyPackageRef, OpenMlsProvider as _};
+use larder_lifecycle::{Kind, Lifetime, PoolState, UnixSeconds};
+use openmls::prelude::{GroupId, KeyPackageBundle, KeyPackageRef, OpenMlsProvider as _};
 use openmls_traits::storage::StorageProvider as _;
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::file::{Content, LegacyFile, LegacyRow, LegacyStatus, count, key_package_ref};
 use super::residue::Residue;
 use super::{LegacyError, LegacyLeft, LegacyReason, LegacyReport};
-use crate::column::of_time;
 use crate::error::StoreError;
 use crate::generation::{self, Fingerprint, Generation};
-use crate::key_package_ref::to_column;
-use crate::metadata::{self, status_of};
+use crate::metadata::{self, Metadata};
 use crate::store::Tx;
 
 /// The suite of a tombstone whose suite is not known; reserved by RFC 9420 §17.1, so no pool is of it.
@@ -111,7 +109,11 @@ impl Import {
                         PoolState::Spent => report.spent += 1,
                         PoolState::Expired => report.expired += 1,
                         // No legacy row becomes one of these.
-                        PoolState::Lost | PoolState::Lapsed | PoolState::Revoked => {}
+                        PoolState::Retiring { .. }
+                        | PoolState::Lost
+                        | PoolState::Lapsed
+                        | PoolState::Revoked
+                        | PoolState::Gone => {}
                     }
                     let ended = row
                         .content
@@ -199,7 +201,7 @@ fn bundle(tx: &Tx<'_>, key_package_ref: &KeyPackageRef) -> Result<Option<KeyPack
 }
 
 fn fate(tx: &Tx<'_>, content: &Content) -> Result<Fate, LegacyError> {
-    if is_present(tx.connection(), &content.key_package_ref)? {
+    if metadata::find(tx.connection(), &content.key_package_ref)?.is_some() {
         return Ok(Fate::Present);
     }
     let Some(bundle) = bundle(tx, &content.key_package_ref)? else {
@@ -230,68 +232,50 @@ fn fate(tx: &Tx<'_>, content: &Content) -> Result<Fate, LegacyError> {
     }))
 }
 
-fn is_present(connection: &Connection, key_package_ref: &KeyPackageRef) -> Result<bool, LegacyError> {
-    if metadata::find(connection, key_package_ref)?.is_some() {
-        return Ok(true);
-    }
-    let found: i64 = connection
-        .prepare_cached("SELECT count(*) FROM keypackage_pool_last_resorts WHERE key_package_ref = ?1")
-        .and_then(|mut statement| {
-            let column = to_column(key_package_ref).unwrap_or_default();
-            statement.query_row([column], |row| row.get(0))
-        })
-        .map_err(StoreError::from)?;
-    Ok(found > 0)
-}
-
 fn insert(tx: &Tx<'_>, content: &Content, state: PoolState) -> Result<(), LegacyError> {
     let connection = tx.connection();
-    let (generation, not_before, not_after) = match bundle(tx, &content.key_package_ref)? {
+    let (generation, lifetime) = match bundle(tx, &content.key_package_ref)? {
         Some(bundle) => {
             let key_package = bundle.key_package();
-            (
-                generation::ensure(connection, &Fingerprint::of_key_package(key_package))?,
-                UnixSeconds(key_package.life_time().not_before()),
-                UnixSeconds(key_package.life_time().not_after()),
-            )
+            let lifetime = Lifetime {
+                not_before: UnixSeconds(key_package.life_time().not_before()),
+                not_after: UnixSeconds(key_package.life_time().not_after()),
+            };
+            let fingerprint = Fingerprint::of_key_package(key_package);
+            (generation::ensure(connection, &fingerprint)?, lifetime)
         }
-        None => (
-            unknown_generation(connection, content.suite.unwrap_or(UNKNOWN_SUITE))?,
-            content.created_at,
-            content.not_after,
-        ),
+        None => {
+            let lifetime = Lifetime {
+                not_before: content.created_at,
+                not_after: content.not_after,
+            };
+            let suite = content.suite.unwrap_or(UNKNOWN_SUITE);
+            (unknown_generation(connection, suite)?, lifetime)
+        }
     };
-    let ended_at = match state {
-        PoolState::Created | PoolState::Available | PoolState::Reserved | PoolState::Lost => None,
-        PoolState::Expired => Some(content.not_after),
-        PoolState::Spent | PoolState::Lapsed | PoolState::Revoked => Some(content.last_known_time()),
-    };
+    let ended_at = (!state.is_live()).then(|| match state {
+        PoolState::Expired => content.not_after,
+        _ => content.last_known_time(),
+    });
     let spent_group_id = (state == PoolState::Spent)
         // The column needs one. The empty one says that the group is not known.
-        .then(|| content.spent_group_id.clone().unwrap_or_default());
-    connection
-        .prepare_cached(
-            "INSERT INTO keypackage_pool_metadata
-                 (key_package_ref, status, generation, created_at, not_after, uploaded_at, reservation_expires_at,
-                  ended_at, spent_group_id, not_before)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                to_column(&content.key_package_ref).unwrap_or_default(),
-                status_of(state),
-                generation.0,
-                of_time(content.created_at),
-                of_time(not_after),
-                content.uploaded_at.map(of_time),
-                content.reservation_expires_at.map(of_time),
-                ended_at.map(of_time),
-                spent_group_id,
-                of_time(not_before),
-            ])
-        })
-        .map_err(StoreError::from)?;
-    Ok(())
+        .then(|| GroupId::from_slice(content.spent_group_id.as_deref().unwrap_or_default()));
+    let created = Metadata::created(
+        content.key_package_ref.clone(),
+        Kind::SingleUse,
+        generation,
+        content.created_at,
+        lifetime,
+    );
+    let row = Metadata {
+        state,
+        uploaded_at: content.uploaded_at,
+        reservation_expires_at: content.reservation_expires_at,
+        ended_at,
+        spent_group_id,
+        ..created
+    };
+    Ok(metadata::insert(connection, &row)?)
 }
 
 impl Content {

@@ -4,9 +4,9 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use crate::support::{ACTIVE, DAY, Device, Dump, dump, join_config};
+use crate::support::{ACTIVE, DAY, Device, Dump, dump, join_config, single_use};
 use larder_lifecycle::DirectoryStatus;
-use larder_pool::{Held, JoinError, LocalStore, PoolError, Verdict};
+use larder_pool::{JoinError, LocalStore, PoolError, Verdict};
 
 /// What a crash now would leave: the files as they are, opened by a new process.
 fn crash(device: &Path) -> (LocalStore, Dump, tempfile::TempDir) {
@@ -141,7 +141,7 @@ fn c1_a_crash_while_erasing_leaves_the_key_and_its_row() {
         .map(|upload| {
             (
                 upload.key_package_ref.clone(),
-                Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
+                Verdict::Held(single_use(DirectoryStatus::Lapsed)),
             )
         })
         .collect();

@@ -1,19 +1,29 @@
 //! What the directory says, and what time does, to the KeyPackages of a pool.
 
 use crate::support::{
-    self, DAY, Device, files_holding, holds, key_package, message, private_keys, tables_holding,
+    self, DAY, Device, files_holding, holds, key_package, message, private_keys, single_use, tables_holding,
 };
-use larder_lifecycle::{DirectoryStatus, Level, PoolPolicy, SERVING_MARGIN_SECONDS, TOMBSTONE_SECONDS};
+use larder_lifecycle::{DirectoryStatus, Kind, Level, PoolPolicy, SERVING_MARGIN_SECONDS, TOMBSTONE_SECONDS};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::{
     DirectoryRow, Held, KeyPackageRef, NextAction, Reconciled, Swept, Upload, Verdict,
     key_package_ref_from_slice,
 };
 
+/// Whatever a single-use KeyPackage can be in the directory.
+const STATUSES: [DirectoryStatus; 6] = [
+    DirectoryStatus::Available,
+    DirectoryStatus::Reserved,
+    DirectoryStatus::Spent,
+    DirectoryStatus::Lapsed,
+    DirectoryStatus::Expired,
+    DirectoryStatus::Revoked,
+];
+
 fn told(upload: &Upload, status: DirectoryStatus) -> DirectoryRow {
     DirectoryRow {
         key_package_ref: upload.key_package_ref.clone(),
-        held: Held::KeyPackage(status),
+        held: single_use(status),
         reserved_until: None,
     }
 }
@@ -76,7 +86,7 @@ fn every_attempt_uploads_identical_bytes_until_the_directory_answers() {
 
     device.confirm(
         &first[1].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
+        Verdict::Held(Held::available(Kind::SingleUse)),
     );
     assert_eq!(device.begin_upload(), [first[0].clone(), first[2].clone()]);
     let one = device.in_tx(|tx, pool, now| pool.begin_upload(tx, 1, now));
@@ -112,7 +122,7 @@ fn a_confirmed_key_package_is_available_and_a_rejected_one_is_erased() {
 
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
+        Verdict::Held(Held::available(Kind::SingleUse)),
     );
     device.confirm(&uploads[1].key_package_ref, Verdict::Rejected);
     let health = device.health();
@@ -127,17 +137,14 @@ fn late_and_foreign_answers_change_nothing() {
     let uploads = device.stock(2);
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
+        Verdict::Held(single_use(DirectoryStatus::Reserved)),
     );
     device.confirm(
         &uploads[1].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
+        Verdict::Held(single_use(DirectoryStatus::Lapsed)),
     );
     let before = device.dump();
-    for verdict in [
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
-        Verdict::Rejected,
-    ] {
+    for verdict in [Verdict::Held(Held::available(Kind::SingleUse)), Verdict::Rejected] {
         device.confirm(&uploads[0].key_package_ref, verdict);
         device.confirm(&uploads[1].key_package_ref, verdict);
         device.confirm(&foreign(7), verdict);
@@ -151,7 +158,7 @@ fn absence_from_the_inventory_erases_nothing() {
     let uploads = device.stock(3);
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
+        Verdict::Held(single_use(DirectoryStatus::Reserved)),
     );
     device.mint(1);
     let reconciled = reconcile(&mut device, &[]);
@@ -176,13 +183,13 @@ fn the_directory_is_told_to_revoke_what_nobody_could_open() {
     let uploads = device.stock(2);
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Revoked)),
+        Verdict::Held(single_use(DirectoryStatus::Revoked)),
     );
     let mut unknown = told(&uploads[0], DirectoryStatus::Reserved);
     unknown.key_package_ref = foreign(1);
     let mut gone = unknown.clone();
     gone.key_package_ref = foreign(2);
-    gone.held = Held::KeyPackage(DirectoryStatus::Spent);
+    gone.held = single_use(DirectoryStatus::Spent);
     let directory = [
         told(&uploads[0], DirectoryStatus::Available),
         told(&uploads[1], DirectoryStatus::Available),
@@ -206,22 +213,20 @@ fn the_inventory_moves_rows_and_keys_survive_until_it_says_that_none_can_be_need
         .collect();
     let mut directory: Vec<_> = uploads
         .iter()
-        .zip(DirectoryStatus::ALL)
+        .zip(STATUSES)
         .map(|(upload, status)| told(upload, status))
         .collect();
     directory[1].reserved_until = Some(device.now.plus(3600));
     let reconciled = reconcile(&mut device, &directory);
     assert_eq!((reconciled.moved, reconciled.erased), (2, 3));
     device.assert_consistent(3);
-    for (index, status) in DirectoryStatus::ALL.into_iter().enumerate() {
+    for (index, status) in STATUSES.into_iter().enumerate() {
         let upload = &uploads[index];
         match status {
             DirectoryStatus::Available | DirectoryStatus::Reserved | DirectoryStatus::Spent => {
                 assert!(device.bundle(&upload.key_package_ref).is_some(), "{status:?}");
             }
-            DirectoryStatus::Lapsed | DirectoryStatus::Expired | DirectoryStatus::Revoked => {
-                assert_erased(&mut device, upload, &keys[index]);
-            }
+            _ => assert_erased(&mut device, upload, &keys[index]),
         }
     }
     let hint: i64 = device
@@ -282,7 +287,7 @@ fn erased_keys_leave_the_files_once_the_last_reader_is_gone() {
         .unwrap();
     device.confirm(
         &uploads[0].key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
+        Verdict::Held(single_use(DirectoryStatus::Lapsed)),
     );
     assert!(
         !files_holding(device.directory.path(), &keys[0]).is_empty(),
@@ -309,7 +314,7 @@ fn a_pool_refills_to_the_target_and_tells_its_level() {
     ]) {
         device.confirm(
             &upload.key_package_ref,
-            Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved)),
+            Verdict::Held(single_use(DirectoryStatus::Reserved)),
         );
         assert_eq!(device.health().level, level);
         assert_eq!(
@@ -396,7 +401,7 @@ fn the_next_action_is_to_refresh_or_to_wait_when_the_cap_leaves_no_room() {
     assert_eq!(device.health().next_action, NextAction::None);
     let take = |device: &mut Device, uploads: &[Upload]| {
         for upload in uploads {
-            let reserved = Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved));
+            let reserved = Verdict::Held(single_use(DirectoryStatus::Reserved));
             device.confirm(&upload.key_package_ref, reserved);
         }
     };
@@ -405,7 +410,7 @@ fn the_next_action_is_to_refresh_or_to_wait_when_the_cap_leaves_no_room() {
     device.mint(2);
     assert_eq!(device.health().next_action, NextAction::Refresh, "to be uploaded");
     for upload in device.begin_upload() {
-        let held = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
+        let held = Verdict::Held(Held::available(Kind::SingleUse));
         device.confirm(&upload.key_package_ref, held);
     }
     assert_eq!(device.health().next_action, NextAction::Wait);

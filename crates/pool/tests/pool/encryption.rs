@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use crate::scan::Scanner;
-use crate::support::{Device, dump, holds, private_keys};
+use crate::support::{Device, dump, holds, private_keys, single_use};
 use aes::cipher::{BlockDecrypt, KeyInit};
 use aes::{Aes256, Block};
-use larder_lifecycle::{DirectoryStatus, LAST_RESORT_RETIRING_SECONDS};
+use larder_lifecycle::{DirectoryStatus, Kind, LAST_RESORT_RETIRING_SECONDS};
 use larder_pool::rusqlite::{Connection, ErrorCode};
 use larder_pool::zeroize::Zeroizing;
-use larder_pool::{Held, KeyPackageRef, LastResortHeld, LocalStore, StoreError, StoreKey, Verdict};
+use larder_pool::{Held, KeyPackageRef, LocalStore, StoreError, StoreKey, Verdict};
 
 const PASSPHRASE: &str = "it's \"correct\"; horse -- battery";
 /// Text that an application stores beside the pool.
@@ -234,14 +234,11 @@ fn c5_an_erased_key_is_not_even_behind_the_encryption() {
     assert_eq!(erased.keys_in(decrypted(&mut device, &key).path()), keys.len());
 
     for victim in victims {
-        device.confirm(victim, Verdict::Held(Held::KeyPackage(DirectoryStatus::Revoked)));
+        device.confirm(victim, Verdict::Held(single_use(DirectoryStatus::Revoked)));
     }
     let new = device.mint_last_resort();
     device.begin_upload();
-    device.confirm(
-        &new,
-        Verdict::Held(Held::LastResort(LastResortHeld::Active { used: false })),
-    );
+    device.confirm(&new, Verdict::Held(Held::available(Kind::LastResort)));
     device.now = device.now.plus(LAST_RESORT_RETIRING_SECONDS + 1);
     assert_eq!(device.sweep().retired, 1);
     assert!(!device.store.purge_owed().unwrap());

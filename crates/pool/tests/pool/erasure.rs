@@ -4,15 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use crate::scan::Scanner;
-use crate::support::{self, Device, SUITE, private_keys, tables_holding};
-use larder_lifecycle::{DirectoryStatus, GRACE_SECONDS, LAST_RESORT_RETIRING_SECONDS, PoolPolicy};
+use crate::support::{self, Device, SUITE, private_keys, single_use, tables_holding};
+use larder_lifecycle::{DirectoryStatus, GRACE_SECONDS, Kind, LAST_RESORT_RETIRING_SECONDS, PoolPolicy};
 use larder_pool::openmls::prelude::{
     BasicCredential, KeyPackage, KeyPackageBundle, LeafNodeParameters, MlsGroup,
 };
 use larder_pool::rusqlite::Connection;
 use larder_pool::{
-    CborCodec, Held, KeyPackagePool, KeyPackageRef, LastResortHeld, LocalStore, PoolError, StoreError,
-    Verdict,
+    CborCodec, Held, KeyPackagePool, KeyPackageRef, LocalStore, PoolError, StoreError, Verdict,
 };
 use openmls_sqlite_storage::SqliteStorageProvider;
 use openmls_traits::OpenMlsProvider;
@@ -97,7 +96,7 @@ fn c5_the_keys_of_key_packages_that_ended_in_the_directory_are_in_no_file() {
         DirectoryStatus::Expired,
         DirectoryStatus::Revoked,
     ] {
-        erased_by(|device, victims| verdict(device, victims, Verdict::Held(Held::KeyPackage(status))));
+        erased_by(|device, victims| verdict(device, victims, Verdict::Held(single_use(status))));
     }
 }
 
@@ -133,7 +132,7 @@ fn c5_c6_the_keys_of_a_replaced_last_resort_are_in_no_file_a_day_later() {
         store
             .transaction(|tx| {
                 let minted = pool.mint_last_resort(tx, signer, *now)?;
-                let held = Verdict::Held(Held::LastResort(LastResortHeld::Active { used: false }));
+                let held = Verdict::Held(Held::available(Kind::LastResort));
                 pool.begin_upload(tx, usize::MAX, *now)?;
                 pool.confirm(tx, &[(minted.clone(), held)], *now)?;
                 Ok::<_, PoolError>(minted)
@@ -171,10 +170,7 @@ fn c5_the_keys_of_an_older_generation_that_was_never_sent_anywhere_are_in_no_fil
     device.pool = KeyPackagePool::for_identity(PoolPolicy::default(), SUITE, &device.credential);
     let survivors = device.mint(PoolPolicy::default().target());
     for survivor in &survivors {
-        device.confirm(
-            survivor,
-            Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
-        );
+        device.confirm(survivor, Verdict::Held(Held::available(Kind::SingleUse)));
     }
     let swept = device.in_tx(|tx, pool, now| pool.sweep(tx, now));
     assert_eq!(swept.withdrawn as usize, VICTIMS);
@@ -342,7 +338,7 @@ fn an_erasure_that_is_undone_owes_nothing() {
         .connection_mut()
         .execute_batch(
             "CREATE TEMP TRIGGER second BEFORE UPDATE OF status ON keypackage_pool_metadata
-             WHEN (SELECT count(*) FROM keypackage_pool_metadata WHERE status >= 4) >= 1
+             WHEN (SELECT count(*) FROM keypackage_pool_metadata WHERE status >= 6) >= 1
              BEGIN SELECT RAISE(ABORT, 'second'); END",
         )
         .unwrap();

@@ -54,8 +54,9 @@ fn stock(device: &mut Device) -> Vec<Vec<u8>> {
     {
         let mut insert = transaction
             .prepare(
-                "INSERT INTO keypackage_pool_metadata (key_package_ref, status, generation, created_at, not_after)
-                 VALUES (?1, 1, ?2, ?3, ?4)",
+                "INSERT INTO keypackage_pool_metadata
+                     (key_package_ref, kind, status, generation, created_at, not_before, not_after)
+                 VALUES (?1, 0, 1, ?2, ?3, ?3 - 90000, ?4)",
             )
             .unwrap();
         for row in 0..i64::from(ROWS) {
@@ -94,7 +95,7 @@ fn metadata_takes_at_most_120_bytes_per_available_and_210_per_spent_key_package(
 
     let transaction = connection.transaction().unwrap();
     let spent = format!(
-        "status = 4, reservation_expires_at = created_at + 2, ended_at = created_at + 3,
+        "status = 6, reservation_expires_at = created_at + 2, ended_at = created_at + 3,
          spent_group_id = randomblob({GROUP_ID_BYTES})"
     );
     update_each(&transaction, &refs, &spent);

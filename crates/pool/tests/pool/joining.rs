@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{self, DAY, Device, Invitation, join_config, private_keys, tables_holding};
+use crate::support::{self, DAY, Device, Invitation, join_config, private_keys, single_use, tables_holding};
 use larder_lifecycle::{DirectoryStatus, UnixSeconds};
 use larder_pool::openmls::prelude::{GroupId, Lifetime, MlsGroup, OpenMlsProvider as _, StagedWelcome};
-use larder_pool::{Corrupt, Erasure, Held, JoinError, PoolError, StoreError, Upload, Verdict};
+use larder_pool::{Corrupt, Erasure, JoinError, PoolError, StoreError, Upload, Verdict};
 use openmls_traits::storage::StorageProvider as _;
 
 fn invited() -> (Device, Device, Upload, Invitation) {
@@ -68,7 +68,7 @@ fn a_key_package_that_the_directory_calls_spent_still_joins() {
     let (_alice, mut bob, upload, invitation) = invited();
     bob.confirm(
         &upload.key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Spent)),
+        Verdict::Held(single_use(DirectoryStatus::Spent)),
     );
     bob.join(&invitation).unwrap();
     bob.assert_consistent(2);
@@ -404,7 +404,7 @@ fn a_welcome_that_cannot_be_opened_is_explained() {
 
     carol.confirm(
         &for_carol.key_package_ref,
-        Verdict::Held(Held::KeyPackage(DirectoryStatus::Lapsed)),
+        Verdict::Held(single_use(DirectoryStatus::Lapsed)),
     );
     let error = carol.join(&invitation).unwrap_err();
     assert!(

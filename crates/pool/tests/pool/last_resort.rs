@@ -3,18 +3,16 @@
 use std::collections::BTreeSet;
 
 use crate::support::{
-    self, ACTIVE, DAY, Device, SUITE, files_holding, key_package, private_keys, tables_holding,
+    self, ACTIVE, DAY, Device, SUITE, USED, files_holding, key_package, last_resort, private_keys,
+    tables_holding,
 };
 use larder_lifecycle::{
-    LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_RETIRING_SECONDS, Level, PoolPolicy, TOMBSTONE_SECONDS,
+    DirectoryStatus, Kind, LAST_RESORT_AGE_SECONDS_MAX, LAST_RESORT_RETIRING_SECONDS, Level, PoolPolicy,
+    TOMBSTONE_SECONDS,
 };
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::openmls::prelude::{Capabilities, ExtensionType, KeyPackage, KeyPackageIn, ProtocolVersion};
-use larder_pool::{
-    Erasure, Held, JoinError, KeyPackagePool, LastResortHeld, LocalStore, PoolError, Upload, Verdict,
-};
-
-const USED: Verdict = Verdict::Held(Held::LastResort(LastResortHeld::Active { used: true }));
+use larder_pool::{Erasure, JoinError, KeyPackagePool, LocalStore, PoolError, Upload, Verdict};
 
 fn keys(device: &mut Device, upload: &Upload) -> Vec<Vec<u8>> {
     private_keys(&device.bundle(&upload.key_package_ref).unwrap())
@@ -41,7 +39,7 @@ fn assert_announces_what_it_uses(key_package: &KeyPackage) {
 fn r_c7_a_last_resort_announces_its_extension_and_openmls_validates_it() {
     let mut device = Device::new("alice/phone");
     let upload = device.stock_last_resort();
-    assert!(upload.last_resort);
+    assert_eq!(upload.kind, Kind::LastResort);
     // Validates it, as any adder does.
     let last_resort = key_package(&upload);
     assert!(last_resort.last_resort());
@@ -50,7 +48,7 @@ fn r_c7_a_last_resort_announces_its_extension_and_openmls_validates_it() {
     assert!(extensions.contains(&ExtensionType::LastResort));
 
     let ordinary = device.stock(1).remove(0);
-    assert!(!ordinary.last_resort);
+    assert_eq!(ordinary.kind, Kind::SingleUse);
     assert!(!key_package(&ordinary).last_resort());
     assert_announces_what_it_uses(&key_package(&ordinary));
 
@@ -138,7 +136,8 @@ fn a_last_resort_is_uploaded_first_and_with_identical_bytes_at_every_attempt() {
     let first = device.begin_upload();
     assert_eq!(first.len(), 3);
     assert_eq!(first[0].key_package_ref, last_resort);
-    assert!(first[0].last_resort && !first[1].last_resort && !first[2].last_resort);
+    let kinds = [0, 1, 2].map(|at| first[at].kind);
+    assert_eq!(kinds, [Kind::LastResort, Kind::SingleUse, Kind::SingleUse]);
     let hash = key_package(&first[0]).hash_ref(&support::crypto()).unwrap();
     assert_eq!(hash, last_resort);
     device.now = device.now.plus(60);
@@ -184,7 +183,8 @@ fn c1_the_audit_covers_last_resorts() {
         .store
         .connection_mut()
         .execute_batch(
-            "DROP TRIGGER keypackage_pool_last_resorts_live_rows_stay; DELETE FROM keypackage_pool_last_resorts",
+            "DROP TRIGGER keypackage_pool_metadata_live_rows_stay;
+             DELETE FROM keypackage_pool_metadata WHERE kind = 1",
         )
         .unwrap();
     let audit = device.store.audit().unwrap();
@@ -198,15 +198,15 @@ fn the_row_of_a_live_last_resort_cannot_be_dropped_and_an_erased_one_stays_erase
     let connection = device.store.connection_mut();
     assert!(
         connection
-            .execute("DELETE FROM keypackage_pool_last_resorts", [])
+            .execute("DELETE FROM keypackage_pool_metadata", [])
             .is_err()
     );
     device.confirm(
         &upload.key_package_ref,
-        Verdict::Held(Held::LastResort(LastResortHeld::Gone)),
+        Verdict::Held(last_resort(DirectoryStatus::Gone)),
     );
     device.assert_consistent(0);
-    let revived = "UPDATE keypackage_pool_last_resorts SET status = 9, ended_at = NULL";
+    let revived = "UPDATE keypackage_pool_metadata SET status = 2, ended_at = NULL";
     assert!(device.store.connection_mut().execute(revived, []).is_err());
 }
 
@@ -219,7 +219,7 @@ fn r_c2_a_last_resort_opens_two_welcomes_and_an_ordinary_key_package_one() {
     let second = Device::new("carol/phone").invite(&upload);
     for invitation in [&first, &second] {
         let joined = bob.join(invitation).unwrap();
-        assert!(joined.last_resort);
+        assert_eq!(joined.kind, Kind::LastResort);
         assert_eq!(joined.key_package_ref, upload.key_package_ref);
         assert_eq!(joined.group.members().count(), 2);
         assert!(bob.has_group(&invitation.group_id));
@@ -232,7 +232,7 @@ fn r_c2_a_last_resort_opens_two_welcomes_and_an_ordinary_key_package_one() {
     let ordinary = bob.stock(1).remove(0);
     let third = Device::new("dave/phone").invite(&ordinary);
     let fourth = Device::new("eve/phone").invite(&ordinary);
-    assert!(!bob.join(&third).unwrap().last_resort);
+    assert_eq!(bob.join(&third).unwrap().kind, Kind::SingleUse);
     assert!(matches!(bob.join(&fourth), Err(JoinError::AlreadySpent { .. })));
 }
 
@@ -272,7 +272,7 @@ fn r_c2_an_old_welcome_for_a_last_resort_joins_nothing_again_and_a_newer_one_doe
     assert_eq!(memory(&mut bob), 2);
     bob.confirm(
         &upload.key_package_ref,
-        Verdict::Held(Held::LastResort(LastResortHeld::Gone)),
+        Verdict::Held(last_resort(DirectoryStatus::Gone)),
     );
     assert_eq!(memory(&mut bob), 0);
     assert!(matches!(bob.join(&second), Err(JoinError::Erased { .. })));
@@ -339,7 +339,8 @@ fn c6_r_c3_a_replaced_last_resort_is_kept_for_a_day_after_the_confirmation_and_e
     bob.now = confirmed_at.plus(LAST_RESORT_RETIRING_SECONDS - 1);
     assert_eq!(bob.sweep(), Default::default());
     bob.confirm(&new, ACTIVE);
-    assert!(bob.join(&under_way).unwrap().last_resort, "a day is not over");
+    let joined = bob.join(&under_way).unwrap();
+    assert_eq!(joined.kind, Kind::LastResort, "a day is not over");
     bob.assert_consistent(2);
 
     bob.now = confirmed_at.plus(LAST_RESORT_RETIRING_SECONDS);
@@ -350,7 +351,7 @@ fn c6_r_c3_a_replaced_last_resort_is_kept_for_a_day_after_the_confirmation_and_e
     assert_erased(&mut bob, &[init_key]);
     let error = bob.join(&late).unwrap_err();
     assert!(
-        matches!(&error, JoinError::Erased { cause: Erasure::LastResort, at, .. } if *at == bob.now),
+        matches!(&error, JoinError::Erased { cause: Erasure::Replaced, at, .. } if *at == bob.now),
         "{error:?}"
     );
 
@@ -427,7 +428,7 @@ fn a_last_resort_is_minted_in_one_transaction_or_not_at_all() {
         .store
         .connection_mut()
         .execute_batch(
-            "CREATE TEMP TRIGGER full BEFORE INSERT ON keypackage_pool_last_resorts
+            "CREATE TEMP TRIGGER full BEFORE INSERT ON keypackage_pool_metadata
              BEGIN SELECT RAISE(ABORT, 'full'); END",
         )
         .unwrap();

@@ -1,17 +1,15 @@
 //! What the directory's inventory does to last resorts.
 
-use crate::support::{ACTIVE, DAY, Device};
-use larder_lifecycle::DirectoryStatus;
+use crate::support::{ACTIVE, DAY, Device, HANDED_OUT, USED, last_resort, single_use};
+use larder_lifecycle::{DirectoryStatus, Kind};
 use larder_pool::{
-    DirectoryRow, Held, KeyPackageRef, LastResortHeld, Reconciled, Verdict, key_package_ref_from_slice,
+    DirectoryRow, Erasure, Held, JoinError, KeyPackageRef, Reconciled, Verdict, key_package_ref_from_slice,
 };
 
-const USED: Verdict = Verdict::Held(Held::LastResort(LastResortHeld::Active { used: true }));
-
-fn told(key_package_ref: &KeyPackageRef, held: LastResortHeld) -> DirectoryRow {
+fn told(key_package_ref: &KeyPackageRef, held: Held) -> DirectoryRow {
     DirectoryRow {
         key_package_ref: key_package_ref.clone(),
-        held: Held::LastResort(held),
+        held,
         reserved_until: None,
     }
 }
@@ -23,12 +21,12 @@ fn reconcile(device: &mut Device, directory: &[DirectoryRow]) -> Reconciled {
 #[test]
 fn what_the_directory_says_of_the_other_kind_is_no_word_of_it() {
     let mut device = Device::new("alice/phone");
-    let last_resort = device.stock_last_resort().key_package_ref;
+    let kept_back = device.stock_last_resort().key_package_ref;
     let ordinary = device.stock(1).remove(0).key_package_ref;
     let before = device.dump();
     let lies = [
-        (last_resort, Held::KeyPackage(DirectoryStatus::Revoked)),
-        (ordinary, Held::LastResort(LastResortHeld::Gone)),
+        (kept_back, single_use(DirectoryStatus::Revoked)),
+        (ordinary, last_resort(DirectoryStatus::Gone)),
     ];
     for (key_package_ref, held) in &lies {
         device.confirm(key_package_ref, Verdict::Held(*held));
@@ -54,18 +52,21 @@ fn what_the_directory_says_of_the_other_kind_is_no_word_of_it() {
 fn x2_a_last_resort_that_this_device_cannot_serve_is_revoked_there() {
     let mut device = Device::new("alice/phone");
     let erased = device.stock_last_resort().key_package_ref;
-    device.confirm(&erased, Verdict::Held(Held::LastResort(LastResortHeld::Gone)));
+    device.confirm(&erased, Verdict::Held(last_resort(DirectoryStatus::Gone)));
     let unknown = |byte| key_package_ref_from_slice(&[byte; 32]).unwrap();
     let served = device.stock_last_resort().key_package_ref;
     let directory = [
-        told(&erased, LastResortHeld::Active { used: false }),
-        told(&served, LastResortHeld::Active { used: false }),
-        told(&unknown(1), LastResortHeld::Active { used: true }),
-        told(&unknown(2), LastResortHeld::Retiring),
-        told(&unknown(3), LastResortHeld::Gone),
+        told(&erased, last_resort(DirectoryStatus::Available)),
+        told(&served, last_resort(DirectoryStatus::Available)),
+        told(&unknown(1), HANDED_OUT),
+        told(&unknown(2), last_resort(DirectoryStatus::Retiring)),
+        told(&unknown(3), last_resort(DirectoryStatus::Gone)),
     ];
-    let revoke_there = reconcile(&mut device, &directory).revoke_there;
-    assert_eq!(revoke_there, [erased, unknown(1), unknown(2)]);
+    let mut revoke_there = reconcile(&mut device, &directory).revoke_there;
+    revoke_there.sort();
+    let mut expected = [erased, unknown(1), unknown(2)];
+    expected.sort();
+    assert_eq!(revoke_there, expected);
     device.assert_consistent(1);
 }
 
@@ -94,9 +95,9 @@ fn an_inventory_confirms_replaces_and_erases_last_resorts() {
     let old = device.mint_last_resort();
     let new = device.mint_last_resort();
     let directory = [
-        told(&gone, LastResortHeld::Gone),
-        told(&old, LastResortHeld::Retiring),
-        told(&new, LastResortHeld::Active { used: false }),
+        told(&gone, last_resort(DirectoryStatus::Gone)),
+        told(&old, last_resort(DirectoryStatus::Retiring)),
+        told(&new, last_resort(DirectoryStatus::Available)),
     ];
     let reconciled = reconcile(&mut device, &directory);
     assert_eq!(
@@ -115,7 +116,7 @@ fn a_last_resort_that_retires_in_favour_of_an_unknown_one_is_due() {
     // After a restore: the directory holds a newer one, which this device does not know any more.
     let mut device = Device::new("alice/phone");
     let old = device.stock_last_resort().key_package_ref;
-    reconcile(&mut device, &[told(&old, LastResortHeld::Retiring)]);
+    reconcile(&mut device, &[told(&old, last_resort(DirectoryStatus::Retiring))]);
     assert!(device.last_resort_due());
     assert_eq!(device.health().last_resort, None);
     device.now = device.now.plus(DAY);
@@ -126,10 +127,7 @@ fn a_last_resort_that_retires_in_favour_of_an_unknown_one_is_due() {
 fn c6_the_directory_knows_of_a_use_before_the_welcome_arrives() {
     let mut device = Device::new("bob/phone");
     let upload = device.stock_last_resort();
-    let used = [told(
-        &upload.key_package_ref,
-        LastResortHeld::Active { used: true },
-    )];
+    let used = [told(&upload.key_package_ref, HANDED_OUT)];
     assert_eq!(reconcile(&mut device, &used), Reconciled::default());
     assert!(device.last_resort_due());
     let before = device.dump();
@@ -138,4 +136,84 @@ fn c6_the_directory_knows_of_a_use_before_the_welcome_arrives() {
     device.confirm(&upload.key_package_ref, USED);
     device.confirm(&upload.key_package_ref, ACTIVE);
     assert_eq!(device.dump(), before, "only the first use is news");
+}
+
+#[test]
+fn no_kind_is_told_to_be_in_a_state_of_the_other() {
+    use DirectoryStatus as D;
+    for status in D::ALL {
+        let single_use = !matches!(status, D::Retiring | D::Gone);
+        let last_resort = !matches!(status, D::Reserved | D::Spent | D::Lapsed);
+        for (kind, fits) in [(Kind::SingleUse, single_use), (Kind::LastResort, last_resort)] {
+            let held = Held::new(kind, status, true);
+            assert_eq!(held.is_some(), fits, "{kind:?}, {status:?}");
+            let told = held.map(|held| (held.kind(), held.status(), held.used()));
+            assert!(told.is_none_or(|told| told == (kind, status, true)));
+        }
+    }
+    assert_eq!(
+        Some(ACTIVE),
+        Held::new(Kind::LastResort, D::Available, false).map(Verdict::Held)
+    );
+}
+
+#[test]
+fn a_last_resort_ends_as_the_directory_says() {
+    for (status, expected) in [
+        (DirectoryStatus::Revoked, Erasure::Revoked),
+        (DirectoryStatus::Expired, Erasure::Expired),
+        (DirectoryStatus::Gone, Erasure::Replaced),
+    ] {
+        let mut bob = Device::new("bob/phone");
+        let upload = bob.stock_last_resort();
+        let invitation = Device::new("alice/phone").invite(&upload);
+        let reconciled = reconcile(&mut bob, &[told(&upload.key_package_ref, last_resort(status))]);
+        assert_eq!(reconciled.erased, 1);
+        bob.assert_consistent(0);
+        match bob.join(&invitation) {
+            Err(JoinError::Erased { cause, .. }) => assert_eq!(cause, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_a_restored_directory_does_not_name_is_kept_and_not_counted_on() {
+    let mut device = Device::new("alice/phone");
+    let kept_back = device.stock_last_resort().key_package_ref;
+    let ordinary = device.stock(1).remove(0).key_package_ref;
+    device.mint(1);
+    let lies = [
+        told(&kept_back, single_use(DirectoryStatus::Available)),
+        told(&ordinary, last_resort(DirectoryStatus::Available)),
+    ];
+    let distrusted = device.in_tx(|tx, pool, now| pool.distrust(tx, &lies, None, now));
+    assert_eq!(distrusted, 2);
+    let health = device.health();
+    assert_eq!((health.available, health.reserved, health.unconfirmed), (0, 1, 1));
+    assert_eq!(health.last_resort, None);
+    device.assert_consistent(3);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep().retired, 1);
+    let again = device.in_tx(|tx, pool, now| pool.distrust(tx, &[], Some(now), now));
+    assert_eq!(again, 0);
+    assert!(
+        device.bundle(&ordinary).is_none(),
+        "no invitation is expected any more"
+    );
+    device.assert_consistent(1);
+}
+
+#[test]
+fn an_older_last_resort_that_is_confirmed_retires_no_newer_one() {
+    let mut device = Device::new("alice/phone");
+    let (older, newer) = (device.mint_last_resort(), device.mint_last_resort());
+    device.confirm(&older, ACTIVE);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep(), Default::default());
+    assert_eq!(device.begin_upload()[0].key_package_ref, newer);
+    device.confirm(&newer, ACTIVE);
+    device.now = device.now.plus(DAY);
+    assert_eq!(device.sweep().retired, 1);
+    assert!(device.bundle(&newer).is_some());
 }

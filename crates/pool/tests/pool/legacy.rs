@@ -56,7 +56,7 @@ fn states_and_times_are_kept_and_the_private_keys_leave_the_file() {
         Some((3, CREATED, ends, uploaded, until, None, None))
     );
     let spent = (
-        4,
+        6,
         CREATED,
         ends,
         uploaded,
@@ -67,7 +67,7 @@ fn states_and_times_are_kept_and_the_private_keys_leave_the_file() {
     assert_eq!(row(&gone[0]), Some(spent));
     assert_eq!(
         row(&gone[1]),
-        Some((6, CREATED, ends, None, None, Some(ends), None))
+        Some((8, CREATED, ends, None, None, Some(ends), None))
     );
     assert_eq!(row(&gone[2]), None);
 
@@ -253,11 +253,11 @@ fn a_spent_or_expired_row_whose_key_is_still_here_can_still_be_joined_with() {
     let upload = Upload {
         key_package_ref: reference(&live[0]),
         key_package: message(live[0].key_package().clone()),
-        last_resort: false,
+        kind: larder_lifecycle::Kind::SingleUse,
     };
     let invitation = Device::new("bob/phone").invite(&upload);
     device.join(&invitation).unwrap();
-    assert_eq!(status(&mut device.store, &live[0]), Some(4));
+    assert_eq!(status(&mut device.store, &live[0]), Some(6));
     // The other one goes when its life and the grace are over.
     device.now = UnixSeconds(device.now.0 + 52 * DAY);
     assert_eq!(device.in_tx(|tx, pool, now| pool.sweep(tx, now)).expired, 1);
@@ -322,6 +322,6 @@ fn a_table_without_the_optional_columns_is_enough() {
     let mut row = |bundle| pool_row(&mut device.store, &reference(bundle));
     // What OpenMLS holds tells its lifetime itself.
     assert_eq!(row(&live), Some((2, CREATED, ends, None, None, None, None)));
-    let spent = (4, CREATED, CREATED + 5, None, None, Some(CREATED), Some(vec![]));
+    let spent = (6, CREATED, CREATED + 5, None, None, Some(CREATED), Some(vec![]));
     assert_eq!(row(&gone), Some(spent));
 }

@@ -1,14 +1,14 @@
 //! What the directory held and does not name any more, and what is valid only later.
 
-use crate::support::{DAY, Device};
-use larder_lifecycle::{DirectoryStatus, Level, POOL_LOST_MAX, PoolPolicy};
-use larder_pool::{DirectoryRow, Held, KeyPackageRef, LastResortHeld, NextAction, Reconciled};
+use crate::support::{self, DAY, Device, single_use};
+use larder_lifecycle::{DirectoryStatus, Kind, Level, POOL_LOST_MAX, PoolPolicy};
+use larder_pool::{DirectoryRow, KeyPackageRef, NextAction, Reconciled};
 
 fn inventory(refs: &[KeyPackageRef], status: DirectoryStatus) -> Vec<DirectoryRow> {
     refs.iter()
         .map(|key_package_ref| DirectoryRow {
             key_package_ref: key_package_ref.clone(),
-            held: Held::KeyPackage(status),
+            held: single_use(status),
             reserved_until: None,
         })
         .collect()
@@ -134,18 +134,18 @@ fn a_last_resort_that_turns_up_again_is_withdrawn() {
     let upload = device.stock_last_resort();
     device.in_tx(|tx, pool, now| pool.reconcile(tx, &[], now));
     assert!(device.last_resort_due());
-    let row = |held| {
+    let row = |status| {
         vec![DirectoryRow {
             key_package_ref: upload.key_package_ref.clone(),
-            held: Held::LastResort(held),
+            held: support::last_resort(status),
             reserved_until: None,
         }]
     };
-    let active = row(LastResortHeld::Active { used: false });
+    let active = row(DirectoryStatus::Available);
     let reconciled = device.in_tx(|tx, pool, now| pool.reconcile(tx, &active, now));
     assert_eq!(reconciled.revoke_there.len(), 1);
     assert!(device.bundle(&upload.key_package_ref).is_some());
-    let gone = row(LastResortHeld::Gone);
+    let gone = row(DirectoryStatus::Gone);
     device.in_tx(|tx, pool, now| pool.reconcile(tx, &gone, now));
     assert!(device.bundle(&upload.key_package_ref).is_none());
 }
@@ -172,7 +172,7 @@ fn what_is_valid_only_later_is_replaced_and_withdrawn() {
     let named = device
         .in_tx(|tx, pool, _| pool.known(tx))
         .into_iter()
-        .filter(|known| !known.last_resort && !refs.contains(&known.key_package_ref))
+        .filter(|known| known.kind == Kind::SingleUse && !refs.contains(&known.key_package_ref))
         .map(|known| known.key_package_ref)
         .collect::<Vec<_>>();
     let mut directory = inventory(&named, DirectoryStatus::Available);

@@ -1,7 +1,6 @@
 //! The pool with real stores: what it mints, joins with, keeps and erases.
 
 #![expect(
-    clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
     reason = "a test fails by panicking, in its helpers too"

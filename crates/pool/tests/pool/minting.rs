@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{DAY, Device, SUITE, key_package, private_keys, tables_holding};
-use larder_lifecycle::{PoolPolicy, UnixSeconds};
+use crate::support::{DAY, Device, SUITE, key_package, private_keys, single_use, tables_holding};
+use larder_lifecycle::{DirectoryStatus, Kind, PoolPolicy, UnixSeconds};
 use larder_pool::{Corrupt, Held, KeyPackagePool, LocalStore, PoolError, StoreError, Verdict};
 
 #[test]
@@ -175,7 +175,7 @@ fn private_keys_are_in_the_table_of_openmls_and_in_no_other() {
     let uploads = device.stock(4);
     device.confirm(
         &uploads[1].key_package_ref,
-        Verdict::Held(Held::KeyPackage(larder_lifecycle::DirectoryStatus::Reserved)),
+        Verdict::Held(single_use(DirectoryStatus::Reserved)),
     );
     let dump = device.dump();
     assert!(
@@ -199,7 +199,7 @@ fn metadata_of_an_available_key_package_takes_at_most_120_bytes() {
         .begin_upload()
         .into_iter()
         .map(|upload| {
-            let held = Verdict::Held(Held::KeyPackage(larder_lifecycle::DirectoryStatus::Available));
+            let held = Verdict::Held(Held::available(Kind::SingleUse));
             (upload.key_package_ref, held)
         })
         .collect();
@@ -226,14 +226,14 @@ fn a_status_that_was_never_written_fails_closed() {
     let connection = device.store.connection_mut();
     assert!(
         connection
-            .execute("UPDATE keypackage_pool_metadata SET status = 9", [])
+            .execute("UPDATE keypackage_pool_metadata SET status = 99", [])
             .is_err(),
         "the schema refuses it too"
     );
     connection
         .execute_batch(
             "PRAGMA ignore_check_constraints = ON;
-             UPDATE keypackage_pool_metadata SET status = 9
+             UPDATE keypackage_pool_metadata SET status = 99
              WHERE key_package_ref = (SELECT min(key_package_ref) FROM keypackage_pool_metadata);",
         )
         .unwrap();
@@ -242,7 +242,7 @@ fn a_status_that_was_never_written_fails_closed() {
         assert!(
             matches!(
                 error,
-                PoolError::Store(StoreError::Corrupt(Corrupt::UnknownStatus(9)))
+                PoolError::Store(StoreError::Corrupt(Corrupt::UnknownStatus(99)))
             ),
             "{error:?}"
         );
@@ -286,7 +286,7 @@ fn a_status_that_was_never_written_fails_closed() {
     );
     assert!(matches!(
         device.store.audit(),
-        Err(StoreError::Corrupt(Corrupt::UnknownStatus(9)))
+        Err(StoreError::Corrupt(Corrupt::UnknownStatus(99)))
     ));
     assert_eq!(device.dump(), before);
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{self, DAY, Device, Dump, Invitation, join_config};
+use crate::support::{self, DAY, Device, Dump, Invitation, join_config, single_use};
 use larder_lifecycle::{DirectoryStatus, TOMBSTONE_SECONDS, UnixSeconds};
 use larder_pool::openmls::prelude::GroupId;
 use larder_pool::{
-    Corrupt, Erasure, Held, JOIN_ATTEMPTS_MAX, JoinError, KeyPackageRef, PoolError, QUARANTINE_WELCOMES_MAX,
+    Corrupt, Erasure, JOIN_ATTEMPTS_MAX, JoinError, KeyPackageRef, PoolError, QUARANTINE_WELCOMES_MAX,
     QuarantineReason, Quarantined, StoreError, Upload, Verdict, key_package_ref_from_slice,
 };
 use sha2::{Digest as _, Sha256};
@@ -208,9 +208,9 @@ fn r_c2_every_welcome_that_cannot_be_opened_is_explained_from_what_is_left() {
         (&uploads[2], DirectoryStatus::Revoked),
         (&uploads[3], DirectoryStatus::Expired),
     ] {
-        bob.confirm(&upload.key_package_ref, Verdict::Held(Held::KeyPackage(status)));
+        bob.confirm(&upload.key_package_ref, Verdict::Held(single_use(status)));
     }
-    let gone = Held::LastResort(larder_pool::LastResortHeld::Gone);
+    let gone = support::last_resort(DirectoryStatus::Gone);
     bob.confirm(&last_resort.key_package_ref, Verdict::Held(gone));
     let erased_at = bob.now;
     let mut carol = Device::new("carol/phone");
@@ -299,7 +299,7 @@ fn every_join_error_has_a_stable_code() {
         (erased(Erasure::Lapsed), "lapsed"),
         (erased(Erasure::Expired), "expired"),
         (erased(Erasure::Revoked), "revoked"),
-        (erased(Erasure::LastResort), "replaced"),
+        (erased(Erasure::Replaced), "replaced"),
         (JoinError::GroupExists { group_id }, "group-exists"),
         (JoinError::MissingRatchetTree, "missing-ratchet-tree"),
         (JoinError::NotOurLeaf(key_package_ref.clone()), "not-our-leaf"),

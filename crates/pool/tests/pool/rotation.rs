@@ -1,10 +1,10 @@
 //! R-C10: another signature key, credential or set of capabilities replaces the pool. Publish the new, have it confirmed,
 //! revoke the old, drain what is reserved.
 
-use crate::support::{self, ACTIVE, DAY, Device, private_keys, tables_holding};
-use larder_lifecycle::{DirectoryStatus, Level, PoolPolicy};
+use crate::support::{self, ACTIVE, DAY, Device, private_keys, single_use, tables_holding};
+use larder_lifecycle::{DirectoryStatus, Kind, Level, PoolPolicy};
 use larder_pool::openmls::prelude::{BasicCredential, Capabilities, ExtensionType, OpenMlsProvider as _};
-use larder_pool::{Held, KeyPackageRef, Upload, Verdict};
+use larder_pool::{Held, KeyPackagePool, KeyPackageRef, Upload, Verdict};
 
 fn refs(uploads: &[Upload]) -> Vec<KeyPackageRef> {
     let mut refs: Vec<_> = uploads
@@ -121,7 +121,7 @@ fn r_c10_the_old_ones_are_named_only_once_the_new_ones_are_confirmed() {
     let new = device.begin_upload();
     for upload in &new {
         assert_eq!(device.outdated(), [], "some are not confirmed");
-        let available = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
+        let available = Verdict::Held(Held::available(Kind::SingleUse));
         device.confirm(&upload.key_package_ref, available);
     }
     assert_eq!(outdated(&mut device), old);
@@ -132,12 +132,7 @@ fn r_c10_the_old_ones_are_named_only_once_the_new_ones_are_confirmed() {
 
     let revoked: Vec<_> = old
         .iter()
-        .map(|old| {
-            (
-                old.clone(),
-                Verdict::Held(Held::KeyPackage(DirectoryStatus::Revoked)),
-            )
-        })
+        .map(|old| (old.clone(), Verdict::Held(single_use(DirectoryStatus::Revoked))))
         .collect();
     let confirmed = device.in_tx(|tx, pool, now| pool.confirm(tx, &revoked, now));
     assert_eq!((confirmed.moved, confirmed.erased), (0, 4));
@@ -168,7 +163,7 @@ fn r_c10_an_old_reserved_key_package_still_joins_and_is_never_named() {
     let mut bob = small();
     let old = bob.stock(4);
     let (reserved, unnoticed) = (&old[0], &old[1]);
-    let reserved_there = Verdict::Held(Held::KeyPackage(DirectoryStatus::Reserved));
+    let reserved_there = Verdict::Held(single_use(DirectoryStatus::Reserved));
     bob.confirm(&reserved.key_package_ref, reserved_there);
     bob.rotate();
     bob.stock(4);
@@ -222,7 +217,7 @@ fn c6_a_last_resort_of_an_old_generation_is_due_and_retires_when_the_new_one_is_
     bob.now = bob.now.plus(2 * DAY);
     assert_eq!(bob.sweep(), Default::default(), "the new one is not confirmed");
     bob.confirm(&new, ACTIVE);
-    assert!(bob.join(&invitation).unwrap().last_resort);
+    assert_eq!(bob.join(&invitation).unwrap().kind, Kind::LastResort);
     assert!(
         !bob.last_resort_due(),
         "the use of an old one is no use of the new one"
@@ -233,12 +228,28 @@ fn c6_a_last_resort_of_an_old_generation_is_due_and_retires_when_the_new_one_is_
 }
 
 #[test]
+fn a_last_resort_that_never_left_is_withdrawn_like_any_other() {
+    let mut device = small();
+    device.mint_last_resort();
+    device.mint(1);
+    device.rotate();
+    let sent = device.mint_last_resort();
+    assert_eq!(device.begin_upload().len(), 1);
+    assert_eq!(device.sweep().withdrawn, 2);
+    device.assert_consistent(1);
+    device.mint_last_resort();
+    device.in_tx(|tx, _, now| KeyPackagePool::begin_anew(tx, now));
+    device.assert_consistent(1);
+    assert!(device.bundle(&sent).is_some(), "an upload may be under way");
+}
+
+#[test]
 fn generations_without_rows_are_forgotten() {
     let mut device = small();
     for _ in 0..3 {
         let uploads = device.stock(2);
         for upload in uploads {
-            let revoked = Verdict::Held(Held::KeyPackage(DirectoryStatus::Revoked));
+            let revoked = Verdict::Held(single_use(DirectoryStatus::Revoked));
             device.confirm(&upload.key_package_ref, revoked);
         }
         device.rotate();

@@ -1,11 +1,9 @@
 //! One store with a pool for each of several ciphersuites.
 
-use crate::support::{ACTIVE, DAY, Device};
-use larder_lifecycle::{DirectoryStatus, PoolPolicy};
+use crate::support::{ACTIVE, DAY, Device, single_use};
+use larder_lifecycle::{DirectoryStatus, Kind, PoolPolicy};
 use larder_pool::openmls::prelude::Ciphersuite;
-use larder_pool::{
-    DirectoryRow, Held, KeyPackagePool, KeyPackageRef, LastResortHeld, PoolError, Upload, Verdict,
-};
+use larder_pool::{DirectoryRow, Held, KeyPackagePool, KeyPackageRef, PoolError, Upload, Verdict};
 
 const CHACHA: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
 
@@ -57,10 +55,7 @@ impl Two {
 fn inventory(uploads: &[Vec<Upload>; 2]) -> Vec<DirectoryRow> {
     let row = |upload: &Upload| DirectoryRow {
         key_package_ref: upload.key_package_ref.clone(),
-        held: match upload.last_resort {
-            true => Held::LastResort(LastResortHeld::Active { used: false }),
-            false => Held::KeyPackage(DirectoryStatus::Available),
-        },
+        held: Held::available(upload.kind),
         reserved_until: None,
     };
     uploads.iter().flatten().map(row).collect()
@@ -107,7 +102,7 @@ fn an_upload_is_of_one_suite_and_any_pool_takes_the_verdicts() {
     let minted = two.device.mint(2);
     two.swap();
     assert_eq!(two.device.begin_upload(), [], "nothing of this suite");
-    let verdict = Verdict::Held(Held::KeyPackage(DirectoryStatus::Available));
+    let verdict = Verdict::Held(Held::available(Kind::SingleUse));
     two.device.confirm(&minted[0], verdict);
     two.swap();
     let health = two.device.health();
@@ -174,7 +169,7 @@ fn x2_the_inventory_of_both_suites_agrees_with_either_pool() {
     );
     // What the directory ended or lost of one suite is that suite's alone.
     let mut directory = directory;
-    directory[16 + 1].held = Held::KeyPackage(DirectoryStatus::Revoked);
+    directory[16 + 1].held = single_use(DirectoryStatus::Revoked);
     directory.pop();
     directory.pop();
     two.device

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use larder_lifecycle::{DirectoryStatus, PoolPolicy, UnixSeconds};
+use larder_lifecycle::{DirectoryStatus, Kind, PoolPolicy, UnixSeconds};
 use larder_pool::openmls::prelude::tls_codec::Serialize as _;
 use larder_pool::openmls::prelude::{
     BasicCredential, Ciphersuite, CredentialWithKey, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn,
@@ -16,8 +16,8 @@ use larder_pool::openmls::prelude::{
 use larder_pool::rusqlite::Connection;
 use larder_pool::rusqlite::types::Value;
 use larder_pool::{
-    Held, JoinError, Joined, KeyPackagePool, KeyPackageRef, LastResortHeld, LocalStore, PoolError,
-    PoolHealth, StoreError, StoreKey, Swept, Tx, Upload, Verdict,
+    Held, JoinError, Joined, KeyPackagePool, KeyPackageRef, LocalStore, PoolError, PoolHealth, StoreError,
+    StoreKey, Swept, Tx, Upload, Verdict,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::storage::StorageProvider as _;
@@ -26,7 +26,27 @@ use tempfile::TempDir;
 pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 pub const DAY: u64 = 86_400;
 /// The directory's answer to the first upload of a last resort.
-pub const ACTIVE: Verdict = Verdict::Held(Held::LastResort(LastResortHeld::Active { used: false }));
+pub const ACTIVE: Verdict = Verdict::Held(Held::available(Kind::LastResort));
+/// The directory's word on a last resort that it has handed out.
+pub const HANDED_OUT: Held = held(Kind::LastResort, DirectoryStatus::Available, true);
+/// The same as an answer to an upload.
+pub const USED: Verdict = Verdict::Held(HANDED_OUT);
+
+const fn held(kind: Kind, status: DirectoryStatus, used: bool) -> Held {
+    match Held::new(kind, status, used) {
+        Some(held) => held,
+        None => panic!("no KeyPackage of this kind is in this state"),
+    }
+}
+
+pub const fn single_use(status: DirectoryStatus) -> Held {
+    held(Kind::SingleUse, status, false)
+}
+
+/// A last resort that was never handed out.
+pub const fn last_resort(status: DirectoryStatus) -> Held {
+    held(Kind::LastResort, status, false)
+}
 
 /// OpenMLS reads the system clock when it validates a KeyPackage that is added, so the tests live today.
 #[expect(
@@ -166,7 +186,7 @@ impl Device {
         for upload in &uploads {
             self.confirm(
                 &upload.key_package_ref,
-                Verdict::Held(Held::KeyPackage(DirectoryStatus::Available)),
+                Verdict::Held(Held::available(Kind::SingleUse)),
             );
         }
         uploads
