@@ -1,8 +1,8 @@
 -- Times are Unix seconds. No table holds key material: that is in OpenMLS's own.
 
 -- What KeyPackages were minted for. Another signature key, credential or set of capabilities is another generation.
--- The hashes are SHA-256. They are all NULL for what came from an older kind of pool without its private keys, until a pool
--- of the ciphersuite is used.
+-- The hashes are SHA-256. They are all NULL for the tombstones of an older kind of pool, until a pool of their ciphersuite is
+-- used.
 CREATE TABLE keypackage_pool_generations (
     generation          INTEGER NOT NULL PRIMARY KEY,
     suite               INTEGER NOT NULL,

@@ -32,7 +32,7 @@ impl Audit {
 }
 
 pub(crate) fn audit(connection: &Connection) -> Result<Audit, StoreError> {
-    // One snapshot for both tables.
+    // One snapshot of both sides.
     let snapshot = connection.unchecked_transaction()?;
     let bundles = bundles(&snapshot)?;
     let live: BTreeSet<_> = metadata::all(&snapshot)?

@@ -10,7 +10,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{PoolError, StoreError};
 use crate::metadata::{self, Metadata};
-use crate::pool::bundle;
 use crate::store::Tx;
 
 /// The number of a generation in the file.
@@ -194,8 +193,7 @@ pub(crate) fn siblings(connection: &Connection, of: Generation) -> Result<Vec<Ge
     Ok(generations.collect::<Result<_, _>>()?)
 }
 
-/// Finds out the generation of what was minted before generations were recorded, from OpenMLS's bundles. What has no
-/// bundle any more counts as `current`'s: a tombstone tells nothing of its key.
+/// Counts the tombstones of an older kind of pool as `current`'s: they tell nothing of their keys.
 pub(crate) fn adopt(tx: &Tx<'_>, suite: Ciphersuite, current: &Fingerprint) -> Result<(), PoolError> {
     let connection = tx.connection();
     let unknown: Option<i64> = connection
@@ -209,14 +207,11 @@ pub(crate) fn adopt(tx: &Tx<'_>, suite: Ciphersuite, current: &Fingerprint) -> R
         return Ok(());
     };
     tx.atomically(|| {
+        let generation = ensure(connection, current)?;
         for row in metadata::all(connection)? {
             if row.generation != unknown {
                 continue;
             }
-            let generation = match bundle(tx, &row.key_package_ref)? {
-                Some(bundle) => ensure(connection, &Fingerprint::of_key_package(bundle.key_package()))?,
-                None => ensure(connection, current)?,
-            };
             let next = Metadata {
                 generation,
                 ..row.clone()
