@@ -19,7 +19,7 @@ fn forget_metadata(profile: &Path, count: usize) -> Vec<Vec<u8>> {
         )
         .unwrap();
     let refs: Vec<Vec<u8>> = database
-        .prepare("SELECT key_package_ref FROM keypackage_pool_metadata LIMIT ?1")
+        .prepare("SELECT key_package_ref FROM keypackage_pool_metadata WHERE kind = 0 LIMIT ?1")
         .unwrap()
         .query_map([count], |row| row.get(0))
         .unwrap()

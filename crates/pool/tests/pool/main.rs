@@ -8,6 +8,7 @@
 
 mod older;
 mod scan;
+#[cfg_attr(not(feature = "sqlcipher"), expect(dead_code, reason = "for encrypted files"))]
 mod support;
 
 mod crashes;
