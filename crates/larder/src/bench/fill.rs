@@ -62,6 +62,7 @@ const SQLITE: &str = "
         SELECT CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, randomblob(32), 0, 1, 0, 0,
             randomblob(32), randomblob(32), {now} - 86400, {now} + {life} + i % 100000, {now} FROM n;
     INSERT INTO key_package_bytes SELECT device_id, ref, randomblob(300) FROM key_packages;
+    UPDATE devices SET stock_ends = {now} + {life} WHERE id >= 2000000000;
     DROP TABLE n;";
 
 const SQLITE_SESSION: &str = "INSERT INTO sessions (hash, device_id, challenge_hash, expires_at)
@@ -84,6 +85,7 @@ const POSTGRES: &str = "
             sha256(('k' || i)::bytea), sha256(('e' || i)::bytea), {now} - 86400, {now} + {life} + i % 100000, {now}
         FROM generate_series(0::bigint, {stored} + {hot} - 1) i;
     INSERT INTO key_package_bytes SELECT device_id, ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
+    UPDATE devices SET stock_ends = {now} + {life} WHERE id >= 2000000000;
     ANALYZE users, devices, sessions, key_packages, key_package_bytes;";
 
 /// Fills a store that nobody serves.

@@ -28,6 +28,8 @@ CREATE TABLE devices (
     -- KeyPackages
     generation BIGINT NOT NULL DEFAULT 0,
     last_upload BIGINT,
+    -- No single-use KeyPackage of the device is available and has a `not_after` before this; NULL if none is available.
+    stock_ends BIGINT,
     audit_seq BIGINT NOT NULL DEFAULT 0,
     audit_hash BYTEA NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
     -- When the oldest row of the device's audit happened that is still there; NULL without one.
@@ -120,7 +122,7 @@ CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after
     WHERE kind = 0 AND status = 0;
 CREATE UNIQUE INDEX key_packages_one_last_resort ON key_packages (device_id, suite) WHERE kind = 1 AND status = 0;
 CREATE INDEX key_packages_last_resorts ON key_packages (device_id, suite) WHERE kind = 1 AND status < 3;
-CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE kind = 0 AND status = 0;
+CREATE INDEX devices_by_end_of_stock ON devices (stock_ends) WHERE stock_ends IS NOT NULL;
 CREATE INDEX key_packages_to_end ON key_packages (not_after) WHERE kind = 1 AND status < 3;
 CREATE INDEX key_packages_to_retire ON key_packages (retiring_until) WHERE status = 2;
 CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 2;

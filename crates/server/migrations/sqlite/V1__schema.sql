@@ -28,6 +28,8 @@ CREATE TABLE devices (
     -- KeyPackages
     generation INTEGER NOT NULL DEFAULT 0,
     last_upload INTEGER,
+    -- No single-use KeyPackage of the device is available and has a `not_after` before this; NULL if none is available.
+    stock_ends INTEGER,
     audit_seq INTEGER NOT NULL DEFAULT 0,
     audit_hash BLOB NOT NULL DEFAULT (zeroblob(32)),
     -- When the oldest row of the device's audit happened that is still there; NULL without one.
@@ -106,7 +108,7 @@ CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after
     WHERE kind = 0 AND status = 0;
 CREATE UNIQUE INDEX key_packages_one_last_resort ON key_packages (device_id, suite) WHERE kind = 1 AND status = 0;
 CREATE INDEX key_packages_last_resorts ON key_packages (device_id, suite) WHERE kind = 1 AND status < 3;
-CREATE INDEX key_packages_to_expire ON key_packages (not_after) WHERE kind = 0 AND status = 0;
+CREATE INDEX devices_by_end_of_stock ON devices (stock_ends) WHERE stock_ends IS NOT NULL;
 CREATE INDEX key_packages_to_end ON key_packages (not_after) WHERE kind = 1 AND status < 3;
 CREATE INDEX key_packages_to_retire ON key_packages (retiring_until) WHERE status = 2;
 CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 2;

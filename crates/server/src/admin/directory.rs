@@ -40,6 +40,7 @@ pub(super) fn check_device(
 ) -> Result<(), Fault> {
     let mut histories = check_audit(tx, device, findings)?;
     let mut live = 0;
+    let end_of_stock = tx.end_of_stock(device.key)?;
     for row in tx.key_packages_of(device.key)? {
         findings.key_packages += 1;
         let state = row.listed.state;
@@ -66,6 +67,16 @@ pub(super) fn check_device(
             );
         }
         live += u32::from(row.listed.kind == Kind::SingleUse && !state.has_ended());
+        if row.listed.kind == Kind::SingleUse
+            && state == DirectoryState::Available
+            && end_of_stock.is_none_or(|end| end > row.lifetime.not_after)
+        {
+            findings.add(
+                FindingCode::KeyPackageRow,
+                of_device(&row.key_package_ref, device),
+                "it ends before its device's row says that any does".to_owned(),
+            );
+        }
         let content = tx.key_package_content(device.key, &row.key_package_ref)?;
         check_bytes(crypto, device, (&row, &content), findings);
     }

@@ -8,6 +8,9 @@ use larder_wire::{
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, ReservationId, Stored, Tx};
 
+/// Devices whose KeyPackages are looked through together for those that expire: the pool of each is bounded.
+const SWEPT_DEVICES_MAX: u32 = 16;
+
 /// Who makes a transition happen, and for which group.
 pub(super) struct Actor<'a> {
     pub(super) transition: AuditTransition,
@@ -277,18 +280,46 @@ pub(crate) fn sweep(
         let actor = Actor::new(AuditTransition::Lapse, None).for_group(group.as_ref());
         moved += u64::from(apply(tx, row, DirectoryEvent::Lapse { now }, &actor, now)?.is_ok());
     }
-    let served_until = now.plus(policy.serving_margin_seconds);
-    for row in tx.key_packages_to_end(served_until, now, limit)? {
-        let of_use_before = policy.of_use_before(row.listed.kind, row.lifetime.not_after);
-        let transition = match row.listed.kind {
-            Kind::SingleUse => AuditTransition::Expire,
-            Kind::LastResort => AuditTransition::Gone,
-        };
-        let expire = DirectoryEvent::Expire { now, of_use_before };
-        let ended = apply(tx, row, expire, &Actor::new(transition, None), now)?;
-        moved += u64::from(ended.is_ok());
+    moved += expire(tx, policy, now, limit)?;
+    for row in tx.last_resorts_to_end(now, limit)? {
+        moved += end_if_due(tx, row, policy, now)?;
     }
     Ok(moved
         + tx.forget_key_packages(now.minus(policy.tombstone_seconds), limit)?
         + tx.forget_reservations(now, limit)?)
+}
+
+/// Expires the single-use KeyPackages that are due, of one device after the other, until there were `limit` of them.
+fn expire(tx: &Tx<'_>, policy: &DirectoryPolicy, now: UnixSeconds, limit: u32) -> Result<u64, Fault> {
+    let served_until = now.plus(policy.serving_margin_seconds);
+    let mut expired = 0;
+    while expired < u64::from(limit) {
+        let devices = tx.devices_to_expire(served_until, SWEPT_DEVICES_MAX)?;
+        if devices.is_empty() {
+            break;
+        }
+        for row in tx.key_packages_to_expire(&devices, served_until)? {
+            expired += end_if_due(tx, row, policy, now)?;
+        }
+        for device in devices {
+            tx.note_end_of_stock(device)?;
+        }
+    }
+    Ok(expired)
+}
+
+fn end_if_due(
+    tx: &Tx<'_>,
+    row: KeyPackageRow,
+    policy: &DirectoryPolicy,
+    now: UnixSeconds,
+) -> Result<u64, Fault> {
+    let of_use_before = policy.of_use_before(row.listed.kind, row.lifetime.not_after);
+    let transition = match row.listed.kind {
+        Kind::SingleUse => AuditTransition::Expire,
+        Kind::LastResort => AuditTransition::Gone,
+    };
+    let expire = DirectoryEvent::Expire { now, of_use_before };
+    let ended = apply(tx, row, expire, &Actor::new(transition, None), now)?;
+    Ok(u64::from(ended.is_ok()))
 }

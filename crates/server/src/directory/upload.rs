@@ -37,6 +37,7 @@ pub(crate) fn upload(
         hard_cap: policy.hard_cap,
         known: Known::find(tx, uploader, batch)?,
         accepted: Vec::new(),
+        first_end: None,
     };
     let mut results = Vec::with_capacity(batch.len());
     for (bytes, verdict) in batch {
@@ -53,7 +54,7 @@ pub(crate) fn upload(
             .collect();
         let identity = uploader.identity();
         tx.append_audits(&accepted, AuditTransition::Upload, (Some(&identity), None), now)?;
-        tx.note_upload(uploader.key, now)?;
+        tx.note_upload(uploader.key, upload.first_end, now)?;
     }
     let available = tx.count_available(uploader.key, Kind::SingleUse, Serving::at(now, policy))?;
     Ok(Uploaded { results, available })
@@ -66,6 +67,8 @@ struct Upload {
     hard_cap: u32,
     known: Known,
     accepted: Vec<KeyPackageRef>,
+    /// The first `not_after` of the single-use ones among them.
+    first_end: Option<UnixSeconds>,
 }
 
 impl Upload {
@@ -108,6 +111,10 @@ impl Upload {
             return Ok(rejected(Some(key_package_ref), check));
         }
         tx.insert_key_package(&new, now)?;
+        if new.kind == Kind::SingleUse {
+            let end = new.lifetime.not_after;
+            self.first_end = Some(self.first_end.map_or(end, |first| first.min(end)));
+        }
         self.known.add(validated);
         self.accepted.push(key_package_ref.clone());
         Ok(result(

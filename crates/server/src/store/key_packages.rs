@@ -192,33 +192,86 @@ impl Tx<'_> {
         )
     }
 
-    /// KeyPackages that the sweeper may end: single-use ones that are available and have a `not_after` up to `served_until`; last
-    /// resorts whose life or whose retirement is over. At most `limit` for each of these reasons.
-    pub(crate) fn key_packages_to_end(
+    /// Devices whose single-use KeyPackages may have a `not_after` up to this, at most `limit`. They are locked.
+    pub(crate) fn devices_to_expire(
         &self,
-        served_until: UnixSeconds,
+        not_after: UnixSeconds,
+        limit: u32,
+    ) -> Result<Vec<DeviceKey>, Fault> {
+        self.due(
+            || {
+                self.rows(
+                    "SELECT id FROM devices WHERE stock_ends <= ?1 ORDER BY stock_ends LIMIT ?2",
+                    params![not_after, limit],
+                    |row| row.get(0),
+                )
+            },
+            |device| *device,
+        )
+    }
+
+    /// Single-use KeyPackages of these devices that are available and have a `not_after` up to this.
+    pub(crate) fn key_packages_to_expire(
+        &self,
+        owners: &[DeviceKey],
+        not_after: UnixSeconds,
+    ) -> Result<Vec<KeyPackageRow>, Fault> {
+        let asked: Vec<_> = owners
+            .iter()
+            .map(|owner| [Param::from(*owner), Param::from(not_after)])
+            .collect();
+        let rows = self.rows_of_each(
+            &format!(
+                "SELECT {COLUMNS} FROM {FROM}
+                 WHERE k.device_id = ?1 AND k.kind = 0 AND k.status = 0 AND k.not_after <= ?2"
+            ),
+            &asked,
+            key_package_row,
+        )?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Notes when the first of a device's single-use KeyPackages that are available ends.
+    pub(crate) fn note_end_of_stock(&self, owner: DeviceKey) -> Result<(), Fault> {
+        self.queue(
+            "UPDATE devices SET stock_ends = (
+                 SELECT min(not_after) FROM key_packages WHERE device_id = ?1 AND kind = 0 AND status = 0
+             ) WHERE id = ?1",
+            params![owner],
+        )
+    }
+
+    /// When that is as far as the device's row knows: no later.
+    pub(crate) fn end_of_stock(&self, owner: DeviceKey) -> Result<Option<UnixSeconds>, Fault> {
+        self.one_row(
+            "SELECT stock_ends FROM devices WHERE id = ?1",
+            params![owner],
+            |row| row.optional(0),
+        )
+    }
+
+    /// Last resorts whose life or whose retirement is over, at most `limit` for each reason.
+    pub(crate) fn last_resorts_to_end(
+        &self,
         now: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<KeyPackageRow>, Fault> {
-        let due = [
-            ("k.kind = 0 AND k.status = 0 AND k.not_after <= ?1", served_until),
-            ("k.kind = 1 AND k.status < 3 AND k.not_after <= ?1", now),
-            ("k.status = 2 AND k.retiring_until <= ?1", now),
-        ];
         let find = || -> Result<Vec<KeyPackageRow>, Fault> {
             let mut found: Vec<KeyPackageRow> = Vec::new();
-            for (due, time) in due {
+            for due in [
+                "k.kind = 1 AND k.status < 3 AND k.not_after <= ?1",
+                "k.status = 2 AND k.retiring_until <= ?1",
+            ] {
                 let sql = format!("SELECT {COLUMNS} FROM {FROM} WHERE {due} LIMIT ?2");
-                for row in self.rows(&sql, params![time, limit], key_package_row)? {
-                    // A last resort may be due for both reasons.
-                    if row.listed.kind == Kind::SingleUse
-                        || found
-                            .iter()
-                            .all(|other| other.key_package_ref != row.key_package_ref)
-                    {
-                        found.push(row);
-                    }
-                }
+                let rows = self.rows(&sql, params![now, limit], key_package_row)?;
+                // One may be due for both reasons.
+                let known = |row: &KeyPackageRow| {
+                    found
+                        .iter()
+                        .any(|other| other.key_package_ref == row.key_package_ref)
+                };
+                let new: Vec<_> = rows.into_iter().filter(|row| !known(row)).collect();
+                found.extend(new);
             }
             Ok(found)
         };
@@ -262,11 +315,19 @@ impl Tx<'_> {
         )
     }
 
-    /// Notes when the device's last accepted upload was, and counts the change of its KeyPackages.
-    pub(crate) fn note_upload(&self, owner: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
+    /// Notes when the device's last accepted upload was, and that one of its single-use KeyPackages has this `not_after`; counts
+    /// the change of its KeyPackages.
+    pub(crate) fn note_upload(
+        &self,
+        owner: DeviceKey,
+        first_end: Option<UnixSeconds>,
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
         self.queue(
-            "UPDATE devices SET last_upload = ?2, generation = generation + 1 WHERE id = ?1",
-            params![owner, now],
+            "UPDATE devices SET last_upload = ?2, generation = generation + 1,
+                 stock_ends = CASE WHEN stock_ends <= ?3 THEN stock_ends ELSE coalesce(?3, stock_ends) END
+             WHERE id = ?1",
+            params![owner, now, first_end],
         )
     }
 

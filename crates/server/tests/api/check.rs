@@ -222,6 +222,10 @@ async fn what_is_planted_is_found() {
             F::KeyPackageRow,
         ),
         (
+            "UPDATE devices SET stock_ends = stock_ends + 1".to_owned(),
+            F::KeyPackageRow,
+        ),
+        (
             "UPDATE key_packages SET not_after = not_after + 1 WHERE status = 0".to_owned(),
             F::KeyPackageRow,
         ),

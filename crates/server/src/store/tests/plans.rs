@@ -136,7 +136,8 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.forget_reservations(NOW, 9)?;
 
             tx.known_keys(&[b"key"])?;
-            tx.note_upload(alice.key, NOW)?;
+            tx.note_upload(alice.key, Some(NOW), NOW)?;
+            tx.end_of_stock(alice.key)?;
             tx.count_last_resorts(alice.key, 1)?;
             with_key_package(alice.key, 2, 2, |new| {
                 let kind = Kind::LastResort;
@@ -305,7 +306,7 @@ const FILL: &str = "
     INSERT INTO audit SELECT device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
     INSERT INTO audit_checkpoints SELECT device, min(n), '', min(n) FROM spread GROUP BY device
         ON CONFLICT DO NOTHING;
-    UPDATE devices SET audit_oldest = id;
+    UPDATE devices SET audit_oldest = id, stock_ends = id;
     INSERT INTO groups (id, suite, epoch, next_seq, waiting_bytes, created_at, empty_since)
         SELECT hash, 1, 1, 2, n % 2, n, CASE WHEN n % 10 = 0 THEN n END FROM spread;
     INSERT INTO members SELECT hash, device, 1, 1, 0, CASE WHEN n % 10 = 0 THEN 1 END, 0, 0 FROM spread;
