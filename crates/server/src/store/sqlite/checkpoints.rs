@@ -12,18 +12,21 @@ use crate::store::sqlite::{CacheSize, connect};
 const CHANGES_APART: u64 = 8192;
 /// Frames of the log, pages of 4 KiB, up to which the writer waits for the rest of a checkpoint.
 const REST_FRAMES_MAX: i64 = 256;
+/// Frames of the log from which on the writer waits for that, so that the log begins anew: 128 MiB.
+const LOG_FRAMES_MAX: i64 = 32 * 1024;
 /// Checkpoints one after the other. The writer goes on meanwhile; what it writes faster than is checkpointed, it has to wait for.
 const ATTEMPTS_MAX: u32 = 8;
 
 /// A thread that brings what was committed from SQLite's write-ahead log into the database, so that nobody who writes waits for it:
 /// it reads and writes pages all over the database, and has the disk store them.
 ///
-/// The log begins anew only when all of it was brought over and nobody reads it. So the thread goes on until little is left, and
-/// the writer brings over that before it goes on. It belongs to the writer.
+/// The log begins anew only when all of it was brought over and nobody reads it, as happens by itself as soon as there is less to
+/// write. If it does not and the log has become long, the thread goes on until little is left, and the writer brings over that
+/// before it goes on: some ten milliseconds, in which everybody waits. It belongs to the writer.
 pub(super) struct Checkpoints {
     wanted: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    /// Little is left.
+    /// Little is left of a log that is long.
     almost_done: Arc<AtomicBool>,
     /// How many rows had changed when a checkpoint was asked for last.
     asked_at: u64,
@@ -39,12 +42,15 @@ impl Checkpoints {
             .name("larder-checkpoint".to_owned())
             .spawn(move || {
                 while waiting.recv().is_ok() {
-                    for _ in 0..ATTEMPTS_MAX {
-                        if checkpoint(&connection).is_none_or(|rest| rest <= REST_FRAMES_MAX) {
+                    let is_long = |log: &Log| log.frames >= LOG_FRAMES_MAX;
+                    let mut log = checkpoint(&connection).filter(is_long);
+                    for _ in 1..ATTEMPTS_MAX {
+                        if log.as_ref().is_none_or(|log| log.rest <= REST_FRAMES_MAX) {
                             break;
                         }
+                        log = checkpoint(&connection).filter(is_long);
                     }
-                    is_almost_done.store(true, Ordering::Release);
+                    is_almost_done.store(log.is_some(), Ordering::Release);
                 }
             })
             .map_err(|_| Fault::Closed)?;
@@ -81,11 +87,20 @@ impl Drop for Checkpoints {
     }
 }
 
-/// Brings over what can be without waiting for anybody. Returns how many frames are left; `None` when it failed.
-fn checkpoint(connection: &Connection) -> Option<i64> {
-    let rest = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-        Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?))
+/// The write-ahead log, in frames.
+struct Log {
+    frames: i64,
+    /// Those that are not in the database yet.
+    rest: i64,
+}
+
+/// Brings over what can be without waiting for anybody. `None` when it failed.
+fn checkpoint(connection: &Connection) -> Option<Log> {
+    let log = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let frames: i64 = row.get(1)?;
+        let rest = frames.saturating_sub(row.get(2)?);
+        Ok(Log { frames, rest })
     });
-    rest.inspect_err(|error| tracing::warn!(%error, "a checkpoint failed"))
+    log.inspect_err(|error| tracing::warn!(%error, "a checkpoint failed"))
         .ok()
 }
