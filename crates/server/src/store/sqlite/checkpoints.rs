@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -8,14 +9,19 @@ use rusqlite::Connection;
 use crate::error::Fault;
 use crate::store::sqlite::{CacheSize, connect};
 
-/// Rows that change between two checkpoints: some 16 MiB of the log, of which each page goes into the database once.
-const CHANGES_APART: u64 = 8192;
+/// Frames of the log between two checkpoints: 16 MiB, of which each page goes into the database once.
+const FRAMES_APART: i64 = 4096;
 /// Frames of the log, pages of 4 KiB, up to which the writer waits for the rest of a checkpoint.
 const REST_FRAMES_MAX: i64 = 256;
 /// Frames of the log from which on the writer waits for that, so that the log begins anew: 128 MiB.
 const LOG_FRAMES_MAX: i64 = 32 * 1024;
 /// Checkpoints one after the other. The writer goes on meanwhile; what it writes faster than is checkpointed, it has to wait for.
 const ATTEMPTS_MAX: u32 = 8;
+
+thread_local! {
+    /// How many frames the log had after the last commit of this thread, which is a writer.
+    static LOG_FRAMES: Cell<i64> = const { Cell::new(0) };
+}
 
 /// A thread that brings what was committed from SQLite's write-ahead log into the database, so that nobody who writes waits for it:
 /// it reads and writes pages all over the database, and has the disk store them.
@@ -28,12 +34,17 @@ pub(super) struct Checkpoints {
     thread: Option<JoinHandle<()>>,
     /// Little is left of a log that is long.
     almost_done: Arc<AtomicBool>,
-    /// How many rows had changed when a checkpoint was asked for last.
-    asked_at: u64,
+    /// How many frames the log had when a checkpoint was asked for last.
+    asked_at: i64,
 }
 
 impl Checkpoints {
-    pub(super) fn start(path: &Path) -> Result<Self, Fault> {
+    /// For this writer, whose thread tells of each commit.
+    pub(super) fn start(path: &Path, writer: &Connection) -> Result<Self, Fault> {
+        writer.wal_hook(Some(|_, frames| {
+            LOG_FRAMES.set(frames.into());
+            Ok(())
+        }));
         let connection = connect(path, CacheSize::Reader)?;
         let (wanted, waiting) = mpsc::channel();
         let almost_done = Arc::new(AtomicBool::new(false));
@@ -67,9 +78,11 @@ impl Checkpoints {
         if self.almost_done.swap(false, Ordering::Acquire) {
             checkpoint(connection);
         }
-        let changes = connection.total_changes();
-        if changes.saturating_sub(self.asked_at) >= CHANGES_APART {
-            self.asked_at = changes;
+        let frames = LOG_FRAMES.get();
+        // There are fewer when the log has begun anew.
+        self.asked_at = self.asked_at.min(frames);
+        if frames - self.asked_at >= FRAMES_APART {
+            self.asked_at = frames;
             if let Some(wanted) = &self.wanted {
                 // Without its thread, the log grows until the database is opened anew.
                 let _ = wanted.send(());

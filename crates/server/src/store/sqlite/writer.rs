@@ -30,7 +30,7 @@ impl Writer {
         wake: impl Fn(&News) + Send + 'static,
     ) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::channel::<Job>();
-        let mut checkpoints = Checkpoints::start(path)?;
+        let mut checkpoints = Checkpoints::start(path, &connection)?;
         let thread = std::thread::Builder::new()
             .name("larder-writer".to_owned())
             .spawn(move || {

@@ -69,3 +69,25 @@ async fn a_store_that_is_let_go_of_is_closed() {
     assert_eq!(count.unwrap(), INVITATIONS, "what was begun is done");
     drop(directory);
 }
+
+#[tokio::test]
+async fn few_large_rows_are_brought_into_the_database_as_many_small_ones_are() {
+    const ROW_BYTES: usize = 1 << 20;
+    let opened = Opened::sqlite().await;
+    let StoreLocation::Sqlite(file) = opened.location.clone() else {
+        unreachable!("it is SQLite")
+    };
+    let alice = opened.register("alice", 1).await.key;
+    // A checkpoint is due after 16, and takes a while.
+    for number in 0..400 {
+        let written = opened.store.write(move |tx| {
+            let answer = vec![7; ROW_BYTES];
+            Ok(tx.insert_idempotent_answer(alice, &format!("{number}"), b"hash", &answer, NOW)?)
+        });
+        written.await.unwrap();
+        if std::fs::metadata(&file).unwrap().len() > 8 * ROW_BYTES as u64 {
+            return;
+        }
+    }
+    panic!("everything is still in the log");
+}
