@@ -227,8 +227,8 @@ pub struct Config {
     pub user_devices_max: u32,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
-    /// How long a device can ask what happened to its KeyPackages, in seconds: [`AUDIT_RETENTION_SECONDS_MIN`] at least, which
-    /// clients rely on.
+    /// How long a device can ask what happened to its KeyPackages, in seconds: [`AUDIT_RETENTION_SECONDS_MIN`] if this is
+    /// less: clients rely on it.
     pub audit_retention_seconds: u64,
     /// How long a message is kept for members who have not come for it, in seconds.
     pub inbox_retention_seconds: u64,

@@ -166,6 +166,15 @@ fn strays(tx: &Tx<'_>) -> Result<Findings, Fault> {
         let detail = format!("there is a ratchet tree of row {seq}, which has no Welcome");
         findings.add(FindingCode::RatchetTree, group, detail);
     }
+    for (key_package_ref, owner) in tx.reservations_of_nothing(STRAYS_MAX)? {
+        let detail = format!("it is reserved, and device {owner} has no such KeyPackage");
+        findings.add(FindingCode::Reservation, key_package_ref, detail);
+    }
+    let (counted, stored) = (tx.blob_bytes()?, tx.sizes_of_blobs()?);
+    if counted != stored {
+        let detail = format!("{counted} bytes were counted, and there are {stored}");
+        findings.add(FindingCode::Totals, "files", detail);
+    }
     for (blob, stored) in tx.blobs_of_other_sizes(STRAYS_MAX)? {
         let detail = format!("its parts are not, in order, the {stored} bytes that are stored of it");
         findings.add(FindingCode::Blob, blob, detail);

@@ -86,6 +86,8 @@ finding_codes! {
     KeyPackageRow = "key-package-row",
     /// A KeyPackage is not valid, or not its owner's (S6).
     KeyPackageInvalid = "key-package-invalid",
+    /// A reservation of a KeyPackage that is not there.
+    Reservation = "reservation",
     /// A device has more live KeyPackages than any may (S7).
     OverCap = "over-cap",
     /// The members of a group are not the leaves of its public state.
@@ -102,6 +104,8 @@ finding_codes! {
     RatchetTree = "ratchet-tree",
     /// A blob with other bytes than its row says, or with an owner who did not store it.
     Blob = "blob",
+    /// What all users have stored together is not what was counted.
+    Totals = "totals",
 }
 
 impl fmt::Display for FindingCode {

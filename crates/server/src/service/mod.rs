@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{
-    BODY_BYTES_MAX, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, DeviceId, GROUP_INFO_BYTES_MAX, KEY_PACKAGE_BYTES_MAX,
-    LEAF_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, MESSAGES_MAX, PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX,
-    Problem, ProblemType, ServerInfo, StateClaim, TREE_BYTES_MAX, UPLOAD_KEY_PACKAGES_MAX, UserName,
+    AUDIT_RETENTION_SECONDS_MIN, BODY_BYTES_MAX, COMMIT_ADDS_MAX, COMMIT_BYTES_MAX, DeviceId,
+    GROUP_INFO_BYTES_MAX, KEY_PACKAGE_BYTES_MAX, LEAF_BYTES_MAX, Limits, MESSAGE_BYTES_MAX, MESSAGES_MAX,
+    PROPOSAL_BYTES_MAX, PROPOSALS_WAITING_MAX, Problem, ProblemType, ServerInfo, StateClaim, TREE_BYTES_MAX,
+    UPLOAD_KEY_PACKAGES_MAX, UserName,
 };
 use openmls_rust_crypto::RustCrypto;
 
@@ -109,6 +110,7 @@ impl Service {
         let stocked = u32::try_from(config.group_suites.len()).unwrap_or(u32::MAX);
         config.directory = config.directory.shared_between(stocked);
         config.drain = config.drain.shared_between(stocked);
+        config.audit_retention_seconds = config.audit_retention_seconds.max(AUDIT_RETENTION_SECONDS_MIN);
         let crypto = RustCrypto::default();
         let sessions = Sessions::default();
         let wakeups = Wakeups::knowing(sessions.clone());

@@ -160,6 +160,27 @@ impl Tx<'_> {
         )
     }
 
+    /// KeyPackages that are reserved and are not there, with the names of the devices that should have them, at most `limit`.
+    pub(crate) fn reservations_of_nothing(&self, limit: u32) -> Result<Vec<(KeyPackageRef, String)>, Fault> {
+        self.rows(
+            "SELECT r.ref, d.name FROM reservations r JOIN devices d ON d.id = r.device_id
+             WHERE NOT EXISTS (
+                 SELECT 1 FROM key_packages k WHERE k.device_id = r.device_id AND k.ref = r.ref AND k.kind = r.kind
+             ) ORDER BY r.device_id, r.ref LIMIT ?1",
+            params![limit],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+    }
+
+    /// The sizes of all blobs together, in bytes, one by one.
+    pub(crate) fn sizes_of_blobs(&self) -> Result<u64, Fault> {
+        self.one_row(
+            "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM blobs",
+            &[],
+            |row| row.get(0),
+        )
+    }
+
     /// Blobs whose parts are not what is stored of them, by their numbers, with what that is, at most `limit`. What the
     /// sweeper has begun to remove is left to it.
     pub(crate) fn blobs_of_other_sizes(&self, limit: u32) -> Result<Vec<(u64, u64)>, Fault> {

@@ -202,6 +202,14 @@ async fn what_is_planted_is_found() {
             "UPDATE reservations SET state = 2 WHERE state = 0 AND kind = 0".to_owned(),
             F::AuditState,
         ),
+        (
+            "DELETE FROM key_packages WHERE used = 1".to_owned(),
+            F::Reservation,
+        ),
+        (
+            "UPDATE totals SET blob_bytes = blob_bytes + 1".to_owned(),
+            F::Totals,
+        ),
         ("DELETE FROM key_package_bytes".to_owned(), F::KeyPackageBytes),
         (
             "INSERT INTO key_package_bytes SELECT device_id, ref, ref FROM key_packages WHERE status = 3"
