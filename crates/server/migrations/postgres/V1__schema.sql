@@ -136,7 +136,8 @@ CREATE TABLE key_package_bytes (
     FOREIGN KEY (device_id, ref) REFERENCES key_packages (device_id, ref)
 );
 
--- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. state: 0 open,
+-- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. holder_user: whose device
+-- the holder is. state: 0 open,
 -- 1 committed, 2 lapsed, 3 revoked. One that is single-use has one reservation in its life, and the row stays as long as its
 -- tombstone; a last resort can have many at once.
 CREATE TABLE reservations (
@@ -145,6 +146,7 @@ CREATE TABLE reservations (
     ref BYTEA NOT NULL,
     kind BIGINT NOT NULL CHECK (kind BETWEEN 0 AND 1),
     holder BIGINT NOT NULL REFERENCES devices (id),
+    holder_user BIGINT NOT NULL,
     group_id BYTEA NOT NULL,
     reserved_until BIGINT NOT NULL,
     state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 3),
@@ -206,8 +208,8 @@ BEGIN
     IF NEW.state <> OLD.state AND OLD.state <> 0 THEN
         RAISE EXCEPTION 'not a transition of a reservation';
     END IF;
-    IF (NEW.id, NEW.device_id, NEW.ref, NEW.kind, NEW.holder, NEW.group_id)
-        IS DISTINCT FROM (OLD.id, OLD.device_id, OLD.ref, OLD.kind, OLD.holder, OLD.group_id)
+    IF (NEW.id, NEW.device_id, NEW.ref, NEW.kind, NEW.holder, NEW.holder_user, NEW.group_id)
+        IS DISTINCT FROM (OLD.id, OLD.device_id, OLD.ref, OLD.kind, OLD.holder, OLD.holder_user, OLD.group_id)
     THEN
         RAISE EXCEPTION 'a KeyPackage is disclosed once';
     END IF;
@@ -294,7 +296,7 @@ CREATE TABLE blocks (
 );
 
 -- What a user holds, or held until not long ago without using it.
-CREATE INDEX reservations_held ON reservations (holder, reserved_until) WHERE state IN (0, 2);
+CREATE INDEX reservations_held ON reservations (holder_user, reserved_until) WHERE state IN (0, 2);
 
 -- Invitations to register that are not used, by the SHA-256 of what their codes hold.
 CREATE TABLE invitations (

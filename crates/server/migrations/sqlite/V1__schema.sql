@@ -122,7 +122,8 @@ CREATE TABLE key_package_bytes (
     FOREIGN KEY (device_id, ref) REFERENCES key_packages (device_id, ref)
 ) WITHOUT ROWID;
 
--- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. state: 0 open,
+-- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. holder_user: whose device
+-- the holder is. state: 0 open,
 -- 1 committed, 2 lapsed, 3 revoked. One that is single-use has one reservation in its life, and the row stays as long as its
 -- tombstone; a last resort can have many at once.
 CREATE TABLE reservations (
@@ -131,6 +132,7 @@ CREATE TABLE reservations (
     ref BLOB NOT NULL,
     kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
     holder INTEGER NOT NULL REFERENCES devices (id),
+    holder_user INTEGER NOT NULL,
     group_id BLOB NOT NULL,
     reserved_until INTEGER NOT NULL,
     state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
@@ -185,7 +187,7 @@ BEGIN
 END;
 
 CREATE TRIGGER reservations_stay_whose_they_are
-BEFORE UPDATE OF id, device_id, ref, kind, holder, group_id ON reservations
+BEFORE UPDATE OF id, device_id, ref, kind, holder, holder_user, group_id ON reservations
 BEGIN
     SELECT RAISE(ABORT, 'a KeyPackage is disclosed once');
 END;
@@ -256,7 +258,7 @@ CREATE TABLE blocks (
 ) WITHOUT ROWID;
 
 -- What a user holds, or held until not long ago without using it.
-CREATE INDEX reservations_held ON reservations (holder, reserved_until) WHERE state IN (0, 2);
+CREATE INDEX reservations_held ON reservations (holder_user, reserved_until) WHERE state IN (0, 2);
 
 -- Invitations to register that are not used, by the SHA-256 of what their codes hold.
 CREATE TABLE invitations (

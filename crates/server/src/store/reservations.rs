@@ -4,7 +4,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::error::Fault;
 use crate::store::key_packages::{COLUMNS, KeyPackageRow, Stored, key_package_row, kind_to_sql};
-use crate::store::statement::{Param, Row, params};
+use crate::store::statement::{Row, params};
 use crate::store::tx::{DeviceKey, Tx, UserKey};
 
 /// What names a reservation. One request reserves under one name.
@@ -139,31 +139,13 @@ impl Tx<'_> {
         (since, until): (UnixSeconds, UnixSeconds),
         now: UnixSeconds,
     ) -> Result<Vec<DeviceKey>, Fault> {
-        let devices: Vec<DeviceKey> = self.rows(
-            "SELECT id FROM devices WHERE user_id = ?1",
-            params![user],
-            |row| row.get(0),
-        )?;
-        // For each device by itself: PostgreSQL looks at what all users hold if it has not counted lately how much that is.
-        let asked: Vec<[Param<'_>; 4]> = devices
-            .iter()
-            .map(|device| {
-                [
-                    Param::from(*device),
-                    Param::from(since),
-                    Param::from(until),
-                    Param::from(now),
-                ]
-            })
-            .collect();
-        let held = self.rows_of_each(
+        self.rows(
             "SELECT device_id FROM reservations
-             WHERE holder = ?1 AND state IN (0, 2) AND reserved_until > ?2 AND reserved_until < ?3
+             WHERE holder_user = ?1 AND state IN (0, 2) AND reserved_until > ?2 AND reserved_until < ?3
                AND (kind = 0 OR (state = 0 AND reserved_until > ?4))",
-            &asked,
+            params![user, since, until, now],
             |row| row.get(0),
-        )?;
-        Ok(held.concat())
+        )
     }
 
     /// Open reservations on a last resort.
@@ -192,8 +174,9 @@ impl Tx<'_> {
         let id = id.ok_or(Fault::Corrupt("a reservation without a name"))?;
         match &from.reservation {
             None => self.queue(
-                "INSERT INTO reservations (id, device_id, ref, kind, holder, group_id, reserved_until, state)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO reservations
+                     (id, device_id, ref, kind, holder, holder_user, group_id, reserved_until, state)
+                 VALUES (?1, ?2, ?3, ?4, ?5, (SELECT user_id FROM devices WHERE id = ?5), ?6, ?7, ?8)",
                 params![
                     &id,
                     owner,

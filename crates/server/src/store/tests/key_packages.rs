@@ -79,7 +79,8 @@ async fn the_schema_lets_a_single_use_key_package_be_reserved_once(opened: Opene
     let reserve = async |id: u8, name: u8, kind: i64, state: i64| {
         let reserved = opened
             .try_execute(
-                "INSERT INTO reservations VALUES (?1, ?2, ?3, ?4, ?5, ?6, 9, ?7)",
+                "INSERT INTO reservations
+                     VALUES (?1, ?2, ?3, ?4, ?5, (SELECT user_id FROM devices WHERE id = ?5), ?6, 9, ?7)",
                 &[
                     [id; 16][..].into(),
                     alice.into(),

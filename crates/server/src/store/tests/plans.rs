@@ -297,8 +297,8 @@ const FILL: &str = "
         UNION ALL SELECT sha256(hash), device, 1, n, 0, 0, sha256(hash), sha256(hash || 'l'), 0, n, n FROM spread;
     UPDATE key_packages SET status = 1, used = 1 WHERE kind = 0 AND status = 0 AND not_after % 2 = 0;
     UPDATE key_packages SET used = 1 WHERE kind = 1 AND status = 0 AND not_after % 10 = 0;
-    INSERT INTO reservations SELECT substr(ref, 1, 16), device_id, ref, kind, device_id, ref, not_after, 0
-        FROM key_packages WHERE used = 1 AND status = 1 - kind;
+    INSERT INTO reservations SELECT substr(k.ref, 1, 16), k.device_id, k.ref, k.kind, k.device_id, d.user_id, k.ref, k.not_after, 0
+        FROM key_packages k JOIN devices d ON d.id = k.device_id WHERE k.used = 1 AND k.status = 1 - k.kind;
     UPDATE reservations SET state = 2 WHERE state = 0 AND reserved_until % 100 <> 0;
     UPDATE key_packages SET status = 4 WHERE status = 1 AND not_after % 100 <> 0;
     UPDATE key_packages SET status = 6 WHERE kind = 1 AND status = 0 AND not_after % 10 > 1;
