@@ -41,13 +41,13 @@ pub(super) struct Picked {
 
 impl Picked {
     /// The single-use KeyPackage that is of use for the shortest time.
-    fn oldest(stock: Stock) -> Option<Self> {
-        let picked = stock.oldest.clone()?;
+    fn oldest(mut stock: Stock) -> Option<Self> {
+        let picked = stock.oldest.take()?;
         Some(Self::of(stock, picked, Listed::uploaded(Kind::SingleUse)))
     }
 
-    fn last_resort(stock: Stock) -> Option<Self> {
-        let picked = stock.last_resort.clone()?;
+    fn last_resort(mut stock: Stock) -> Option<Self> {
+        let picked = stock.last_resort.take()?;
         let listed = Listed {
             used: stock.last_resort_is_used,
             ..Listed::uploaded(Kind::LastResort)

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, End, Kind, Refusal, UnixSeconds};
 use larder_wire::{
@@ -84,10 +84,7 @@ pub(crate) fn spend(
     group: &GroupId,
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
-    let (mut spent, mut unreserved) = (Vec::new(), Vec::new());
-    let identity = by.identity();
-    let actor = Actor::new(AuditTransition::Commit, Some(&identity)).for_group(Some(group));
-    let mut moves = Vec::new();
+    let mut found = Vec::with_capacity(added.len());
     let rows = tx.key_packages(added.iter().map(|(owner, known_by)| (*owner, known_by)))?;
     for ((owner, key_package_ref), row) in added.iter().zip(rows) {
         let row = match row {
@@ -96,6 +93,24 @@ pub(crate) fn spend(
             }
             row => row,
         };
+        found.push((key_package_ref, row));
+    }
+    spend_found(tx, found, by, group, now)
+}
+
+/// Spends what was found of the KeyPackages with these references, each with the reservation that it is spent by.
+fn spend_found(
+    tx: &Tx<'_>,
+    found: Vec<(&KeyPackageRef, Option<KeyPackageRow>)>,
+    by: &DeviceRow,
+    group: &GroupId,
+    now: UnixSeconds,
+) -> Result<(), ServiceError> {
+    let (mut spent, mut unreserved) = (Vec::new(), Vec::new());
+    let identity = by.identity();
+    let actor = Actor::new(AuditTransition::Commit, Some(&identity)).for_group(Some(group));
+    let mut moves = Vec::new();
+    for (key_package_ref, row) in found {
         let Some(row) = row else {
             unreserved.push(key_package_ref.clone());
             continue;
@@ -222,10 +237,14 @@ pub(crate) fn spend_reserved(
         }
         None => Vec::new(),
     };
+    let mut held: BTreeMap<_, _> = held
+        .into_iter()
+        .map(|row| (row.key_package_ref.clone(), row))
+        .collect();
     let (mut to_spend, mut others) = (Vec::new(), Vec::new());
     for named in &request.refs {
-        match held.iter().find(|row| row.key_package_ref == *named) {
-            Some(row) => to_spend.push((row.owner, named.clone())),
+        match held.remove(named) {
+            Some(row) => to_spend.push((named, Some(row))),
             None => others.push(named.clone()),
         }
     }
@@ -237,7 +256,7 @@ pub(crate) fn spend_reserved(
     if !others.is_empty() {
         return Err(larder_wire::Problem::refs(ProblemType::ReservationLapsed, others).into());
     }
-    spend(tx, &to_spend, by, &request.group_id, now)
+    spend_found(tx, to_spend, by, &request.group_id, now)
 }
 
 /// Gives a reservation up: what is not spent lapses, and is never handed out again; a last resort stays as it is.
