@@ -193,8 +193,7 @@ fn tell(tx: &Tx<'_>, caller: &DeviceRow, groups: &[GroupId], now: UnixSeconds) -
     for group in groups {
         tx.append_device_change(group, &caller.user, now)?;
     }
-    for device in tx.devices_of_user(&caller.user, &caller.user)? {
-        tx.post(device.key, MailKind::DeviceChange, now)?;
-    }
-    Ok(())
+    let devices = tx.devices_of_user(&caller.user, &caller.user)?.into_iter();
+    let devices: Vec<_> = devices.map(|device| device.key).collect();
+    Ok(tx.post(&devices, MailKind::DeviceChange, now)?)
 }

@@ -59,7 +59,7 @@ impl Admin {
                     tx.forget_state_mark(device.key)?;
                     tx.lock_devices([device.key])?;
                     let revoked = directory::withdraw_all(tx, &device, None, now)?;
-                    directory::tell_owner(tx, &device, now)?;
+                    directory::tell_owners(tx, &[device.key], now)?;
                     Ok(Some((device.key, revoked)))
                 })
                 .await

@@ -46,9 +46,9 @@ pub(crate) fn commit(
         transcript_hash: Some(&judged.transcript_hash),
         body: bytes,
     };
-    tx.insert_row(group, appended.seq, &row, now)?;
+    tx.insert_rows(group, &[(appended.seq, row)], now)?;
     if let Some(welcome) = &offer.request.welcome {
-        tx.insert_body(group, appended.seq, Part::Welcome, &welcome.0)?;
+        tx.insert_bodies(group, [(appended.seq, Part::Welcome, welcome.0.as_slice())])?;
     }
     tx.set_group_info(group, &offer.request.group_info.0)?;
     update_roster(tx, caller, offer, judged, (appended.seq, &added), now)?;
@@ -84,18 +84,15 @@ fn update_roster(
     let mut changed = false;
     if judged.entrance.is_none() {
         let devices = tx.devices_by_id(judged.removed.iter().map(|(_, device_id)| device_id))?;
-        for ((user, _), device) in judged.removed.iter().zip(devices) {
-            // A device that is gone from the accounts has left the roster already.
-            if let Some(device) = device.filter(|device| device.user == *user) {
-                tx.end_interval(group, device.key, seq)?;
-            }
-            changed = true;
-        }
+        let devices = judged.removed.iter().zip(devices);
+        // A device that is gone from the accounts has left the roster already.
+        let known = devices.filter_map(|((user, _), device)| device.filter(|device| device.user == *user));
+        let removed: Vec<DeviceKey> = known.map(|device| device.key).collect();
+        tx.end_intervals(group, &removed, seq)?;
+        changed |= !judged.removed.is_empty();
     }
-    for device in added {
-        tx.begin_by_welcome(group, *device, (seq, new_epoch))?;
-        changed = true;
-    }
+    tx.begin_by_welcome(group, added, (seq, new_epoch))?;
+    changed |= !added.is_empty();
     match &judged.entrance {
         Some(Entrance::Back(_) | Entrance::Beside(_)) => {
             if !tx.raise_interval(group, caller.key, new_epoch)? {

@@ -91,11 +91,9 @@ pub(crate) fn create_group(
     tx.set_snapshot(group, 0, &new.snapshot)?;
     tx.begin_interval(group, caller.key, (0, 0))?;
     // The user's other devices join by external Commits.
-    for device in tx.devices_of_user(&caller.user, &caller.user)? {
-        if device.key != caller.key {
-            tx.post(device.key, MailKind::DeviceChange, now)?;
-        }
-    }
+    let devices = tx.devices_of_user(&caller.user, &caller.user)?.into_iter();
+    let others = devices.map(|device| device.key).filter(|key| *key != caller.key);
+    tx.post(&others.collect::<Vec<_>>(), MailKind::DeviceChange, now)?;
     Ok(GroupCreated {
         group_id: group.clone(),
         epoch: 0,

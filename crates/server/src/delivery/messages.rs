@@ -129,7 +129,7 @@ pub(crate) fn send_messages(
     if taken_count < count {
         tx.give_back(group, caller.key, (count - taken_count, size - taken_size))?;
     }
-    for (seq, message) in taken {
+    let rows = taken.iter().map(|(seq, message)| {
         let row = NewRow {
             kind: LogKind::Message,
             epoch: message.epoch,
@@ -138,7 +138,10 @@ pub(crate) fn send_messages(
             transcript_hash: None,
             body: &message.bytes,
         };
-        tx.insert_row(group, seq, &row, now)?;
+        (*seq, row)
+    });
+    tx.insert_rows(group, &rows.collect::<Vec<_>>(), now)?;
+    for (seq, message) in taken {
         tx.announce(NewMessage {
             group: group.clone(),
             seq,
@@ -249,7 +252,7 @@ pub(crate) fn propose(
         transcript_hash: None,
         body: &offer.bytes,
     };
-    tx.insert_row(group, appended.seq, &row, now)?;
+    tx.insert_rows(group, &[(appended.seq, row)], now)?;
     tx.wake_group(group);
     Ok(Some(Sent { seq: appended.seq }))
 }

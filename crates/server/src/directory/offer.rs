@@ -69,7 +69,8 @@ impl Picked {
 /// What is to be remembered once it is handed out.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Charge {
-    pair: Option<(UserKey, UnixSeconds)>,
+    /// Of the user that it is handed out to.
+    pub(super) pair: Option<(UserKey, UnixSeconds)>,
     /// Of the device, whoever asks.
     pub(super) target: Option<UnixSeconds>,
 }
@@ -190,16 +191,6 @@ impl Offer {
             Self::KeyPackage { .. } => true,
             Self::RateLimited { .. } | Self::Nothing => false,
         }
-    }
-}
-
-impl Charge {
-    /// Remembers that it was handed out to this user.
-    pub(super) fn remember(self, tx: &Tx<'_>, device: DeviceKey) -> Result<(), Fault> {
-        if let Some((user, forgotten_at)) = self.pair {
-            tx.remember_pair(user, device, forgotten_at)?;
-        }
-        Ok(())
     }
 }
 

@@ -2,13 +2,15 @@ use std::collections::HashMap;
 
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, DrainLimits, Kind, UnixSeconds};
 use larder_wire::{
-    Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageRef, ProblemType, ReserveRequest,
-    Reserved, UserReservation,
+    AuditHead, Base64Url, DeviceOutcome, DeviceReservation, GroupId, KeyPackageRef, ProblemType,
+    ReserveRequest, Reserved, UserReservation,
 };
 
-use crate::directory::offer::{Offer, Requester};
+use crate::directory::offer::{Charge, Offer, Requester};
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, MailKind, ReservationId, Serving, Tx};
+use crate::store::{
+    DeviceKey, DeviceRow, Disclosure, MailKind, ReservationId, Serving, StateChange, Stored, Tx,
+};
 
 /// What a request is held against.
 #[derive(Clone, Copy)]
@@ -60,7 +62,7 @@ pub(crate) fn reserve(
         group: &request.group_id,
         until,
     };
-    let mut reserved_any = false;
+    let mut handed_out = HandedOut::default();
     let mut users = Vec::with_capacity(offers.len());
     for (user, of_user) in request.users.iter().zip(offers) {
         let mut outcomes = Vec::with_capacity(of_user.len());
@@ -68,9 +70,8 @@ pub(crate) fn reserve(
             let outcome = if withhold && offer.is_something() {
                 without_key_package(&device, DeviceOutcome::Withheld)
             } else {
-                carry_out(tx, (&device, offer), for_whom, terms)?
+                carry_out(tx, (&device, offer), for_whom, terms, &mut handed_out)?
             };
-            reserved_any |= outcome.key_package_ref.is_some();
             outcomes.push(outcome);
         }
         users.push(UserReservation {
@@ -78,6 +79,8 @@ pub(crate) fn reserve(
             devices: outcomes,
         });
     }
+    handed_out.write(tx, for_whom, now)?;
+    let reserved_any = !handed_out.reserved.is_empty();
     Ok(Reserved {
         reservation_id: reserved_any.then(|| reservation_id.to_string()),
         expires_at: until.0,
@@ -106,7 +109,10 @@ pub(crate) fn probe(
     let stocks = stranger.stocks(tx, &[owner.key], asked, &terms)?;
     let stocks = stocks.into_iter().next().unwrap_or_default();
     let offer = stranger.offer(tx, (owner, stocks), limits, now)?;
-    carry_out(tx, (owner, offer), for_whom, terms)
+    let mut handed_out = HandedOut::default();
+    let outcome = carry_out(tx, (owner, offer), for_whom, terms, &mut handed_out)?;
+    handed_out.write(tx, for_whom, now)?;
+    Ok(outcome)
 }
 
 /// Who reserves, and for what.
@@ -135,12 +141,63 @@ fn targets(
     Ok(targets)
 }
 
+/// What is handed out, of each device at most one, to be written together.
+#[derive(Default)]
+struct HandedOut {
+    reserved: Vec<ReservedOne>,
+    /// Whose pools run low.
+    low: Vec<DeviceKey>,
+}
+
+struct ReservedOne {
+    owner: DeviceKey,
+    key_package_ref: KeyPackageRef,
+    /// As it was, and as it is reserved.
+    states: (Stored, Stored),
+    /// The end of the owner's audit chain before.
+    audit_head: AuditHead,
+    charge: Charge,
+}
+
+impl HandedOut {
+    fn write(&self, tx: &Tx<'_>, for_whom: For<'_>, now: UnixSeconds) -> Result<(), Fault> {
+        let reserved = self.reserved.iter();
+        let pairs = reserved.clone().filter_map(|one| {
+            let (user, forgotten_at) = one.charge.pair?;
+            Some((user, one.owner, forgotten_at))
+        });
+        tx.remember_pairs(&pairs.collect::<Vec<_>>())?;
+        let changes = reserved.clone().map(|one| StateChange {
+            owner: one.owner,
+            key_package_ref: &one.key_package_ref,
+            from: &one.states.0,
+            next: &one.states.1,
+            reservation: Some(for_whom.id),
+        });
+        tx.write_states(&changes.collect::<Vec<_>>())?;
+        let disclosures = reserved.map(|one| {
+            let (from, next) = &one.states;
+            Disclosure {
+                owner: one.owner,
+                head: &one.audit_head,
+                key_package_ref: &one.key_package_ref,
+                is_change: (from.state, from.used) != (next.state, next.used),
+                asked_until: one.charge.target,
+            }
+        });
+        let actor = for_whom.caller.identity();
+        tx.append_disclosures(&disclosures.collect::<Vec<_>>(), (&actor, for_whom.group), now)?;
+        tell_owners(tx, &self.low, now)
+    }
+}
+
 /// Hands out what was offered.
 fn carry_out(
     tx: &Tx<'_>,
     (device, offer): (&DeviceRow, Offer),
     for_whom: For<'_>,
     Terms { policy, now, .. }: Terms<'_>,
+    handed_out: &mut HandedOut,
 ) -> Result<DeviceReservation, ServiceError> {
     let (picked, charge) = match offer {
         Offer::KeyPackage { picked, charge } => (picked, charge),
@@ -152,7 +209,6 @@ fn carry_out(
         }
         Offer::Nothing => return outcome_without(tx, device, Serving::at(now, policy)),
     };
-    charge.remember(tx, device.key)?;
     let reserve = DirectoryEvent::Reserve {
         by: for_whom.caller.key,
         group: for_whom.group.clone(),
@@ -162,39 +218,32 @@ fn carry_out(
         .listed
         .apply(reserve)
         .map_err(|_| Fault::Corrupt("an available KeyPackage that cannot be reserved"))?;
-    let key_package_ref = picked.key_package_ref;
-    tx.write_state(
-        (device.key, &key_package_ref),
-        (&picked.listed, &next),
-        Some(for_whom.id),
-    )?;
-    let is_change = (picked.listed.state, picked.listed.used) != (next.state, next.used);
-    tx.append_disclosure(
-        (device.key, &picked.audit_head),
-        &key_package_ref,
-        (is_change, charge.target),
-        (&for_whom.caller.identity(), for_whom.group),
-        now,
-    )?;
     let (outcome, is_last_resort) = match next.kind {
         Kind::SingleUse => (DeviceOutcome::Ok, false),
         Kind::LastResort => (DeviceOutcome::LastResort, true),
     };
     // Plenty of another ciphersuite helps nobody who asks for this one.
     if is_last_resort || picked.available.saturating_sub(1) < policy.low_watermark {
-        tell_owner(tx, device, now)?;
+        handed_out.low.push(device.key);
     }
+    handed_out.reserved.push(ReservedOne {
+        owner: device.key,
+        key_package_ref: picked.key_package_ref.clone(),
+        states: (picked.listed, next),
+        audit_head: picked.audit_head,
+        charge,
+    });
     Ok(DeviceReservation {
-        key_package_ref: Some(key_package_ref),
+        key_package_ref: Some(picked.key_package_ref),
         key_package: Some(Base64Url(picked.bytes)),
         last_resort: is_last_resort,
         ..without_key_package(device, outcome)
     })
 }
 
-/// Tells the owner that its pool runs low.
-pub(crate) fn tell_owner(tx: &Tx<'_>, owner: &DeviceRow, now: UnixSeconds) -> Result<(), Fault> {
-    tx.post(owner.key, MailKind::KeyPackagesLow, now)
+/// Tells owners that their pools run low.
+pub(crate) fn tell_owners(tx: &Tx<'_>, owners: &[DeviceKey], now: UnixSeconds) -> Result<(), Fault> {
+    tx.post(owners, MailKind::KeyPackagesLow, now)
 }
 
 /// Nothing can be handed out: because nothing is left, or nothing of the asked suites.

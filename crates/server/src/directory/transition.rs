@@ -6,7 +6,7 @@ use larder_wire::{
 };
 
 use crate::error::{Fault, ServiceError};
-use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, ReservationId, Stored, Tx};
+use crate::store::{DeviceKey, DeviceRow, KeyPackageRow, ReservationId, StateChange, Stored, Tx};
 
 /// Devices whose KeyPackages are looked through together for those that expire: the pool of each is bounded.
 const SWEPT_DEVICES_MAX: u32 = 16;
@@ -53,20 +53,21 @@ pub(super) fn apply(
 /// Transitions that were decided: the store writes them, and the audits of their owners tell.
 fn carry_out(tx: &Tx<'_>, moves: &[Move], actor: &Actor<'_>, now: UnixSeconds) -> Result<(), Fault> {
     let mut changed = BTreeSet::new();
+    let changes = moves.iter().map(|(row, next)| StateChange {
+        owner: row.owner,
+        key_package_ref: &row.key_package_ref,
+        from: &row.listed,
+        next,
+        reservation: row.reservation_id,
+    });
+    tx.write_states(&changes.collect::<Vec<_>>())?;
     for (row, next) in moves {
-        tx.write_state(
-            (row.owner, &row.key_package_ref),
-            (&row.listed, next),
-            row.reservation_id,
-        )?;
         // What an inventory does not tell, such as a reservation on a last resort, is no change of it.
         if next.state != row.listed.state {
             changed.insert(row.owner);
         }
     }
-    for owner in changed {
-        tx.bump_generation(owner)?;
-    }
+    tx.bump_generations(&changed)?;
     let moved = moves.iter().map(|(row, _)| (row.owner, &row.key_package_ref));
     let moved: Vec<_> = moved.collect();
     tx.append_audits(&moved, actor.transition, (actor.identity, actor.group), now)

@@ -37,7 +37,7 @@ pub(crate) fn upload(
         hard_cap: policy.hard_cap,
         known: Known::find(tx, uploader, batch)?,
         accepted: Vec::new(),
-        first_end: None,
+        single_use: Vec::new(),
     };
     let mut results = Vec::with_capacity(batch.len());
     for (bytes, verdict) in batch {
@@ -46,37 +46,40 @@ pub(crate) fn upload(
             Ok(validated) => upload.store(tx, uploader, (bytes, validated), now)?,
         });
     }
+    tx.insert_key_packages(&upload.single_use, now)?;
     if !upload.accepted.is_empty() {
         let accepted: Vec<_> = upload
             .accepted
             .iter()
-            .map(|known_by| (uploader.key, known_by))
+            .map(|known_by| (uploader.key, *known_by))
             .collect();
         let identity = uploader.identity();
         tx.append_audits(&accepted, AuditTransition::Upload, (Some(&identity), None), now)?;
-        tx.note_upload(uploader.key, upload.first_end, now)?;
+        let ends = upload.single_use.iter().map(|new| new.lifetime.not_after);
+        tx.note_upload(uploader.key, ends.min(), now)?;
     }
     let available = tx.count_available(uploader.key, Kind::SingleUse, Serving::at(now, policy))?;
     Ok(Uploaded { results, available })
 }
 
 /// A batch on its way into the store.
-struct Upload {
+struct Upload<'a> {
     /// Ordinary KeyPackages of the device that are available or reserved.
     live: u32,
     hard_cap: u32,
     known: Known,
-    accepted: Vec<KeyPackageRef>,
-    /// The first `not_after` of the single-use ones among them.
-    first_end: Option<UnixSeconds>,
+    /// In their order.
+    accepted: Vec<&'a KeyPackageRef>,
+    /// The single-use ones among them, which are yet to be stored, together.
+    single_use: Vec<NewKeyPackage<'a>>,
 }
 
-impl Upload {
+impl<'a> Upload<'a> {
     fn store(
         &mut self,
         tx: &Tx<'_>,
         uploader: &DeviceRow,
-        (bytes, validated): (&[u8], &Validated),
+        (bytes, validated): (&'a [u8], &'a Validated),
         now: UnixSeconds,
     ) -> Result<UploadResult, ServiceError> {
         let key_package_ref = validated.key_package_ref.clone();
@@ -84,7 +87,7 @@ impl Upload {
             return Ok(result(key_package_ref, UploadOutcome::Present, Some(*state)));
         }
         let new = NewKeyPackage {
-            key_package_ref: &key_package_ref,
+            key_package_ref: &validated.key_package_ref,
             owner: uploader.key,
             kind: validated.kind,
             suite: validated.suite,
@@ -110,13 +113,13 @@ impl Upload {
         if let Err(check) = stored {
             return Ok(rejected(Some(key_package_ref), check));
         }
-        tx.insert_key_package(&new, now)?;
-        if new.kind == Kind::SingleUse {
-            let end = new.lifetime.not_after;
-            self.first_end = Some(self.first_end.map_or(end, |first| first.min(end)));
+        match new.kind {
+            Kind::SingleUse => self.single_use.push(new),
+            // The next one of the batch takes its place.
+            Kind::LastResort => tx.insert_key_packages(&[new], now)?,
         }
         self.known.add(validated);
-        self.accepted.push(key_package_ref.clone());
+        self.accepted.push(&validated.key_package_ref);
         Ok(result(
             key_package_ref,
             UploadOutcome::Accepted,

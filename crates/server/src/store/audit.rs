@@ -4,7 +4,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{AuditCheckpoint, AuditHead, AuditRow, AuditTransition, Base64Url, GroupId, KeyPackageRef};
 
 use crate::error::Fault;
-use crate::store::statement::{Param, Row, params};
+use crate::store::statement::{Param, Row, params, row_params};
 use crate::store::tx::{DeviceKey, Tx};
 
 fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
@@ -40,6 +40,42 @@ fn audit_row(row: &Row<'_>) -> Result<AuditRow, Fault> {
     })
 }
 
+/// The row that follows `head`.
+fn audit_row_after(
+    head: &AuditHead,
+    key_package_ref: &KeyPackageRef,
+    transition: AuditTransition,
+    (actor, group): (Option<&str>, Option<&GroupId>),
+    now: UnixSeconds,
+) -> AuditRow {
+    let row = AuditRow {
+        seq: head.seq + 1,
+        time: now.0,
+        key_package_ref: key_package_ref.clone(),
+        transition,
+        actor: actor.map(str::to_owned),
+        group_id: group.cloned(),
+        hash: Base64Url::default(),
+    };
+    let hash = row.hash_after(&head.hash.0);
+    AuditRow {
+        hash: Base64Url(hash.to_vec()),
+        ..row
+    }
+}
+
+/// A KeyPackage that is handed out.
+pub(crate) struct Disclosure<'a> {
+    pub(crate) owner: DeviceKey,
+    /// Of the owner's audit chain, read since the owner was locked.
+    pub(crate) head: &'a AuditHead,
+    pub(crate) key_package_ref: &'a KeyPackageRef,
+    /// Whether an inventory tells it.
+    pub(crate) is_change: bool,
+    /// Until when the owner counts as asked, if that is remembered.
+    pub(crate) asked_until: Option<UnixSeconds>,
+}
+
 impl Tx<'_> {
     /// Appends a row to the audit chain of each owner, in order: what happened to a KeyPackage, by whom (a credential
     /// identity; none for the server itself) and for which group. An owner may be there twice.
@@ -55,86 +91,83 @@ impl Tx<'_> {
         let heads = owned.iter().zip(heads);
         let heads = heads.filter_map(|((owner, _), head)| Some((*owner, head?)));
         let mut heads: BTreeMap<DeviceKey, AuditHead> = heads.collect();
+        let mut rows = Vec::with_capacity(owned.len());
         for (owner, key_package_ref) in owned {
             let head = heads
                 .get_mut(owner)
                 .ok_or(Fault::Corrupt("a KeyPackage of no device"))?;
-            *head = self.insert_audit((*owner, head), key_package_ref, transition, (actor, group), now)?;
+            let row = audit_row_after(head, key_package_ref, transition, (actor, group), now);
+            *head = AuditHead {
+                seq: row.seq,
+                hash: row.hash.clone(),
+            };
+            rows.push((*owner, row));
         }
-        for (owner, head) in heads {
-            self.queue(
-                "UPDATE devices SET audit_seq = ?2, audit_hash = ?3, audit_oldest = coalesce(audit_oldest, ?4) WHERE id = ?1",
-                params![owner, head.seq, head.hash.0.as_slice(), now],
-            )?;
-        }
-        Ok(())
+        self.insert_audits(&rows)?;
+        let heads = heads
+            .iter()
+            .map(|(owner, head)| row_params![*owner, head.seq, head.hash.0.as_slice(), now]);
+        self.queue_each(
+            "UPDATE devices SET audit_seq = ?2, audit_hash = ?3, audit_oldest = coalesce(audit_oldest, ?4) WHERE id = ?1",
+            &heads.collect::<Vec<_>>(),
+        )
     }
 
-    /// Appends a row like that, of a KeyPackage that is handed out, to the chain of an owner that ends with `head`, which was read
-    /// since the owner was locked; counts the change of the owner's KeyPackages, if this `is_change`, and remembers until when the
-    /// owner counts as asked.
-    pub(crate) fn append_disclosure(
+    /// Appends rows like that, of KeyPackages that are handed out, each of another owner; counts the changes of the owners'
+    /// KeyPackages, and remembers until when the owners count as asked.
+    pub(crate) fn append_disclosures(
         &self,
-        (owner, head): (DeviceKey, &AuditHead),
-        key_package_ref: &KeyPackageRef,
-        (is_change, asked_until): (bool, Option<UnixSeconds>),
+        disclosures: &[Disclosure<'_>],
         (actor, group): (&str, &GroupId),
         now: UnixSeconds,
     ) -> Result<(), Fault> {
         let (transition, actor) = (AuditTransition::Reserve, (Some(actor), Some(group)));
-        let head = self.insert_audit((owner, head), key_package_ref, transition, actor, now)?;
-        self.queue(
+        let rows = disclosures.iter().map(|disclosure| {
+            let (head, known_by) = (disclosure.head, disclosure.key_package_ref);
+            (
+                disclosure.owner,
+                audit_row_after(head, known_by, transition, actor, now),
+            )
+        });
+        let rows: Vec<(DeviceKey, AuditRow)> = rows.collect();
+        self.insert_audits(&rows)?;
+        let heads = disclosures.iter().zip(&rows).map(|(disclosure, (owner, row))| {
+            row_params![
+                *owner,
+                row.seq,
+                row.hash.0.as_slice(),
+                disclosure.asked_until,
+                now,
+                u8::from(disclosure.is_change)
+            ]
+        });
+        self.queue_each(
             "UPDATE devices SET generation = generation + ?6, audit_seq = ?2, audit_hash = ?3,
                  asked_until = coalesce(?4, asked_until), audit_oldest = coalesce(audit_oldest, ?5)
              WHERE id = ?1",
-            params![
-                owner,
-                head.seq,
-                head.hash.0.as_slice(),
-                asked_until,
-                now,
-                u8::from(is_change)
-            ],
+            &heads.collect::<Vec<_>>(),
         )
     }
 
-    /// Stores the row after `head`. Returns the new head.
-    fn insert_audit(
-        &self,
-        (owner, head): (DeviceKey, &AuditHead),
-        key_package_ref: &KeyPackageRef,
-        transition: AuditTransition,
-        (actor, group): (Option<&str>, Option<&GroupId>),
-        now: UnixSeconds,
-    ) -> Result<AuditHead, Fault> {
-        let row = AuditRow {
-            seq: head.seq + 1,
-            time: now.0,
-            key_package_ref: key_package_ref.clone(),
-            transition,
-            actor: actor.map(str::to_owned),
-            group_id: group.cloned(),
-            hash: Base64Url::default(),
-        };
-        let hash = row.hash_after(&head.hash.0);
-        self.queue(
+    /// Stores rows of the chains of these owners, in order.
+    fn insert_audits(&self, rows: &[(DeviceKey, AuditRow)]) -> Result<(), Fault> {
+        let each = rows.iter().map(|(owner, row)| {
+            row_params![
+                *owner,
+                row.seq,
+                row.time,
+                &row.key_package_ref,
+                row.transition.code(),
+                row.actor.as_deref(),
+                row.group_id.as_ref(),
+                row.hash.0.as_slice()
+            ]
+        });
+        self.queue_each(
             "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                owner,
-                row.seq,
-                now,
-                key_package_ref,
-                transition.code(),
-                actor,
-                group,
-                &hash[..]
-            ],
-        )?;
-        Ok(AuditHead {
-            seq: row.seq,
-            hash: Base64Url(hash.to_vec()),
-        })
+            &each.collect::<Vec<_>>(),
+        )
     }
 
     /// The end of a device's audit chain.

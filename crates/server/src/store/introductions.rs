@@ -4,7 +4,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{Base64Url, DeviceId, GroupId, Introduction, Voucher};
 
 use crate::error::Fault;
-use crate::store::statement::{Row, params};
+use crate::store::statement::{Row, params, row_params};
 use crate::store::tx::{DeviceKey, Tx};
 
 impl Tx<'_> {
@@ -30,19 +30,20 @@ impl Tx<'_> {
                 now
             ],
         )?;
-        for voucher in introduction.vouchers.iter().filter(|voucher| are_kept(voucher)) {
-            self.queue(
-                "INSERT INTO vouchers (device_id, group_id, epoch, group_info, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    device,
-                    &voucher.group_id,
-                    voucher.epoch,
-                    voucher.group_info.0.as_slice(),
-                    voucher.signature.0.as_slice()
-                ],
-            )?;
-        }
-        Ok(())
+        let kept = introduction.vouchers.iter().filter(|voucher| are_kept(voucher));
+        let each = kept.map(|voucher| {
+            row_params![
+                device,
+                &voucher.group_id,
+                voucher.epoch,
+                voucher.group_info.0.as_slice(),
+                voucher.signature.0.as_slice()
+            ]
+        });
+        self.queue_each(
+            "INSERT INTO vouchers (device_id, group_id, epoch, group_info, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
+            &each.collect::<Vec<_>>(),
+        )
     }
 
     /// The introduction of a device, with the vouchers by group.

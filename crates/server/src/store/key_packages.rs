@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use larder_lifecycle::{
     DirectoryPolicy, DirectoryState, DirectoryStatus, End, Kind, Lifetime, Listed, UnixSeconds,
@@ -6,14 +6,15 @@ use larder_lifecycle::{
 use larder_wire::{GroupId, KeyPackageRef};
 
 use crate::error::Fault;
-use crate::store::reservations::{ReservationId, reservation};
-use crate::store::statement::{Param, Row, params};
+use crate::store::reservations::{ReservationId, StateChange, reservation};
+use crate::store::statement::{Param, Row, params, row_params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// A stored KeyPackage in the directory's machine.
 pub(crate) type Stored = Listed<DeviceKey, GroupId>;
 
 /// A KeyPackage to store.
+#[derive(Clone, Copy)]
 pub(crate) struct NewKeyPackage<'a> {
     pub(crate) key_package_ref: &'a KeyPackageRef,
     pub(crate) owner: DeviceKey,
@@ -290,14 +291,15 @@ impl Tx<'_> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Stores a KeyPackage as available and unused. The schema refuses one whose keys are or were here under another reference,
+    /// Stores KeyPackages as available and unused. The schema refuses one whose keys are or were here under another reference,
     /// and a second last resort of a device and suite.
-    pub(crate) fn insert_key_package(&self, new: &NewKeyPackage<'_>, now: UnixSeconds) -> Result<(), Fault> {
-        self.queue(
-            "INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
-                 not_before, not_after, uploaded_at)
-             VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?7, ?8, ?9)",
-            params![
+    pub(crate) fn insert_key_packages(
+        &self,
+        new: &[NewKeyPackage<'_>],
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
+        let each = new.iter().map(|new| {
+            row_params![
                 new.owner,
                 new.key_package_ref,
                 kind_to_sql(new.kind),
@@ -307,11 +309,20 @@ impl Tx<'_> {
                 new.lifetime.not_before,
                 new.lifetime.not_after,
                 now
-            ],
+            ]
+        });
+        self.queue_each(
+            "INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
+                 not_before, not_after, uploaded_at)
+             VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?7, ?8, ?9)",
+            &each.collect::<Vec<_>>(),
         )?;
-        self.queue(
+        let each = new
+            .iter()
+            .map(|new| row_params![new.owner, new.key_package_ref, new.bytes]);
+        self.queue_each(
             "INSERT INTO key_package_bytes (device_id, ref, bytes) VALUES (?1, ?2, ?3)",
-            params![new.owner, new.key_package_ref, new.bytes],
+            &each.collect::<Vec<_>>(),
         )
     }
 
@@ -380,40 +391,39 @@ impl Tx<'_> {
         )
     }
 
-    /// Stores what a transition has made of a KeyPackage and of its reservation, `id`. What is over loses its bytes. When one of
+    /// Stores what transitions have made of KeyPackages and of their reservations. What is over loses its bytes. When one of
     /// them has left the state that was read, the transaction fails. Nothing else writes a state.
-    pub(crate) fn write_state(
-        &self,
-        (owner, key_package_ref): (DeviceKey, &KeyPackageRef),
-        (from, next): (&Stored, &Stored),
-        id: Option<ReservationId>,
-    ) -> Result<(), Fault> {
-        if (from.state, from.used) != (next.state, next.used) {
-            let retiring_until = match next.state {
+    pub(crate) fn write_states(&self, changes: &[StateChange<'_>]) -> Result<(), Fault> {
+        let is_written = |change: &&StateChange<'_>| {
+            (change.from.state, change.from.used) != (change.next.state, change.next.used)
+        };
+        let written = changes.iter().filter(is_written).map(|change| {
+            let retiring_until = match change.next.state {
                 DirectoryState::Retiring { until } => Some(until),
                 DirectoryState::Available | DirectoryState::Taken | DirectoryState::Ended(_) => None,
             };
-            self.queue_for_one(
-                "UPDATE key_packages SET status = ?4, used = ?5, retiring_until = coalesce(?6, retiring_until)
-                 WHERE device_id = ?1 AND ref = ?2 AND status = ?3",
-                params![
-                    owner,
-                    key_package_ref,
-                    status_to_sql(from.state.status()),
-                    status_to_sql(next.state.status()),
-                    u8::from(next.used),
-                    retiring_until
-                ],
-            )?;
-        }
-        self.write_reservation((owner, key_package_ref), (from, next), id)?;
-        match next.state.has_ended() && !from.state.has_ended() {
-            true => self.queue(
-                "DELETE FROM key_package_bytes WHERE device_id = ?1 AND ref = ?2",
-                params![owner, key_package_ref],
-            ),
-            false => Ok(()),
-        }
+            row_params![
+                change.owner,
+                change.key_package_ref,
+                status_to_sql(change.from.state.status()),
+                status_to_sql(change.next.state.status()),
+                u8::from(change.next.used),
+                retiring_until
+            ]
+        });
+        self.queue_for_one_each(
+            "UPDATE key_packages SET status = ?4, used = ?5, retiring_until = coalesce(?6, retiring_until)
+             WHERE device_id = ?1 AND ref = ?2 AND status = ?3",
+            &written.collect::<Vec<_>>(),
+        )?;
+        self.write_reservations(changes)?;
+        let over = changes
+            .iter()
+            .filter(|change| change.next.state.has_ended() && !change.from.state.has_ended());
+        self.queue_each(
+            "DELETE FROM key_package_bytes WHERE device_id = ?1 AND ref = ?2",
+            &named(over.map(|change| (change.owner, change.key_package_ref))),
+        )
     }
 
     /// Removes tombstones with a `not_after` before this, with their reservations; those of last resorts once no reservation on
@@ -432,13 +442,13 @@ impl Tx<'_> {
         )
     }
 
-    /// Counts a change of the device's KeyPackages.
-    pub(crate) fn bump_generation(&self, owner: DeviceKey) -> Result<(), Fault> {
-        self.queue(
+    /// Counts a change of the KeyPackages of these devices.
+    pub(crate) fn bump_generations(&self, owners: &BTreeSet<DeviceKey>) -> Result<(), Fault> {
+        let each = owners.iter().map(|owner| row_params![*owner]);
+        self.queue_each(
             "UPDATE devices SET generation = generation + 1 WHERE id = ?1",
-            params![owner],
-        )?;
-        Ok(())
+            &each.collect::<Vec<_>>(),
+        )
     }
 
     /// The device's generation and the time of its last accepted upload.

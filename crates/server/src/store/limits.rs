@@ -2,20 +2,19 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::UserName;
 
 use crate::error::Fault;
-use crate::store::statement::params;
+use crate::store::statement::{params, row_params};
 use crate::store::tx::{DeviceKey, Tx, UserKey};
 
 impl Tx<'_> {
-    pub(crate) fn remember_pair(
-        &self,
-        user: UserKey,
-        device: DeviceKey,
-        forgotten_at: UnixSeconds,
-    ) -> Result<(), Fault> {
-        self.queue(
+    /// Remembers until when each of these pairs counts, none of which is there twice.
+    pub(crate) fn remember_pairs(&self, pairs: &[(UserKey, DeviceKey, UnixSeconds)]) -> Result<(), Fault> {
+        let each = pairs
+            .iter()
+            .map(|(user, device, forgotten_at)| row_params![*user, *device, *forgotten_at]);
+        self.queue_each(
             "INSERT INTO pair_rates (user_id, device_id, forgotten_at) VALUES (?1, ?2, ?3)
              ON CONFLICT (user_id, device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
-            params![user, device, forgotten_at],
+            &each.collect::<Vec<_>>(),
         )
     }
 

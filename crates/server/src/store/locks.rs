@@ -58,14 +58,13 @@ impl Tx<'_> {
     pub(crate) fn lock_devices(&self, devices: impl IntoIterator<Item = DeviceKey>) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(_) => {
+            Engine::Postgres(session) => {
                 let devices: BTreeSet<DeviceKey> = devices.into_iter().collect();
-                devices.into_iter().try_for_each(|device| {
-                    self.queue(
-                        "SELECT 1 FROM devices WHERE id = ?1 FOR NO KEY UPDATE",
-                        params![device],
-                    )
-                })
+                session.queue_lock(
+                    "SELECT 1 FROM devices WHERE id = ANY(?1) ORDER BY id FOR NO KEY UPDATE",
+                    devices.into_iter().map(|device| device.0),
+                );
+                Ok(())
             }
         }
     }

@@ -4,7 +4,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_wire::{GroupId, UserName};
 
 use crate::error::Fault;
-use crate::store::statement::{Reading, Row, params};
+use crate::store::statement::{Reading, Row, params, row_params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// Commits and proposals of one group that are kept, in bytes. Beyond that the oldest go.
@@ -165,20 +165,17 @@ impl Tx<'_> {
         )
     }
 
-    /// Writes the row of a number that was taken, of bytes that the group has not accepted before.
-    pub(crate) fn insert_row(
+    /// Writes the rows of numbers that were taken, in their order, each of bytes that the group has not accepted before.
+    pub(crate) fn insert_rows(
         &self,
         group: &GroupId,
-        seq: u64,
-        row: &NewRow<'_>,
+        rows: &[(u64, NewRow<'_>)],
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        self.queue(
-            "INSERT INTO log (group_id, seq, kind, epoch, sender, sha256, transcript_hash, size, accepted_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            params![
+        let each = rows.iter().map(|(seq, row)| {
+            row_params![
                 group,
-                seq,
+                *seq,
                 row.kind as u8,
                 row.epoch,
                 row.sender,
@@ -186,9 +183,15 @@ impl Tx<'_> {
                 row.transcript_hash,
                 row.body.len() as u64,
                 now
-            ],
+            ]
+        });
+        self.queue_each(
+            "INSERT INTO log (group_id, seq, kind, epoch, sender, sha256, transcript_hash, size, accepted_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            &each.collect::<Vec<_>>(),
         )?;
-        self.insert_body(group, seq, Part::Whole, row.body)
+        let bodies = rows.iter().map(|(seq, row)| (*seq, Part::Whole, row.body));
+        self.insert_bodies(group, bodies)
     }
 
     /// Appends what the server tells the members: that a device of this user came or went.
@@ -230,21 +233,23 @@ impl Tx<'_> {
             "INSERT INTO log (group_id, seq, kind, epoch, size, accepted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![group, seq, kind as u8, epoch, body.len() as u64, now],
         )?;
-        self.insert_body(group, seq, Part::Whole, body)?;
+        self.insert_bodies(group, [(seq, Part::Whole, body)])?;
         self.wake_group(group);
         Ok(())
     }
 
-    pub(crate) fn insert_body(
+    /// Stores bodies, each of a row and as a part of it.
+    pub(crate) fn insert_bodies<'b>(
         &self,
         group: &GroupId,
-        seq: u64,
-        part: Part,
-        body: &[u8],
+        bodies: impl IntoIterator<Item = (u64, Part, &'b [u8])>,
     ) -> Result<(), Fault> {
-        self.queue(
+        let each = bodies
+            .into_iter()
+            .map(|(seq, part, body)| row_params![group, seq, part as u8, body]);
+        self.queue_each(
             "INSERT INTO bodies (group_id, seq, part, body) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-            params![group, seq, part as u8, body],
+            &each.collect::<Vec<_>>(),
         )
     }
 

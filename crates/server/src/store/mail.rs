@@ -3,7 +3,7 @@
 use larder_lifecycle::UnixSeconds;
 
 use crate::error::Fault;
-use crate::store::statement::params;
+use crate::store::statement::{params, row_params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// What there can be to tell a device. The schema names these numbers.
@@ -32,19 +32,21 @@ impl MailKind {
 }
 
 impl Tx<'_> {
-    /// Tells a device something, and again if it has been told and may have acted already.
-    pub(crate) fn post(&self, device: DeviceKey, kind: MailKind, now: UnixSeconds) -> Result<(), Fault> {
-        self.queue(
+    /// Tells devices something, none of them twice; again those that have been told and may have acted already.
+    pub(crate) fn post(&self, devices: &[DeviceKey], kind: MailKind, now: UnixSeconds) -> Result<(), Fault> {
+        let each = devices.iter().map(|device| row_params![*device]);
+        self.queue_each(
             "UPDATE devices SET mail_last = mail_last + 1 WHERE id = ?1",
-            params![device],
+            &each.collect::<Vec<_>>(),
         )?;
-        self.queue(
+        let each = devices.iter().map(|device| row_params![*device, kind as u8, now]);
+        self.queue_each(
             "INSERT INTO mail (device_id, kind, seq, received_at)
-             SELECT ?1, ?2, mail_last, ?3 FROM devices WHERE id = ?1
+             VALUES (?1, ?2, (SELECT mail_last FROM devices WHERE id = ?1), ?3)
              ON CONFLICT (device_id, kind) DO UPDATE SET seq = excluded.seq, received_at = excluded.received_at",
-            params![device, kind as u8, now],
+            &each.collect::<Vec<_>>(),
         )?;
-        self.wake(device);
+        devices.iter().for_each(|device| self.wake(*device));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use larder_wire::GroupId;
 
 use crate::error::Fault;
 use crate::store::log::{BodyGone, LogKind};
-use crate::store::statement::{Reading, Row, params};
+use crate::store::statement::{Reading, Row, params, row_params};
 use crate::store::tx::{DeviceKey, Tx};
 
 /// The place of a member that sends something.
@@ -117,39 +117,42 @@ impl Tx<'_> {
         device: DeviceKey,
         (after, from_epoch): (u64, u64),
     ) -> Result<(), Fault> {
-        self.insert_interval(group, device, (after + 1, from_epoch), false)
+        self.insert_intervals(group, &[device], (after + 1, from_epoch), false)
     }
 
-    /// Lets a device have the Welcome of the Commit at `from_seq` and the rows after it, and messages of `from_epoch` and later.
+    /// Lets devices have the Welcome of the Commit at `from_seq` and the rows after it, and messages of `from_epoch` and later.
     pub(crate) fn begin_by_welcome(
         &self,
         group: &GroupId,
-        device: DeviceKey,
+        devices: &[DeviceKey],
         from: (u64, u64),
     ) -> Result<(), Fault> {
-        self.insert_interval(group, device, from, true)
+        self.insert_intervals(group, devices, from, true)
     }
 
-    fn insert_interval(
+    fn insert_intervals(
         &self,
         group: &GroupId,
-        device: DeviceKey,
+        devices: &[DeviceKey],
         (from_seq, from_epoch): (u64, u64),
         by_welcome: bool,
     ) -> Result<(), Fault> {
-        self.queue(
-            "INSERT INTO members (group_id, device_id, from_seq, from_epoch, by_welcome, acknowledged_seq)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
+        let each = devices.iter().map(|device| {
+            row_params![
                 group,
-                device,
+                *device,
                 from_seq,
                 from_epoch,
                 u8::from(by_welcome),
                 from_seq - 1
-            ],
+            ]
+        });
+        self.queue_each(
+            "INSERT INTO members (group_id, device_id, from_seq, from_epoch, by_welcome, acknowledged_seq)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            &each.collect::<Vec<_>>(),
         )?;
-        self.wake(device);
+        devices.iter().for_each(|device| self.wake(*device));
         Ok(())
     }
 
@@ -168,16 +171,19 @@ impl Tx<'_> {
         Ok(raised == 1)
     }
 
-    /// The row that removes a device is the last one that it gets.
-    pub(crate) fn end_interval(
+    /// The row that removes these devices is the last one that they get.
+    pub(crate) fn end_intervals(
         &self,
         group: &GroupId,
-        device: DeviceKey,
+        devices: &[DeviceKey],
         until_seq: u64,
     ) -> Result<(), Fault> {
-        self.queue(
+        let each = devices
+            .iter()
+            .map(|device| row_params![group, *device, until_seq]);
+        self.queue_each(
             "UPDATE members SET until_seq = ?3 WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL",
-            params![group, device, until_seq],
+            &each.collect::<Vec<_>>(),
         )
     }
 

@@ -44,6 +44,7 @@ use crate::random::random_bytes;
 use crate::wakeups::Wakeups;
 
 pub(crate) use accounts::DeviceRow;
+pub(crate) use audit::Disclosure;
 pub(crate) use blobs::{BLOB_PART_BYTES, BlobRow, NewBlob};
 pub(crate) use clock::{ClockRow, Durations};
 pub(crate) use groups::GroupRow;
@@ -55,7 +56,7 @@ pub(crate) use log::{
 pub(crate) use mail::MailKind;
 pub(crate) use members::Interval;
 pub use postgres::{PostgresError, PostgresErrorKind};
-pub(crate) use reservations::ReservationId;
+pub(crate) use reservations::{ReservationId, StateChange};
 pub(crate) use scrub::Content;
 pub(crate) use stock::Stock;
 pub(crate) use tx::{BlobKey, DeviceKey, NewMessage, News, Tx, UserKey, panic_text};

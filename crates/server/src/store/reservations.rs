@@ -4,7 +4,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::error::Fault;
 use crate::store::key_packages::{COLUMNS, KeyPackageRow, Stored, key_package_row, kind_to_sql};
-use crate::store::statement::{Row, params};
+use crate::store::statement::{Row, params, row_params};
 use crate::store::tx::{DeviceKey, Tx, UserKey};
 
 /// What names a reservation. One request reserves under one name.
@@ -67,6 +67,16 @@ pub(super) fn reservation(row: &Row<'_>, first: usize) -> Result<Reservation<Dev
         until: row.get(first + 2)?,
         state: state_from_sql(row.get(first + 3)?)?,
     })
+}
+
+/// What a transition has made of a KeyPackage and of its reservation.
+pub(crate) struct StateChange<'a> {
+    pub(crate) owner: DeviceKey,
+    pub(crate) key_package_ref: &'a KeyPackageRef,
+    pub(crate) from: &'a Stored,
+    pub(crate) next: &'a Stored,
+    /// The name of the reservation, if there is one.
+    pub(crate) reservation: Option<ReservationId>,
 }
 
 /// A KeyPackage comes with this one of its reservations.
@@ -161,45 +171,54 @@ impl Tx<'_> {
         )
     }
 
-    /// The part of [`write_state`](Self::write_state) that concerns the reservation.
-    pub(super) fn write_reservation(
-        &self,
-        (owner, key_package_ref): (DeviceKey, &KeyPackageRef),
-        (from, next): (&Stored, &Stored),
-        id: Option<ReservationId>,
-    ) -> Result<(), Fault> {
-        let Some(after) = &next.reservation else {
-            return Ok(());
-        };
-        let id = id.ok_or(Fault::Corrupt("a reservation without a name"))?;
-        match &from.reservation {
-            None => self.queue(
-                "INSERT INTO reservations
-                     (id, device_id, ref, kind, holder, holder_user, group_id, reserved_until, state)
-                 VALUES (?1, ?2, ?3, ?4, ?5, (SELECT user_id FROM devices WHERE id = ?5), ?6, ?7, ?8)",
-                params![
-                    &id,
-                    owner,
-                    key_package_ref,
+    /// The part of [`write_states`](Self::write_states) that concerns the reservations.
+    pub(super) fn write_reservations(&self, changes: &[StateChange<'_>]) -> Result<(), Fault> {
+        let (mut made, mut changed) = (Vec::new(), Vec::new());
+        for change in changes {
+            let StateChange {
+                owner,
+                key_package_ref,
+                from,
+                next,
+                reservation,
+            } = change;
+            let Some(after) = &next.reservation else {
+                continue;
+            };
+            let id = reservation
+                .as_ref()
+                .ok_or(Fault::Corrupt("a reservation without a name"))?;
+            match &from.reservation {
+                None => made.push(row_params![
+                    id,
+                    *owner,
+                    *key_package_ref,
                     kind_to_sql(next.kind),
                     after.by,
                     &after.group,
                     after.until,
                     state_to_sql(after.state)
-                ],
-            ),
-            Some(before) if before.state != after.state => self.queue_for_one(
-                "UPDATE reservations SET state = ?5 WHERE id = ?1 AND device_id = ?2 AND ref = ?3 AND state = ?4",
-                params![
-                    &id,
-                    owner,
-                    key_package_ref,
+                ]),
+                Some(before) if before.state != after.state => changed.push(row_params![
+                    id,
+                    *owner,
+                    *key_package_ref,
                     state_to_sql(before.state),
                     state_to_sql(after.state)
-                ],
-            ),
-            Some(_) => Ok(()),
+                ]),
+                Some(_) => {}
+            }
         }
+        self.queue_each(
+            "INSERT INTO reservations
+                 (id, device_id, ref, kind, holder, holder_user, group_id, reserved_until, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, (SELECT user_id FROM devices WHERE id = ?5), ?6, ?7, ?8)",
+            &made,
+        )?;
+        self.queue_for_one_each(
+            "UPDATE reservations SET state = ?5 WHERE id = ?1 AND device_id = ?2 AND ref = ?3 AND state = ?4",
+            &changed,
+        )
     }
 
     /// Removes reservations on last resorts that have ended and whose deadline is past. Those on single-use KeyPackages go with

@@ -8,6 +8,7 @@ use larder_wire::{BlobId, GroupId, KeyPackageRef, StateMark};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use crate::error::Fault;
+use crate::store::postgres::for_many;
 use crate::store::reservations::ReservationId;
 use crate::store::tx::{BlobKey, DeviceKey, Engine, Tx, UserKey, from_sql, to_sql};
 
@@ -24,6 +25,12 @@ macro_rules! params {
     ($($value:expr),* $(,)?) => { &[$($crate::store::statement::Param::from($value)),*] };
 }
 pub(super) use params;
+
+/// The same of one of many rows that a statement is for.
+macro_rules! row_params {
+    ($($value:expr),* $(,)?) => { [$($crate::store::statement::Param::from($value)),*] };
+}
+pub(super) use row_params;
 
 macro_rules! params_from {
     ($($source:ty => |$value:ident| $param:expr;)*) => {$(
@@ -145,7 +152,17 @@ impl Row<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touched {
     Any,
-    One,
+    Exactly(u64),
+}
+
+impl Touched {
+    /// Whether so many may have been touched.
+    pub(super) fn includes(self, touched: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exactly(expected) => touched == expected,
+        }
+    }
 }
 
 /// Whether a statement's rows are all read, or no more of them.
@@ -176,16 +193,52 @@ impl Tx<'_> {
         self.queue_touching(sql, params, Touched::Any)
     }
 
-    /// Like [`queue`](Self::queue), for a statement that touches exactly one row, without which the transaction fails.
-    pub(super) fn queue_for_one(&self, sql: &str, params: &[Param<'_>]) -> Result<(), Fault> {
-        self.queue_touching(sql, params, Touched::One)
+    /// Like [`queue`](Self::queue), once for each of `all`, in their order. PostgreSQL gets one statement for all of them.
+    ///
+    /// The statement is an `INSERT … VALUES (…)`, or an `UPDATE` or a `DELETE` with a `WHERE`. No two of `all` may change the same
+    /// row: what comes of that is not the same on both engines.
+    pub(super) fn queue_each<const N: usize>(&self, sql: &str, all: &[[Param<'_>; N]]) -> Result<(), Fault> {
+        self.queue_each_touching(sql, all, Touched::Any)
+    }
+
+    /// Like [`queue_each`](Self::queue_each), for a statement that touches exactly one row for each of `all`, without which the
+    /// transaction fails.
+    pub(super) fn queue_for_one_each<const N: usize>(
+        &self,
+        sql: &str,
+        all: &[[Param<'_>; N]],
+    ) -> Result<(), Fault> {
+        self.queue_each_touching(sql, all, Touched::Exactly(1))
+    }
+
+    fn queue_each_touching<const N: usize>(
+        &self,
+        sql: &str,
+        all: &[[Param<'_>; N]],
+        of_each: Touched,
+    ) -> Result<(), Fault> {
+        match (self.engine(), all) {
+            (Engine::Postgres(session), [first, _, ..]) => {
+                let sql = for_many(sql, first)?;
+                let of_all = match of_each {
+                    Touched::Any => Touched::Any,
+                    Touched::Exactly(rows) => Touched::Exactly(rows * all.len() as u64),
+                };
+                #[cfg(test)]
+                crate::store::tests::record(true, &sql);
+                session.queue_many(&sql, all, of_all)
+            }
+            (Engine::Sqlite(_) | Engine::Postgres(_), _) => all
+                .iter()
+                .try_for_each(|params| self.queue_touching(sql, params, of_each)),
+        }
     }
 
     fn queue_touching(&self, sql: &str, params: &[Param<'_>], expected: Touched) -> Result<(), Fault> {
         match self.engine() {
-            Engine::Sqlite(_) => match (self.execute(sql, params)?, expected) {
-                (_, Touched::Any) | (1, Touched::One) => Ok(()),
-                (_, Touched::One) => Err(Fault::Corrupt("a row moved under its own transaction")),
+            Engine::Sqlite(_) => match expected.includes(self.execute(sql, params)?) {
+                true => Ok(()),
+                false => Err(Fault::Corrupt("a row moved under its own transaction")),
             },
             Engine::Postgres(session) => {
                 #[cfg(test)]

@@ -10,6 +10,7 @@ mod error;
 mod hints;
 mod pool;
 mod pooler;
+mod queued;
 mod reach;
 mod session;
 mod tls;
@@ -29,6 +30,7 @@ use crate::store::tx::{Engine, News, Tx};
 use crate::wakeups::Wakeups;
 
 pub use error::{PostgresError, PostgresErrorKind};
+pub(super) use queued::for_many;
 pub(super) use session::Session;
 #[cfg(test)]
 pub(super) use session::translated;

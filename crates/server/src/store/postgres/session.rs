@@ -14,6 +14,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::Purpose;
 use super::error::PostgresError;
+use super::queued::Queued;
 use crate::error::Fault;
 use crate::store::statement::{Param, Reading, Row, Touched};
 
@@ -37,19 +38,6 @@ enum Begun {
     Yes,
     /// And of its end.
     Ended,
-}
-
-/// A statement that nobody waits for.
-struct Queued {
-    sql: String,
-    params: Vec<OwnedParam>,
-    expected: Touched,
-}
-
-enum OwnedParam {
-    Integer(Option<i64>),
-    Text(Option<String>),
-    Bytes(Option<Vec<u8>>),
 }
 
 impl<'c> Session<'c> {
@@ -81,11 +69,19 @@ impl<'c> Session<'c> {
 
     /// Carries a statement out before the next one, or before the commit. What it fails with fails the transaction.
     pub(in crate::store) fn queue(&self, sql: &str, params: &[Param<'_>], expected: Touched) {
-        self.queued.borrow_mut().push(Queued {
-            sql: sql.to_owned(),
-            params: params.iter().copied().map(OwnedParam::from).collect(),
-            expected,
-        });
+        self.queued.borrow_mut().push(Queued::new(sql, params, expected));
+    }
+
+    /// The same for a statement that is [for many rows](super::for_many), with the parameters of each.
+    pub(in crate::store) fn queue_many<const N: usize>(
+        &self,
+        sql: &str,
+        rows: &[[Param<'_>; N]],
+        expected: Touched,
+    ) -> Result<(), Fault> {
+        let queued = Queued::of_many(sql, rows, expected)?;
+        self.queued.borrow_mut().push(queued);
+        Ok(())
     }
 
     pub(in crate::store) fn read_rows(
@@ -131,6 +127,17 @@ impl<'c> Session<'c> {
             Ok(())
         })?;
         unread
+    }
+
+    /// Locks rows by their ids before the next statement, or before the commit, by a statement of PostgreSQL's own.
+    pub(in crate::store) fn queue_lock(&self, sql: &str, ids: impl IntoIterator<Item = i64>) {
+        let ids: Vec<i64> = ids.into_iter().collect();
+        if ids.is_empty() {
+            return;
+        }
+        #[cfg(test)]
+        crate::store::tests::record(true, sql);
+        self.queued.borrow_mut().push(Queued::of_ids(sql, ids));
     }
 
     /// Runs a statement of PostgreSQL's own that locks rows by their ids, and returns the ids of those it locked.
@@ -205,22 +212,24 @@ impl<'c> Session<'c> {
     fn answer<T>(&self, last: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
         crate::metrics::postgres_round_trip();
         let queued = self.queued.take();
-        let params: Vec<Vec<Param<'_>>> = queued.iter().map(Queued::params).collect();
         self.runtime.block_on(async {
             // All before the first is sent, or one that has to be prepared would come after those behind it.
             let mut statements = Vec::new();
-            for (queued, params) in queued.iter().zip(&params) {
-                let statement = self.prepare(&queued.sql, params).await;
-                statements.push((statement.map_err(Failed::Before)?, params, queued.expected));
+            for queued in &queued {
+                let statement = self
+                    .client
+                    .prepare_typed_cached(&queued.sql, &queued.types())
+                    .await;
+                statements.push((statement.map_err(Failed::Before)?, queued));
             }
             let begin = match self.begun.replace(Begun::Yes) {
                 Begun::NotYet(begin) => Some(sent(self.client.batch_execute(begin)).await),
                 Begun::Yes | Begun::Ended => None,
             };
             let mut before = Vec::new();
-            for (statement, params, expected) in &statements {
-                let executed = self.client.execute_raw(statement, values(params));
-                before.push((sent(executed).await, *expected));
+            for (statement, queued) in &statements {
+                let executed = self.client.execute_raw(statement, values(&queued.params));
+                before.push((sent(executed).await, queued.expected));
             }
             let last = sent(last).await;
             if let Some(begin) = begin {
@@ -228,7 +237,7 @@ impl<'c> Session<'c> {
             }
             for (executed, expected) in before {
                 let touched = executed.answer().await.map_err(Failed::Before)?;
-                if expected == Touched::One && touched != 1 {
+                if !expected.includes(touched) {
                     return Err(Failed::Moved);
                 }
             }
@@ -265,27 +274,6 @@ impl From<Failed> for PostgresError {
         match failed {
             Failed::Before(error) | Failed::Itself(error) => error.into(),
             Failed::Moved => Self::other("a row moved under its own transaction"),
-        }
-    }
-}
-
-impl Queued {
-    fn params(&self) -> Vec<Param<'_>> {
-        let params = self.params.iter().map(|param| match param {
-            OwnedParam::Integer(value) => Param::Integer(*value),
-            OwnedParam::Text(value) => Param::Text(value.as_deref()),
-            OwnedParam::Bytes(value) => Param::Bytes(value.as_deref()),
-        });
-        params.collect()
-    }
-}
-
-impl From<Param<'_>> for OwnedParam {
-    fn from(param: Param<'_>) -> Self {
-        match param {
-            Param::Integer(value) => Self::Integer(value),
-            Param::Text(value) => Self::Text(value.map(str::to_owned)),
-            Param::Bytes(value) => Self::Bytes(value.map(<[u8]>::to_vec)),
         }
     }
 }
@@ -328,7 +316,7 @@ pub(in crate::store) fn translated(sql: &str) -> Cow<'_, str> {
     }
 }
 
-fn values<'p>(params: &'p [Param<'p>]) -> impl ExactSizeIterator<Item = &'p (dyn ToSql + Sync)> {
+fn values<P: ToSql + Sync>(params: &[P]) -> impl ExactSizeIterator<Item = &(dyn ToSql + Sync)> {
     params.iter().map(|param| param as &(dyn ToSql + Sync))
 }
 

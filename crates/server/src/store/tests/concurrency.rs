@@ -8,7 +8,7 @@ use larder_wire::AuditTransition;
 use tokio::task::JoinSet;
 
 use super::harness::{
-    NOW, Opened, ad_hoc, commit, group, post, say, start_group, take, waiting, with_key_package,
+    NOW, Opened, ad_hoc, change_of, commit, group, post, say, start_group, take, waiting, with_key_package,
 };
 use crate::error::{Fault, ServiceError};
 use crate::store::{DeviceKey, NewKeyPackage, Store, Tx};
@@ -316,7 +316,7 @@ async fn an_init_key_that_is_stored_on_two_nodes_at_once_as_both_kinds_enters_on
                 return Ok(false);
             }
             with_key_package(alice, 100 + init_key, init_key, |new| {
-                tx.insert_key_package(new, NOW)
+                tx.insert_key_packages(&[*new], NOW)
             })?;
             Ok(true)
         });
@@ -326,12 +326,12 @@ async fn an_init_key_that_is_stored_on_two_nodes_at_once_as_both_kinds_enters_on
             }
             with_key_package(bob, 200 + init_key, init_key, |new| {
                 let kind = Kind::LastResort;
-                tx.insert_key_package(&NewKeyPackage { kind, ..*new }, NOW)
+                tx.insert_key_packages(&[NewKeyPackage { kind, ..*new }], NOW)
             })?;
             // One is available at a time.
             let row = tx.available_last_resort(bob, 1)?.unwrap();
             let revoked = row.listed.apply(DirectoryEvent::Revoke).unwrap();
-            tx.write_state((bob, &row.key_package_ref), (&row.listed, &revoked), None)?;
+            tx.write_states(&[change_of(&row, &revoked)])?;
             Ok(true)
         });
         let (ordinary, last_resort) = tokio::join!(ordinary, last_resort);

@@ -110,7 +110,7 @@ async fn what_is_queued_last_must_succeed_too(opened: Opened) {
     let written = opened
         .store
         .write(move |tx| {
-            tx.bump_generation(alice.key)?;
+            tx.bump_generations(&[alice.key].into())?;
             Ok(tx.queue(
                 "UPDATE devices SET generation = NULL WHERE id = ?1",
                 params![alice.key],

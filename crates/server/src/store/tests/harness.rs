@@ -4,15 +4,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, Kind, Lifetime, Listed, UnixSeconds};
-use larder_wire::{GroupId, KeyPackageRef};
+use larder_wire::{AuditHead, GroupId, KeyPackageRef};
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::NoTls;
 
 use crate::error::{Fault, ServiceError};
 use crate::store::statement::Param;
 use crate::store::{
-    Beginning, DeviceKey, DeviceRow, LogKind, LogRange, MailKind, NewKeyPackage, NewRow, Part, ReservationId,
-    Serving, Store, StoreLocation, Tx,
+    Beginning, DeviceKey, DeviceRow, Disclosure, KeyPackageRow, LogKind, LogRange, MailKind, NewKeyPackage,
+    NewRow, Part, ReservationId, Serving, StateChange, Store, StoreLocation, Stored, Tx,
 };
 use crate::wakeups::Wakeups;
 
@@ -181,7 +181,7 @@ impl Opened {
         self.store
             .write(move |tx| {
                 Ok(with_key_package(owner, number, number, |new| {
-                    tx.insert_key_package(new, NOW)
+                    tx.insert_key_packages(&[*new], NOW)
                 })?)
             })
             .await
@@ -268,8 +268,40 @@ pub(super) fn take(
         .apply(DirectoryEvent::Reserve { by, group, until })
         .unwrap();
     let id = ReservationId::made_at(NOW);
-    tx.write_state((owner, &oldest), (&available, &taken), Some(id))?;
+    tx.write_states(&[StateChange {
+        owner,
+        key_package_ref: &oldest,
+        from: &available,
+        next: &taken,
+        reservation: Some(id),
+    }])?;
     Ok(Some(oldest))
+}
+
+/// What is made of a KeyPackage that was read.
+pub(super) fn change_of<'a>(row: &'a KeyPackageRow, next: &'a Stored) -> StateChange<'a> {
+    StateChange {
+        owner: row.owner,
+        key_package_ref: &row.key_package_ref,
+        from: &row.listed,
+        next,
+        reservation: row.reservation_id,
+    }
+}
+
+/// That a KeyPackage was handed out.
+pub(super) fn disclosure<'a>(
+    owner: DeviceKey,
+    head: &'a AuditHead,
+    key_package_ref: &'a KeyPackageRef,
+) -> Disclosure<'a> {
+    Disclosure {
+        owner,
+        head,
+        key_package_ref,
+        is_change: true,
+        asked_until: Some(NOW),
+    }
 }
 
 /// What is served now, if it is valid for a while yet.
@@ -287,7 +319,7 @@ pub(super) fn group() -> GroupId {
 
 /// Tells a device something.
 pub(super) fn post(tx: &Tx<'_>, device: DeviceKey) -> Result<(), ServiceError> {
-    Ok(tx.post(device, MailKind::KeyPackagesLow, NOW)?)
+    Ok(tx.post(&[device], MailKind::KeyPackagesLow, NOW)?)
 }
 
 /// Creates the group, with these members.
@@ -316,12 +348,8 @@ pub(super) fn say(tx: &Tx<'_>, sender: DeviceKey, body: &[u8]) -> Result<u64, Se
     let seq = tx.next_for_messages(&group(), (1, body.len()))?.unwrap().seq;
     tx.count_waiting(&group(), sender, body.len())?.unwrap();
     let sha256: [u8; 32] = Sha256::digest(body).into();
-    tx.insert_row(
-        &group(),
-        seq,
-        &new_row(LogKind::Message, sender, body, &sha256),
-        NOW,
-    )?;
+    let row = new_row(LogKind::Message, sender, body, &sha256);
+    tx.insert_rows(&group(), &[(seq, row)], NOW)?;
     tx.wake_group(&group());
     Ok(seq)
 }
@@ -343,14 +371,12 @@ pub(super) fn commit(
         epoch,
         ..new_row(LogKind::Commit, sender, body.as_bytes(), &sha256)
     };
-    tx.insert_row(&group(), seq, &row, NOW)?;
+    tx.insert_rows(&group(), &[(seq, row)], NOW)?;
     if !added.is_empty() {
-        tx.insert_body(&group(), seq, Part::Welcome, b"welcome")?;
+        tx.insert_bodies(&group(), [(seq, Part::Welcome, b"welcome".as_slice())])?;
         tx.insert_tree(&group(), seq, b"tree")?;
     }
-    for device in added {
-        tx.begin_by_welcome(&group(), *device, (seq, epoch + 1))?;
-    }
+    tx.begin_by_welcome(&group(), added, (seq, epoch + 1))?;
     tx.note_roster_change(&group(), NOW)?;
     tx.wake_group(&group());
     Ok(seq)

@@ -3,7 +3,7 @@
 use larder_lifecycle::{DirectoryEvent, DirectoryState, Kind};
 use larder_wire::KeyPackageRef;
 
-use super::harness::{NOW, Opened, reference, take, with_key_package};
+use super::harness::{NOW, Opened, change_of, reference, take, with_key_package};
 use crate::error::ServiceError;
 use crate::store::{DeviceKey, NewKeyPackage};
 
@@ -167,7 +167,7 @@ async fn a_device_has_one_available_last_resort_per_ciphersuite(opened: Opened) 
             Ok(with_key_package(owner, name, name, |new| {
                 let kind = Kind::LastResort;
                 let new = NewKeyPackage { kind, suite, ..*new };
-                tx.insert_key_package(&new, NOW)
+                tx.insert_key_packages(&[new], NOW)
             })?)
         });
         stored.await.is_ok()
@@ -217,7 +217,7 @@ async fn what_was_read_must_still_be_so_when_it_is_moved(opened: Opened) {
                 let row = tx.key_packages([(alice, &named)])?.remove(0).unwrap();
                 for event in [DirectoryEvent::Revoke, again.clone()] {
                     let next = row.listed.apply(event).unwrap();
-                    tx.write_state((alice, &named), (&row.listed, &next), row.reservation_id)?;
+                    tx.write_states(&[change_of(&row, &next)])?;
                 }
                 Ok(())
             })
@@ -248,7 +248,7 @@ async fn a_reference_and_a_key_belong_to_one_key_package_of_either_kind(opened: 
         let stored = opened.store.write(move |tx| {
             Ok(with_key_package(alice, name, init_key, |new| {
                 let kind = Kind::LastResort;
-                tx.insert_key_package(&NewKeyPackage { kind, ..*new }, NOW)
+                tx.insert_key_packages(&[NewKeyPackage { kind, ..*new }], NOW)
             })?)
         });
         stored.await.is_ok()
@@ -256,7 +256,7 @@ async fn a_reference_and_a_key_belong_to_one_key_package_of_either_kind(opened: 
     let as_ordinary = async |name: u8, init_key: u8| {
         let stored = opened.store.write(move |tx| {
             Ok(with_key_package(alice, name, init_key, |new| {
-                tx.insert_key_package(new, NOW)
+                tx.insert_key_packages(&[*new], NOW)
             })?)
         });
         stored.await.is_ok()
@@ -290,7 +290,7 @@ async fn a_reference_and_a_key_belong_to_one_key_package_of_either_kind(opened: 
                     suite: name.into(),
                     ..*new
                 };
-                tx.insert_key_package(&new, NOW)
+                tx.insert_key_packages(&[new], NOW)
             })?)
         });
         stored.await.is_ok()

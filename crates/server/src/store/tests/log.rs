@@ -77,7 +77,7 @@ async fn a_device_finds_what_came_while_it_was_entitled_and_can_come_back(opened
     run(&opened, move |tx| say(tx, bob, b"with carol")).await;
     let removed = run(&opened, move |tx| {
         let seq = commit(tx, alice, (2, 1), &[])?;
-        tx.end_interval(&group(), carol, seq)?;
+        tx.end_intervals(&group(), &[carol], seq)?;
         Ok(seq)
     })
     .await;

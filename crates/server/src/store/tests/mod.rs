@@ -1,4 +1,4 @@
-//! What every engine must do. Each test of `conformance`, `in_use`, `key_packages`, `limits` and `log` runs on SQLite and on PostgreSQL.
+//! What every engine must do. Each test of `conformance`, `in_use`, `key_packages`, `limits`, `log` and `many_rows` runs on SQLite and on PostgreSQL.
 
 /// Each of these functions, which are given a store, as a test on each engine.
 macro_rules! on_both_engines {
@@ -27,6 +27,7 @@ mod in_use;
 mod key_packages;
 mod limits;
 mod log;
+mod many_rows;
 mod plans;
 mod sqlite_only;
 

@@ -1,12 +1,14 @@
 //! No statement of a request or of the sweeper reads a table that grows from one end to the other.
 
 use larder_lifecycle::{DirectoryEvent, DirectoryPolicy, Kind};
-use larder_wire::{AuditTransition, Base64Url, Introduction, Voucher};
+use larder_wire::{AuditTransition, Base64Url, GroupId, Introduction, Voucher};
 use tokio_postgres::NoTls;
 
 use super::harness::{
-    NOW, Opened, commit, group, post, recorded, say, serving, start_group, take, waiting, with_key_package,
+    NOW, Opened, change_of, commit, disclosure, group, post, recorded, say, serving, start_group, take,
+    waiting, with_key_package,
 };
+use super::many_rows::exercise_many;
 use crate::store::postgres::translated;
 use crate::store::{Durations, NewBlob, NewKeyPackage, Part, ReservationId, StoreLocation};
 
@@ -20,12 +22,14 @@ fn introduction() -> Introduction {
         root: "d".parse().unwrap(),
         root_key: Base64Url(vec![1; 32]),
         proof: Base64Url(vec![2; 32]),
-        vouchers: vec![Voucher {
-            group_id: group(),
-            epoch: 1,
-            group_info: Base64Url(vec![3]),
-            signature: Base64Url(vec![4; 64]),
-        }],
+        vouchers: [group(), GroupId::from_bytes(b"other").unwrap()]
+            .map(|group_id| Voucher {
+                group_id,
+                epoch: 1,
+                group_info: Base64Url(vec![3]),
+                signature: Base64Url(vec![4; 64]),
+            })
+            .into(),
     }
 }
 
@@ -98,7 +102,7 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.held_by_user(alice.user_key, (NOW, NOW), NOW)?;
             tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()), 9)?;
             tx.are_acquainted(alice.user_key, alice.user_key)?;
-            tx.remember_pair(alice.user_key, bob, NOW)?;
+            tx.remember_pairs(&[(alice.user_key, bob, NOW)])?;
             tx.sweep_rates(NOW, 9)?;
             let known = tx.clock()?;
             tx.note_sweep(NOW, "node", &known)?;
@@ -116,22 +120,22 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.bytes_of([(alice.key, &ordinary)])?;
             take(tx, alice.key, bob, NOW)?;
             let head = tx.audit_head(alice.key)?;
-            let told = (true, Some(NOW));
-            tx.append_disclosure((alice.key, &head), &ordinary, told, ("alice", &group()), NOW)?;
+            let disclosed = disclosure(alice.key, &head, &ordinary);
+            tx.append_disclosures(&[disclosed], ("alice", &group()), NOW)?;
             let upload = AuditTransition::Upload;
             tx.append_audits(&[(alice.key, &ordinary)], upload, (None, None), NOW)?;
             tx.audit_rows(alice.key, 0, 9)?;
             tx.audit_oldest(alice.key)?;
             tx.audit_checkpoint(alice.key)?;
             tx.prune_audits(NOW.plus(1), 9)?;
-            tx.bump_generation(alice.key)?;
+            tx.bump_generations(&[alice.key].into())?;
             tx.generation(alice.key)?;
             tx.key_packages_of(alice.key)?;
             tx.reserved_under(id)?;
             tx.spent_under(id, bob, &group())?;
             let row = tx.key_packages([(alice.key, &ordinary)])?.remove(0).unwrap();
             let lapsed = row.listed.apply(DirectoryEvent::Lapse { now: NOW }).unwrap();
-            tx.write_state((alice.key, &ordinary), (&row.listed, &lapsed), row.reservation_id)?;
+            tx.write_states(&[change_of(&row, &lapsed)])?;
             tx.forget_key_packages(NOW, 9)?;
             tx.forget_reservations(NOW, 9)?;
 
@@ -141,7 +145,7 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.count_last_resorts(alice.key, 1)?;
             with_key_package(alice.key, 2, 2, |new| {
                 let kind = Kind::LastResort;
-                tx.insert_key_package(&NewKeyPackage { kind, ..*new }, NOW)
+                tx.insert_key_packages(&[NewKeyPackage { kind, ..*new }], NOW)
             })?;
             let row = tx.available_last_resort(alice.key, 1)?.unwrap();
             let named = (alice.key, &row.key_package_ref);
@@ -186,7 +190,7 @@ pub(super) async fn exercise(opened: &Opened) {
             waiting(tx, alice.key)?;
             tx.waiting_bytes(&group(), alice.key)?;
             tx.acknowledge(&group(), alice.key, 99)?;
-            tx.end_interval(&group(), alice.key, said)?;
+            tx.end_intervals(&group(), &[alice.key], said)?;
             tx.acknowledge(&group(), alice.key, said)?;
             tx.forget_oldest_of_largest_sender(&group(), 1)?;
             tx.groups_waiting(None, 9)?;
@@ -203,6 +207,7 @@ pub(super) async fn exercise(opened: &Opened) {
         })
         .await
         .unwrap();
+    exercise_many(opened, user, [alice.key, bob]).await;
     // Blobs.
     opened
         .store
