@@ -22,7 +22,7 @@ pub(crate) type Positions = HashMap<GroupId, u64>;
 #[derive(Clone, Copy)]
 pub(crate) struct PageLimit {
     pub(crate) rows: u32,
-    /// In bytes of bodies. The row that reaches it is the last.
+    /// In bytes of bodies, of all groups together. The row that reaches it is the last.
     pub(crate) bytes: usize,
 }
 
@@ -83,9 +83,8 @@ pub(crate) fn page(
     tx: &Tx<'_>,
     caller: &DeviceRow,
     (read, mail_read): (&Positions, u64),
-    PageLimit { rows: limit, bytes }: PageLimit,
+    limit: PageLimit,
 ) -> Result<Page, ServiceError> {
-    let limit = limit as usize;
     let mut rows: Vec<InboxRow> = tx
         .mail(caller.key)?
         .into_iter()
@@ -101,7 +100,7 @@ pub(crate) fn page(
             },
             ..row(None, (mail.seq, mail.seq), mail.received_at)
         })
-        .take(limit)
+        .take(limit.rows as usize)
         .collect();
     let intervals = tx.intervals(caller.key)?;
     let mut groups: Vec<GroupId> = intervals.iter().map(|interval| interval.group.clone()).collect();
@@ -114,39 +113,11 @@ pub(crate) fn page(
         })
         .filter(|(after, interval)| *after < interval.head)
         .collect();
-    let by_group: Vec<&[(u64, &Interval)]> = due
-        .chunk_by(|(_, one), (_, next)| one.group == next.group)
-        .collect();
-    // Where there are more groups than rows in a page, others come first the next time.
-    let first = match by_group.len() > limit {
-        true => usize::from(random_u16()) % by_group.len(),
-        false => 0,
+    let left = PageLimit {
+        rows: limit.rows - u32::try_from(rows.len()).unwrap_or(limit.rows),
+        ..limit
     };
-    let parts = by_group.len().max(1);
-    let in_turn = by_group[first..].iter().chain(&by_group[..first]);
-    for group in in_turn {
-        let mut ended = None;
-        for (after, interval) in *group {
-            // The Commit that removed it and the Welcome that brought it back may be one row: who has acknowledged that has read both.
-            let goes_on = ended == Some(interval.from_seq);
-            let left = limit.saturating_sub(rows.len()).max(usize::from(goes_on));
-            if left == 0 {
-                break;
-            }
-            let range = LogRange {
-                after: *after,
-                until: interval.head,
-                rows_max: u32::try_from(left.min(limit.div_ceil(parts))).unwrap_or(1),
-                bytes_max: bytes / parts,
-            };
-            of_interval(tx, caller, interval, range, &mut rows)?;
-            // What it got later comes after what it got before: the Commit that removed it, for example.
-            if !interval.is_open && rows.last().is_none_or(|last| last.seq < interval.head) {
-                break;
-            }
-            ended = Some(interval.head);
-        }
-    }
+    rows.extend(of_groups(tx, caller, &due, (limit, left))?);
     in_the_order_of_time(&mut rows);
     let ends = intervals
         .iter()
@@ -164,6 +135,55 @@ pub(crate) fn page(
         groups,
         ends: ends.collect(),
     })
+}
+
+/// The rows of intervals after these positions, of which there is one at least in each, by group: of each its part of `limit`, and
+/// of all together what is `left` of that.
+fn of_groups(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    due: &[(u64, &Interval)],
+    (limit, mut left): (PageLimit, PageLimit),
+) -> Result<Vec<InboxRow>, Fault> {
+    let groups = due.chunk_by(|(_, one), (_, next)| one.group == next.group);
+    let mut groups: Vec<_> = groups.map(|group| (group, Vec::new())).collect();
+    let parts = groups.len().max(1);
+    // Where a page has no room for all of them, others come first the next time.
+    let first = usize::from(random_u16()) % parts;
+    let (before, after) = groups.split_at_mut(first);
+    for (group, rows) in after.iter_mut().chain(before) {
+        let mut ended = None;
+        for (after, interval) in *group {
+            // The Commit that removed it and the Welcome that brought it back may be one row: who has acknowledged that has read both.
+            let goes_on = ended == Some(interval.from_seq);
+            if !goes_on && (left.rows == 0 || left.bytes == 0) {
+                break;
+            }
+            let range = LogRange {
+                after: *after,
+                until: interval.head,
+                rows_max: left
+                    .rows
+                    .min(limit.rows.div_ceil(u32::try_from(parts).unwrap_or(u32::MAX)))
+                    .max(1),
+                bytes_max: left.bytes.min(limit.bytes / parts),
+            };
+            let found = of_interval(tx, caller, interval, range)?;
+            left.rows = left
+                .rows
+                .saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            let bytes: usize = found.iter().map(|row| row.body.0.len()).sum();
+            left.bytes = left.bytes.saturating_sub(bytes);
+            // What it got later comes after what it got before: the Commit that removed it, for example.
+            let is_whole = found.last().is_some_and(|last| last.seq >= interval.head);
+            rows.extend(found);
+            if !interval.is_open && !is_whole {
+                break;
+            }
+            ended = Some(interval.head);
+        }
+    }
+    Ok(groups.into_iter().flat_map(|(_, rows)| rows).collect())
 }
 
 /// Puts rows of several groups in the order in which they were stored. Those of a group stay as they are, whatever the clock did
@@ -205,8 +225,8 @@ fn of_interval(
     caller: &DeviceRow,
     interval: &Interval,
     range: LogRange,
-    rows: &mut Vec<InboxRow>,
-) -> Result<(), Fault> {
+) -> Result<Vec<InboxRow>, Fault> {
+    let mut rows = Vec::new();
     let mut position = range.after;
     let mut passed: Option<InboxRow> = None;
     for log_row in tx.log_rows(&interval.group, caller.key, range)? {
@@ -228,7 +248,7 @@ fn of_interval(
     }
     // Numbers at the end that stand for nothing are passed with the next row that there is.
     rows.extend(passed);
-    Ok(())
+    Ok(rows)
 }
 
 enum Delivered {

@@ -18,9 +18,10 @@ use tokio::time::{Instant, interval_at, timeout, timeout_at};
 use super::App;
 use super::connection::UnderWay;
 use super::extract::{BearerToken, Json};
+use super::parts::{LARGE_BYTES, json_in, place_for};
 use super::problem::{Failure, NextProblems, WaitProblems};
 use crate::delivery::inbox::{PAGE_BYTES, PageLimit, Positions, event};
-use crate::wakeups::{Queue, Waiting};
+use crate::wakeups::{Event, Queue, Waiting};
 use crate::{Caller, ServiceError};
 
 /// A reader of a stream that gets nothing else gets a comment this often, so that whoever is between does not take it for dead.
@@ -28,8 +29,8 @@ const COMMENT_SECONDS: u64 = 20;
 const COMMENT: &[u8] = b":\n\n";
 /// Rows of a stream that are read from the store at a time.
 const STREAM_ROWS: u32 = 64;
-/// The same in bytes of bodies.
-const STREAM_BYTES: usize = 1024 * 1024;
+/// The same in bytes of bodies. The last row may be larger than that, and then needs the place of a transfer.
+const STREAM_BYTES: usize = LARGE_BYTES;
 /// Events that wait for the reader of a stream.
 const STREAM_EVENTS: usize = 64;
 
@@ -44,7 +45,7 @@ pub(super) async fn next(
     caller: Caller,
     State(app): State<App>,
     Json(request): Json<NextRequest>,
-) -> Result<Json<Inbox>, Failure> {
+) -> Result<Response, Failure> {
     let rows = request.limit.unwrap_or(INBOX_PAGE_ROWS_MAX);
     if rows == 0 {
         return Err(Problem::new(ProblemType::Malformed)
@@ -70,13 +71,12 @@ pub(super) async fn next(
             waiting.look();
         }
         let page = app.service.page(&caller, Positions::new(), 0, limit).await?;
-        let inbox = Inbox { rows: page.rows };
         let Some(waiting) = &mut waiting else {
-            return Ok(Json(inbox));
+            return answer(&app, &caller, page.rows);
         };
         // Nobody waits for what is not for it.
-        if inbox.rows.iter().any(|row| row.kind != InboxKind::Passed) {
-            return Ok(Json(inbox));
+        if page.rows.iter().any(|row| row.kind != InboxKind::Passed) {
+            return answer(&app, &caller, page.rows);
         }
         if waiting.listen_to(&page.groups) {
             continue;
@@ -86,9 +86,41 @@ pub(super) async fn next(
             () = app.closing.wait() => false,
         };
         if !woken {
-            return Ok(Json(inbox));
+            return answer(&app, &caller, page.rows);
         }
     }
+}
+
+/// A page, in the place of a transfer if it is large. Without a free place it ends before it needs one, and the reader asks for the
+/// rest; it fails with [`Fault::Busy`](crate::error::Fault::Busy) when its first row is large by itself.
+fn answer(app: &App, caller: &Caller, mut rows: Vec<InboxRow>) -> Result<Response, Failure> {
+    let mut bytes = bytes_of(&rows);
+    let place = match place_for(app, caller, bytes) {
+        Ok(place) => place,
+        Err(busy) => {
+            rows.truncate(rows_without_place(&rows));
+            if rows.is_empty() {
+                return Err(busy.into());
+            }
+            bytes = bytes_of(&rows);
+            None
+        }
+    };
+    json_in(app, place, Inbox { rows }, bytes)
+}
+
+fn bytes_of(rows: &[InboxRow]) -> usize {
+    rows.iter().map(|row| row.body.0.len()).sum()
+}
+
+/// How many of the first rows are no large answer.
+fn rows_without_place(rows: &[InboxRow]) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &InboxRow| {
+        bytes += row.body.0.len();
+        bytes <= LARGE_BYTES
+    };
+    rows.iter().map(fits).take_while(|fits| *fits).count()
 }
 
 /// The rows after those that are acknowledged, as they come: each an event with an `InboxRow` as JSON for its data. Nothing is
@@ -159,7 +191,7 @@ impl Stream {
         let comment = Duration::from_secs(COMMENT_SECONDS);
         let mut comments = interval_at(Instant::now() + comment, comment);
         // A reader learns at once that there is a stream.
-        self.send(Bytes::from_static(COMMENT)).await?;
+        self.send(Event::from(Bytes::from_static(COMMENT))).await?;
         loop {
             self.waiting.look();
             self.send_rows().await?;
@@ -171,7 +203,7 @@ impl Stream {
                     },
                     _ = comments.tick() => {
                         self.check_session().await?;
-                        self.send(Bytes::from_static(COMMENT)).await?;
+                        self.send(Event::from(Bytes::from_static(COMMENT))).await?;
                     }
                     () = self.queue.closed() => return Err(Ended),
                     () = app.closing.wait() => return Err(Ended),
@@ -200,8 +232,9 @@ impl Stream {
                 self.waiting.is_at(page.ends);
                 return Ok(());
             }
+            let place = place_for(&self.app, &self.caller, bytes_of(&page.rows)).map_err(|_| Ended)?;
             let events: Vec<Bytes> = page.rows.iter().map(event).collect();
-            self.send(events.concat().into()).await?;
+            self.send(Event::in_place(events.concat().into(), place)).await?;
             for row in page.rows {
                 match row.group_id {
                     Some(group) => {
@@ -216,7 +249,7 @@ impl Stream {
         }
     }
 
-    async fn send(&self, event: Bytes) -> Result<(), Ended> {
+    async fn send(&self, event: Event) -> Result<(), Ended> {
         let most = Duration::from_secs(self.app.service.limits().send_seconds_max);
         match timeout(most, self.queue.send(event)).await {
             Ok(true) => Ok(()),
@@ -229,6 +262,36 @@ impl Stream {
         match self.app.service.authenticate(&self.token.0).await {
             Ok(_) => Ok(()),
             Err(ServiceError::Refused(_) | ServiceError::Fault(_)) => Err(Ended),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_wire::Base64Url;
+
+    use super::*;
+
+    #[test]
+    fn a_page_without_a_place_has_the_first_rows_that_need_none() {
+        let row = |bytes: usize| InboxRow {
+            group_id: None,
+            seq: 1,
+            first: None,
+            kind: InboxKind::Message,
+            epoch: None,
+            received_at: 1,
+            gone: None,
+            body: Base64Url(vec![0; bytes]),
+        };
+        for (bytes, fit) in [
+            (&[LARGE_BYTES, 0, 1, 0][..], 2),
+            (&[1, LARGE_BYTES], 1),
+            (&[LARGE_BYTES + 1, 1], 0),
+            (&[], 0),
+        ] {
+            let rows: Vec<_> = bytes.iter().map(|bytes| row(*bytes)).collect();
+            assert_eq!(rows_without_place(&rows), fit, "{bytes:?}");
         }
     }
 }

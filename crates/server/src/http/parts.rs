@@ -21,7 +21,7 @@ use crate::store::BLOB_PART_BYTES;
 use crate::transfers::TransferPlace;
 
 /// An answer with more bytes than this needs one of the places of those who fetch something large.
-const LARGE_BYTES: usize = 256 * 1024;
+pub(super) const LARGE_BYTES: usize = 256 * 1024;
 
 /// A body of these parts, each of which the client takes within `patience`. It ends before its announced length, which the client
 /// notices, when it does not, or when a part is not there.
@@ -46,18 +46,40 @@ pub(super) fn in_parts(
     }))
 }
 
-/// JSON that carries so many bytes as base64. Fails with [`Fault::Busy`] while the caller's user fetches as much as
-/// one may.
+/// The place that an answer with so many bytes needs, if it is large. Fails with [`Fault::Busy`] while there is none, or the
+/// caller's user fetches as much as one may.
+pub(super) fn place_for(
+    app: &App,
+    caller: &Caller,
+    bytes: usize,
+) -> Result<Option<TransferPlace>, ServiceError> {
+    match bytes <= LARGE_BYTES {
+        true => Ok(None),
+        false => app.service.place_to_fetch(caller).map(Some),
+    }
+}
+
+/// JSON that carries so many bytes as base64. Fails with [`Fault::Busy`] like [`place_for`].
 pub(super) fn json_of<T: Serialize>(
     app: &App,
     caller: &Caller,
     value: T,
     bytes: usize,
 ) -> Result<Response, Failure> {
-    if bytes <= LARGE_BYTES {
+    let place = place_for(app, caller, bytes)?;
+    json_in(app, place, value, bytes)
+}
+
+/// The same in a place that was taken.
+pub(super) fn json_in<T: Serialize>(
+    app: &App,
+    place: Option<TransferPlace>,
+    value: T,
+    bytes: usize,
+) -> Result<Response, Failure> {
+    let Some(place) = place else {
         return Ok(Json(value).into_response());
-    }
-    let place = app.service.place_to_fetch(caller)?;
+    };
     // Grown step by step, it would take twice as much.
     let mut json = Vec::with_capacity(bytes.div_ceil(3) * 4 + LARGE_BYTES);
     let written = serde_json::to_writer(&mut json, &value);

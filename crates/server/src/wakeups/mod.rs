@@ -13,7 +13,7 @@ use crate::delivery::inbox::Positions;
 use crate::sessions::Sessions;
 use crate::store::{DeviceKey, NewMessage, News};
 
-pub(crate) use stream::{Place, Queue};
+pub(crate) use stream::{Event, Place, Queue};
 use stream::{Said, Stream};
 
 /// Those of this process who wait. A hint: who is told reads the store.
@@ -271,6 +271,9 @@ impl Wakeups {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Bytes;
+    use futures_util::FutureExt as _;
+
     use super::stream::ASIDE_MAX;
     use super::*;
 
@@ -404,6 +407,20 @@ mod tests {
             (7, 8),
             "its session has ended"
         );
+    }
+
+    #[tokio::test]
+    async fn a_queue_takes_one_event_beyond_its_bytes_and_waits() {
+        let (queue, mut events) = Queue::new(64);
+        let large = || Event::from(Bytes::from(vec![0; 2 * 1024 * 1024]));
+        assert!(queue.send(large()).await);
+        let mut second = std::pin::pin!(queue.send(large()));
+        assert_eq!(second.as_mut().now_or_never(), None);
+        events.next().await.unwrap();
+        assert!(second.await);
+        let third = queue.send(large());
+        drop(events);
+        assert!(!third.await, "nobody reads any more");
     }
 
     #[test]

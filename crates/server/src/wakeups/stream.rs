@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::body::Bytes;
 use larder_lifecycle::UnixSeconds;
 use larder_wire::{Base64Url, GroupId, InboxKind, InboxRow};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::delivery::inbox::{Positions, event};
 use crate::store::{DeviceKey, NewMessage};
+use crate::transfers::TransferPlace;
 
-/// What waits for the reader of a stream, in bytes. What comes beyond that it reads from the store.
+/// What waits for the reader of a stream, in bytes, and one event more. What comes beyond that it reads from the store.
 const QUEUED_BYTES_MAX: usize = 1024 * 1024;
 /// Messages that come while a stream reads the store and are given to it afterwards. What comes beyond that it reads, too.
 pub(super) const ASIDE_MAX: usize = 64;
@@ -56,32 +57,90 @@ pub(crate) struct Place {
 /// What waits for the reader of a stream.
 #[derive(Clone)]
 pub(crate) struct Queue {
-    events: mpsc::Sender<Bytes>,
-    bytes: Arc<AtomicUsize>,
+    events: mpsc::Sender<Event>,
+    waiting: Arc<WaitingBytes>,
 }
 
 /// The end of a [`Queue`] that is read.
 pub(crate) struct Queued {
-    pub(super) events: mpsc::Receiver<Bytes>,
-    bytes: Arc<AtomicUsize>,
+    pub(super) events: mpsc::Receiver<Event>,
+    waiting: Arc<WaitingBytes>,
+    /// Of what was taken last: whoever asks for more has sent that.
+    place: Option<TransferPlace>,
+}
+
+/// What is sent to the reader of a stream at once.
+pub(crate) struct Event {
+    bytes: Bytes,
+    /// Kept until it is sent.
+    place: Option<TransferPlace>,
+}
+
+/// Bytes that wait in a queue.
+#[derive(Default)]
+struct WaitingBytes {
+    count: AtomicUsize,
+    fewer: Notify,
+}
+
+impl WaitingBytes {
+    fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < QUEUED_BYTES_MAX
+    }
+
+    fn take(&self, bytes: usize) {
+        self.count.fetch_sub(bytes, Ordering::Relaxed);
+        self.fewer.notify_waiters();
+    }
+}
+
+impl Event {
+    /// One that is large, if it has a place.
+    pub(crate) fn in_place(bytes: Bytes, place: Option<TransferPlace>) -> Self {
+        Self { bytes, place }
+    }
+}
+
+impl From<Bytes> for Event {
+    fn from(bytes: Bytes) -> Self {
+        Self::in_place(bytes, None)
+    }
 }
 
 impl Queue {
     /// A queue of at most so many events.
     pub(crate) fn new(most: usize) -> (Self, Queued) {
         let (sender, events) = mpsc::channel(most);
-        let bytes = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::<WaitingBytes>::default();
         let queue = Self {
             events: sender,
-            bytes: Arc::clone(&bytes),
+            waiting: Arc::clone(&waiting),
         };
-        (queue, Queued { events, bytes })
+        let place = None;
+        (
+            queue,
+            Queued {
+                events,
+                waiting,
+                place,
+            },
+        )
     }
 
     /// Waits until there is room; `false` when nobody reads any more.
-    pub(crate) async fn send(&self, event: Bytes) -> bool {
-        let length = event.len();
-        self.bytes.fetch_add(length, Ordering::Relaxed);
+    pub(crate) async fn send(&self, event: Event) -> bool {
+        loop {
+            // Before the look, so that what is taken after it is not missed.
+            let fewer = self.waiting.fewer.notified();
+            if self.waiting.has_room() {
+                break;
+            }
+            tokio::select! {
+                () = fewer => {}
+                () = self.closed() => return false,
+            }
+        }
+        self.waiting.count.fetch_add(event.bytes.len(), Ordering::Relaxed);
         self.events.send(event).await.is_ok()
     }
 
@@ -92,10 +151,14 @@ impl Queue {
 
     /// Whether there was room at once.
     fn push(&self, event: &Bytes) -> bool {
-        let has_room = self.bytes.load(Ordering::Relaxed) < QUEUED_BYTES_MAX;
-        let pushed = has_room && self.events.try_send(event.clone()).is_ok();
-        if pushed {
-            self.bytes.fetch_add(event.len(), Ordering::Relaxed);
+        if !self.waiting.has_room() {
+            return false;
+        }
+        // Before it can be taken.
+        self.waiting.count.fetch_add(event.len(), Ordering::Relaxed);
+        let pushed = self.events.try_send(event.clone().into()).is_ok();
+        if !pushed {
+            self.waiting.take(event.len());
         }
         pushed
     }
@@ -104,9 +167,11 @@ impl Queue {
 impl Queued {
     /// The next event; `None` when there will be none.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        let event = self.events.recv().await?;
-        self.bytes.fetch_sub(event.len(), Ordering::Relaxed);
-        Some(event)
+        self.place = None;
+        let Event { bytes, place } = self.events.recv().await?;
+        self.place = place;
+        self.waiting.take(bytes.len());
+        Some(bytes)
     }
 }
 

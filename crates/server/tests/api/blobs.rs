@@ -351,6 +351,33 @@ async fn what_is_large_of_a_group_takes_the_place_of_a_transfer() {
 }
 
 #[tokio::test]
+async fn a_large_page_of_an_inbox_takes_the_place_of_a_transfer() {
+    const MESSAGES: usize = 8;
+    let server = with_blobs(|config| config.limits.transfers_per_user_max = 1).await;
+    let bob = server.device_with_key_packages("bob", 1).await;
+    let alice = server.device("alice").await;
+    let (mut group, _) = alice.create_group().await;
+    alice.invite(&mut group, &[&bob]).await;
+    bob.join().await;
+    let text = "m".repeat(60 * 1024);
+    for _ in 0..MESSAGES {
+        alice.send(&mut group, &text).await;
+    }
+    let all = bob.inbox().await;
+    assert_eq!(all.len(), MESSAGES);
+    let slow = begin(&server, &bob.http, "slow", MIB, b"a beginning").await;
+    let blobs = "SELECT count(*) FROM blobs";
+    until("it has begun", async || server.database.count(blobs).await == 1).await;
+    // What needs no place is there all the same, and the rest comes after it.
+    for rest in all.chunks(4) {
+        assert_eq!(bob.inbox().await, rest);
+        bob.ack(&rest[3]).await;
+    }
+    assert!(bob.inbox().await.is_empty());
+    drop(slow);
+}
+
+#[tokio::test]
 async fn who_sends_nothing_any_more_is_given_up() {
     let server = with_blobs(|config| config.limits.transfer_part_seconds_max = 1).await;
     let alice = server.device("alice").await;

@@ -192,7 +192,7 @@ async fn a_reader_that_does_not_read_costs_the_others_nothing() {
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_cut_off_and_catches_up() {
     let limit = |config: &mut larder_server::Config| {
-        config.limits.send_seconds_max = 1;
+        config.limits.send_seconds_max = 3;
         config.limits.waiting_per_device_max = 1;
     };
     let server = TestServer::start_with(limit, true).await;
@@ -218,12 +218,12 @@ async fn a_reader_that_is_too_slow_is_cut_off_and_catches_up() {
             }
         }
     };
+    for _ in 0..140 {
+        again.next().await.unwrap();
+    }
     let mut rows = 0;
     while stalled.next().await.is_some() {
         rows += 1;
     }
     assert!(rows < 140, "all {rows} rows were sent");
-    for _ in 0..140 {
-        again.next().await.unwrap();
-    }
 }

@@ -1,11 +1,12 @@
 //! Who finds what of a group's log.
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::ProblemType;
+use larder_wire::{GroupId, ProblemType};
 
 use super::harness::{NOW, Opened, commit, group, say, start_group, waiting};
+use crate::delivery::inbox::{PageLimit, Positions, page};
 use crate::error::ServiceError;
-use crate::store::{BodyGone, DeviceKey, LogRange, Part, Tx};
+use crate::store::{BodyGone, DeviceKey, LogKind, LogRange, NewRow, Part, Tx};
 
 on_both_engines! {
     an_acknowledgement_that_runs_ahead_is_told_and_acknowledges_nothing;
@@ -18,6 +19,7 @@ on_both_engines! {
     handshakes_are_kept_for_as_long_as_the_stored_state_needs_them;
     a_group_without_members_is_deleted_with_all_that_is_its_own;
     a_number_that_a_refused_message_took_is_given_to_the_next_one;
+    a_page_is_bounded_whatever_groups_it_is_of;
 }
 
 async fn members(opened: &Opened) -> (DeviceKey, DeviceKey) {
@@ -317,4 +319,49 @@ async fn a_number_that_a_refused_message_took_is_given_to_the_next_one(opened: O
     assert_eq!(run(&opened, move |tx| say(tx, bob, b"two")).await, 2);
     let bytes = run(&opened, move |tx| Ok(tx.waiting_bytes(&group(), bob)?)).await;
     assert_eq!(bytes, (3, 6));
+}
+
+async fn a_page_is_bounded_whatever_groups_it_is_of(opened: Opened) {
+    const BYTES: usize = 100;
+    let alice = opened.register("alice", 1).await.key;
+    let bob = opened.register("bob", 2).await;
+    let key = bob.key;
+    let fill = move |tx: &Tx<'_>| {
+        for number in 0..9 {
+            let group = GroupId::from_bytes(&[number]).unwrap();
+            assert!(tx.insert_group(&group, 1, NOW)?);
+            tx.begin_interval(&group, key, (0, 0))?;
+            let body = [number; BYTES - 20];
+            let row = NewRow {
+                kind: LogKind::Message,
+                epoch: 0,
+                sender: alice,
+                sha256: &[number; 32],
+                transcript_hash: None,
+                body: &body,
+            };
+            let seq = tx.next_for_messages(&group, (1, body.len()))?.unwrap().seq;
+            tx.insert_rows(&group, &[(seq, row)], NOW)?;
+        }
+        Ok(())
+    };
+    run(&opened, fill).await;
+    // Each has a row that is larger than the group's part of a page.
+    let limit = PageLimit {
+        rows: 50,
+        bytes: BYTES,
+    };
+    let mut read = Positions::new();
+    for pages in 0.. {
+        let (bob, so_far) = (bob.clone(), read.clone());
+        let rows = run(&opened, move |tx| page(tx, &bob, (&so_far, 0), limit))
+            .await
+            .rows;
+        if rows.is_empty() {
+            assert_eq!((read.len(), pages), (9, 5));
+            break;
+        }
+        assert!(rows.len() <= 2, "{} rows", rows.len());
+        read.extend(rows.into_iter().map(|row| (row.group_id.unwrap(), row.seq)));
+    }
 }
