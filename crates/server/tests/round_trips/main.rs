@@ -249,8 +249,6 @@ async fn the_directory_waits_as_often_however_many_it_concerns(counts: &Counts) 
     let alice = server.device("alice").await;
     let group = GroupId::from_bytes(b"a group of alice").unwrap();
     let mut measured = Vec::new();
-    // The first requests of a device find its session, too.
-    alice.inventory().await;
     for (number, size) in [(0, 1), (1, 12)] {
         let targets = Scene::devices(&server, &format!("target{number}-"), size).await;
         let pools: Vec<_> = (0..32).map(|_| alice.mint(KeyPackageSpec::default())).collect();

@@ -1,9 +1,18 @@
-use larder_wire::{AuditChain, AuditTransition, ProblemType};
+use std::collections::HashMap;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
-use super::harness::{NOW, Opened, group, post, reference, take};
+use larder_wire::{AuditChain, AuditTransition, ProblemType};
+use tokio::time::timeout;
+
+use super::harness::{NOW, Opened, group, post, reference, say, start_group, take};
 use crate::error::{Fault, ServiceError};
-use crate::store::DeviceKey;
 use crate::store::statement::params;
+use crate::store::{DeviceKey, NewMessage};
+use crate::wakeups::{Place, Queue};
+
+/// Nothing that a test waits for takes this long.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 on_both_engines! {
     a_refusal_and_a_panic_leave_the_rest_alone;
@@ -16,6 +25,7 @@ on_both_engines! {
     a_store_that_is_opened_again_is_the_same;
     what_is_left_of_an_audit_links_up_to_its_checkpoint;
     a_year_of_transitions_leaves_those_of_ninety_days;
+    a_message_is_told_though_nobody_waits_for_its_answer;
 }
 
 async fn a_refusal_and_a_panic_leave_the_rest_alone(opened: Opened) {
@@ -317,4 +327,54 @@ async fn a_year_of_transitions_leaves_those_of_ninety_days(opened: Opened) {
     assert_eq!(most, 13 * ROWS_A_WEEK as u64 * devices.len() as u64);
     let rows = opened.store.read(move |tx| Ok(tx.audit_head(devices[0])?.seq));
     assert_eq!(rows.await.unwrap(), 52 * ROWS_A_WEEK as u64);
+}
+
+/// By the thread that commits: a request whose client goes away is dropped.
+async fn a_message_is_told_though_nobody_waits_for_its_answer(opened: Opened) {
+    let alice = opened.register("alice", 1).await.key;
+    let bob = opened.register("bob", 2).await.key;
+    let start = opened.store.write(move |tx| start_group(tx, &[alice, bob]));
+    start.await.unwrap();
+    // Nothing but the message itself is put into a queue: who looks for rows by itself, or is told by another node, reads the store.
+    let (queue, mut events) = Queue::new(2);
+    let stream = opened.wakeups.stream(bob, 1, (queue, NOW.plus(1))).unwrap();
+    let place = Place {
+        position: 0,
+        from_epoch: 0,
+        roster_version: 0,
+    };
+    stream.listen_to(&[group()]);
+    stream.is_at(HashMap::from([(group(), place)]));
+    let (is_in, may_go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let meet = async |barrier: &Arc<Barrier>| {
+        let barrier = Arc::clone(barrier);
+        tokio::task::spawn_blocking(move || barrier.wait()).await.unwrap()
+    };
+    let barriers = (Arc::clone(&is_in), Arc::clone(&may_go_on));
+    let mut sending = Box::pin(opened.store.write(move |tx| {
+        let seq = say(tx, alice, b"said")?;
+        tx.announce(NewMessage {
+            group: group(),
+            seq,
+            epoch: 0,
+            roster_version: 0,
+            sender: alice,
+            received_at: NOW,
+            body: b"said".to_vec(),
+        });
+        barriers.0.wait();
+        barriers.1.wait();
+        Ok(())
+    }));
+    tokio::select! {
+        _ = &mut sending => panic!("it goes on by itself"),
+        _ = meet(&is_in) => {}
+    }
+    drop(sending);
+    meet(&may_go_on).await;
+    let event = timeout(PATIENCE, events.next())
+        .await
+        .expect("it is told")
+        .unwrap();
+    assert!(event.starts_with(b"data: "));
 }
