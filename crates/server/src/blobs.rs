@@ -34,7 +34,7 @@ pub(crate) fn begin(
     limits: &BlobLimits,
     (now, ended_by): (UnixSeconds, UnixSeconds),
 ) -> Result<Begun, ServiceError> {
-    tx.lock_user(caller.user_key)?;
+    tx.lock_user(caller.user_key())?;
     if let Some(earlier) = tx.blob_of_key(caller.key, idempotency_key)? {
         match earlier.sha256 {
             Some(sha256) if earlier.expires_at > ended_by => {
@@ -50,15 +50,14 @@ pub(crate) fn begin(
             Some(_) | None => tx.end_blob(earlier.key)?,
         }
     }
-    let rate = limits.rate.take(tx.blob_rate_memory(caller.user_key)?, now);
+    let rate = limits.rate.take(tx.blob_rate_memory(caller.user_key())?, now);
     let forgotten_at = rate.map_err(rate_limited)?;
-    if tx.blob_bytes_of_user(caller.user_key)?.saturating_add(size) > limits.user_bytes_max {
+    if tx.blob_bytes_of_user(caller.user_key())?.saturating_add(size) > limits.user_bytes_max {
         return Err(no_room("as much as may be is stored for the user").into());
     }
-    tx.remember_blob(caller.user_key, forgotten_at)?;
+    tx.remember_blob(caller.user_key(), forgotten_at)?;
     let key = tx.insert_blob(&NewBlob {
         name,
-        user: caller.user_key,
         device: caller.key,
         idempotency_key,
         size,
@@ -83,7 +82,7 @@ pub(crate) fn remove(
     ended_by: UnixSeconds,
 ) -> Result<(), ServiceError> {
     match tx.blob(name, ended_by)? {
-        Some(blob) if blob.owner == caller.user_key => Ok(tx.end_blob(blob.key)?),
+        Some(blob) if blob.key.user == caller.user_key() => Ok(tx.end_blob(blob.key)?),
         Some(_) | None => Err(ProblemType::NotFound.into()),
     }
 }

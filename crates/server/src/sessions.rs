@@ -10,16 +10,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use larder_lifecycle::UnixSeconds;
+use larder_wire::Base64Url;
 
-use crate::store::DeviceRow;
+use crate::accounts::secret_hash;
+use crate::store::{DeviceRow, UserKey};
 
 /// How long it takes at most until this process knows that another one has ended a session.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 /// So many sessions are known at most, in two halves: once the younger half is full the older one is forgotten.
 const HALF_MAX: usize = 32 * 1024;
 
-/// The SHA-256 of a token.
-pub(crate) type TokenHash = [u8; 32];
+/// What a session is looked up by. A token is random and carries the key of its user, by whom sessions are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SessionKey {
+    pub(crate) user: UserKey,
+    /// The SHA-256 of the token.
+    pub(crate) hash: [u8; 32],
+}
+
+/// Random bytes of a token.
+pub(crate) const TOKEN_SECRET_BYTES: usize = 32;
+
+/// A token for a device of a user.
+pub(crate) fn token(user: UserKey, secret: [u8; TOKEN_SECRET_BYTES]) -> String {
+    Base64Url([user.to_bytes().as_slice(), &secret].concat()).to_string()
+}
+
+impl SessionKey {
+    /// Of a token, be it one of ours or not.
+    pub(crate) fn of(token: &str) -> Self {
+        let carried: Option<[u8; 8]> = token
+            .parse()
+            .ok()
+            .and_then(|Base64Url(bytes)| bytes.first_chunk().copied());
+        Self {
+            // Nobody's token is of no user, and its hash none that is known.
+            user: UserKey::from_bytes(carried.unwrap_or_default()),
+            hash: secret_hash(token.as_bytes()),
+        }
+    }
+}
 
 /// A session that has not ended.
 #[derive(Clone)]
@@ -39,8 +69,8 @@ pub(crate) struct Sessions(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
-    young: HashMap<TokenHash, Known>,
-    old: HashMap<TokenHash, Known>,
+    young: HashMap<SessionKey, Known>,
+    old: HashMap<SessionKey, Known>,
     /// The count of the store when it was last read, and when that began.
     ended: Option<(u64, Instant)>,
     /// Counts how often everything was forgotten.
@@ -56,13 +86,13 @@ pub(crate) struct Look {
 
 impl Sessions {
     /// A session that is known to be open `now`; otherwise it is to be looked up, and [`learned`](Self::learned).
-    pub(crate) fn find(&self, hash: &TokenHash, now: UnixSeconds) -> Result<Known, Look> {
+    pub(crate) fn find(&self, key: &SessionKey, now: UnixSeconds) -> Result<Known, Look> {
         let mut inner = self.lock();
         let at = Instant::now();
         let is_good = inner
             .ended
             .is_some_and(|(_, read)| at.saturating_duration_since(read) <= GOOD_FOR);
-        if is_good && let Some(known) = inner.get(hash).filter(|known| known.ends > now) {
+        if is_good && let Some(known) = inner.get(key).filter(|known| known.ends > now) {
             return Ok(known);
         }
         Err(Look {
@@ -72,7 +102,7 @@ impl Sessions {
     }
 
     /// Takes over what was looked up after a [`find`](Self::find).
-    pub(crate) fn learned(&self, look: Look, hash: &TokenHash, looked_up: &LookedUp) {
+    pub(crate) fn learned(&self, look: Look, key: &SessionKey, looked_up: &LookedUp) {
         let mut inner = self.lock();
         // A session that ended after it was looked up would be remembered for good.
         let is_current = inner.forgotten == look.forgotten;
@@ -85,7 +115,7 @@ impl Sessions {
         if let Some(session) = &looked_up.session
             && is_current
         {
-            inner.insert(*hash, session.clone());
+            inner.insert(*key, session.clone());
         }
     }
 
@@ -100,20 +130,20 @@ impl Sessions {
 }
 
 impl Inner {
-    fn get(&mut self, hash: &TokenHash) -> Option<Known> {
-        if let Some(known) = self.young.get(hash) {
+    fn get(&mut self, key: &SessionKey) -> Option<Known> {
+        if let Some(known) = self.young.get(key) {
             return Some(known.clone());
         }
-        let known = self.old.remove(hash)?;
-        self.insert(*hash, known.clone());
+        let known = self.old.remove(key)?;
+        self.insert(*key, known.clone());
         Some(known)
     }
 
-    fn insert(&mut self, hash: TokenHash, known: Known) {
+    fn insert(&mut self, key: SessionKey, known: Known) {
         if self.young.len() >= HALF_MAX {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(hash, known);
+        self.young.insert(key, known);
     }
 
     fn forget(&mut self) {
@@ -126,9 +156,27 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{DeviceKey, UserKey};
+    use crate::store::DeviceKey;
 
     const NOW: UnixSeconds = UnixSeconds(100);
+
+    fn key(number: usize) -> SessionKey {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        let user = UserKey::for_tests(1);
+        SessionKey { user, hash }
+    }
+
+    #[test]
+    fn a_session_is_looked_up_by_the_user_of_its_token() {
+        let user = UserKey::for_tests(0x7f_ffff_ffff);
+        let ours = token(user, [7; TOKEN_SECRET_BYTES]);
+        assert_eq!(SessionKey::of(&ours).user, user);
+        assert_eq!(SessionKey::of(&ours).hash, secret_hash(ours.as_bytes()));
+        for other in ["", "AAAA", "not a token", "AAAAAAAAAAAAAAAAAAAA"] {
+            assert_eq!(SessionKey::of(other).user, UserKey::for_tests(0), "{other}");
+        }
+    }
 
     fn session(ends: u64) -> Option<Known> {
         let device = DeviceRow {
@@ -137,7 +185,6 @@ mod tests {
             device_id: "d".parse().unwrap(),
             auth_key: Vec::new(),
             signature_key: Vec::new(),
-            user_key: UserKey::for_tests(1),
         };
         Some(Known {
             device: Arc::new(device),
@@ -145,75 +192,70 @@ mod tests {
         })
     }
 
-    fn looked_up(sessions: &Sessions, hash: TokenHash, ended: u64) {
-        let look = sessions.find(&hash, NOW).err().expect("not known");
+    fn looked_up(sessions: &Sessions, key: SessionKey, ended: u64) {
+        let look = sessions.find(&key, NOW).err().expect("not known");
         let session = session(200);
-        sessions.learned(look, &hash, &LookedUp { session, ended });
+        sessions.learned(look, &key, &LookedUp { session, ended });
     }
 
     #[test]
     fn a_session_is_known_until_it_ends_or_any_has_ended() {
         let sessions = Sessions::default();
-        looked_up(&sessions, [1; 32], 0);
-        assert!(sessions.find(&[1; 32], NOW).is_ok());
+        looked_up(&sessions, key(1), 0);
+        assert!(sessions.find(&key(1), NOW).is_ok());
         assert!(
-            sessions.find(&[1; 32], UnixSeconds(200)).is_err(),
+            sessions.find(&key(1), UnixSeconds(200)).is_err(),
             "its time is over"
         );
         sessions.forget();
-        assert!(sessions.find(&[1; 32], NOW).is_err());
+        assert!(sessions.find(&key(1), NOW).is_err());
         // Another node has ended one.
-        looked_up(&sessions, [1; 32], 0);
-        looked_up(&sessions, [2; 32], 1);
-        assert!(sessions.find(&[1; 32], NOW).is_err());
+        looked_up(&sessions, key(1), 0);
+        looked_up(&sessions, key(2), 1);
+        assert!(sessions.find(&key(1), NOW).is_err());
     }
 
     #[test]
     fn a_session_that_ended_while_it_was_looked_up_is_not_remembered() {
         let sessions = Sessions::default();
-        let look = sessions.find(&[1; 32], NOW).err().unwrap();
+        let look = sessions.find(&key(1), NOW).err().unwrap();
         sessions.forget();
         let read_before = LookedUp {
             session: session(200),
             ended: 0,
         };
-        sessions.learned(look, &[1; 32], &read_before);
-        assert!(sessions.find(&[1; 32], NOW).is_err());
+        sessions.learned(look, &key(1), &read_before);
+        assert!(sessions.find(&key(1), NOW).is_err());
     }
 
     #[test]
     fn what_is_known_is_good_for_no_longer_than_the_count_was_read() {
         let sessions = Sessions::default();
-        looked_up(&sessions, [1; 32], 0);
+        looked_up(&sessions, key(1), 0);
         let earlier = Instant::now()
             .checked_sub(GOOD_FOR + Duration::from_millis(1))
             .unwrap();
         sessions.lock().ended = Some((0, earlier));
-        let look = sessions.find(&[1; 32], NOW).err().expect("to be read again");
+        let look = sessions.find(&key(1), NOW).err().expect("to be read again");
         // Looking anything up tells whether all of it is good still.
         let unknown = LookedUp {
             session: None,
             ended: 0,
         };
-        sessions.learned(look, &[9; 32], &unknown);
-        assert!(sessions.find(&[1; 32], NOW).is_ok());
-        assert!(sessions.find(&[9; 32], NOW).is_err());
+        sessions.learned(look, &key(9), &unknown);
+        assert!(sessions.find(&key(1), NOW).is_ok());
+        assert!(sessions.find(&key(9), NOW).is_err());
     }
 
     #[test]
     fn so_many_are_known_and_those_in_use_stay() {
         let sessions = Sessions::default();
         let mut inner = sessions.lock();
-        let hash = |number: usize| -> TokenHash {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&number.to_be_bytes());
-            hash
-        };
         for number in 0..5 * HALF_MAX {
-            inner.insert(hash(number), session(200).unwrap());
-            assert!(inner.get(&hash(0)).is_some());
+            inner.insert(key(number), session(200).unwrap());
+            assert!(inner.get(&key(0)).is_some());
         }
         assert!(inner.young.len() + inner.old.len() <= 2 * HALF_MAX);
-        assert!(inner.get(&hash(1)).is_none());
+        assert!(inner.get(&key(1)).is_none());
     }
 }

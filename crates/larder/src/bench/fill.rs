@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use larder_client::UnixSeconds;
+use larder_wire::Base64Url;
 use sha2::{Digest as _, Sha256};
 
 use super::store::Place;
@@ -33,9 +34,24 @@ impl Stock {
 /// The user whose device has many.
 pub(super) const HOT: &str = "hot";
 
-/// The session of the reserver of this number.
+/// The number of the user of whom this is the order: they lie as far apart as those of a server whose users registered.
+const fn user(order: u64) -> u64 {
+    order * SCATTER % USERS
+}
+
+/// The bound of users' numbers.
+const USERS: u64 = 1 << 39;
+/// Odd, so that no two users get one number.
+const SCATTER: u64 = 339_767_749_043;
+/// Where the reservers begin in the order, and where the hot one is. The targets come first.
+const RESERVERS: u64 = 12_000_000;
+const HOT_ORDER: u64 = 24_000_000;
+
+/// The session of the reserver of this number: its user's key and what could be random.
 pub(super) fn token(reserver: u64) -> String {
-    format!("bench-session-{reserver}")
+    let secret = Sha256::digest(format!("bench-session-{reserver}"));
+    let user = user(RESERVERS + reserver).to_be_bytes();
+    Base64Url([user.as_slice(), &secret].concat()).to_string()
 }
 
 /// The user of this number, whose device has KeyPackages.
@@ -49,44 +65,59 @@ const SQLITE: &str = "
     CREATE TEMP TABLE n (i INTEGER PRIMARY KEY);
     WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < max({reservers}, {targets}))
         INSERT INTO n SELECT i FROM c;
-    INSERT INTO users (id, name, created_at) SELECT 1000000000 + i, 'reserver' || i, 1 FROM n WHERE i < {reservers};
-    INSERT INTO users (id, name, created_at) SELECT 2000000000 + i, 'target' || i, 1 FROM n WHERE i < {targets};
-    INSERT INTO users (id, name, created_at) VALUES (3000000000, 'hot', 1);
-    INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at)
-        SELECT id, id, name || '-1', x'00', randomblob(32), 1 FROM users WHERE id >= 1000000000;
+    INSERT INTO users (id, name, created_at)
+        SELECT ({first_reserver} + i) * {scatter} % {users}, 'reserver' || i, 1 FROM n WHERE i < {reservers}
+        UNION ALL SELECT i * {scatter} % {users}, 'target' || i, 1 FROM n WHERE i < {targets}
+        UNION ALL SELECT {hot_user}, 'hot', 1;
+    INSERT INTO user_names SELECT name, id FROM users ORDER BY name;
+    INSERT INTO devices (user_id, id, name, auth_key, signature_key, created_at, stock_ends)
+        SELECT id, id << 8, name || '-1', x'00', randomblob(32), 1, CASE WHEN name NOT LIKE 'reserver%' THEN {now} + {life} END
+        FROM users;
+    INSERT INTO device_names SELECT name, id FROM devices ORDER BY name;
+    INSERT INTO signature_keys SELECT signature_key, id FROM devices ORDER BY signature_key;
     DELETE FROM n;
     WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < {stored} + {hot})
         INSERT INTO n SELECT i FROM c;
-    INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash, not_before,
-            not_after, uploaded_at)
-        SELECT CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, randomblob(32), 0, 1, 0, 0,
-            randomblob(32), randomblob(32), {now} - 86400, {now} + {life} + i % 100000, {now} FROM n;
-    INSERT INTO key_package_bytes SELECT device_id, ref, randomblob(300) FROM key_packages;
-    UPDATE devices SET stock_ends = {now} + {life} WHERE id >= 2000000000;
+    CREATE TEMP VIEW owned AS
+        SELECT i, CASE WHEN i < {stored} THEN i % {targets} * {scatter} % {users} ELSE {hot_user} END AS u FROM n;
+    INSERT INTO key_packages (user_id, device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
+            not_before, not_after, uploaded_at)
+        SELECT u, u << 8, randomblob(32), 0, 1, 0, 0,
+            randomblob(32), randomblob(32), {now} - 86400, {now} + {life} + i % 100000, {now} FROM owned ORDER BY u;
+    INSERT INTO key_package_bytes SELECT user_id, device_id, ref, randomblob(300) FROM key_packages;
+    DROP VIEW owned;
     DROP TABLE n;";
 
-const SQLITE_SESSION: &str = "INSERT INTO sessions (hash, device_id, challenge_hash, expires_at)
-    VALUES (?1, 1000000000 + ?2, randomblob(32), ?3)";
+const SQLITE_SESSION: &str = "INSERT INTO sessions (user_id, hash, device_id, challenge_hash, expires_at)
+    VALUES (?1, ?2, ?1 << 8, randomblob(32), ?3)";
 
 const POSTGRES: &str = "
-    INSERT INTO users (id, name, created_at) OVERRIDING SYSTEM VALUE
-        SELECT 1000000000 + i, 'reserver' || i, 1 FROM generate_series(0, {reservers} - 1) i;
-    INSERT INTO users (id, name, created_at) OVERRIDING SYSTEM VALUE
-        SELECT 2000000000 + i, 'target' || i, 1 FROM generate_series(0, {targets} - 1) i;
-    INSERT INTO users (id, name, created_at) OVERRIDING SYSTEM VALUE VALUES (3000000000, 'hot', 1);
-    INSERT INTO devices (id, user_id, name, auth_key, signature_key, created_at) OVERRIDING SYSTEM VALUE
-        SELECT id, id, name || '-1', '\\x00', sha256(name::bytea), 1 FROM users WHERE id >= 1000000000;
-    INSERT INTO sessions (hash, device_id, challenge_hash, expires_at)
-        SELECT sha256(('bench-session-' || i)::bytea), 1000000000 + i, sha256(('c' || i)::bytea), {now} + 30 * 86400
-        FROM generate_series(0, {reservers} - 1) i;
-    INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash, not_before,
-            not_after, uploaded_at)
-        SELECT CASE WHEN i < {stored} THEN 2000000000 + i % {targets} ELSE 3000000000 END, sha256(i::text::bytea), 0, 1, 0, 0,
+    INSERT INTO users (id, name, created_at)
+        SELECT ({first_reserver} + i) * {scatter} % {users}, 'reserver' || i, 1
+            FROM generate_series(0::bigint, {reservers} - 1) i
+        UNION ALL SELECT i * {scatter} % {users}, 'target' || i, 1 FROM generate_series(0::bigint, {targets} - 1) i
+        UNION ALL SELECT {hot_user}, 'hot', 1;
+    INSERT INTO user_names SELECT name, id FROM users;
+    INSERT INTO devices (user_id, id, name, auth_key, signature_key, created_at, stock_ends)
+        SELECT id, id << 8, name || '-1', '\\x00', sha256(name::bytea), 1,
+            CASE WHEN name NOT LIKE 'reserver%' THEN {now} + {life} END
+        FROM users;
+    INSERT INTO device_names SELECT name, id FROM devices;
+    INSERT INTO signature_keys SELECT signature_key, id FROM devices;
+    INSERT INTO sessions (user_id, hash, device_id, challenge_hash, expires_at)
+        SELECT u, sha256(translate(encode(int8send(u) || sha256(('bench-session-' || i)::bytea), 'base64'), '+/=', '-_')::bytea),
+            u << 8, sha256(('c' || i)::bytea), {now} + 30 * 86400
+        FROM (SELECT i, ({first_reserver} + i) * {scatter} % {users} AS u
+            FROM generate_series(0::bigint, {reservers} - 1) i) AS reservers;
+    INSERT INTO key_packages (user_id, device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
+            not_before, not_after, uploaded_at)
+        SELECT u, u << 8, sha256(i::text::bytea), 0, 1, 0, 0,
             sha256(('k' || i)::bytea), sha256(('e' || i)::bytea), {now} - 86400, {now} + {life} + i % 100000, {now}
-        FROM generate_series(0::bigint, {stored} + {hot} - 1) i;
-    INSERT INTO key_package_bytes SELECT device_id, ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
-    UPDATE devices SET stock_ends = {now} + {life} WHERE id >= 2000000000;
-    ANALYZE users, devices, sessions, key_packages, key_package_bytes;";
+        FROM (SELECT i, CASE WHEN i < {stored} THEN i % {targets} * {scatter} % {users} ELSE {hot_user} END AS u
+            FROM generate_series(0::bigint, {stored} + {hot} - 1) i) AS owned;
+    INSERT INTO key_package_bytes
+        SELECT user_id, device_id, ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
+    ANALYZE users, user_names, devices, sessions, key_packages, key_package_bytes;";
 
 /// Fills a store that nobody serves.
 pub(super) async fn fill(place: &Place, stock: Stock) -> Result<()> {
@@ -97,6 +128,10 @@ pub(super) async fn fill(place: &Place, stock: Stock) -> Result<()> {
             ("{reservers}", stock.reservers),
             ("{hot}", stock.hot),
             ("{targets}", stock.targets()),
+            ("{first_reserver}", RESERVERS),
+            ("{hot_user}", user(HOT_ORDER)),
+            ("{scatter}", SCATTER),
+            ("{users}", USERS),
             ("{now}", now),
             ("{life}", 60 * DAY),
         ];
@@ -112,9 +147,11 @@ pub(super) async fn fill(place: &Place, stock: Stock) -> Result<()> {
                 .context("filling the store")?;
             for reserver in 0..stock.reservers {
                 let hash = Sha256::digest(token(reserver)).to_vec();
-                connection
-                    .prepare_cached(SQLITE_SESSION)?
-                    .execute((hash, reserver, now + 30 * DAY))?;
+                connection.prepare_cached(SQLITE_SESSION)?.execute((
+                    user(RESERVERS + reserver),
+                    hash,
+                    now + 30 * DAY,
+                ))?;
             }
             connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)")?;
             drop(connection);

@@ -177,7 +177,7 @@ fn pruned_rows_of_an_audit_are_told_as_too_old_or_as_hidden() {
     let server = rusqlite::Connection::open(world.path("server").join("server.db")).unwrap();
     let bob = "(SELECT d.id FROM devices d JOIN users u ON u.id = d.user_id WHERE u.name = 'bob')";
     let prune = format!(
-        "INSERT INTO audit_checkpoints SELECT device_id, seq, hash, 0 FROM audit WHERE device_id = {bob} AND seq = {through};
+        "INSERT INTO audit_checkpoints SELECT user_id, device_id, seq, hash, 0 FROM audit WHERE device_id = {bob} AND seq = {through};
          DELETE FROM audit WHERE device_id = {bob} AND seq <= {through};"
     );
     server.execute_batch(&prune).unwrap();

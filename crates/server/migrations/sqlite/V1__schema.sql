@@ -12,18 +12,39 @@ CREATE TABLE server (
 
 -- Accounts ------------------------------------------------------------------------------------------------------------
 
+-- Each table of this part and the next two can be distributed by the user, who comes first in every key, and refers to none that
+-- is distributed by something else. The registries are apart: each is distributed by what it registers.
+
+-- What is unique over all users, and whose it is. A name stays taken for good.
+CREATE TABLE user_names (
+    name TEXT PRIMARY KEY,
+    user_id INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE device_names (
+    name TEXT PRIMARY KEY,
+    device_id INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE signature_keys (
+    key BLOB PRIMARY KEY,
+    device_id INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- id: random, below 2^39.
 CREATE TABLE users (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
+    id INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 549755813887),
+    name TEXT NOT NULL,
     created_at INTEGER NOT NULL
 );
 
+-- id: of the user's devices in their order, 0 to 255, behind the user's id. So whoever knows a device knows its user.
 CREATE TABLE devices (
-    id INTEGER PRIMARY KEY,
     user_id INTEGER NOT NULL REFERENCES users (id),
-    name TEXT NOT NULL UNIQUE,
+    id INTEGER NOT NULL CHECK (id >> 8 = user_id),
+    name TEXT NOT NULL,
     auth_key BLOB NOT NULL,
-    signature_key BLOB NOT NULL UNIQUE,
+    signature_key BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     -- KeyPackages
     generation INTEGER NOT NULL DEFAULT 0,
@@ -43,39 +64,46 @@ CREATE TABLE devices (
     state_mark BLOB,
     -- Who linked the device, and that device's signature; NULL for the first device of a user. Each device was linked by one
     -- with a smaller id.
-    authorized_by INTEGER REFERENCES devices (id),
+    authorized_by INTEGER,
     link_signature BLOB,
     -- A removed device stays, without anything that it could use: its names are not given to another, and what it authorized
     -- can still be verified.
     removed_at INTEGER,
     -- Which device of the user has removed it, and that device's signature; NULL where the operator has, or where the account was
     -- ended whole.
-    removed_by INTEGER REFERENCES devices (id),
+    removed_by INTEGER,
     removal_signature BLOB,
+    PRIMARY KEY (user_id, id),
+    FOREIGN KEY (user_id, authorized_by) REFERENCES devices (user_id, id),
+    FOREIGN KEY (user_id, removed_by) REFERENCES devices (user_id, id),
     CHECK ((removed_by IS NULL) = (removal_signature IS NULL)),
     CHECK (removed_by IS NULL OR removed_at IS NOT NULL)
-);
-CREATE INDEX devices_by_user ON devices (user_id, id);
+) WITHOUT ROWID;
 
 CREATE TABLE sessions (
-    hash BLOB PRIMARY KEY,
-    device_id INTEGER NOT NULL REFERENCES devices (id),
-    -- The SHA-256 of the challenge that it was opened with: each opens one.
-    challenge_hash BLOB NOT NULL UNIQUE,
-    expires_at INTEGER NOT NULL
+    user_id INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    device_id INTEGER NOT NULL,
+    -- The SHA-256 of the challenge that it was opened with: each opens one, of one device.
+    challenge_hash BLOB NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (user_id, hash),
+    UNIQUE (user_id, challenge_hash),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
 ) WITHOUT ROWID;
-CREATE INDEX sessions_by_device ON sessions (device_id);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
 -- Answers to requests with an Idempotency-Key, kept a day for retries. Those to reserve requests hold the references of the
 -- KeyPackages that they disclosed.
 CREATE TABLE idempotent_answers (
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
     idempotency_key TEXT NOT NULL,
     request_hash BLOB NOT NULL,
     answer BLOB NOT NULL,
     created_at INTEGER NOT NULL,
-    PRIMARY KEY (device_id, idempotency_key)
+    PRIMARY KEY (user_id, device_id, idempotency_key),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
 ) WITHOUT ROWID;
 CREATE INDEX idempotent_answers_by_age ON idempotent_answers (created_at);
 
@@ -84,7 +112,8 @@ CREATE INDEX idempotent_answers_by_age ON idempotent_answers (created_at);
 -- kind: 0 single-use, 1 last resort (RFC 9420 §16.8). status: 0 available, 1 taken, 2 retiring, and over: 3 spent, 4 lapsed,
 -- 5 expired, 6 revoked, 7 gone. used: whether it was ever handed out.
 CREATE TABLE key_packages (
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
     ref BLOB NOT NULL,
     kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
     suite INTEGER NOT NULL,
@@ -96,7 +125,8 @@ CREATE TABLE key_packages (
     not_after INTEGER NOT NULL,
     uploaded_at INTEGER NOT NULL,
     retiring_until INTEGER,
-    PRIMARY KEY (device_id, ref),
+    PRIMARY KEY (user_id, device_id, ref),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id),
     CHECK (kind = 1 OR status NOT IN (2, 7)),
     CHECK (kind = 0 OR status NOT IN (1, 3, 4)),
     CHECK (status NOT IN (1, 3, 4) OR used = 1),
@@ -104,10 +134,10 @@ CREATE TABLE key_packages (
     CHECK (status NOT IN (2, 7) OR retiring_until IS NOT NULL),
     CHECK (retiring_until IS NULL OR (kind = 1 AND status <> 0))
 ) WITHOUT ROWID;
-CREATE INDEX key_packages_available ON key_packages (device_id, suite, not_after, not_before)
+CREATE INDEX key_packages_available ON key_packages (user_id, device_id, suite, not_after, not_before)
     WHERE kind = 0 AND status = 0;
-CREATE UNIQUE INDEX key_packages_one_last_resort ON key_packages (device_id, suite) WHERE kind = 1 AND status = 0;
-CREATE INDEX key_packages_last_resorts ON key_packages (device_id, suite) WHERE kind = 1 AND status < 3;
+CREATE UNIQUE INDEX key_packages_one_last_resort ON key_packages (user_id, device_id, suite) WHERE kind = 1 AND status = 0;
+CREATE INDEX key_packages_last_resorts ON key_packages (user_id, device_id, suite) WHERE kind = 1 AND status < 3;
 CREATE INDEX devices_by_end_of_stock ON devices (stock_ends) WHERE stock_ends IS NOT NULL;
 CREATE INDEX key_packages_to_end ON key_packages (not_after) WHERE kind = 1 AND status < 3;
 CREATE INDEX key_packages_to_retire ON key_packages (retiring_until) WHERE status = 2;
@@ -115,32 +145,34 @@ CREATE INDEX key_packages_to_forget ON key_packages (not_after) WHERE status > 2
 
 -- The bytes live apart from the state that changes; those of one that is over are gone.
 CREATE TABLE key_package_bytes (
+    user_id INTEGER NOT NULL,
     device_id INTEGER NOT NULL,
     ref BLOB NOT NULL,
     bytes BLOB NOT NULL,
-    PRIMARY KEY (device_id, ref),
-    FOREIGN KEY (device_id, ref) REFERENCES key_packages (device_id, ref)
+    PRIMARY KEY (user_id, device_id, ref),
+    FOREIGN KEY (user_id, device_id, ref) REFERENCES key_packages (user_id, device_id, ref)
 ) WITHOUT ROWID;
 
--- Who may add which KeyPackage to which group. device_id: whose KeyPackage it is; kind: of which kind. holder_user: whose device
--- the holder is. state: 0 open,
--- 1 committed, 2 lapsed, 3 revoked. One that is single-use has one reservation in its life, and the row stays as long as its
--- tombstone; a last resort can have many at once.
+-- Who may add which KeyPackage to which group. user_id, device_id: whose KeyPackage it is; kind: of which kind. holder: the device
+-- that may, of holder_user. id: of all that one request reserved. state: 0 open, 1 committed, 2 lapsed, 3 revoked. One that is
+-- single-use has one reservation in its life, and the row stays as long as its tombstone; a last resort can have many at once.
+-- The rows lie in the order of time; what is unique is held by two indexes, one for each kind.
 CREATE TABLE reservations (
-    id BLOB NOT NULL CHECK (length(id) = 16),
+    user_id INTEGER NOT NULL,
     device_id INTEGER NOT NULL,
     ref BLOB NOT NULL,
     kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
-    holder INTEGER NOT NULL REFERENCES devices (id),
-    holder_user INTEGER NOT NULL,
+    id BLOB NOT NULL CHECK (length(id) = 16),
+    holder INTEGER NOT NULL,
+    holder_user INTEGER NOT NULL CHECK (holder >> 8 = holder_user),
     group_id BLOB NOT NULL,
     reserved_until INTEGER NOT NULL,
     state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
-    PRIMARY KEY (id, device_id, ref),
     CHECK (kind = 0 OR state <> 3)
 );
-CREATE UNIQUE INDEX reservations_exclusive ON reservations (device_id, ref) WHERE kind = 0;
-CREATE INDEX reservations_on_last_resorts ON reservations (device_id, ref, holder, group_id) WHERE kind = 1;
+CREATE UNIQUE INDEX reservations_exclusive ON reservations (user_id, device_id, ref) WHERE kind = 0;
+CREATE UNIQUE INDEX reservations_on_last_resorts ON reservations (user_id, device_id, ref, id) WHERE kind = 1;
+CREATE INDEX reservations_by_id ON reservations (id);
 CREATE INDEX reservations_to_lapse ON reservations (reserved_until) WHERE state = 0;
 CREATE INDEX reservations_to_forget ON reservations (reserved_until) WHERE kind = 1 AND state > 0;
 
@@ -174,7 +206,7 @@ END;
 CREATE TRIGGER reservations_are_of_what_is_handed_out BEFORE INSERT ON reservations
 WHEN NEW.state <> 0 OR NOT EXISTS (
     SELECT 1 FROM key_packages
-    WHERE device_id = NEW.device_id AND ref = NEW.ref AND kind = NEW.kind AND used = 1 AND status = 1 - kind
+    WHERE user_id = NEW.user_id AND device_id = NEW.device_id AND ref = NEW.ref AND kind = NEW.kind AND used = 1 AND status = 1 - kind
 )
 BEGIN
     SELECT RAISE(ABORT, 'what is reserved was just handed out');
@@ -187,20 +219,20 @@ BEGIN
 END;
 
 CREATE TRIGGER reservations_stay_whose_they_are
-BEFORE UPDATE OF id, device_id, ref, kind, holder, holder_user, group_id ON reservations
+BEFORE UPDATE OF user_id, device_id, ref, id, kind, holder, holder_user, group_id ON reservations
 BEGIN
     SELECT RAISE(ABORT, 'a KeyPackage is disclosed once');
 END;
 
 CREATE TRIGGER reservations_go_with_the_key_package AFTER DELETE ON key_packages
 BEGIN
-    DELETE FROM reservations WHERE device_id = OLD.device_id AND ref = OLD.ref AND kind = 0;
-    DELETE FROM reservations WHERE device_id = OLD.device_id AND ref = OLD.ref AND kind = 1;
+    DELETE FROM reservations WHERE user_id = OLD.user_id AND device_id = OLD.device_id AND ref = OLD.ref AND kind = 0;
+    DELETE FROM reservations WHERE user_id = OLD.user_id AND device_id = OLD.device_id AND ref = OLD.ref AND kind = 1;
 END;
 
 -- A public key is that of one KeyPackage, as its init key or as its leaf's encryption key, tombstones included: a Commit that
--- adds two leaves with one key is refused, and so is one that adds a key which the tree has. Triggers keep the rows, and let
--- no KeyPackage be stored without both.
+-- adds two leaves with one key is refused, and so is one that adds a key which the tree has. A registry, because those two
+-- leaves can be of two users. Triggers keep the rows, and let no KeyPackage be stored without both.
 CREATE TABLE key_package_keys (
     hash BLOB PRIMARY KEY
 ) WITHOUT ROWID;
@@ -217,7 +249,8 @@ END;
 
 -- One hash chain per owning device: hash = SHA-256(previous hash, this row).
 CREATE TABLE audit (
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     time INTEGER NOT NULL,
     ref BLOB NOT NULL,
@@ -225,28 +258,35 @@ CREATE TABLE audit (
     actor TEXT,
     group_id BLOB,
     hash BLOB NOT NULL,
-    PRIMARY KEY (device_id, seq)
+    PRIMARY KEY (user_id, device_id, seq),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
 ) WITHOUT ROWID;
 
 -- The last row of a chain that was removed because of its age, and a time that none of those removed is later than.
 CREATE TABLE audit_checkpoints (
-    device_id INTEGER PRIMARY KEY REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     hash BLOB NOT NULL,
-    time INTEGER NOT NULL
-);
+    time INTEGER NOT NULL,
+    PRIMARY KEY (user_id, device_id),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
+) WITHOUT ROWID;
 CREATE INDEX devices_by_oldest_audit ON devices (audit_oldest) WHERE audit_oldest IS NOT NULL;
 
 -- Limits --------------------------------------------------------------------------------------------------------------
 
 -- Who asked for how much of whom, and who does not want to be asked.
 
--- How often a user was handed KeyPackages of a device: when all that happened so far is forgotten. A row whose time has come says nothing any more.
+-- How often a user, asked_by, was handed KeyPackages of a device: when all that happened so far is forgotten. A row whose time has
+-- come says nothing any more.
 CREATE TABLE pair_rates (
-    user_id INTEGER NOT NULL REFERENCES users (id),
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
+    asked_by INTEGER NOT NULL,
     forgotten_at INTEGER NOT NULL,
-    PRIMARY KEY (user_id, device_id)
+    PRIMARY KEY (user_id, device_id, asked_by),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
 ) WITHOUT ROWID;
 CREATE INDEX pair_rates_to_forget ON pair_rates (forgotten_at);
 
@@ -270,8 +310,8 @@ CREATE INDEX invitations_to_expire ON invitations (expires_at);
 
 -- Delivery ------------------------------------------------------------------------------------------------------------
 
--- Each table here but `mail` can be distributed by the group: it comes first in every key, and nothing refers to a table that is
--- distributed by something else.
+-- Each table here can be distributed by the group, which comes first in every key, and refers to none that is distributed by
+-- something else; but `introductions` and `mail`, which are a user's.
 
 -- next_seq: of the next row of the log. state_seq: the last row that changed the public state, a Commit or a proposal; 0 at
 -- first. snapshot_seq: the row that the stored state is the one after. first_seq: no message before this row has a body.
@@ -367,70 +407,87 @@ CREATE TABLE members (
     CHECK (acknowledged_seq >= from_seq - 1)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX members_open ON members (group_id, device_id) WHERE until_seq IS NULL;
-CREATE INDEX members_by_device ON members (device_id);
+-- By the user, whose id the device's begins with.
+CREATE INDEX members_by_user ON members ((device_id >> 8), device_id);
 
 -- What the device that let another one in has to say to it, until the latter has what it needs.
 CREATE TABLE introductions (
-    device_id INTEGER PRIMARY KEY REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
     by_name TEXT NOT NULL,
     by_key BLOB NOT NULL,
     root TEXT NOT NULL,
     root_key BLOB NOT NULL,
     proof BLOB NOT NULL,
-    created_at INTEGER NOT NULL
-);
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (user_id, device_id),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
+) WITHOUT ROWID;
 CREATE INDEX introductions_to_forget ON introductions (created_at);
 
--- The groups that it vouches for, each at an epoch. tree: the ratchet tree of that epoch, compressed; NULL while it can be made
+-- The groups that it vouches for to a device, each at an epoch. tree: the ratchet tree of that epoch, compressed; NULL while it can be made
 -- of what is stored of the group.
 CREATE TABLE vouchers (
-    device_id INTEGER NOT NULL REFERENCES devices (id),
     group_id BLOB NOT NULL,
+    device_id INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
     group_info BLOB NOT NULL,
     signature BLOB NOT NULL,
     tree BLOB,
-    PRIMARY KEY (device_id, group_id)
+    PRIMARY KEY (group_id, device_id)
 ) WITHOUT ROWID;
+CREATE INDEX vouchers_by_device ON vouchers (device_id);
 CREATE INDEX vouchers_without_tree ON vouchers (group_id, epoch) WHERE tree IS NULL;
 
 -- What concerns one device alone and no group. kind: 0 key-packages-low, 1 device-change. At most one of a kind waits.
 CREATE TABLE mail (
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    device_id INTEGER NOT NULL,
     kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
     seq INTEGER NOT NULL,
     received_at INTEGER NOT NULL,
-    PRIMARY KEY (device_id, kind)
+    PRIMARY KEY (user_id, device_id, kind),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id)
 ) WITHOUT ROWID;
 
 -- Blobs ---------------------------------------------------------------------------------------------------------------
 
--- Files that members of a group send each other, encrypted by them.
+-- Files that members of a group send each other, encrypted by them. Like the directory, by the user who stored them.
 
--- name: random; whoever knows it may fetch the blob. size: as announced; stored: what has come of it. sha256: NULL until all
+-- name: random; whoever knows it may fetch the blob.
+CREATE TABLE blob_names (
+    name BLOB PRIMARY KEY,
+    user_id INTEGER NOT NULL,
+    blob_id INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- id: random. size: as announced; stored: what has come of it. sha256: NULL until all
 -- has. idempotency_key: NULL once the blob is over. expires_at: 0 once the blob is over and its parts are being removed.
 CREATE TABLE blobs (
-    id INTEGER PRIMARY KEY,
-    name BLOB NOT NULL UNIQUE,
-    user_id INTEGER NOT NULL REFERENCES users (id),
-    device_id INTEGER NOT NULL REFERENCES devices (id),
+    user_id INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    device_id INTEGER NOT NULL,
     idempotency_key TEXT,
     size INTEGER NOT NULL CHECK (size > 0),
     stored INTEGER NOT NULL DEFAULT 0 CHECK (stored BETWEEN 0 AND size),
     sha256 BLOB,
     expires_at INTEGER NOT NULL,
+    PRIMARY KEY (user_id, id),
+    FOREIGN KEY (user_id, device_id) REFERENCES devices (user_id, id),
     CHECK (sha256 IS NULL OR stored = size)
-);
-CREATE UNIQUE INDEX blobs_once ON blobs (device_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
-CREATE INDEX blobs_by_user ON blobs (user_id);
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX blobs_once ON blobs (user_id, device_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX blobs_by_age ON blobs (expires_at);
 
 -- In parts, so that none of them is large in anybody's memory.
 CREATE TABLE blob_parts (
-    blob_id INTEGER NOT NULL REFERENCES blobs (id),
+    user_id INTEGER NOT NULL,
+    blob_id INTEGER NOT NULL,
     number INTEGER NOT NULL,
     bytes BLOB NOT NULL,
-    PRIMARY KEY (blob_id, number)
+    PRIMARY KEY (user_id, blob_id, number),
+    FOREIGN KEY (user_id, blob_id) REFERENCES blobs (user_id, id)
 );
 
 -- How often a user stored one, like pair_rates.

@@ -40,8 +40,8 @@ pub(crate) fn link(
         return Err(ProblemType::Forbidden.into());
     }
     // Two devices that link one each wait for one another, and the second counts the first one's.
-    tx.lock_user(caller.user_key)?;
-    let present = tx.devices_of_user(&caller.user, &caller.user)?;
+    tx.lock_user(caller.user_key())?;
+    let present = tx.devices_of(caller.user_key())?;
     let Some(by) = present.iter().find(|known| known.device_id == authorization.by) else {
         return Err(ProblemType::Forbidden.into());
     };
@@ -62,17 +62,18 @@ pub(crate) fn link(
     if let Some(linked) = present.iter().find(is_the_same) {
         return introduce(tx, by, linked.key, introduction, now);
     }
-    let ever = tx.device_list(&caller.user)?.len();
+    let ever = tx.device_list(caller.user_key())?.len();
     if present.len() >= devices_max as usize || ever >= USER_DEVICES_EVER_MAX {
         return Err(ProblemType::TooManyDevices.into());
     }
-    if !tx.insert_linked_device(device, by.key, &authorization.signature.0, now)? {
+    let earlier = u8::try_from(ever).map_err(|_| ProblemType::TooManyDevices)?;
+    if !tx.insert_linked_device(device, (by.key, earlier), &authorization.signature.0, now)? {
         return Err(ProblemType::NameTaken.into());
     }
     let linked = tx.device_by_id(&device.device_id)?;
     let linked = linked.ok_or(Fault::Corrupt("a linked device"))?;
     introduce(tx, by, linked.key, introduction, now)?;
-    tell(tx, caller, &tx.groups_of_user(caller.user_key)?, now)
+    tell(tx, caller, &tx.groups_of_user(caller.user_key())?, now)
 }
 
 /// Checks the form of an introduction. What it says is for the new device to verify.
@@ -110,13 +111,16 @@ fn introduce(
     Ok(tx.set_introduction(new, introduction, is_present, now)?)
 }
 
-/// Every device that a user has or had.
-pub(crate) fn list(tx: &Tx<'_>, user: &UserName) -> Result<Vec<DeviceInfo>, ServiceError> {
-    let devices = tx.device_list(user)?;
-    if devices.is_empty() {
-        return Err(ProblemType::NotFound.into());
+/// Every device that a user has or had, for one whom the user has not blocked.
+pub(crate) fn list(
+    tx: &Tx<'_>,
+    user: &UserName,
+    asked_by: &UserName,
+) -> Result<Vec<DeviceInfo>, ServiceError> {
+    match tx.user_by_name(user)? {
+        Some(user) if !tx.has_blocked(user, asked_by)? => Ok(tx.device_list(user)?),
+        Some(_) | None => Err(ProblemType::NotFound.into()),
     }
-    Ok(devices)
 }
 
 /// Removes a device of the caller's user, by the caller's signature: its KeyPackages are withdrawn, its sessions and its inbox are
@@ -129,7 +133,7 @@ pub(crate) fn remove(
     (device_id, signature): (&DeviceId, &[u8]),
     now: UnixSeconds,
 ) -> Result<(), ServiceError> {
-    let listed = tx.device_list(&caller.user)?;
+    let listed = tx.device_list(caller.user_key())?;
     let Some(device) = listed.iter().find(|device| device.device_id == *device_id) else {
         return Err(ProblemType::NotFound.into());
     };
@@ -146,17 +150,17 @@ pub(crate) fn remove(
     if device.removal.is_some() {
         return Ok(());
     }
-    let mut present = tx.devices_of_user(&caller.user, &caller.user)?;
+    let mut present = tx.devices_of(caller.user_key())?;
     present.retain(|device| device.device_id == *device_id);
     let groups = take_away(tx, caller, &present, now)?;
-    tx.sign_removal(caller.user_key, device_id, (caller.key, signature))?;
+    tx.sign_removal(caller.user_key(), device_id, (caller.key, signature))?;
     tell(tx, caller, &groups, now)
 }
 
 /// Removes every device of the caller's user, and with them the account. Its name stays taken. No device signs it, so members
 /// are told and take nobody out of a group.
 pub(crate) fn remove_account(tx: &Tx<'_>, caller: &DeviceRow, now: UnixSeconds) -> Result<(), ServiceError> {
-    let present = tx.devices_of_user(&caller.user, &caller.user)?;
+    let present = tx.devices_of(caller.user_key())?;
     let groups = take_away(tx, caller, &present, now)?;
     tell(tx, caller, &groups, now)
 }
@@ -172,8 +176,8 @@ fn take_away(
     for device in devices {
         tx.end_state(device.key)?;
     }
-    tx.lock_user(caller.user_key)?;
-    let groups = tx.groups_of_user(caller.user_key)?;
+    tx.lock_user(caller.user_key())?;
+    let groups = tx.groups_of_user(caller.user_key())?;
     for group in &groups {
         tx.lock_group(group)?;
     }
@@ -193,7 +197,7 @@ fn tell(tx: &Tx<'_>, caller: &DeviceRow, groups: &[GroupId], now: UnixSeconds) -
     for group in groups {
         tx.append_device_change(group, &caller.user, now)?;
     }
-    let devices = tx.devices_of_user(&caller.user, &caller.user)?.into_iter();
+    let devices = tx.devices_of(caller.user_key())?.into_iter();
     let devices: Vec<_> = devices.map(|device| device.key).collect();
     Ok(tx.post(&devices, MailKind::DeviceChange, now)?)
 }

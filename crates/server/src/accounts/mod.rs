@@ -16,6 +16,7 @@ use openmls_traits::types::SignatureScheme;
 use sha2::{Digest, Sha256};
 
 use crate::error::{ServiceError, rate_limited};
+use crate::sessions::{TOKEN_SECRET_BYTES, token};
 use crate::store::Tx;
 
 pub(crate) use challenges::{CHALLENGE_KEY_BYTES, CHALLENGE_SECONDS, ChallengeKey, NONCE_BYTES};
@@ -83,7 +84,7 @@ pub(crate) fn register(
 pub(crate) fn open_session(
     tx: &Tx<'_>,
     signed: &SignedChallenge<'_>,
-    token: &str,
+    secret: [u8; TOKEN_SECRET_BYTES],
     now: UnixSeconds,
     expires_at: UnixSeconds,
 ) -> Result<Opening, ServiceError> {
@@ -100,10 +101,11 @@ pub(crate) fn open_session(
     let Some(mark) = tx.state_mark(device.key)? else {
         return Ok(Opening::DeviceRemoved);
     };
-    let (token, challenge) = (secret_hash(token.as_bytes()), secret_hash(signed.challenge));
+    let token = token(device.key.user(), secret);
+    let (hash, challenge) = (secret_hash(token.as_bytes()), secret_hash(signed.challenge));
     Ok(
-        match tx.insert_session(&token, device.key, &challenge, expires_at)? {
-            true => Opening::Opened(mark),
+        match tx.insert_session(&hash, device.key, &challenge, expires_at)? {
+            true => Opening::Opened { token, mark },
             // It was traded for another one, by whichever node.
             false => Opening::Unauthenticated,
         },
@@ -113,7 +115,7 @@ pub(crate) fn open_session(
 /// What becomes of a signed challenge.
 pub(crate) enum Opening {
     /// A session, for a device whose last request had this mark, if it uses marks.
-    Opened(Option<StateMark>),
+    Opened { token: String, mark: Option<StateMark> },
     /// Whatever was wrong.
     Unauthenticated,
     /// Nothing was, but the device is none of its user's any more.

@@ -94,6 +94,10 @@ fn next_device(
     };
     let subject = device.identity();
     let findings = understood(&subject, |findings| {
+        if !tx.is_registered(&device)? {
+            let detail = "its name, its signature key or its user's name is not registered for it";
+            findings.add(FindingCode::Registry, &subject, detail);
+        }
         check_device(tx, &RustCrypto::default(), &device, findings)?;
         Ok(())
     })?;
@@ -179,12 +183,12 @@ fn strays(tx: &Tx<'_>) -> Result<Findings, Fault> {
         let detail = format!("its parts are not, in order, the {stored} bytes that are stored of it");
         findings.add(FindingCode::Blob, blob, detail);
     }
-    for blob in tx.blobs_of_others(STRAYS_MAX)? {
-        findings.add(
-            FindingCode::Blob,
-            blob,
-            "the device that stored it is not its owner's",
-        );
+    for blob in tx.blobs_without_a_name(STRAYS_MAX)? {
+        findings.add(FindingCode::Blob, blob, "nobody finds it by its name");
+    }
+    for (what, id) in tx.names_of_nothing(STRAYS_MAX)? {
+        let detail = format!("what is registered for a {what} is not that of any");
+        findings.add(FindingCode::Registry, id, detail);
     }
     for blob in tx.parts_of_no_blob(STRAYS_MAX)? {
         findings.add(

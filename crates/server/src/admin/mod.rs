@@ -102,8 +102,10 @@ finding_codes! {
     Body = "body",
     /// A ratchet tree that no Welcome needs.
     RatchetTree = "ratchet-tree",
-    /// A blob with other bytes than its row says, or with an owner who did not store it.
+    /// A blob with other bytes than its row says, or that nobody finds.
     Blob = "blob",
+    /// A name or a signature key is not registered for whose it is.
+    Registry = "registry",
     /// What all users have stored together is not what was counted.
     Totals = "totals",
 }

@@ -26,7 +26,7 @@ pub(crate) fn commit(
         return Ok(None);
     };
     let is_allowed = match judged.entrance {
-        Some(_) => tx.is_member_user(group, caller.key)?,
+        Some(_) => tx.is_member_user(group, caller.user_key())?,
         None => tx.is_member(group, caller.key)?,
     };
     if !is_allowed {

@@ -91,7 +91,7 @@ pub(crate) fn create_group(
     tx.set_snapshot(group, 0, &new.snapshot)?;
     tx.begin_interval(group, caller.key, (0, 0))?;
     // The user's other devices join by external Commits.
-    let devices = tx.devices_of_user(&caller.user, &caller.user)?.into_iter();
+    let devices = tx.devices_of(caller.user_key())?.into_iter();
     let others = devices.map(|device| device.key).filter(|key| *key != caller.key);
     tx.post(&others.collect::<Vec<_>>(), MailKind::DeviceChange, now)?;
     Ok(GroupCreated {
@@ -127,7 +127,7 @@ pub(crate) fn standing_of_commit(
             seq: earlier.seq,
         }));
     }
-    match standing.is_member || tx.is_member_user(group, caller.key)? {
+    match standing.is_member || tx.is_member_user(group, caller.user_key())? {
         true => Ok(Standing::Open(standing.group)),
         false => Err(ProblemType::NotFound.into()),
     }

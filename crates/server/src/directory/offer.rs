@@ -84,12 +84,12 @@ impl Requester {
         limits: &DrainLimits,
         now: UnixSeconds,
     ) -> Result<Self, Fault> {
-        tx.lock_user(caller.user_key)?;
+        tx.lock_user(caller.user_key())?;
         let since = now.minus(limits.lapsed_counts_seconds);
         let until = now.plus(RESERVATION_SECONDS_EVER);
         Ok(Self {
-            user: Some(caller.user_key),
-            held: tx.held_by_user(caller.user_key, (since, until), now)?,
+            user: Some(caller.user_key()),
+            held: tx.held_by_user(caller.user_key(), (since, until), now)?,
         })
     }
 
@@ -123,7 +123,7 @@ impl Requester {
         now: UnixSeconds,
     ) -> Result<Offer, Fault> {
         let last_resort = stocks.iter().find(|stock| stock.last_resort.is_some()).cloned();
-        if self.user == Some(device.user_key) {
+        if self.user == Some(device.user_key()) {
             return Ok(own(stocks, last_resort));
         }
         let mut offer = Offer::Nothing;
@@ -137,7 +137,7 @@ impl Requester {
                 last_resort: last_resort.is_some(),
                 acquainted: match self.user {
                     Some(user) if limits.is_below_floor(stock.available, last_resort.is_some()) => {
-                        tx.are_acquainted(user, device.user_key)?
+                        tx.are_acquainted(user, device.user_key())?
                     }
                     Some(_) | None => false,
                 },

@@ -23,7 +23,7 @@ use super::address::{ClientAddress, is_forwarded};
 use super::problem::Failure;
 use crate::config::AddressLimits;
 use crate::error::rate_limited;
-use crate::sessions::TokenHash;
+use crate::sessions::SessionKey;
 
 /// Addresses that are remembered for each limit.
 const ADDRESSES_MAX: usize = 64 * 1024;
@@ -42,7 +42,7 @@ pub(super) struct Admission {
     registrations: Meter,
     uploads: Meter,
     /// Those who come with one of these are no strangers, whoever else has their address.
-    sessions: Mutex<LruCache<TokenHash, ()>>,
+    sessions: Mutex<LruCache<SessionKey, ()>>,
     /// Whether it was logged that a proxy may be missing among the trusted ones.
     warned: AtomicBool,
 }
@@ -161,7 +161,7 @@ impl Client {
 
     /// Counts a request whose session is to be looked up, unless the session was good lately. It is counted until
     /// [`is_known`](Self::is_known), so that made-up tokens are requests without a session. Refuses with `rate-limited`.
-    pub(super) fn ask_with(&self, session: &TokenHash) -> Result<Asked, Failure> {
+    pub(super) fn ask_with(&self, session: &SessionKey) -> Result<Asked, Failure> {
         let is_known = self
             .0
             .as_ref()
@@ -217,7 +217,7 @@ impl Client {
 
 /// A request with a session that is to be looked up.
 pub(super) struct Asked {
-    session: TokenHash,
+    session: SessionKey,
     is_counted: bool,
 }
 

@@ -17,8 +17,8 @@ use super::admission::Client;
 use super::bodies::Bounded;
 use super::problem::Failure;
 use crate::Caller;
-use crate::accounts::secret_hash;
 use crate::error::ServiceError;
+use crate::sessions::SessionKey;
 
 /// The media type of one MLS object (RFC 9420 §17.10).
 pub(super) const MESSAGE_MLS: &str = "message/mls";
@@ -85,9 +85,9 @@ impl FromRequestParts<App> for Caller {
                 return Err(failure);
             }
         };
-        let session = secret_hash(token.as_bytes());
+        let session = SessionKey::of(&token);
         let asked = client.ask_with(&session)?;
-        let caller = match app.service.authenticate_hashed(session).await {
+        let caller = match app.service.authenticate_session(session).await {
             Ok(caller) => caller,
             Err(error) => {
                 if let ServiceError::Refused(_) = error {

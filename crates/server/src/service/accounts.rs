@@ -9,7 +9,7 @@ use super::{Caller, Service, malformed};
 use crate::accounts::{self, CHALLENGE_SECONDS, NONCE_BYTES, Opening, SignedChallenge, secret_hash};
 use crate::error::ServiceError;
 use crate::random::random_bytes;
-use crate::sessions::{Known, LookedUp, TokenHash};
+use crate::sessions::{Known, LookedUp, SessionKey};
 use crate::store::UserKey;
 
 /// Users that one user blocks at most.
@@ -58,10 +58,10 @@ impl Service {
     /// Trades a signed challenge for a session. Refuses with `unauthenticated`, whatever was wrong, and with
     /// `device-removed` when nothing was but that.
     pub async fn open_session(&self, request: SessionRequest) -> Result<Session, ServiceError> {
-        let token = Base64Url(random_bytes::<32>(&self.inner.crypto)?.to_vec()).to_string();
+        let secret = random_bytes(&self.inner.crypto)?;
         let now = self.now();
         let expires_at = now.plus(self.inner.config.session_seconds);
-        let (inner, given) = (Arc::clone(&self.inner), token.clone());
+        let inner = Arc::clone(&self.inner);
         let (opened, incarnation) = self
             .inner
             .store
@@ -74,12 +74,12 @@ impl Service {
                     challenge: &request.challenge.0,
                     signature: &request.signature.0,
                 };
-                let opened = accounts::open_session(tx, &signed, &given, now, expires_at)?;
+                let opened = accounts::open_session(tx, &signed, secret, now, expires_at)?;
                 Ok((opened, tx.incarnation()?))
             })
             .await?;
-        let state = match opened {
-            Opening::Opened(state) => state,
+        let (token, state) = match opened {
+            Opening::Opened { token, mark } => (token, mark),
             Opening::Unauthenticated => return Err(ProblemType::Unauthenticated.into()),
             Opening::DeviceRemoved => return Err(ProblemType::DeviceRemoved.into()),
         };
@@ -93,33 +93,33 @@ impl Service {
 
     /// The device that a token belongs to. Refuses with `unauthenticated`.
     pub async fn authenticate(&self, token: &str) -> Result<Caller, ServiceError> {
-        self.authenticate_hashed(secret_hash(token.as_bytes())).await
+        self.authenticate_session(SessionKey::of(token)).await
     }
 
-    /// The same, by the hash of the token.
-    pub(crate) async fn authenticate_hashed(&self, hash: TokenHash) -> Result<Caller, ServiceError> {
+    /// The same, by what the session is looked up by.
+    pub(crate) async fn authenticate_session(&self, session: SessionKey) -> Result<Caller, ServiceError> {
         let now = self.now();
-        let known = match self.inner.sessions.find(&hash, now) {
+        let known = match self.inner.sessions.find(&session, now) {
             Ok(known) => known,
             Err(look) => {
                 let looked_up = self.inner.store.read(move |tx| {
-                    let session = tx.device_by_session(&hash, now)?.map(|(device, ends)| Known {
-                        device: Arc::new(device),
-                        ends,
-                    });
+                    let found = tx.device_by_session(&session, now)?;
                     Ok(LookedUp {
-                        session,
+                        session: found.map(|(device, ends)| Known {
+                            device: Arc::new(device),
+                            ends,
+                        }),
                         ended: tx.ended_sessions()?,
                     })
                 });
                 let looked_up = looked_up.await?;
-                self.inner.sessions.learned(look, &hash, &looked_up);
+                self.inner.sessions.learned(look, &session, &looked_up);
                 looked_up.session.ok_or(ProblemType::Unauthenticated)?
             }
         };
         Ok(Caller {
             device: known.device,
-            session: hash,
+            session,
             session_ends: known.ends,
             claim: None,
         })
@@ -127,10 +127,10 @@ impl Service {
 
     /// Ends the caller's session.
     pub async fn end_session(&self, caller: &Caller) -> Result<(), ServiceError> {
-        let (hash, now) = (caller.session, self.now());
+        let (session, now) = (caller.session, self.now());
         self.inner
             .store
-            .write(move |tx| Ok(tx.end_session(&hash, now)?))
+            .write(move |tx| Ok(tx.end_session(&session, now)?))
             .await
     }
 
@@ -173,12 +173,7 @@ impl Service {
         let devices = self
             .inner
             .store
-            .read(move |tx| {
-                if tx.has_blocked(&asked, &asked_by.user)? {
-                    return Err(ProblemType::NotFound.into());
-                }
-                accounts::list(tx, &asked)
-            })
+            .read(move |tx| accounts::list(tx, &asked, &asked_by.user))
             .await?;
         Ok(UserDevices { user, devices })
     }
@@ -260,5 +255,5 @@ fn not_oneself(caller: &Caller, user: &UserName) -> Result<UserKey, ServiceError
     if caller.user() == user {
         return Err(malformed("nobody blocks themselves"));
     }
-    Ok(caller.device.user_key)
+    Ok(caller.device.user_key())
 }

@@ -29,7 +29,7 @@ impl Service {
             _ if size > limits.bytes_max => return Err(ProblemType::TooLarge.into()),
             _ => {}
         }
-        let place = self.inner.transfers.enter(caller.device.user_key)?;
+        let place = self.inner.transfers.enter(caller.device.user_key())?;
         let device = Arc::clone(&caller.device);
         let (now, ended_by) = (self.now(), self.blobs_ended_by());
         let name = BlobId::from_bytes(random_bytes(&self.inner.crypto)?);
@@ -61,13 +61,13 @@ impl Service {
     /// A place among those who fetch something large. Fails with [`Fault::Busy`] while there is none, or the caller's user has as
     /// many as one may.
     pub(crate) fn place_to_fetch(&self, caller: &Caller) -> Result<TransferPlace, ServiceError> {
-        let place = self.inner.transfers.enter(caller.device.user_key);
+        let place = self.inner.transfers.enter(caller.device.user_key());
         place.map_err(|_| Fault::Busy.into())
     }
 
     /// Begins to fetch a blob. Refuses with `not-found` (it never was, is not all there, or is over) or `rate-limited`.
     pub async fn fetch_blob(&self, caller: &Caller, blob: BlobId) -> Result<BlobDownload, ServiceError> {
-        let place = self.inner.transfers.enter(caller.device.user_key)?;
+        let place = self.inner.transfers.enter(caller.device.user_key())?;
         let ended_by = self.blobs_ended_by();
         let row = self
             .inner

@@ -203,7 +203,10 @@ impl Service {
             .store
             .read(move |tx| {
                 Ok(if of_user {
-                    (tx.memberships_of_user(device)?, tx.gaps_of_user(device)?)
+                    (
+                        tx.memberships_of_user(device.user())?,
+                        tx.gaps_of_user(device.user())?,
+                    )
                 } else {
                     (tx.memberships(device)?, tx.gaps(device)?)
                 })
@@ -232,7 +235,7 @@ impl Service {
                 .store
                 .read(move |tx| {
                     let row = tx.group(&asked)?.ok_or(ProblemType::NotFound)?;
-                    if !tx.is_member_user(&asked, device)? {
+                    if !tx.is_member_user(&asked, device.user())? {
                         return Err(ProblemType::NotFound.into());
                     }
                     let group_info = tx.group_info(&asked)?;
@@ -274,7 +277,7 @@ impl Service {
                     return Ok((seq, tx.body(&asked, seq, Part::Tree)?, true));
                 }
                 match tx.vouched_tree(&asked, device, epoch)? {
-                    Some(tree) if tx.is_member_user(&asked, device)? => Ok((seq, tree, false)),
+                    Some(tree) if tx.is_member_user(&asked, device.user())? => Ok((seq, tree, false)),
                     Some(_) | None => Err(ProblemType::NotFound.into()),
                 }
             })
@@ -317,7 +320,7 @@ impl Service {
             .inner
             .store
             .read(move |tx| {
-                if !tx.is_member_user(&group, device)? {
+                if !tx.is_member_user(&group, device.user())? {
                     return Err(ProblemType::NotFound.into());
                 }
                 let (after, _) = commit_to(tx, &group, from_epoch)?;
@@ -347,7 +350,7 @@ impl Service {
         self.inner
             .store
             .read(move |tx| {
-                if !tx.is_member_user(&group, device)? {
+                if !tx.is_member_user(&group, device.user())? {
                     return Err(ProblemType::NotFound.into());
                 }
                 let (seq, hash) = commit_to(tx, &group, epoch)?;
@@ -377,7 +380,7 @@ impl Service {
             .store
             .read(move |tx| {
                 accounts::may_follow(tx, device, claim.as_deref())?;
-                match tx.is_member_user(&group, device)? {
+                match tx.is_member_user(&group, device.user())? {
                     true => Ok(()),
                     false => Err(ProblemType::NotFound.into()),
                 }

@@ -30,7 +30,7 @@ use crate::delivery::judges::Judges;
 use crate::delivery::states::States;
 use crate::directory::Terms;
 use crate::error::{Fault, ServiceError};
-use crate::sessions::{Sessions, TokenHash};
+use crate::sessions::{SessionKey, Sessions};
 use crate::store::{Beginning, DeviceRow, Store, Tx};
 use crate::suites::{accepted, check_group_suites};
 use crate::transfers::Transfers;
@@ -72,7 +72,7 @@ impl Inner {
 #[derive(Clone)]
 pub struct Caller {
     device: Arc<DeviceRow>,
-    session: TokenHash,
+    session: SessionKey,
     session_ends: UnixSeconds,
     /// What it says of its own state.
     claim: Option<Arc<StateClaim>>,

@@ -89,7 +89,7 @@ impl Service {
         caller: &Caller,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Fault> {
-        self.inner.judges.run(caller.device.user_key, work).await
+        self.inner.judges.run(caller.device.user_key(), work).await
     }
 
     pub(super) async fn judge_in_turn<T: Send + 'static>(

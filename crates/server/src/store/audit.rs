@@ -18,7 +18,7 @@ fn transition_from_sql(code: &str) -> Result<AuditTransition, Fault> {
 /// Chains that one transaction shortens.
 const PRUNED_CHAINS_MAX: u32 = 64;
 
-const HEAD: &str = "SELECT audit_seq, audit_hash FROM devices WHERE id = ?1";
+const HEAD: &str = "SELECT audit_seq, audit_hash FROM devices WHERE user_id = ?1 AND id = ?2";
 
 /// The two columns from `first` on.
 pub(super) fn audit_head(row: &Row<'_>, first: usize) -> Result<AuditHead, Fault> {
@@ -86,7 +86,10 @@ impl Tx<'_> {
         (actor, group): (Option<&str>, Option<&GroupId>),
         now: UnixSeconds,
     ) -> Result<(), Fault> {
-        let owners: Vec<_> = owned.iter().map(|(owner, _)| [Param::from(*owner)]).collect();
+        let owners: Vec<_> = owned
+            .iter()
+            .map(|(owner, _)| [Param::from(owner.user()), Param::from(*owner)])
+            .collect();
         let heads = self.row_of_each(HEAD, &owners, |row| audit_head(row, 0))?;
         let heads = owned.iter().zip(heads);
         let heads = heads.filter_map(|((owner, _), head)| Some((*owner, head?)));
@@ -106,9 +109,10 @@ impl Tx<'_> {
         self.insert_audits(&rows)?;
         let heads = heads
             .iter()
-            .map(|(owner, head)| row_params![*owner, head.seq, head.hash.0.as_slice(), now]);
+            .map(|(owner, head)| row_params![owner.user(), *owner, head.seq, head.hash.0.as_slice(), now]);
         self.queue_each(
-            "UPDATE devices SET audit_seq = ?2, audit_hash = ?3, audit_oldest = coalesce(audit_oldest, ?4) WHERE id = ?1",
+            "UPDATE devices SET audit_seq = ?3, audit_hash = ?4, audit_oldest = coalesce(audit_oldest, ?5)
+             WHERE user_id = ?1 AND id = ?2",
             &heads.collect::<Vec<_>>(),
         )
     }
@@ -133,6 +137,7 @@ impl Tx<'_> {
         self.insert_audits(&rows)?;
         let heads = disclosures.iter().zip(&rows).map(|(disclosure, (owner, row))| {
             row_params![
+                owner.user(),
                 *owner,
                 row.seq,
                 row.hash.0.as_slice(),
@@ -142,9 +147,9 @@ impl Tx<'_> {
             ]
         });
         self.queue_each(
-            "UPDATE devices SET generation = generation + ?6, audit_seq = ?2, audit_hash = ?3,
-                 asked_until = coalesce(?4, asked_until), audit_oldest = coalesce(audit_oldest, ?5)
-             WHERE id = ?1",
+            "UPDATE devices SET generation = generation + ?7, audit_seq = ?3, audit_hash = ?4,
+                 asked_until = coalesce(?5, asked_until), audit_oldest = coalesce(audit_oldest, ?6)
+             WHERE user_id = ?1 AND id = ?2",
             &heads.collect::<Vec<_>>(),
         )
     }
@@ -153,6 +158,7 @@ impl Tx<'_> {
     fn insert_audits(&self, rows: &[(DeviceKey, AuditRow)]) -> Result<(), Fault> {
         let each = rows.iter().map(|(owner, row)| {
             row_params![
+                owner.user(),
                 *owner,
                 row.seq,
                 row.time,
@@ -164,15 +170,15 @@ impl Tx<'_> {
             ]
         });
         self.queue_each(
-            "INSERT INTO audit (device_id, seq, time, ref, transition, actor, group_id, hash)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO audit (user_id, device_id, seq, time, ref, transition, actor, group_id, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             &each.collect::<Vec<_>>(),
         )
     }
 
     /// The end of a device's audit chain.
     pub(crate) fn audit_head(&self, owner: DeviceKey) -> Result<AuditHead, Fault> {
-        self.one_row(HEAD, params![owner], |row| audit_head(row, 0))
+        self.one_row(HEAD, params![owner.user(), owner], |row| audit_head(row, 0))
     }
 
     /// The rows of a device's audit chain after `after`, in order, at most `limit`.
@@ -184,8 +190,8 @@ impl Tx<'_> {
     ) -> Result<Vec<AuditRow>, Fault> {
         self.rows(
             "SELECT seq, time, ref, transition, actor, group_id, hash FROM audit
-             WHERE device_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-            params![owner, after, limit],
+             WHERE user_id = ?1 AND device_id = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
+            params![owner.user(), owner, after, limit],
             audit_row,
         )
     }
@@ -193,8 +199,8 @@ impl Tx<'_> {
     /// The last row of a device's audit chain that was removed; `None` while all are there.
     pub(crate) fn audit_checkpoint(&self, owner: DeviceKey) -> Result<Option<AuditCheckpoint>, Fault> {
         self.row(
-            "SELECT seq, hash, time FROM audit_checkpoints WHERE device_id = ?1",
-            params![owner],
+            "SELECT seq, hash, time FROM audit_checkpoints WHERE user_id = ?1 AND device_id = ?2",
+            params![owner.user(), owner],
             |row| {
                 Ok(AuditCheckpoint {
                     seq: row.get(0)?,
@@ -208,8 +214,8 @@ impl Tx<'_> {
     /// When the oldest row of a device's audit chain happened, as the device's row says; `None` without one.
     pub(crate) fn audit_oldest(&self, owner: DeviceKey) -> Result<Option<UnixSeconds>, Fault> {
         self.one_row(
-            "SELECT audit_oldest FROM devices WHERE id = ?1",
-            params![owner],
+            "SELECT audit_oldest FROM devices WHERE user_id = ?1 AND id = ?2",
+            params![owner.user(), owner],
             |row| row.optional(0),
         )
     }
@@ -248,21 +254,27 @@ impl Tx<'_> {
         let oldest = rows.get(kept).map(|row| UnixSeconds(row.time));
         rows.truncate(kept);
         self.execute(
-            "UPDATE devices SET audit_oldest = ?2 WHERE id = ?1",
-            params![owner, oldest],
+            "UPDATE devices SET audit_oldest = ?3 WHERE user_id = ?1 AND id = ?2",
+            params![owner.user(), owner, oldest],
         )?;
         let (Some(last), Some(latest)) = (rows.last(), rows.iter().map(|row| row.time).max()) else {
             return Ok(0);
         };
         self.execute(
-            "DELETE FROM audit WHERE device_id = ?1 AND seq <= ?2",
-            params![owner, last.seq],
+            "DELETE FROM audit WHERE user_id = ?1 AND device_id = ?2 AND seq <= ?3",
+            params![owner.user(), owner, last.seq],
         )?;
         self.execute(
-            "INSERT INTO audit_checkpoints (device_id, seq, hash, time) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (device_id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash,
+            "INSERT INTO audit_checkpoints (user_id, device_id, seq, hash, time) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (user_id, device_id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash,
                  time = CASE WHEN excluded.time > audit_checkpoints.time THEN excluded.time ELSE audit_checkpoints.time END",
-            params![owner, last.seq, &last.hash.0[..], UnixSeconds(latest)],
+            params![
+                owner.user(),
+                owner,
+                last.seq,
+                &last.hash.0[..],
+                UnixSeconds(latest)
+            ],
         )?;
         Ok(u32::try_from(kept).unwrap_or(most))
     }

@@ -1,5 +1,6 @@
 use larder_lifecycle::UnixSeconds;
 use larder_wire::BlobId;
+use uuid::Uuid;
 
 use crate::error::Fault;
 use crate::store::statement::params;
@@ -12,7 +13,6 @@ pub(crate) const BLOB_PART_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlobRow {
     pub(crate) key: BlobKey,
-    pub(crate) owner: UserKey,
     pub(crate) size: u64,
 }
 
@@ -29,7 +29,6 @@ pub(crate) struct BlobOfKey {
 /// A blob of which nothing has come yet.
 pub(crate) struct NewBlob<'a> {
     pub(crate) name: &'a BlobId,
-    pub(crate) user: UserKey,
     pub(crate) device: DeviceKey,
     pub(crate) idempotency_key: &'a str,
     pub(crate) size: u64,
@@ -38,19 +37,29 @@ pub(crate) struct NewBlob<'a> {
 
 impl Tx<'_> {
     pub(crate) fn insert_blob(&self, new: &NewBlob<'_>) -> Result<BlobKey, Fault> {
-        self.one_row(
-            "INSERT INTO blobs (name, user_id, device_id, idempotency_key, size, expires_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id",
+        // Never one of before, for which more may come.
+        let key = BlobKey {
+            user: new.device.user(),
+            id: (Uuid::new_v4().as_u64_pair().1 >> 2).cast_signed(),
+        };
+        self.queue(
+            "INSERT INTO blob_names (name, user_id, blob_id) VALUES (?1, ?2, ?3)",
+            params![new.name, key.user, key.id],
+        )?;
+        self.queue(
+            "INSERT INTO blobs (user_id, id, name, device_id, idempotency_key, size, expires_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
+                key.user,
+                key.id,
                 new.name,
-                new.user,
                 new.device,
                 new.idempotency_key,
                 new.size,
                 new.expires_at
             ],
-            |row| row.get(0),
-        )
+        )?;
+        Ok(key)
     }
 
     pub(crate) fn blob_of_key(
@@ -59,11 +68,15 @@ impl Tx<'_> {
         idempotency_key: &str,
     ) -> Result<Option<BlobOfKey>, Fault> {
         self.row(
-            "SELECT id, name, size, sha256, expires_at FROM blobs WHERE device_id = ?1 AND idempotency_key = ?2",
-            params![device, idempotency_key],
+            "SELECT id, name, size, sha256, expires_at FROM blobs
+             WHERE user_id = ?1 AND device_id = ?2 AND idempotency_key = ?3",
+            params![device.user(), device, idempotency_key],
             |row| {
                 Ok(BlobOfKey {
-                    key: row.get(0)?,
+                    key: BlobKey {
+                        user: device.user(),
+                        id: row.get(0)?,
+                    },
                     name: row.get(1)?,
                     size: row.get(2)?,
                     sha256: row.optional(3)?,
@@ -75,14 +88,26 @@ impl Tx<'_> {
 
     /// The blob with this name, if all of it is there and it has not ended by this time.
     pub(crate) fn blob(&self, name: &BlobId, ended_by: UnixSeconds) -> Result<Option<BlobRow>, Fault> {
+        let named = self.row(
+            "SELECT user_id, blob_id FROM blob_names WHERE name = ?1",
+            params![name],
+            |row| {
+                Ok(BlobKey {
+                    user: row.get(0)?,
+                    id: row.get(1)?,
+                })
+            },
+        )?;
+        let Some(key) = named else {
+            return Ok(None);
+        };
         self.row(
-            "SELECT id, user_id, size FROM blobs WHERE name = ?1 AND sha256 IS NOT NULL AND expires_at > ?2",
-            params![name, ended_by],
+            "SELECT size FROM blobs WHERE user_id = ?1 AND id = ?2 AND sha256 IS NOT NULL AND expires_at > ?3",
+            params![key.user, key.id, ended_by],
             |row| {
                 Ok(BlobRow {
-                    key: row.get(0)?,
-                    owner: row.get(1)?,
-                    size: row.get(2)?,
+                    key,
+                    size: row.get(0)?,
                 })
             },
         )
@@ -109,16 +134,17 @@ impl Tx<'_> {
         (now, expires_at): (UnixSeconds, UnixSeconds),
     ) -> Result<bool, Fault> {
         let appended = self.execute(
-            "UPDATE blobs SET stored = stored + ?3, expires_at = ?5
-             WHERE id = ?1 AND stored = ?2 AND stored + ?3 <= size AND sha256 IS NULL AND expires_at > ?4",
-            params![blob, offset, bytes.len() as u64, now, expires_at],
+            "UPDATE blobs SET stored = stored + ?4, expires_at = ?6
+             WHERE user_id = ?1 AND id = ?2 AND stored = ?3 AND stored + ?4 <= size AND sha256 IS NULL
+               AND expires_at > ?5",
+            params![blob.user, blob.id, offset, bytes.len() as u64, now, expires_at],
         )?;
         if appended == 0 {
             return Ok(false);
         }
         self.queue(
-            "INSERT INTO blob_parts (blob_id, number, bytes) VALUES (?1, ?2, ?3)",
-            params![blob, offset / BLOB_PART_BYTES as u64, bytes],
+            "INSERT INTO blob_parts (user_id, blob_id, number, bytes) VALUES (?1, ?2, ?3, ?4)",
+            params![blob.user, blob.id, offset / BLOB_PART_BYTES as u64, bytes],
         )?;
         Ok(true)
     }
@@ -131,9 +157,9 @@ impl Tx<'_> {
         (now, expires_at): (UnixSeconds, UnixSeconds),
     ) -> Result<bool, Fault> {
         let completed = self.execute(
-            "UPDATE blobs SET sha256 = ?2, expires_at = ?4
-             WHERE id = ?1 AND stored = size AND sha256 IS NULL AND expires_at > ?3",
-            params![blob, sha256, now, expires_at],
+            "UPDATE blobs SET sha256 = ?3, expires_at = ?5
+             WHERE user_id = ?1 AND id = ?2 AND stored = size AND sha256 IS NULL AND expires_at > ?4",
+            params![blob.user, blob.id, sha256, now, expires_at],
         )?;
         Ok(completed == 1)
     }
@@ -141,8 +167,8 @@ impl Tx<'_> {
     /// A part of a blob, if the blob is still there.
     pub(crate) fn blob_part(&self, blob: BlobKey, number: u64) -> Result<Option<Vec<u8>>, Fault> {
         self.row(
-            "SELECT bytes FROM blob_parts WHERE blob_id = ?1 AND number = ?2",
-            params![blob, number],
+            "SELECT bytes FROM blob_parts WHERE user_id = ?1 AND blob_id = ?2 AND number = ?3",
+            params![blob.user, blob.id, number],
             |row| row.get(0),
         )
     }
@@ -150,34 +176,47 @@ impl Tx<'_> {
     /// The blob is over. The sweeper takes its parts.
     pub(crate) fn end_blob(&self, blob: BlobKey) -> Result<(), Fault> {
         self.queue(
-            "UPDATE blobs SET expires_at = 0, idempotency_key = NULL WHERE id = ?1",
-            params![blob],
+            "UPDATE blobs SET expires_at = 0, idempotency_key = NULL WHERE user_id = ?1 AND id = ?2",
+            params![blob.user, blob.id],
         )
     }
 
     /// Ends blobs whose time has come, and removes parts of those that are over, and what has no parts (any more).
     pub(crate) fn sweep_blobs(&self, now: UnixSeconds, (parts, blobs): (u32, u32)) -> Result<u64, Fault> {
         let ended = self.execute(
-            "UPDATE blobs SET expires_at = 0, idempotency_key = NULL WHERE id IN (
-                 SELECT id FROM blobs WHERE expires_at > 0 AND expires_at <= ?1 LIMIT ?2
+            "UPDATE blobs SET expires_at = 0, idempotency_key = NULL WHERE (user_id, id) IN (
+                 SELECT user_id, id FROM blobs WHERE expires_at > 0 AND expires_at <= ?1 LIMIT ?2
              )",
             params![now, blobs],
         )?;
         let parts = self.execute(
-            "DELETE FROM blob_parts WHERE (blob_id, number) IN (
-                 SELECT p.blob_id, p.number FROM blobs b JOIN blob_parts p ON p.blob_id = b.id
+            "DELETE FROM blob_parts WHERE (user_id, blob_id, number) IN (
+                 SELECT p.user_id, p.blob_id, p.number FROM blobs b
+                 JOIN blob_parts p ON p.user_id = b.user_id AND p.blob_id = b.id
                  WHERE b.expires_at = 0 LIMIT ?1
              )",
             params![parts],
         )?;
-        let blobs = self.execute(
-            "DELETE FROM blobs WHERE id IN (
-                 SELECT b.id FROM blobs b WHERE b.expires_at = 0
-                   AND NOT EXISTS (SELECT 1 FROM blob_parts p WHERE p.blob_id = b.id) LIMIT ?1
-             )",
+        let over: Vec<(BlobKey, BlobId)> = self.rows(
+            "SELECT b.user_id, b.id, b.name FROM blobs b WHERE b.expires_at = 0
+               AND NOT EXISTS (SELECT 1 FROM blob_parts p WHERE p.user_id = b.user_id AND p.blob_id = b.id) LIMIT ?1",
             params![blobs],
+            |row| {
+                let key = BlobKey {
+                    user: row.get(0)?,
+                    id: row.get(1)?,
+                };
+                Ok((key, row.get(2)?))
+            },
         )?;
-        Ok(ended + parts + blobs)
+        for (blob, name) in &over {
+            self.queue("DELETE FROM blob_names WHERE name = ?1", params![name])?;
+            self.queue(
+                "DELETE FROM blobs WHERE user_id = ?1 AND id = ?2",
+                params![blob.user, blob.id],
+            )?;
+        }
+        Ok(ended + parts + over.len() as u64)
     }
 
     // Rates

@@ -103,20 +103,20 @@ impl Tx<'_> {
             0,
         )?;
         from_now(
-            "UPDATE idempotent_answers SET created_at = ?1 WHERE (device_id, idempotency_key) IN (
-                 SELECT device_id, idempotency_key FROM idempotent_answers WHERE created_at > ?3 LIMIT ?2
+            "UPDATE idempotent_answers SET created_at = ?1 WHERE (user_id, device_id, idempotency_key) IN (
+                 SELECT user_id, device_id, idempotency_key FROM idempotent_answers WHERE created_at > ?3 LIMIT ?2
              )",
             0,
         )?;
         from_now(
-            "UPDATE introductions SET created_at = ?1 WHERE device_id IN (
-                 SELECT device_id FROM introductions WHERE created_at > ?3 LIMIT ?2
+            "UPDATE introductions SET created_at = ?1 WHERE (user_id, device_id) IN (
+                 SELECT user_id, device_id FROM introductions WHERE created_at > ?3 LIMIT ?2
              )",
             0,
         )?;
         let sessions = from_now(
-            "UPDATE sessions SET expires_at = ?1 WHERE hash IN (
-                 SELECT hash FROM sessions WHERE expires_at > ?3 LIMIT ?2
+            "UPDATE sessions SET expires_at = ?1 WHERE (user_id, hash) IN (
+                 SELECT user_id, hash FROM sessions WHERE expires_at > ?3 LIMIT ?2
              )",
             durations.session,
         )?;
@@ -124,13 +124,15 @@ impl Tx<'_> {
             self.count_ended_sessions()?;
         }
         from_now(
-            "UPDATE reservations SET reserved_until = ?1 WHERE (id, device_id, ref) IN (
-                 SELECT id, device_id, ref FROM reservations WHERE state = 0 AND reserved_until > ?3 LIMIT ?2
+            "UPDATE reservations SET reserved_until = ?1 WHERE state = 0 AND (user_id, device_id, ref, id) IN (
+                 SELECT user_id, device_id, ref, id FROM reservations WHERE state = 0 AND reserved_until > ?3 LIMIT ?2
              )",
             durations.reservation,
         )?;
         from_now(
-            "UPDATE blobs SET expires_at = ?1 WHERE id IN (SELECT id FROM blobs WHERE expires_at > ?3 LIMIT ?2)",
+            "UPDATE blobs SET expires_at = ?1 WHERE (user_id, id) IN (
+                 SELECT user_id, id FROM blobs WHERE expires_at > ?3 LIMIT ?2
+             )",
             durations.blob,
         )?;
         Ok(())

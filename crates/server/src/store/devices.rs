@@ -1,24 +1,22 @@
 //! The devices of a user: linked one by another, and removed.
 
 use larder_lifecycle::UnixSeconds;
-use larder_wire::{
-    Authorization, Base64Url, DeviceId, DeviceInfo, GroupId, RegisterRequest, Removal, UserName,
-};
+use larder_wire::{Authorization, Base64Url, DeviceId, DeviceInfo, GroupId, RegisterRequest, Removal};
 
 use crate::error::Fault;
 use crate::store::statement::params;
 use crate::store::tx::{DeviceKey, Engine, Tx, UserKey};
 
 impl Tx<'_> {
-    /// Every device that a user has or had, oldest first; none when the user is unknown.
-    pub(crate) fn device_list(&self, user: &UserName) -> Result<Vec<DeviceInfo>, Fault> {
+    /// Every device that a user has or had, oldest first.
+    pub(crate) fn device_list(&self, user: UserKey) -> Result<Vec<DeviceInfo>, Fault> {
         self.rows(
             "SELECT d.name, d.auth_key, d.signature_key, a.name, d.link_signature, d.removed_at, r.name,
                     d.removal_signature
-             FROM users u JOIN devices d ON d.user_id = u.id LEFT JOIN devices a ON a.id = d.authorized_by
-                 LEFT JOIN devices r ON r.id = d.removed_by
-             WHERE u.name = ?1 ORDER BY d.id",
-            params![user.as_str()],
+             FROM devices d LEFT JOIN devices a ON a.user_id = d.user_id AND a.id = d.authorized_by
+                 LEFT JOIN devices r ON r.user_id = d.user_id AND r.id = d.removed_by
+             WHERE d.user_id = ?1 ORDER BY d.id",
+            params![user],
             |row| {
                 let named = |name: String| name.parse().map_err(|_| Fault::Corrupt("a device id"));
                 let authorization = match (row.optional(3)?, row.optional(4)?) {
@@ -53,45 +51,50 @@ impl Tx<'_> {
         )
     }
 
-    /// Whether this device of the user existed once and is removed.
-    pub(crate) fn is_removed_device(&self, user: &UserName, device_id: &DeviceId) -> Result<bool, Fault> {
+    /// Whether a device is removed.
+    pub(crate) fn is_removed(&self, device: DeviceKey) -> Result<bool, Fault> {
         self.exists(
-            "SELECT 1 FROM devices d JOIN users u ON u.id = d.user_id
-             WHERE d.name = ?1 AND u.name = ?2 AND d.removed_at IS NOT NULL",
-            params![device_id.as_str(), user.as_str()],
+            "SELECT 1 FROM devices WHERE user_id = ?1 AND id = ?2 AND removed_at IS NOT NULL",
+            params![device.user(), device],
         )
     }
 
-    /// Adds a device to the user of `by`; `false` when the device id or the signature key is taken.
+    /// Adds a device to the user of `by`, who is locked and has or had `earlier` ones; `false` when the device id or the signature
+    /// key is taken, and then the transaction must not be committed.
     pub(crate) fn insert_linked_device(
         &self,
         device: &RegisterRequest,
-        by: DeviceKey,
+        (by, earlier): (DeviceKey, u8),
         signature: &[u8],
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
-        let inserted = self.execute(
+        let new = by.user().device(earlier);
+        if !self.register_device(new, &device.device_id, &device.mls_signature_key.0)? {
+            return Ok(false);
+        }
+        self.queue(
             "INSERT INTO devices
-                 (user_id, name, auth_key, signature_key, created_at, authorized_by, link_signature)
-             VALUES ((SELECT user_id FROM devices WHERE id = ?1), ?2, ?3, ?4, ?5, ?1, ?6)
-             ON CONFLICT DO NOTHING",
+                 (user_id, id, name, auth_key, signature_key, created_at, authorized_by, link_signature)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
-                by,
+                by.user(),
+                new,
                 device.device_id.as_str(),
                 device.auth_key.0.as_slice(),
                 device.mls_signature_key.0.as_slice(),
                 now,
+                by,
                 signature
             ],
         )?;
-        Ok(inserted == 1)
+        Ok(true)
     }
 
     /// The groups that any device of a user is a member of, by id: they are told when one of its devices comes or goes.
     pub(crate) fn groups_of_user(&self, user: UserKey) -> Result<Vec<GroupId>, Fault> {
         self.rows(
-            "SELECT DISTINCT m.group_id FROM devices d JOIN members m ON m.device_id = d.id
-             WHERE d.user_id = ?1 AND m.until_seq IS NULL ORDER BY m.group_id",
+            "SELECT DISTINCT m.group_id FROM members m
+             WHERE m.device_id >> 8 = ?1 AND m.until_seq IS NULL ORDER BY m.group_id",
             params![user],
             |row| row.get(0),
         )
@@ -101,9 +104,10 @@ impl Tx<'_> {
     pub(crate) fn end_state(&self, device: DeviceKey) -> Result<(), Fault> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(_) => {
-                self.queue("DELETE FROM device_states WHERE device_id = ?1", params![device])
-            }
+            Engine::Postgres(_) => self.queue(
+                "DELETE FROM device_states WHERE user_id = ?1 AND device_id = ?2",
+                params![device.user(), device],
+            ),
         }
     }
 
@@ -124,12 +128,13 @@ impl Tx<'_> {
     /// Turns a device into a tombstone, and takes its sessions and its place in every group away.
     pub(crate) fn remove_device(&self, device: DeviceKey, now: UnixSeconds) -> Result<(), Fault> {
         self.queue(
-            "UPDATE devices SET removed_at = ?2 WHERE id = ?1 AND removed_at IS NULL",
-            params![device, now],
+            "UPDATE devices SET removed_at = ?3 WHERE user_id = ?1 AND id = ?2 AND removed_at IS NULL",
+            params![device.user(), device, now],
         )?;
         let groups: Vec<GroupId> = self.rows(
-            "SELECT DISTINCT m.group_id FROM members m WHERE m.device_id = ?1 ORDER BY m.group_id",
-            params![device],
+            "SELECT DISTINCT m.group_id FROM members m
+             WHERE m.device_id >> 8 = ?1 AND m.device_id = ?2 ORDER BY m.group_id",
+            params![device.user(), device],
             |row| row.get(0),
         )?;
         for group in &groups {
@@ -139,8 +144,8 @@ impl Tx<'_> {
         self.count_ended_sessions()?;
         for table in ["sessions", "mail", "idempotent_answers"] {
             self.queue(
-                &format!("DELETE FROM {table} WHERE device_id = ?1"),
-                params![device],
+                &format!("DELETE FROM {table} WHERE user_id = ?1 AND device_id = ?2"),
+                params![device.user(), device],
             )?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use larder_wire::{Gap, GroupId};
 use crate::error::Fault;
 use crate::store::log::{AcceptedRow, LogKind};
 use crate::store::statement::{Row, params};
-use crate::store::tx::{DeviceKey, Tx};
+use crate::store::tx::{DeviceKey, Tx, UserKey};
 
 /// Where a group stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,8 +149,8 @@ impl Tx<'_> {
     pub(crate) fn memberships(&self, device: DeviceKey) -> Result<Vec<MembershipRow>, Fault> {
         self.rows(
             "SELECT g.id, g.epoch, g.next_seq - 1 FROM members m JOIN groups g ON g.id = m.group_id
-             WHERE m.device_id = ?1 AND m.until_seq IS NULL ORDER BY g.id",
-            params![device],
+             WHERE m.device_id >> 8 = ?1 AND m.device_id = ?2 AND m.until_seq IS NULL ORDER BY g.id",
+            params![device.user(), device],
             membership,
         )
     }
@@ -159,46 +159,40 @@ impl Tx<'_> {
     pub(crate) fn gaps(&self, device: DeviceKey) -> Result<Vec<(GroupId, Gap)>, Fault> {
         self.rows(
             "SELECT p.group_id, p.first_seq, p.last_seq FROM members m JOIN gaps p ON p.group_id = m.group_id
-             WHERE m.device_id = ?1 AND m.until_seq IS NULL ORDER BY p.group_id, p.first_seq",
-            params![device],
+             WHERE m.device_id >> 8 = ?1 AND m.device_id = ?2 AND m.until_seq IS NULL
+             ORDER BY p.group_id, p.first_seq",
+            params![device.user(), device],
             gap,
         )
     }
 
-    /// The same of the groups that any device of this device's user is a member of.
-    pub(crate) fn gaps_of_user(&self, device: DeviceKey) -> Result<Vec<(GroupId, Gap)>, Fault> {
+    /// The same of the groups that any device of a user is a member of.
+    pub(crate) fn gaps_of_user(&self, user: UserKey) -> Result<Vec<(GroupId, Gap)>, Fault> {
         self.rows(
-            "SELECT DISTINCT p.group_id, p.first_seq, p.last_seq FROM devices me
-             JOIN devices mine ON mine.user_id = me.user_id
-             JOIN members m ON m.device_id = mine.id AND m.until_seq IS NULL
-             JOIN gaps p ON p.group_id = m.group_id
-             WHERE me.id = ?1 ORDER BY p.group_id, p.first_seq",
-            params![device],
+            "SELECT DISTINCT p.group_id, p.first_seq, p.last_seq FROM members m JOIN gaps p ON p.group_id = m.group_id
+             WHERE m.device_id >> 8 = ?1 AND m.until_seq IS NULL ORDER BY p.group_id, p.first_seq",
+            params![user],
             gap,
         )
     }
 
-    /// The groups that any device of this device's user is a member of, by id.
-    pub(crate) fn memberships_of_user(&self, device: DeviceKey) -> Result<Vec<MembershipRow>, Fault> {
+    /// The groups that any device of a user is a member of, by id.
+    pub(crate) fn memberships_of_user(&self, user: UserKey) -> Result<Vec<MembershipRow>, Fault> {
         self.rows(
-            "SELECT DISTINCT g.id, g.epoch, g.next_seq - 1 FROM devices me
-             JOIN devices mine ON mine.user_id = me.user_id
-             JOIN members m ON m.device_id = mine.id AND m.until_seq IS NULL
-             JOIN groups g ON g.id = m.group_id
-             WHERE me.id = ?1 ORDER BY g.id",
-            params![device],
+            "SELECT DISTINCT g.id, g.epoch, g.next_seq - 1 FROM members m JOIN groups g ON g.id = m.group_id
+             WHERE m.device_id >> 8 = ?1 AND m.until_seq IS NULL ORDER BY g.id",
+            params![user],
             membership,
         )
     }
 
-    /// Whether any device of the user who owns `device` is a member.
-    pub(crate) fn is_member_user(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
+    /// Whether any device of a user is a member.
+    pub(crate) fn is_member_user(&self, group: &GroupId, user: UserKey) -> Result<bool, Fault> {
+        let (first, end) = user.devices();
         self.exists(
-            "SELECT 1 FROM devices mine
-             JOIN devices theirs ON theirs.user_id = mine.user_id
-             JOIN members m ON m.group_id = ?1 AND m.device_id = theirs.id AND m.until_seq IS NULL
-             WHERE mine.id = ?2",
-            params![group, device],
+            "SELECT 1 FROM members
+             WHERE group_id = ?1 AND device_id >= ?2 AND device_id < ?3 AND until_seq IS NULL",
+            params![group, first, end],
         )
     }
 }

@@ -18,9 +18,10 @@ impl Tx<'_> {
     ) -> Result<(), Fault> {
         self.forget_introduction(device)?;
         self.queue(
-            "INSERT INTO introductions (device_id, by_name, by_key, root, root_key, proof, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO introductions (user_id, device_id, by_name, by_key, root, root_key, proof, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
+                device.user(),
                 device,
                 introduction.by.as_str(),
                 introduction.by_key.0.as_slice(),
@@ -33,15 +34,15 @@ impl Tx<'_> {
         let kept = introduction.vouchers.iter().filter(|voucher| are_kept(voucher));
         let each = kept.map(|voucher| {
             row_params![
-                device,
                 &voucher.group_id,
+                device,
                 voucher.epoch,
                 voucher.group_info.0.as_slice(),
                 voucher.signature.0.as_slice()
             ]
         });
         self.queue_each(
-            "INSERT INTO vouchers (device_id, group_id, epoch, group_info, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO vouchers (group_id, device_id, epoch, group_info, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
             &each.collect::<Vec<_>>(),
         )
     }
@@ -53,8 +54,8 @@ impl Tx<'_> {
             name.parse().map_err(|_| Fault::Corrupt("a device id"))
         };
         let introduction = self.row(
-            "SELECT by_name, by_key, root, root_key, proof FROM introductions WHERE device_id = ?1",
-            params![device],
+            "SELECT by_name, by_key, root, root_key, proof FROM introductions WHERE user_id = ?1 AND device_id = ?2",
+            params![device.user(), device],
             |row| {
                 Ok(Introduction {
                     by: named(row, 0)?,
@@ -89,13 +90,11 @@ impl Tx<'_> {
 
     /// The device has all that it needs, or is gone.
     pub(crate) fn forget_introduction(&self, device: DeviceKey) -> Result<(), Fault> {
-        for table in ["vouchers", "introductions"] {
-            self.queue(
-                &format!("DELETE FROM {table} WHERE device_id = ?1"),
-                params![device],
-            )?;
-        }
-        Ok(())
+        self.queue("DELETE FROM vouchers WHERE device_id = ?1", params![device])?;
+        self.queue(
+            "DELETE FROM introductions WHERE user_id = ?1 AND device_id = ?2",
+            params![device.user(), device],
+        )
     }
 
     /// Whether a device has a voucher for this epoch of a group, and the ratchet tree of the epoch, compressed, if it is kept.
@@ -110,8 +109,8 @@ impl Tx<'_> {
         epoch: u64,
     ) -> Result<Option<Option<Vec<u8>>>, Fault> {
         self.row(
-            "SELECT tree FROM vouchers WHERE device_id = ?1 AND group_id = ?2 AND epoch = ?3",
-            params![device, group, epoch],
+            "SELECT tree FROM vouchers WHERE group_id = ?1 AND device_id = ?2 AND epoch = ?3",
+            params![group, device, epoch],
             |row| row.optional(0),
         )
     }
@@ -136,15 +135,15 @@ impl Tx<'_> {
     /// Deletes introductions from before `before`; at most so many rows of each kind.
     pub(crate) fn sweep_introductions(&self, before: UnixSeconds, limit: u32) -> Result<u64, Fault> {
         let vouchers = self.execute(
-            "DELETE FROM vouchers WHERE (device_id, group_id) IN (
-                 SELECT v.device_id, v.group_id FROM introductions i JOIN vouchers v ON v.device_id = i.device_id
+            "DELETE FROM vouchers WHERE (group_id, device_id) IN (
+                 SELECT v.group_id, v.device_id FROM introductions i JOIN vouchers v ON v.device_id = i.device_id
                  WHERE i.created_at < ?1 LIMIT ?2
              )",
             params![before, limit],
         )?;
         let introductions = self.execute(
-            "DELETE FROM introductions WHERE device_id IN (
-                 SELECT i.device_id FROM introductions i WHERE i.created_at < ?1
+            "DELETE FROM introductions WHERE (user_id, device_id) IN (
+                 SELECT i.user_id, i.device_id FROM introductions i WHERE i.created_at < ?1
                      AND NOT EXISTS (SELECT 1 FROM vouchers v WHERE v.device_id = i.device_id) LIMIT ?2
              )",
             params![before, limit],

@@ -113,7 +113,8 @@ pub(super) const COLUMNS: &str =
 
 /// One that is single-use comes with its reservation, if it has one.
 const FROM: &str = "key_packages k
-     LEFT JOIN reservations r ON r.device_id = k.device_id AND r.ref = k.ref AND r.kind = 0 AND k.kind = 0";
+     LEFT JOIN reservations r ON r.user_id = k.user_id AND r.device_id = k.device_id AND r.ref = k.ref AND r.kind = 0
+         AND k.kind = 0";
 
 pub(super) fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
     let reservation_id = row.optional(10)?;
@@ -148,10 +149,10 @@ pub(super) fn key_package_row(row: &Row<'_>) -> Result<KeyPackageRow, Fault> {
 /// What names KeyPackages, as parameters.
 pub(super) fn named<'a>(
     names: impl IntoIterator<Item = (DeviceKey, &'a KeyPackageRef)>,
-) -> Vec<[Param<'a>; 2]> {
+) -> Vec<[Param<'a>; 3]> {
     let names = names.into_iter();
     names
-        .map(|(owner, known_by)| [Param::from(owner), Param::from(known_by)])
+        .map(|(owner, known_by)| [owner.user().into(), owner.into(), known_by.into()])
         .collect()
 }
 
@@ -162,7 +163,7 @@ impl Tx<'_> {
         names: impl IntoIterator<Item = (DeviceKey, &'a KeyPackageRef)>,
     ) -> Result<Vec<Option<KeyPackageRow>>, Fault> {
         self.row_of_each(
-            &format!("SELECT {COLUMNS} FROM {FROM} WHERE k.device_id = ?1 AND k.ref = ?2"),
+            &format!("SELECT {COLUMNS} FROM {FROM} WHERE k.user_id = ?1 AND k.device_id = ?2 AND k.ref = ?3"),
             &named(names),
             key_package_row,
         )
@@ -171,8 +172,10 @@ impl Tx<'_> {
     /// Every KeyPackage of a device, tombstones included, oldest first.
     pub(crate) fn key_packages_of(&self, owner: DeviceKey) -> Result<Vec<KeyPackageRow>, Fault> {
         self.rows(
-            &format!("SELECT {COLUMNS} FROM {FROM} WHERE k.device_id = ?1 ORDER BY k.uploaded_at, k.ref"),
-            params![owner],
+            &format!(
+                "SELECT {COLUMNS} FROM {FROM} WHERE k.user_id = ?1 AND k.device_id = ?2 ORDER BY k.uploaded_at, k.ref"
+            ),
+            params![owner.user(), owner],
             key_package_row,
         )
     }
@@ -186,9 +189,9 @@ impl Tx<'_> {
         self.row(
             &format!(
                 "SELECT {COLUMNS} FROM {FROM}
-                 WHERE k.device_id = ?1 AND k.suite = ?2 AND k.kind = 1 AND k.status = 0"
+                 WHERE k.user_id = ?1 AND k.device_id = ?2 AND k.suite = ?3 AND k.kind = 1 AND k.status = 0"
             ),
-            params![owner, suite],
+            params![owner.user(), owner, suite],
             key_package_row,
         )
     }
@@ -219,12 +222,12 @@ impl Tx<'_> {
     ) -> Result<Vec<KeyPackageRow>, Fault> {
         let asked: Vec<_> = owners
             .iter()
-            .map(|owner| [Param::from(*owner), Param::from(not_after)])
+            .map(|owner| [owner.user().into(), (*owner).into(), not_after.into()])
             .collect();
         let rows = self.rows_of_each(
             &format!(
                 "SELECT {COLUMNS} FROM {FROM}
-                 WHERE k.device_id = ?1 AND k.kind = 0 AND k.status = 0 AND k.not_after <= ?2"
+                 WHERE k.user_id = ?1 AND k.device_id = ?2 AND k.kind = 0 AND k.status = 0 AND k.not_after <= ?3"
             ),
             &asked,
             key_package_row,
@@ -236,17 +239,18 @@ impl Tx<'_> {
     pub(crate) fn note_end_of_stock(&self, owner: DeviceKey) -> Result<(), Fault> {
         self.queue(
             "UPDATE devices SET stock_ends = (
-                 SELECT min(not_after) FROM key_packages WHERE device_id = ?1 AND kind = 0 AND status = 0
-             ) WHERE id = ?1",
-            params![owner],
+                 SELECT min(not_after) FROM key_packages
+                 WHERE user_id = ?1 AND device_id = ?2 AND kind = 0 AND status = 0
+             ) WHERE user_id = ?1 AND id = ?2",
+            params![owner.user(), owner],
         )
     }
 
     /// When that is as far as the device's row knows: no later.
     pub(crate) fn end_of_stock(&self, owner: DeviceKey) -> Result<Option<UnixSeconds>, Fault> {
         self.one_row(
-            "SELECT stock_ends FROM devices WHERE id = ?1",
-            params![owner],
+            "SELECT stock_ends FROM devices WHERE user_id = ?1 AND id = ?2",
+            params![owner.user(), owner],
             |row| row.optional(0),
         )
     }
@@ -300,6 +304,7 @@ impl Tx<'_> {
     ) -> Result<(), Fault> {
         let each = new.iter().map(|new| {
             row_params![
+                new.owner.user(),
                 new.owner,
                 new.key_package_ref,
                 kind_to_sql(new.kind),
@@ -312,16 +317,16 @@ impl Tx<'_> {
             ]
         });
         self.queue_each(
-            "INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
-                 not_before, not_after, uploaded_at)
-             VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO key_packages (user_id, device_id, ref, kind, suite, status, used, init_key_hash,
+                 encryption_key_hash, not_before, not_after, uploaded_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7, ?8, ?9, ?10)",
             &each.collect::<Vec<_>>(),
         )?;
         let each = new
             .iter()
-            .map(|new| row_params![new.owner, new.key_package_ref, new.bytes]);
+            .map(|new| row_params![new.owner.user(), new.owner, new.key_package_ref, new.bytes]);
         self.queue_each(
-            "INSERT INTO key_package_bytes (device_id, ref, bytes) VALUES (?1, ?2, ?3)",
+            "INSERT INTO key_package_bytes (user_id, device_id, ref, bytes) VALUES (?1, ?2, ?3, ?4)",
             &each.collect::<Vec<_>>(),
         )
     }
@@ -335,10 +340,10 @@ impl Tx<'_> {
         now: UnixSeconds,
     ) -> Result<(), Fault> {
         self.queue(
-            "UPDATE devices SET last_upload = ?2, generation = generation + 1,
-                 stock_ends = CASE WHEN stock_ends <= ?3 THEN stock_ends ELSE coalesce(?3, stock_ends) END
-             WHERE id = ?1",
-            params![owner, now, first_end],
+            "UPDATE devices SET last_upload = ?3, generation = generation + 1,
+                 stock_ends = CASE WHEN stock_ends <= ?4 THEN stock_ends ELSE coalesce(?4, stock_ends) END
+             WHERE user_id = ?1 AND id = ?2",
+            params![owner.user(), owner, now, first_end],
         )
     }
 
@@ -348,7 +353,7 @@ impl Tx<'_> {
         names: impl IntoIterator<Item = (DeviceKey, &'a KeyPackageRef)>,
     ) -> Result<Vec<Option<Vec<u8>>>, Fault> {
         self.row_of_each(
-            "SELECT bytes FROM key_package_bytes WHERE device_id = ?1 AND ref = ?2",
+            "SELECT bytes FROM key_package_bytes WHERE user_id = ?1 AND device_id = ?2 AND ref = ?3",
             &named(names),
             |row| row.get(0),
         )
@@ -366,9 +371,10 @@ impl Tx<'_> {
         self.one_row(
             &format!(
                 "SELECT count(*) FROM key_packages
-                 WHERE device_id = ?1 AND kind = {kind} AND status = 0 AND not_after > ?2 AND not_before <= ?3"
+                 WHERE user_id = ?1 AND device_id = ?2 AND kind = {kind} AND status = 0 AND not_after > ?3
+                   AND not_before <= ?4"
             ),
-            params![owner, serving.not_after, serving.not_before],
+            params![owner.user(), owner, serving.not_after, serving.not_before],
             |row| row.get(0),
         )
     }
@@ -376,8 +382,8 @@ impl Tx<'_> {
     /// Single-use KeyPackages of a device that are available or taken.
     pub(crate) fn count_single_use(&self, owner: DeviceKey) -> Result<u32, Fault> {
         self.one_row(
-            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND kind = 0 AND status < 2",
-            params![owner],
+            "SELECT count(*) FROM key_packages WHERE user_id = ?1 AND device_id = ?2 AND kind = 0 AND status < 2",
+            params![owner.user(), owner],
             |row| row.get(0),
         )
     }
@@ -385,8 +391,9 @@ impl Tx<'_> {
     /// Last resorts of a device and suite that are available or retiring.
     pub(crate) fn count_last_resorts(&self, owner: DeviceKey, suite: u16) -> Result<u32, Fault> {
         self.one_row(
-            "SELECT count(*) FROM key_packages WHERE device_id = ?1 AND suite = ?2 AND kind = 1 AND status < 3",
-            params![owner, suite],
+            "SELECT count(*) FROM key_packages
+             WHERE user_id = ?1 AND device_id = ?2 AND suite = ?3 AND kind = 1 AND status < 3",
+            params![owner.user(), owner, suite],
             |row| row.get(0),
         )
     }
@@ -403,6 +410,7 @@ impl Tx<'_> {
                 DirectoryState::Available | DirectoryState::Taken | DirectoryState::Ended(_) => None,
             };
             row_params![
+                change.owner.user(),
                 change.owner,
                 change.key_package_ref,
                 status_to_sql(change.from.state.status()),
@@ -412,8 +420,8 @@ impl Tx<'_> {
             ]
         });
         self.queue_for_one_each(
-            "UPDATE key_packages SET status = ?4, used = ?5, retiring_until = coalesce(?6, retiring_until)
-             WHERE device_id = ?1 AND ref = ?2 AND status = ?3",
+            "UPDATE key_packages SET status = ?5, used = ?6, retiring_until = coalesce(?7, retiring_until)
+             WHERE user_id = ?1 AND device_id = ?2 AND ref = ?3 AND status = ?4",
             &written.collect::<Vec<_>>(),
         )?;
         self.write_reservations(changes)?;
@@ -421,7 +429,7 @@ impl Tx<'_> {
             .iter()
             .filter(|change| change.next.state.has_ended() && !change.from.state.has_ended());
         self.queue_each(
-            "DELETE FROM key_package_bytes WHERE device_id = ?1 AND ref = ?2",
+            "DELETE FROM key_package_bytes WHERE user_id = ?1 AND device_id = ?2 AND ref = ?3",
             &named(over.map(|change| (change.owner, change.key_package_ref))),
         )
     }
@@ -430,11 +438,12 @@ impl Tx<'_> {
     /// them is open.
     pub(crate) fn forget_key_packages(&self, not_after: UnixSeconds, limit: u32) -> Result<u64, Fault> {
         self.execute(
-            "DELETE FROM key_packages WHERE (device_id, ref) IN (
-                 SELECT device_id, ref FROM key_packages AS k
+            "DELETE FROM key_packages WHERE (user_id, device_id, ref) IN (
+                 SELECT user_id, device_id, ref FROM key_packages AS k
                  WHERE status > 2 AND not_after < ?1 AND NOT EXISTS (
                      SELECT 1 FROM reservations r
-                     WHERE r.device_id = k.device_id AND r.ref = k.ref AND r.kind = 1 AND r.state = 0
+                     WHERE r.user_id = k.user_id AND r.device_id = k.device_id AND r.ref = k.ref AND r.kind = 1
+                       AND r.state = 0
                  )
                  LIMIT ?2
              )",
@@ -444,9 +453,9 @@ impl Tx<'_> {
 
     /// Counts a change of the KeyPackages of these devices.
     pub(crate) fn bump_generations(&self, owners: &BTreeSet<DeviceKey>) -> Result<(), Fault> {
-        let each = owners.iter().map(|owner| row_params![*owner]);
+        let each = owners.iter().map(|owner| row_params![owner.user(), *owner]);
         self.queue_each(
-            "UPDATE devices SET generation = generation + 1 WHERE id = ?1",
+            "UPDATE devices SET generation = generation + 1 WHERE user_id = ?1 AND id = ?2",
             &each.collect::<Vec<_>>(),
         )
     }
@@ -454,8 +463,8 @@ impl Tx<'_> {
     /// The device's generation and the time of its last accepted upload.
     pub(crate) fn generation(&self, owner: DeviceKey) -> Result<(u64, Option<UnixSeconds>), Fault> {
         self.one_row(
-            "SELECT generation, last_upload FROM devices WHERE id = ?1",
-            params![owner],
+            "SELECT generation, last_upload FROM devices WHERE user_id = ?1 AND id = ?2",
+            params![owner.user(), owner],
             |row| Ok((row.get(0)?, row.optional(1)?)),
         )
     }

@@ -8,33 +8,33 @@ use crate::store::tx::{DeviceKey, Tx, UserKey};
 impl Tx<'_> {
     /// Remembers until when each of these pairs counts, none of which is there twice.
     pub(crate) fn remember_pairs(&self, pairs: &[(UserKey, DeviceKey, UnixSeconds)]) -> Result<(), Fault> {
-        let each = pairs
-            .iter()
-            .map(|(user, device, forgotten_at)| row_params![*user, *device, *forgotten_at]);
+        let each = pairs.iter().map(|(asked_by, device, forgotten_at)| {
+            row_params![device.user(), *device, *asked_by, *forgotten_at]
+        });
         self.queue_each(
-            "INSERT INTO pair_rates (user_id, device_id, forgotten_at) VALUES (?1, ?2, ?3)
-             ON CONFLICT (user_id, device_id) DO UPDATE SET forgotten_at = excluded.forgotten_at",
+            "INSERT INTO pair_rates (user_id, device_id, asked_by, forgotten_at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (user_id, device_id, asked_by) DO UPDATE SET forgotten_at = excluded.forgotten_at",
             &each.collect::<Vec<_>>(),
         )
     }
 
     /// Whether two users share a group.
     pub(crate) fn are_acquainted(&self, one: UserKey, other: UserKey) -> Result<bool, Fault> {
+        let (first, end) = one.devices();
         self.exists(
-            "SELECT 1 FROM devices theirs JOIN members shared ON shared.device_id = theirs.id
-             WHERE theirs.user_id = ?1 AND EXISTS (
-                 SELECT 1 FROM devices own JOIN members m ON m.group_id = shared.group_id AND m.device_id = own.id
-                 WHERE own.user_id = ?2
+            "SELECT 1 FROM members theirs WHERE theirs.device_id >> 8 = ?1 AND EXISTS (
+                 SELECT 1 FROM members m
+                 WHERE m.group_id = theirs.group_id AND m.device_id >= ?2 AND m.device_id < ?3
              )",
-            params![other, one],
+            params![other, first, end],
         )
     }
 
     /// Removes what is remembered of rates and says nothing any more.
     pub(crate) fn sweep_rates(&self, now: UnixSeconds, limit: u32) -> Result<u64, Fault> {
         let pairs = self.execute(
-            "DELETE FROM pair_rates WHERE (user_id, device_id) IN (
-                 SELECT user_id, device_id FROM pair_rates WHERE forgotten_at <= ?1 LIMIT ?2
+            "DELETE FROM pair_rates WHERE (user_id, device_id, asked_by) IN (
+                 SELECT user_id, device_id, asked_by FROM pair_rates WHERE forgotten_at <= ?1 LIMIT ?2
              )",
             params![now, limit],
         )?;

@@ -61,7 +61,8 @@ impl Tx<'_> {
             Engine::Postgres(session) => {
                 let devices: BTreeSet<DeviceKey> = devices.into_iter().collect();
                 session.queue_lock(
-                    "SELECT 1 FROM devices WHERE id = ANY(?1) ORDER BY id FOR NO KEY UPDATE",
+                    "SELECT 1 FROM unnest(?1::bigint[]) AS wanted JOIN devices d ON d.user_id = wanted >> 8 AND d.id = wanted
+                     ORDER BY d.id FOR NO KEY UPDATE OF d",
                     devices.into_iter().map(|device| device.0),
                 );
                 Ok(())
@@ -79,7 +80,8 @@ impl Tx<'_> {
             Engine::Sqlite(_) => Ok(None),
             Engine::Postgres(session) => {
                 let locked = session.lock_rows(
-                    "SELECT id FROM devices WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
+                    "SELECT d.id FROM unnest($1::bigint[]) AS wanted JOIN devices d ON d.user_id = wanted >> 8 AND d.id = wanted
+                     ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED",
                     devices.into_iter().map(|device| device.0),
                 )?;
                 Ok(Some(locked.into_iter().map(DeviceKey).collect()))

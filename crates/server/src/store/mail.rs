@@ -34,16 +34,18 @@ impl MailKind {
 impl Tx<'_> {
     /// Tells devices something, none of them twice; again those that have been told and may have acted already.
     pub(crate) fn post(&self, devices: &[DeviceKey], kind: MailKind, now: UnixSeconds) -> Result<(), Fault> {
-        let each = devices.iter().map(|device| row_params![*device]);
+        let each = devices.iter().map(|device| row_params![device.user(), *device]);
         self.queue_each(
-            "UPDATE devices SET mail_last = mail_last + 1 WHERE id = ?1",
+            "UPDATE devices SET mail_last = mail_last + 1 WHERE user_id = ?1 AND id = ?2",
             &each.collect::<Vec<_>>(),
         )?;
-        let each = devices.iter().map(|device| row_params![*device, kind as u8, now]);
+        let each = devices
+            .iter()
+            .map(|device| row_params![device.user(), *device, kind as u8, now]);
         self.queue_each(
-            "INSERT INTO mail (device_id, kind, seq, received_at)
-             VALUES (?1, ?2, (SELECT mail_last FROM devices WHERE id = ?1), ?3)
-             ON CONFLICT (device_id, kind) DO UPDATE SET seq = excluded.seq, received_at = excluded.received_at",
+            "INSERT INTO mail (user_id, device_id, kind, seq, received_at)
+             VALUES (?1, ?2, ?3, (SELECT mail_last FROM devices WHERE user_id = ?1 AND id = ?2), ?4)
+             ON CONFLICT (user_id, device_id, kind) DO UPDATE SET seq = excluded.seq, received_at = excluded.received_at",
             &each.collect::<Vec<_>>(),
         )?;
         devices.iter().for_each(|device| self.wake(*device));
@@ -53,8 +55,8 @@ impl Tx<'_> {
     /// What waits for a device, in order.
     pub(crate) fn mail(&self, device: DeviceKey) -> Result<Vec<MailRow>, Fault> {
         self.rows(
-            "SELECT seq, kind, received_at FROM mail WHERE device_id = ?1 ORDER BY seq",
-            params![device],
+            "SELECT seq, kind, received_at FROM mail WHERE user_id = ?1 AND device_id = ?2 ORDER BY seq",
+            params![device.user(), device],
             |row| {
                 Ok(MailRow {
                     seq: row.get(0)?,
@@ -68,8 +70,8 @@ impl Tx<'_> {
     /// The device has stored what was told up to this number.
     pub(crate) fn acknowledge_mail(&self, device: DeviceKey, up_to: u64) -> Result<(), Fault> {
         self.queue(
-            "DELETE FROM mail WHERE device_id = ?1 AND seq <= ?2",
-            params![device, up_to],
+            "DELETE FROM mail WHERE user_id = ?1 AND device_id = ?2 AND seq <= ?3",
+            params![device.user(), device, up_to],
         )
     }
 }

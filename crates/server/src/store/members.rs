@@ -212,8 +212,8 @@ impl Tx<'_> {
             "SELECT m.group_id, m.from_seq, m.from_epoch, m.by_welcome, m.acknowledged_seq,
                  coalesce(m.until_seq, g.next_seq - 1), m.until_seq, g.roster_version
              FROM members m JOIN groups g ON g.id = m.group_id
-             WHERE m.device_id = ?1 ORDER BY m.group_id, m.from_seq",
-            params![device],
+             WHERE m.device_id >> 8 = ?1 AND m.device_id = ?2 ORDER BY m.group_id, m.from_seq",
+            params![device.user(), device],
             |row| {
                 Ok(Interval {
                     group: row.get(0)?,

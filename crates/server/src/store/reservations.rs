@@ -80,7 +80,8 @@ pub(crate) struct StateChange<'a> {
 }
 
 /// A KeyPackage comes with this one of its reservations.
-const FROM: &str = "reservations r JOIN key_packages k ON k.device_id = r.device_id AND k.ref = r.ref";
+const FROM: &str = "reservations r
+     JOIN key_packages k ON k.user_id = r.user_id AND k.device_id = r.device_id AND k.ref = r.ref";
 
 impl Tx<'_> {
     /// What a reservation holds, as long as it is open.
@@ -117,11 +118,11 @@ impl Tx<'_> {
         self.row(
             &format!(
                 "SELECT {COLUMNS} FROM {FROM}
-                 WHERE r.device_id = ?1 AND r.ref = ?2 AND r.holder = ?3 AND r.group_id = ?4 AND r.kind = 1
-                   AND r.state = 0
+                 WHERE r.user_id = ?1 AND r.device_id = ?2 AND r.ref = ?3 AND r.holder = ?4 AND r.group_id = ?5
+                   AND r.kind = 1 AND r.state = 0
                  ORDER BY r.reserved_until, r.id LIMIT 1"
             ),
-            params![owner, key_package_ref, holder, group],
+            params![owner.user(), owner, key_package_ref, holder, group],
             key_package_row,
         )
     }
@@ -165,8 +166,9 @@ impl Tx<'_> {
         key_package_ref: &KeyPackageRef,
     ) -> Result<u32, Fault> {
         self.one_row(
-            "SELECT count(*) FROM reservations WHERE device_id = ?1 AND ref = ?2 AND kind = 1 AND state = 0",
-            params![owner, key_package_ref],
+            "SELECT count(*) FROM reservations
+             WHERE user_id = ?1 AND device_id = ?2 AND ref = ?3 AND kind = 1 AND state = 0",
+            params![owner.user(), owner, key_package_ref],
             |row| row.get(0),
         )
     }
@@ -190,19 +192,22 @@ impl Tx<'_> {
                 .ok_or(Fault::Corrupt("a reservation without a name"))?;
             match &from.reservation {
                 None => made.push(row_params![
-                    id,
+                    owner.user(),
                     *owner,
                     *key_package_ref,
                     kind_to_sql(next.kind),
+                    id,
                     after.by,
+                    after.by.user(),
                     &after.group,
                     after.until,
                     state_to_sql(after.state)
                 ]),
                 Some(before) if before.state != after.state => changed.push(row_params![
-                    id,
+                    owner.user(),
                     *owner,
                     *key_package_ref,
+                    id,
                     state_to_sql(before.state),
                     state_to_sql(after.state)
                 ]),
@@ -211,12 +216,13 @@ impl Tx<'_> {
         }
         self.queue_each(
             "INSERT INTO reservations
-                 (id, device_id, ref, kind, holder, holder_user, group_id, reserved_until, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, (SELECT user_id FROM devices WHERE id = ?5), ?6, ?7, ?8)",
+                 (user_id, device_id, ref, kind, id, holder, holder_user, group_id, reserved_until, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             &made,
         )?;
         self.queue_for_one_each(
-            "UPDATE reservations SET state = ?5 WHERE id = ?1 AND device_id = ?2 AND ref = ?3 AND state = ?4",
+            "UPDATE reservations SET state = ?6
+             WHERE user_id = ?1 AND device_id = ?2 AND ref = ?3 AND id = ?4 AND state = ?5",
             &changed,
         )
     }
@@ -225,8 +231,8 @@ impl Tx<'_> {
     /// the tombstone.
     pub(crate) fn forget_reservations(&self, now: UnixSeconds, limit: u32) -> Result<u64, Fault> {
         self.execute(
-            "DELETE FROM reservations WHERE (id, device_id, ref) IN (
-                 SELECT id, device_id, ref FROM reservations
+            "DELETE FROM reservations WHERE kind = 1 AND (user_id, device_id, ref, id) IN (
+                 SELECT user_id, device_id, ref, id FROM reservations
                  WHERE kind = 1 AND state > 0 AND reserved_until <= ?1 LIMIT ?2
              )",
             params![now, limit],

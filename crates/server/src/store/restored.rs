@@ -24,10 +24,12 @@ impl Tx<'_> {
     /// The device uses no marks, as far as is known.
     pub(crate) fn forget_state_mark(&self, device: DeviceKey) -> Result<(), Fault> {
         let sql = match self.engine() {
-            Engine::Sqlite(_) => "UPDATE devices SET state_mark = NULL WHERE id = ?1",
-            Engine::Postgres(_) => "UPDATE device_states SET state_mark = NULL WHERE device_id = ?1",
+            Engine::Sqlite(_) => "UPDATE devices SET state_mark = NULL WHERE user_id = ?1 AND id = ?2",
+            Engine::Postgres(_) => {
+                "UPDATE device_states SET state_mark = NULL WHERE user_id = ?1 AND device_id = ?2"
+            }
         };
-        self.queue(sql, params![device])
+        self.queue(sql, params![device.user(), device])
     }
 
     /// Rows to come in the group after `after`, by id, have numbers that no device has seen: one may have read further than this

@@ -69,9 +69,10 @@ impl Tx<'_> {
     ) -> Result<Content, Fault> {
         self.one_row(
             "SELECT k.init_key_hash, k.encryption_key_hash, b.bytes
-             FROM key_packages k LEFT JOIN key_package_bytes b ON b.device_id = k.device_id AND b.ref = k.ref
-             WHERE k.device_id = ?1 AND k.ref = ?2",
-            params![owner, key_package_ref],
+             FROM key_packages k
+             LEFT JOIN key_package_bytes b ON b.user_id = k.user_id AND b.device_id = k.device_id AND b.ref = k.ref
+             WHERE k.user_id = ?1 AND k.device_id = ?2 AND k.ref = ?3",
+            params![owner.user(), owner, key_package_ref],
             |row| {
                 Ok(Content {
                     init_key_hash: row.get(0)?,
@@ -163,9 +164,10 @@ impl Tx<'_> {
     /// KeyPackages that are reserved and are not there, with the names of the devices that should have them, at most `limit`.
     pub(crate) fn reservations_of_nothing(&self, limit: u32) -> Result<Vec<(KeyPackageRef, String)>, Fault> {
         self.rows(
-            "SELECT r.ref, d.name FROM reservations r JOIN devices d ON d.id = r.device_id
+            "SELECT r.ref, d.name FROM reservations r JOIN devices d ON d.user_id = r.user_id AND d.id = r.device_id
              WHERE NOT EXISTS (
-                 SELECT 1 FROM key_packages k WHERE k.device_id = r.device_id AND k.ref = r.ref AND k.kind = r.kind
+                 SELECT 1 FROM key_packages k
+                 WHERE k.user_id = r.user_id AND k.device_id = r.device_id AND k.ref = r.ref AND k.kind = r.kind
              ) ORDER BY r.device_id, r.ref LIMIT ?1",
             params![limit],
             |row| Ok((row.get(0)?, row.get(1)?)),
@@ -186,23 +188,77 @@ impl Tx<'_> {
     pub(crate) fn blobs_of_other_sizes(&self, limit: u32) -> Result<Vec<(u64, u64)>, Fault> {
         self.rows(
             "SELECT b.id, b.stored FROM blobs b WHERE b.expires_at > 0 AND (
-                 b.stored <> (SELECT coalesce(sum(length(p.bytes)), 0) FROM blob_parts p WHERE p.blob_id = b.id)
-                 OR (SELECT count(*) FROM blob_parts p WHERE p.blob_id = b.id)
-                     <> (SELECT coalesce(max(p.number) + 1, 0) FROM blob_parts p WHERE p.blob_id = b.id)
+                 b.stored <> (SELECT coalesce(sum(length(p.bytes)), 0) FROM blob_parts p
+                     WHERE p.user_id = b.user_id AND p.blob_id = b.id)
+                 OR (SELECT count(*) FROM blob_parts p WHERE p.user_id = b.user_id AND p.blob_id = b.id)
+                     <> (SELECT coalesce(max(p.number) + 1, 0) FROM blob_parts p
+                         WHERE p.user_id = b.user_id AND p.blob_id = b.id)
              ) ORDER BY b.id LIMIT ?1",
             params![limit],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
     }
 
-    /// Blobs that a device of somebody else has stored, by their numbers, at most `limit`.
-    pub(crate) fn blobs_of_others(&self, limit: u32) -> Result<Vec<u64>, Fault> {
+    /// Blobs that nobody finds by their names, by their numbers, at most `limit`.
+    pub(crate) fn blobs_without_a_name(&self, limit: u32) -> Result<Vec<u64>, Fault> {
         self.rows(
-            "SELECT b.id FROM blobs b
-             WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = b.device_id AND d.user_id = b.user_id)
-             ORDER BY b.id LIMIT ?1",
+            "SELECT b.id FROM blobs b WHERE NOT EXISTS (
+                 SELECT 1 FROM blob_names n WHERE n.name = b.name AND n.user_id = b.user_id AND n.blob_id = b.id
+             ) ORDER BY b.id LIMIT ?1",
             params![limit],
             |row| row.get(0),
+        )
+    }
+
+    /// Names that are registered for what is not there, or for something of another name, with what they should be of, at most
+    /// `limit` of each registry.
+    pub(crate) fn names_of_nothing(&self, limit: u32) -> Result<Vec<(&'static str, i64)>, Fault> {
+        let mut found = Vec::new();
+        for (what, sql) in [
+            (
+                "user",
+                "SELECT n.user_id FROM user_names n
+                 WHERE NOT EXISTS (SELECT 1 FROM users u WHERE u.id = n.user_id AND u.name = n.name)
+                 ORDER BY n.user_id LIMIT ?1",
+            ),
+            (
+                "device",
+                "SELECT n.device_id FROM device_names n WHERE NOT EXISTS (
+                     SELECT 1 FROM devices d WHERE d.user_id = n.device_id >> 8 AND d.id = n.device_id AND d.name = n.name
+                 ) ORDER BY n.device_id LIMIT ?1",
+            ),
+            (
+                "device's signature key",
+                "SELECT n.device_id FROM signature_keys n WHERE NOT EXISTS (
+                     SELECT 1 FROM devices d
+                     WHERE d.user_id = n.device_id >> 8 AND d.id = n.device_id AND d.signature_key = n.key
+                 ) ORDER BY n.device_id LIMIT ?1",
+            ),
+            (
+                "file",
+                "SELECT n.blob_id FROM blob_names n WHERE NOT EXISTS (
+                     SELECT 1 FROM blobs b WHERE b.user_id = n.user_id AND b.id = n.blob_id AND b.name = n.name
+                 ) ORDER BY n.blob_id LIMIT ?1",
+            ),
+        ] {
+            let strays: Vec<i64> = self.rows(sql, params![limit], |row| row.get(0))?;
+            found.extend(strays.into_iter().map(|id| (what, id)));
+        }
+        Ok(found)
+    }
+
+    /// Whether the name and the signature key of a device, and the name of its user, are registered for them.
+    pub(crate) fn is_registered(&self, device: &DeviceRow) -> Result<bool, Fault> {
+        self.exists(
+            "SELECT 1 FROM user_names u, device_names n, signature_keys k
+             WHERE u.name = ?1 AND u.user_id = ?2 AND n.name = ?3 AND n.device_id = ?4 AND k.key = ?5 AND k.device_id = ?4",
+            params![
+                device.user.as_str(),
+                device.user_key(),
+                device.device_id.as_str(),
+                device.key,
+                device.signature_key.as_slice()
+            ],
         )
     }
 
@@ -210,7 +266,7 @@ impl Tx<'_> {
     pub(crate) fn parts_of_no_blob(&self, limit: u32) -> Result<Vec<u64>, Fault> {
         self.rows(
             "SELECT DISTINCT p.blob_id FROM blob_parts p
-             WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.id = p.blob_id) ORDER BY p.blob_id LIMIT ?1",
+             WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.user_id = p.user_id AND b.id = p.blob_id) ORDER BY p.blob_id LIMIT ?1",
             params![limit],
             |row| row.get(0),
         )

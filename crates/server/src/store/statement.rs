@@ -10,7 +10,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use crate::error::Fault;
 use crate::store::postgres::for_many;
 use crate::store::reservations::ReservationId;
-use crate::store::tx::{BlobKey, DeviceKey, Engine, Tx, UserKey, from_sql, to_sql};
+use crate::store::tx::{DeviceKey, Engine, Tx, UserKey, from_sql, to_sql};
 
 /// A value that goes into a statement.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,6 @@ params_from! {
     UnixSeconds => |value| Self::Integer(Some(to_sql(value.0)));
     DeviceKey => |value| Self::Integer(Some(value.0));
     UserKey => |value| Self::Integer(Some(value.0));
-    BlobKey => |value| Self::Integer(Some(value.0));
     Option<i64> => |value| Self::Integer(value);
     Option<u64> => |value| Self::Integer(value.map(to_sql));
     Option<UnixSeconds> => |value| Self::Integer(value.map(|time| to_sql(time.0)));
@@ -120,7 +119,6 @@ columns! {
     UnixSeconds: i64 => |raw| from_sql(raw).map(UnixSeconds);
     DeviceKey: i64 => |raw| Ok(DeviceKey(raw));
     UserKey: i64 => |raw| Ok(UserKey(raw));
-    BlobKey: i64 => |raw| Ok(BlobKey(raw));
     String: String => |raw| Ok(raw);
     Vec<u8>: Vec<u8> => |raw| Ok(raw);
     GroupId: Vec<u8> => |raw| GroupId::from_bytes(&raw).map_err(|_| Fault::Corrupt("a group id"));

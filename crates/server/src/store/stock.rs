@@ -29,22 +29,24 @@ pub(crate) struct Stock {
 // One statement for all of it: what a reservation costs is its statements.
 const STOCK: &str = "SELECT (SELECT count(*) FROM (
              SELECT 1 FROM key_packages
-             WHERE device_id = d.id AND suite = ?2 AND kind = 0 AND status = 0 AND not_after > ?3 AND not_before <= ?4
-             LIMIT ?6
+             WHERE user_id = ?1 AND device_id = ?2 AND suite = ?3 AND kind = 0 AND status = 0 AND not_after > ?4
+               AND not_before <= ?5
+             LIMIT ?7
          ) enough),
         b.ref, b.bytes, k.ref, l.bytes, k.used,
-        (SELECT forgotten_at FROM pair_rates WHERE user_id = ?5 AND device_id = d.id),
+        (SELECT forgotten_at FROM pair_rates WHERE user_id = ?1 AND device_id = ?2 AND asked_by = ?6),
         d.asked_until, d.audit_seq, d.audit_hash
     FROM devices d
-    LEFT JOIN key_package_bytes b ON b.device_id = d.id AND b.ref = (
+    LEFT JOIN key_package_bytes b ON b.user_id = d.user_id AND b.device_id = d.id AND b.ref = (
         SELECT ref FROM key_packages
-        WHERE device_id = d.id AND suite = ?2 AND kind = 0 AND status = 0 AND not_after > ?3 AND not_before <= ?4
+        WHERE user_id = ?1 AND device_id = ?2 AND suite = ?3 AND kind = 0 AND status = 0 AND not_after > ?4
+          AND not_before <= ?5
         ORDER BY not_after LIMIT 1
     )
-    LEFT JOIN key_packages k ON k.device_id = d.id AND k.suite = ?2 AND k.kind = 1 AND k.status = 0
-        AND k.not_after > ?3 AND k.not_before <= ?4
-    LEFT JOIN key_package_bytes l ON l.device_id = k.device_id AND l.ref = k.ref
-    WHERE d.id = ?1";
+    LEFT JOIN key_packages k ON k.user_id = d.user_id AND k.device_id = d.id AND k.suite = ?3 AND k.kind = 1
+        AND k.status = 0 AND k.not_after > ?4 AND k.not_before <= ?5
+    LEFT JOIN key_package_bytes l ON l.user_id = k.user_id AND l.device_id = k.device_id AND l.ref = k.ref
+    WHERE d.user_id = ?1 AND d.id = ?2";
 
 fn stock(row: &Row<'_>) -> Result<Stock, Fault> {
     let named = |first: usize| -> Result<Option<(KeyPackageRef, Vec<u8>)>, Fault> {
@@ -69,26 +71,27 @@ fn stock(row: &Row<'_>) -> Result<Stock, Fault> {
 }
 
 impl Tx<'_> {
-    /// What each of these devices has for `user`, or for nobody in particular, in each of these ciphersuites. KeyPackages are counted up
+    /// What each of these devices has for the user who asks, or for nobody in particular, in each of these ciphersuites. KeyPackages are counted up
     /// to `enough`. The devices are locked.
     pub(crate) fn stocks(
         &self,
-        user: Option<UserKey>,
+        asked_by: Option<UserKey>,
         devices: &[DeviceKey],
         (suites, serving): (&[u16], Serving),
         enough: u32,
     ) -> Result<Vec<Vec<Stock>>, Fault> {
-        let user = user.map(|UserKey(user)| user);
-        let asked: Vec<[Param<'_>; 6]> = devices
+        let asked_by = asked_by.map(|UserKey(user)| user);
+        let asked: Vec<[Param<'_>; 7]> = devices
             .iter()
             .flat_map(|device| suites.iter().map(move |suite| (device, suite)))
             .map(|(device, suite)| {
                 [
+                    Param::from(device.user()),
                     Param::from(*device),
                     Param::from(*suite),
                     Param::from(serving.not_after),
                     Param::from(serving.not_before),
-                    Param::from(user),
+                    Param::from(asked_by),
                     Param::from(enough),
                 ]
             })

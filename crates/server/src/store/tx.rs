@@ -5,21 +5,66 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use larder_lifecycle::UnixSeconds;
 use larder_wire::GroupId;
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use crate::error::{Fault, ServiceError};
 use crate::store::postgres::Session;
 
-/// A device's row, by which other tables name it.
+/// The bits of a device's key behind those of its user: a user never has more than 256 devices.
+const DEVICE_BITS: u32 = 8;
+
+/// A device's row, by which other tables name it. It holds the key of the user: who knows a device knows where its rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct DeviceKey(pub(super) i64);
+
+impl DeviceKey {
+    /// Whose device it is.
+    pub(crate) fn user(self) -> UserKey {
+        UserKey(self.0 >> DEVICE_BITS)
+    }
+}
 
 /// A user's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct UserKey(pub(super) i64);
 
+impl UserKey {
+    /// One that nobody has, but for a chance that the schema excludes.
+    pub(super) fn random() -> Self {
+        // A device's key fits into six bytes, in which SQLite stores it.
+        let (_, random) = Uuid::new_v4().as_u64_pair();
+        Self((random & 0x7f_ffff_ffff).cast_signed())
+    }
+
+    /// As a token carries it.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// What a token carries, be it of anybody's or nobody's.
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(i64::from_be_bytes(bytes))
+    }
+
+    /// The key of the user's device of this number.
+    pub(super) fn device(self, number: u8) -> DeviceKey {
+        DeviceKey(self.0 << DEVICE_BITS | i64::from(number))
+    }
+
+    /// The keys that devices of the user can have: the first, and the first behind them.
+    pub(super) fn devices(self) -> (DeviceKey, DeviceKey) {
+        let first = self.0 << DEVICE_BITS;
+        (DeviceKey(first), DeviceKey(first + (1 << DEVICE_BITS)))
+    }
+}
+
 /// A blob's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BlobKey(pub(super) i64);
+pub(crate) struct BlobKey {
+    /// Who has stored it.
+    pub(crate) user: UserKey,
+    pub(super) id: i64,
+}
 
 #[cfg(test)]
 impl UserKey {

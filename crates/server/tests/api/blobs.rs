@@ -444,10 +444,10 @@ async fn a_check_finds_a_blob_without_all_its_parts_and_one_of_somebody_else() {
             &["blob"],
         ),
         // Its size is counted still.
-        ("DELETE FROM blobs", &["totals", "blob"]),
+        ("DELETE FROM blobs", &["totals", "registry", "blob"]),
         (
-            "UPDATE blobs SET user_id = (SELECT max(id) FROM users)",
-            &["blob"],
+            "UPDATE blobs SET user_id = (SELECT id FROM users WHERE name = 'bob')",
+            &["blob", "blob", "registry"],
         ),
     ];
     for (sql, expected) in planted {

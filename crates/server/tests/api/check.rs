@@ -212,7 +212,7 @@ async fn what_is_planted_is_found() {
         ),
         ("DELETE FROM key_package_bytes".to_owned(), F::KeyPackageBytes),
         (
-            "INSERT INTO key_package_bytes SELECT device_id, ref, ref FROM key_packages WHERE status = 3"
+            "INSERT INTO key_package_bytes SELECT user_id, device_id, ref, ref FROM key_packages WHERE status = 3"
                 .to_owned(),
             F::KeyPackageBytes,
         ),
@@ -239,8 +239,8 @@ async fn what_is_planted_is_found() {
         ),
         (
             format!(
-                "UPDATE key_packages SET device_id = {0} WHERE device_id = {1};
-                 UPDATE key_package_bytes SET device_id = {0} WHERE device_id = {1}",
+                "UPDATE key_packages SET user_id = {0} >> 8, device_id = {0} WHERE device_id = {1};
+                 UPDATE key_package_bytes SET user_id = {0} >> 8, device_id = {0} WHERE device_id = {1}",
                 of("mallory"),
                 of("alice")
             ),
@@ -253,6 +253,17 @@ async fn what_is_planted_is_found() {
         (
             "UPDATE devices SET signature_key = auth_key WHERE name = 'alice-1'".to_owned(),
             F::GroupState,
+        ),
+        (
+            "UPDATE devices SET signature_key = auth_key WHERE name = 'alice-1'".to_owned(),
+            F::Registry,
+        ),
+        ("DELETE FROM user_names WHERE name = 'alice'".to_owned(), F::Registry),
+        ("DELETE FROM device_names WHERE name = 'alice-1'".to_owned(), F::Registry),
+        ("UPDATE device_names SET device_id = device_id + 1".to_owned(), F::Registry),
+        (
+            "INSERT INTO user_names SELECT 'nobody', id FROM users WHERE name = 'alice'".to_owned(),
+            F::Registry,
         ),
         (
             format!("DELETE FROM members WHERE device_id = {}", of("bob")),

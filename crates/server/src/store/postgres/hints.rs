@@ -232,8 +232,9 @@ async fn look_once(pool: &Pool, wakeups: &Wakeups, seen: &mut Seen) -> Result<()
         let rows = connection(pool)
             .await?
             .query_typed(
-                "SELECT d.id, d.mail_last, (SELECT count(*) FROM members m WHERE m.device_id = d.id)
-                 FROM devices d WHERE d.id = ANY($1)",
+                "SELECT d.id, d.mail_last, (
+                     SELECT count(*) FROM members m WHERE m.device_id >> 8 = d.user_id AND m.device_id = d.id)
+                 FROM unnest($1::bigint[]) AS asked JOIN devices d ON d.user_id = asked >> 8 AND d.id = asked",
                 &[(&ids, Type::INT8_ARRAY)],
             )
             .await?;

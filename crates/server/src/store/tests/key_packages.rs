@@ -18,9 +18,9 @@ on_both_engines! {
 /// Stores a KeyPackage of a kind, each in a ciphersuite of its own.
 async fn insert(opened: &Opened, owner: DeviceKey, name: u8, kind: i64, (status, used): (i64, i64)) -> bool {
     opened.try_execute(
-        "INSERT INTO key_packages (device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
+        "INSERT INTO key_packages (user_id, device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
              not_before, not_after, uploaded_at, retiring_until)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?2, substr(?2, 1, 31), 0, 9, 1, CASE WHEN ?5 = 2 THEN 5 END)",
+         VALUES (?1 >> 8, ?1, ?2, ?3, ?4, ?5, ?6, ?2, substr(?2, 1, 31), 0, 9, 1, CASE WHEN ?5 = 2 THEN 5 END)",
         &[
             owner.into(),
             reference(name).as_bytes().into(),
@@ -80,7 +80,7 @@ async fn the_schema_lets_a_single_use_key_package_be_reserved_once(opened: Opene
         let reserved = opened
             .try_execute(
                 "INSERT INTO reservations
-                     VALUES (?1, ?2, ?3, ?4, ?5, (SELECT user_id FROM devices WHERE id = ?5), ?6, 9, ?7)",
+                     VALUES (?2 >> 8, ?2, ?3, ?4, ?1, ?5, ?5 >> 8, ?6, 9, ?7)",
                 &[
                     [id; 16][..].into(),
                     alice.into(),

@@ -56,9 +56,15 @@ async fn a_request_keeps_its_place_in_the_store_even_when_its_caller_has_gone(op
 async fn second_device(opened: &Opened, first: &DeviceRow) -> DeviceRow {
     opened
         .execute(
-            "INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
-             SELECT user_id, 'second', auth_key, auth_key, 0 FROM devices WHERE id = ?1",
+            "INSERT INTO devices (user_id, id, name, auth_key, signature_key, created_at)
+             SELECT user_id, id + 1, 'second', auth_key, auth_key, 0 FROM devices WHERE id = ?1",
             &[first.key.into()],
+        )
+        .await;
+    opened
+        .execute(
+            "INSERT INTO device_names SELECT name, id FROM devices WHERE name = 'second'",
+            &[],
         )
         .await;
     opened
@@ -75,7 +81,7 @@ async fn all_devices_of_a_user_hold_together(opened: Opened) {
     for number in [1, 2, 3] {
         opened.store_key_package(bob.key, number).await;
     }
-    let (user, target) = (alice.user_key, bob.key);
+    let (user, target) = (alice.user_key(), bob.key);
     let held = opened
         .store
         .write(move |tx| {

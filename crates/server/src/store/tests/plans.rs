@@ -9,6 +9,7 @@ use super::harness::{
     waiting, with_key_package,
 };
 use super::many_rows::exercise_many;
+use crate::sessions::SessionKey;
 use crate::store::postgres::translated;
 use crate::store::{Durations, NewBlob, NewKeyPackage, Part, ReservationId, StoreLocation};
 
@@ -47,13 +48,17 @@ pub(super) async fn exercise(opened: &Opened) {
     write(|tx, alice, _| {
         let alice = crate::store::DeviceKey(alice);
         let (alice_name, bob_name) = ("alice".parse().unwrap(), "bob".parse().unwrap());
-        let user = tx.devices_of_user(&alice_name, &bob_name)?[0].user_key;
+        let user = tx.user_by_name(&alice_name)?.unwrap();
+        let session = SessionKey { user, hash: [1; 32] };
+        assert_eq!(tx.devices_of_users(&[alice_name], &bob_name)?[0].len(), 1);
+        tx.devices_of(user)?;
+        tx.has_blocked(user, &bob_name)?;
         tx.insert_block(user, &bob_name, 9)?;
         tx.remove_block(user, &bob_name)?;
-        tx.insert_session(b"session", alice, b"challenge", NOW)?;
-        tx.end_session(b"session", NOW)?;
+        tx.insert_session(&session.hash, alice, b"challenge", NOW)?;
+        tx.end_session(&session, NOW)?;
         tx.ended_sessions()?;
-        tx.device_by_session(b"session", NOW)?;
+        tx.device_by_session(&session, NOW)?;
         tx.state_mark(alice)?;
         tx.last_state_mark(alice)?;
         tx.set_state_mark(alice, &larder_wire::StateMark::from_bytes(&[1; 16]).unwrap())?;
@@ -63,8 +68,8 @@ pub(super) async fn exercise(opened: &Opened) {
         tx.take_invitation(&[1; 32], NOW)?;
         tx.remove_invitations(&[1; 32], &[2; 32])?;
         tx.sweep_accounts(NOW, NOW, 9)?;
-        tx.device_list(&"alice".parse().unwrap())?;
-        tx.is_removed_device(&"alice".parse().unwrap(), &"d".parse().unwrap())?;
+        tx.device_list(user)?;
+        tx.is_removed(alice)?;
         let further = larder_wire::RegisterRequest {
             user: "alice".parse().unwrap(),
             device_id: "further".parse().unwrap(),
@@ -75,7 +80,7 @@ pub(super) async fn exercise(opened: &Opened) {
                 mls: larder_wire::Base64Url::default(),
             },
         };
-        assert!(tx.insert_linked_device(&further, alice, b"signature", NOW)?);
+        assert!(tx.insert_linked_device(&further, (alice, 1), b"signature", NOW)?);
         let further = tx.device_by_id(&further.device_id)?.unwrap().key;
         tx.device_that_was(&"further".parse().unwrap())?;
         let introduction = introduction();
@@ -92,17 +97,18 @@ pub(super) async fn exercise(opened: &Opened) {
     })
     .await;
     // The directory.
+    let user = alice.user_key();
     opened
         .store
         .write(move |tx| {
             let id = ReservationId::made_at(NOW);
             tx.lock_devices([alice.key])?;
             tx.lock_reservation(id)?;
-            tx.lock_user(alice.user_key)?;
-            tx.held_by_user(alice.user_key, (NOW, NOW), NOW)?;
-            tx.stocks(Some(alice.user_key), &[bob], (&[1], serving()), 9)?;
-            tx.are_acquainted(alice.user_key, alice.user_key)?;
-            tx.remember_pairs(&[(alice.user_key, bob, NOW)])?;
+            tx.lock_user(user)?;
+            tx.held_by_user(user, (NOW, NOW), NOW)?;
+            tx.stocks(Some(user), &[bob], (&[1], serving()), 9)?;
+            tx.are_acquainted(user, user)?;
+            tx.remember_pairs(&[(user, bob, NOW)])?;
             tx.sweep_rates(NOW, 9)?;
             let known = tx.clock()?;
             tx.note_sweep(NOW, "node", &known)?;
@@ -156,7 +162,6 @@ pub(super) async fn exercise(opened: &Opened) {
         .await
         .unwrap();
     // Delivery.
-    let user = alice.user_key;
     opened
         .store
         .write(move |tx| {
@@ -181,11 +186,11 @@ pub(super) async fn exercise(opened: &Opened) {
             tx.append_device_change(&group(), &"alice".parse().unwrap(), NOW)?;
             tx.members(&group())?;
             tx.memberships(bob)?;
-            tx.memberships_of_user(bob)?;
+            tx.memberships_of_user(bob.user())?;
             tx.gaps(bob)?;
-            tx.gaps_of_user(bob)?;
+            tx.gaps_of_user(bob.user())?;
             tx.groups_of_user(user)?;
-            tx.is_member_user(&group(), bob)?;
+            tx.is_member_user(&group(), bob.user())?;
             tx.raise_interval(&group(), alice.key, 1)?;
             waiting(tx, alice.key)?;
             tx.waiting_bytes(&group(), alice.key)?;
@@ -213,11 +218,10 @@ pub(super) async fn exercise(opened: &Opened) {
         .store
         .write(move |tx| {
             let name = larder_wire::BlobId::from_bytes([1; 32]);
-            let (later, user) = (NOW.plus(9), alice.user_key);
+            let (later, user) = (NOW.plus(9), alice.user_key());
             tx.blob_of_key(alice.key, "key")?;
             let blob = tx.insert_blob(&NewBlob {
                 name: &name,
-                user,
                 device: alice.key,
                 idempotency_key: "key",
                 size: 4,
@@ -288,28 +292,31 @@ fn of_the_sweeper(sql: &str) -> bool {
 
 /// Tables as they are after a while: many devices, of whose KeyPackages a few are reserved and most are tombstones.
 const FILL: &str = "
-    INSERT INTO users (name, created_at) SELECT 'u' || n, n FROM generate_series(1, 5000) n;
-    INSERT INTO devices (user_id, name, auth_key, signature_key, created_at)
-        SELECT id, 'd' || id, name::bytea, name::bytea, 1 FROM users WHERE name LIKE 'u%';
+    INSERT INTO users (id, name, created_at) SELECT n, 'u' || n, n FROM generate_series(1, 5000) n;
+    INSERT INTO user_names SELECT name, id FROM users WHERE name LIKE 'u%';
+    INSERT INTO devices (user_id, id, name, auth_key, signature_key, created_at)
+        SELECT id, id << 8, 'd' || id, name::bytea, name::bytea, 1 FROM users WHERE name LIKE 'u%';
+    INSERT INTO device_names SELECT name, id FROM devices WHERE name LIKE 'd%';
+    INSERT INTO signature_keys SELECT signature_key, id FROM devices WHERE name LIKE 'd%';
     CREATE TEMP VIEW spread AS SELECT n, sha256(n::text::bytea) AS hash,
-        (SELECT min(id) FROM devices) + n % 5000 AS device FROM generate_series(1, 40000) n;
-    INSERT INTO sessions SELECT hash, device, hash, n FROM spread;
+        (n % 5000 + 1)::bigint AS u, (n % 5000 + 1)::bigint << 8 AS device FROM generate_series(1, 40000) n;
+    INSERT INTO sessions SELECT u, hash, device, hash, n FROM spread;
     INSERT INTO invitations SELECT hash, n, n FROM spread;
-    INSERT INTO idempotent_answers SELECT device, n::text, hash, hash, n FROM spread;
-    INSERT INTO key_packages (ref, device_id, kind, suite, status, used, init_key_hash, encryption_key_hash, not_before,
-            not_after, uploaded_at)
-        SELECT hash, device, 0, 1, 0, 0, hash, sha256(hash || 'k'), 0, n, n FROM spread
-        UNION ALL SELECT sha256(hash), device, 1, n, 0, 0, sha256(hash), sha256(hash || 'l'), 0, n, n FROM spread;
+    INSERT INTO idempotent_answers SELECT u, device, n::text, hash, hash, n FROM spread;
+    INSERT INTO key_packages (user_id, ref, device_id, kind, suite, status, used, init_key_hash, encryption_key_hash,
+            not_before, not_after, uploaded_at)
+        SELECT u, hash, device, 0, 1, 0, 0, hash, sha256(hash || 'k'), 0, n, n FROM spread
+        UNION ALL SELECT u, sha256(hash), device, 1, n, 0, 0, sha256(hash), sha256(hash || 'l'), 0, n, n FROM spread;
     UPDATE key_packages SET status = 1, used = 1 WHERE kind = 0 AND status = 0 AND not_after % 2 = 0;
     UPDATE key_packages SET used = 1 WHERE kind = 1 AND status = 0 AND not_after % 10 = 0;
-    INSERT INTO reservations SELECT substr(k.ref, 1, 16), k.device_id, k.ref, k.kind, k.device_id, d.user_id, k.ref, k.not_after, 0
-        FROM key_packages k JOIN devices d ON d.id = k.device_id WHERE k.used = 1 AND k.status = 1 - k.kind;
+    INSERT INTO reservations SELECT user_id, device_id, ref, kind, substr(ref, 1, 16), device_id, user_id, ref, not_after, 0
+        FROM key_packages WHERE used = 1 AND status = 1 - kind;
     UPDATE reservations SET state = 2 WHERE state = 0 AND reserved_until % 100 <> 0;
     UPDATE key_packages SET status = 4 WHERE status = 1 AND not_after % 100 <> 0;
     UPDATE key_packages SET status = 6 WHERE kind = 1 AND status = 0 AND not_after % 10 > 1;
-    INSERT INTO key_package_bytes SELECT device_id, ref, ref FROM key_packages WHERE status < 3 ON CONFLICT DO NOTHING;
-    INSERT INTO audit SELECT device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
-    INSERT INTO audit_checkpoints SELECT device, min(n), '', min(n) FROM spread GROUP BY device
+    INSERT INTO key_package_bytes SELECT user_id, device_id, ref, ref FROM key_packages WHERE status < 3 ON CONFLICT DO NOTHING;
+    INSERT INTO audit SELECT u, device, n, n, hash, 'upload', NULL, NULL, hash FROM spread;
+    INSERT INTO audit_checkpoints SELECT u, device, min(n), '', min(n) FROM spread GROUP BY u, device
         ON CONFLICT DO NOTHING;
     UPDATE devices SET audit_oldest = id, stock_ends = id;
     INSERT INTO groups (id, suite, epoch, next_seq, waiting_bytes, created_at, empty_since)
@@ -318,18 +325,18 @@ const FILL: &str = "
     INSERT INTO group_states SELECT hash, 0, hash FROM spread;
     INSERT INTO group_infos SELECT hash, hash FROM spread;
     INSERT INTO gaps SELECT hash, n, n FROM spread;
-    INSERT INTO pair_rates SELECT d.user_id, s.device, s.n FROM spread s JOIN devices d ON d.id = s.device
-        ON CONFLICT DO NOTHING;
-    INSERT INTO blocks SELECT d.user_id, s.n::text FROM spread s JOIN devices d ON d.id = s.device;
+    INSERT INTO pair_rates SELECT u, device, n, n FROM spread;
+    INSERT INTO blocks SELECT u, n::text FROM spread;
     INSERT INTO log SELECT hash, 1, n % 3, 1, device, hash, CASE WHEN n % 3 = 0 THEN hash END, 32, NULL, n FROM spread;
     INSERT INTO bodies SELECT hash, 1, 0, hash FROM spread;
     INSERT INTO bodies SELECT hash, 1, 1, hash FROM spread WHERE n % 10 = 0;
-    INSERT INTO mail SELECT DISTINCT device, 0, 1, 1 FROM spread;
-    INSERT INTO blobs (name, user_id, device_id, idempotency_key, size, stored, sha256, expires_at)
-        SELECT s.hash, d.user_id, s.device, s.n::text, 1, 1, s.hash, s.n FROM spread s JOIN devices d ON d.id = s.device;
-    INSERT INTO blob_parts SELECT id, 0, name FROM blobs;
-    INSERT INTO introductions SELECT DISTINCT ON (device) device, 'd', hash, 'd', hash, hash, n FROM spread;
-    INSERT INTO vouchers SELECT device, hash, n, hash, hash, CASE WHEN n % 2 = 0 THEN hash END FROM spread;
+    INSERT INTO mail SELECT DISTINCT u, device, 0, 1, 1 FROM spread;
+    INSERT INTO blobs (user_id, id, name, device_id, idempotency_key, size, stored, sha256, expires_at)
+        SELECT u, n, hash, device, n::text, 1, 1, hash, n FROM spread;
+    INSERT INTO blob_names SELECT name, user_id, id FROM blobs;
+    INSERT INTO blob_parts SELECT user_id, id, 0, name FROM blobs;
+    INSERT INTO introductions SELECT DISTINCT ON (device) u, device, 'd', hash, 'd', hash, hash, n FROM spread;
+    INSERT INTO vouchers SELECT hash, device, n, hash, hash, CASE WHEN n % 2 = 0 THEN hash END FROM spread;
     INSERT INTO blob_rates SELECT id, id FROM users ON CONFLICT DO NOTHING";
 
 #[tokio::test]
@@ -368,7 +375,7 @@ async fn on_postgresql_every_statement_finds_its_rows_by_an_index() {
             .await
             .unwrap();
         let sql = translated(&sql);
-        let parameters = (1..=9)
+        let parameters = (1..=12)
             .take_while(|number| sql.contains(&format!("${number}")))
             .count();
         let arguments = match parameters {

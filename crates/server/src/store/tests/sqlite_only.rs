@@ -22,7 +22,8 @@ async fn a_refusal_in_a_commit_that_failed_is_no_answer() {
         ad_hoc(|| {
             tx.execute("PRAGMA defer_foreign_keys = ON", &[])?;
             tx.execute(
-                "INSERT INTO sessions (hash, device_id, challenge_hash, expires_at) VALUES (x'00', 99, x'00', 0)",
+                "INSERT INTO sessions (user_id, hash, device_id, challenge_hash, expires_at)
+                 VALUES (9, x'00', 99, x'00', 0)",
                 &[],
             )
         })?;
