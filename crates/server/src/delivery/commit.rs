@@ -60,6 +60,16 @@ pub(crate) fn commit(
     }))
 }
 
+/// Reads ahead what [`commit`] asks for first.
+pub(crate) fn commit_ahead(tx: &Tx<'_>, caller: &DeviceRow, offer: &Offer, judged: &JudgedCommit) {
+    let size = offer.request.commit.0.len();
+    tx.next_for_handshake_ahead(&offer.group, judged.state_seq, (true, size));
+    if judged.entrance.is_none() {
+        tx.is_member_ahead(&offer.group, caller.key);
+    }
+    tx.device_ids_ahead(judged.added.iter().map(|added| &added.device));
+}
+
 /// The registered devices of added leaves; a leaf that is not exactly that of a registered device is refused.
 fn registered(tx: &Tx<'_>, added: &[Named]) -> Result<Vec<DeviceKey>, ServiceError> {
     let devices = tx.devices_by_id(added.iter().map(|added| &added.device))?;

@@ -80,6 +80,14 @@ pub(crate) struct Keep {
     pub(crate) since: UnixSeconds,
 }
 
+/// Reads ahead what [`send_messages`] asks for first.
+pub(crate) fn send_messages_ahead(tx: &Tx<'_>, caller: &DeviceRow, offered: &OfferedMessages) {
+    let (count, size) = extent(offered.readable());
+    tx.next_for_messages_ahead(&offered.group, (count, size));
+    tx.count_waiting_ahead(&offered.group, caller.key, size);
+    tx.accepted_ahead(&offered.group, offered.readable().map(|message| &message.sha256));
+}
+
 /// Accepts application messages of the current or the previous epoch: one row each, whoever gets it.
 pub(crate) fn send_messages(
     tx: &Tx<'_>,
@@ -226,6 +234,17 @@ fn make_room(
 ) -> Result<(u64, u64), Fault> {
     while tx.sweep_bodies(group, (keep.since, now), LOOKED_AT_MAX)? == u64::from(LOOKED_AT_MAX) {}
     tx.waiting_bytes(group, caller.key)
+}
+
+/// Reads ahead what [`propose`] asks for first.
+pub(super) fn propose_ahead(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    offer: &OfferedProposal,
+    judged: &JudgedProposal,
+) {
+    tx.next_for_handshake_ahead(&offer.group, judged.state_seq, (false, offer.bytes.len()));
+    tx.is_member_ahead(&offer.group, caller.key);
 }
 
 /// Lets a standalone proposal wait for the next Commit. `None` when the group's public state is not the one any more that it was

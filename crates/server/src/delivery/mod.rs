@@ -21,6 +21,6 @@ pub(crate) mod states;
 
 pub(crate) use groups::{Standing, create_group, judge_new_group, standing_of_member};
 pub(crate) use leave::{judge_departure, leave};
-pub(crate) use messages::{Keep, OfferedMessages, send_messages};
+pub(crate) use messages::{Keep, OfferedMessages, send_messages, send_messages_ahead};
 pub(crate) use offer::{Offer, Offered, OfferedProposal};
 pub(crate) use scrub::{GroupProblem, check_group};

@@ -37,6 +37,9 @@ pub(crate) trait Offered: Send + Sync + Sized + 'static {
         held: &Held,
     ) -> Result<(Self::Judged, Self::Staged), ServiceError>;
 
+    /// Reads ahead what [`accept`](Self::accept) asks for first.
+    fn accept_ahead(&self, tx: &Tx<'_>, caller: &DeviceRow, judged: &Self::Judged);
+
     /// Accepts it. `None` when the state is not the one any more that it was judged against.
     fn accept(
         &self,
@@ -105,6 +108,10 @@ impl Offered for Offer {
         judge::commit(judged_by, caller, held, self)
     }
 
+    fn accept_ahead(&self, tx: &Tx<'_>, caller: &DeviceRow, judged: &JudgedCommit) {
+        commit::commit_ahead(tx, caller, self, judged);
+    }
+
     fn accept(
         &self,
         tx: &Tx<'_>,
@@ -167,6 +174,10 @@ impl Offered for OfferedProposal {
         held: &Held,
     ) -> Result<(JudgedProposal, Box<QueuedProposal>), ServiceError> {
         judge::proposal(judged_by, caller, held, self)
+    }
+
+    fn accept_ahead(&self, tx: &Tx<'_>, caller: &DeviceRow, judged: &JudgedProposal) {
+        messages::propose_ahead(tx, caller, self, judged);
     }
 
     fn accept(

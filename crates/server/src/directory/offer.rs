@@ -85,12 +85,31 @@ impl Requester {
         now: UnixSeconds,
     ) -> Result<Self, Fault> {
         tx.lock_user(caller.user_key())?;
-        let since = now.minus(limits.lapsed_counts_seconds);
-        let until = now.plus(RESERVATION_SECONDS_EVER);
+        let held = tx.held_by_user(caller.user_key(), Self::counted(limits, now), now)?;
         Ok(Self {
             user: Some(caller.user_key()),
-            held: tx.held_by_user(caller.user_key(), (since, until), now)?,
+            held,
         })
+    }
+
+    /// Reads ahead what [`user_of`](Self::user_of) asks for.
+    pub(super) fn user_ahead(
+        tx: &Tx<'_>,
+        caller: &DeviceRow,
+        limits: &DrainLimits,
+        now: UnixSeconds,
+    ) -> Result<(), Fault> {
+        tx.lock_user(caller.user_key())?;
+        tx.held_by_user_ahead(caller.user_key(), Self::counted(limits, now), now);
+        Ok(())
+    }
+
+    /// Between which deadlines what a user holds counts.
+    fn counted(limits: &DrainLimits, now: UnixSeconds) -> (UnixSeconds, UnixSeconds) {
+        (
+            now.minus(limits.lapsed_counts_seconds),
+            now.plus(RESERVATION_SECONDS_EVER),
+        )
     }
 
     /// Somebody who has had nothing and shares no group with anybody.

@@ -88,6 +88,18 @@ pub(crate) fn reserve(
     })
 }
 
+/// Reads ahead what a reservation asks for first.
+pub(crate) fn reserve_ahead(
+    tx: &Tx<'_>,
+    caller: &DeviceRow,
+    request: &ReserveRequest,
+    terms: Terms<'_>,
+) -> Result<(), Fault> {
+    Requester::user_ahead(tx, caller, terms.limits, terms.now)?;
+    tx.users_by_name_ahead(&request.users);
+    Ok(())
+}
+
 /// What a stranger who asks for the caller's own device would get. It reserves like anybody else: undo it.
 pub(crate) fn probe(
     tx: &Tx<'_>,
@@ -287,25 +299,23 @@ pub(crate) fn without_bytes(reserved: &Reserved) -> Reserved {
 /// # Errors
 /// `reservation-lapsed`, naming those that cannot be added any more.
 pub(crate) fn recall(tx: &Tx<'_>, mut reserved: Reserved) -> Result<Reserved, ServiceError> {
+    let Some(id) = reserved.reservation_id.as_deref() else {
+        return Ok(reserved);
+    };
+    let id = ReservationId::parse(id).ok_or(Fault::Corrupt("a stored answer"))?;
+    let open = tx.reserved_under(id)?;
+    let bytes = tx.bytes_of(open.iter().map(|row| (row.owner, &row.key_package_ref)))?;
+    let open = open.into_iter().map(|row| row.key_package_ref).zip(bytes);
+    let mut bytes: HashMap<KeyPackageRef, Vec<u8>> = open
+        .filter_map(|(known_by, bytes)| Some((known_by, bytes?)))
+        .collect();
     let devices = reserved.users.iter_mut().flat_map(|user| &mut user.devices);
-    let mut devices: Vec<_> = devices
-        .filter_map(|device| Some((device.key_package_ref.clone()?, device)))
-        .collect();
-    let owners = tx.devices_by_id(devices.iter().map(|(_, device)| &device.device_id))?;
-    let owners = owners.into_iter().zip(&devices);
-    // One whose device was removed is revoked.
-    let known = owners.filter_map(|(owner, (known_by, _))| Some((owner?.key, known_by)));
-    let known: Vec<(DeviceKey, &KeyPackageRef)> = known.collect();
-    let bytes = tx.bytes_of(known.iter().copied())?.into_iter();
-    let bytes = known.into_iter().zip(bytes);
-    let mut bytes: HashMap<KeyPackageRef, Vec<u8>> = bytes
-        .filter_map(|((_, known_by), bytes)| Some((known_by.clone(), bytes?)))
-        .collect();
+    let devices = devices.filter_map(|device| Some((device.key_package_ref.clone()?, device)));
     let mut gone = Vec::new();
-    for (known_by, device) in &mut devices {
-        match bytes.remove(known_by) {
+    for (known_by, device) in devices {
+        match bytes.remove(&known_by) {
             Some(bytes) => device.key_package = Some(Base64Url(bytes)),
-            None => gone.push(known_by.clone()),
+            None => gone.push(known_by),
         }
     }
     match gone.is_empty() {

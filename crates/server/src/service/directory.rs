@@ -13,7 +13,7 @@ use crate::directory;
 use crate::error::{Fault, ServiceError};
 use crate::metrics;
 use crate::random::random_bytes;
-use crate::store::ReservationId;
+use crate::store::{ReservationId, Tx};
 
 /// Ciphersuites in one reserve request.
 const RESERVE_SUITES_MAX: usize = 16;
@@ -157,18 +157,28 @@ impl Service {
         }
         check_suites(&request.suites)?;
         let (inner, device, now) = (Arc::clone(&self.inner), Arc::clone(&caller.device), self.now());
+        let asked = Arc::new((idempotency_key, request));
+        let ahead = {
+            let (inner, device, asked) = (Arc::clone(&inner), Arc::clone(&device), Arc::clone(&asked));
+            move |tx: &Tx<'_>| {
+                let (idempotency_key, request) = &*asked;
+                tx.idempotent_answer_ahead(device.key, idempotency_key);
+                directory::reserve_ahead(tx, &device, request, inner.terms(now))
+            }
+        };
         let reserved = self
-            .change(caller, move |tx| {
+            .change_ahead(caller, ahead, move |tx| {
+                let (idempotency_key, request) = &*asked;
                 let reserve = || {
                     let id = ReservationId::made_at(now);
-                    directory::reserve(tx, &device, &request, id, inner.terms(now))
+                    directory::reserve(tx, &device, request, id, inner.terms(now))
                 };
                 // The bytes are in the directory as long as they are good for anything.
                 let recall = |reserved| directory::recall(tx, reserved);
                 answered_once_as(
                     tx,
-                    (device.key, &idempotency_key),
-                    ("reserve", &request),
+                    (device.key, idempotency_key),
+                    ("reserve", request),
                     now,
                     (reserve, directory::without_bytes, recall),
                 )

@@ -124,9 +124,17 @@ impl Service {
                 })
                 .await?;
             let (judged, staged) = judged?;
-            let (device, asked) = (Arc::clone(&caller.device), Arc::clone(&offer));
+            let asked = (Arc::clone(&offer), Arc::clone(&caller.device), Arc::new(judged));
+            let ahead = {
+                let (offer, device, judged) = asked.clone();
+                move |tx: &Tx<'_>| {
+                    offer.accept_ahead(tx, &device, &judged);
+                    Ok(())
+                }
+            };
+            let (asked, device, judged) = asked;
             let accepted = self
-                .change(caller, move |tx| asked.accept(tx, &device, &judged, now))
+                .change_ahead(caller, ahead, move |tx| asked.accept(tx, &device, &judged, now))
                 .await;
             match accepted {
                 Ok(Some(answer)) => {
@@ -159,7 +167,15 @@ impl Service {
         };
         let offered = self.to_members_alone(caller, &group, offered).await?;
         let (device, now, keep) = (Arc::clone(&caller.device), self.now(), self.keep());
-        self.change(caller, move |tx| {
+        let offered = Arc::new(offered);
+        let ahead = {
+            let (device, offered) = (Arc::clone(&device), Arc::clone(&offered));
+            move |tx: &Tx<'_>| {
+                delivery::send_messages_ahead(tx, &device, &offered);
+                Ok(())
+            }
+        };
+        self.change_ahead(caller, ahead, move |tx| {
             delivery::send_messages(tx, &device, &offered, keep, now)
         })
         .await

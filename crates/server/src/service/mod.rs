@@ -143,10 +143,22 @@ impl Service {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
     {
+        self.change_ahead(caller, |_| Ok(()), work).await
+    }
+
+    /// Like [`change`](Self::change), where `ahead` reads ahead what `work` will ask for first.
+    async fn change_ahead<T, A, F>(&self, caller: &Caller, ahead: A, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        A: Fn(&Tx<'_>) -> Result<(), Fault> + Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T, ServiceError> + Send + 'static,
+    {
         let (device, claim) = (caller.device.key, caller.claim.clone());
         self.inner
             .store
             .write(move |tx| {
+                tx.state_mark_ahead(device);
+                ahead(tx)?;
                 crate::accounts::follow(tx, device, claim.as_deref())?;
                 work(tx)
             })

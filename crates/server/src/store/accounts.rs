@@ -35,6 +35,14 @@ impl DeviceRow {
     }
 }
 
+const USER_BY_NAME: &str = "SELECT user_id FROM user_names WHERE name = ?1";
+const DEVICE_BY_NAME: &str = "SELECT device_id FROM device_names WHERE name = ?1";
+const IDEMPOTENT_ANSWER: &str = "SELECT request_hash, answer FROM idempotent_answers
+     WHERE user_id = ?1 AND device_id = ?2 AND idempotency_key = ?3";
+/// On PostgreSQL.
+const STATE_MARK_LOCKED: &str =
+    "SELECT state_mark FROM device_states WHERE user_id = ?1 AND device_id = ?2 FOR UPDATE";
+
 /// Every device, those that were removed included.
 pub(super) const EVERY_DEVICE: &str = "SELECT d.id, u.name, d.name, d.auth_key, d.signature_key
     FROM devices d JOIN users u ON u.id = d.user_id";
@@ -109,16 +117,28 @@ impl Tx<'_> {
         Ok(self.users_by_name(std::slice::from_ref(user))?.pop().flatten())
     }
 
+    /// Reads ahead who the users with these names are.
+    pub(crate) fn users_by_name_ahead(&self, users: &[UserName]) {
+        for user in users {
+            self.read_ahead(USER_BY_NAME, params![user.as_str()]);
+        }
+    }
+
     /// The users with these names, in their order.
     fn users_by_name(&self, users: &[UserName]) -> Result<Vec<Option<UserKey>>, Fault> {
         let names: Vec<_> = users.iter().map(|user| [Param::from(user.as_str())]).collect();
-        self.row_of_each("SELECT user_id FROM user_names WHERE name = ?1", &names, |row| {
-            row.get(0)
-        })
+        self.row_of_each(USER_BY_NAME, &names, |row| row.get(0))
     }
 
     pub(crate) fn device_by_id(&self, device_id: &DeviceId) -> Result<Option<DeviceRow>, Fault> {
         Ok(self.devices_by_id([device_id])?.pop().flatten())
+    }
+
+    /// Reads ahead which devices have these ids.
+    pub(crate) fn device_ids_ahead<'a>(&self, ids: impl IntoIterator<Item = &'a DeviceId>) {
+        for id in ids {
+            self.read_ahead(DEVICE_BY_NAME, params![id.as_str()]);
+        }
     }
 
     /// The devices of these ids, in their order; `None` for one that is unknown or was removed.
@@ -141,11 +161,7 @@ impl Tx<'_> {
         ids: impl IntoIterator<Item = &'a DeviceId>,
     ) -> Result<Vec<Option<DeviceRow>>, Fault> {
         let ids: Vec<_> = ids.into_iter().map(|id| [Param::from(id.as_str())]).collect();
-        let keys: Vec<Option<DeviceKey>> = self.row_of_each(
-            "SELECT device_id FROM device_names WHERE name = ?1",
-            &ids,
-            |row| row.get(0),
-        )?;
+        let keys: Vec<Option<DeviceKey>> = self.row_of_each(DEVICE_BY_NAME, &ids, |row| row.get(0))?;
         let known: Vec<_> = keys
             .iter()
             .flatten()
@@ -263,11 +279,14 @@ impl Tx<'_> {
             Engine::Sqlite(_) => {
                 "SELECT state_mark FROM devices WHERE user_id = ?1 AND id = ?2 AND removed_at IS NULL"
             }
-            Engine::Postgres(_) => {
-                "SELECT state_mark FROM device_states WHERE user_id = ?1 AND device_id = ?2 FOR UPDATE"
-            }
+            Engine::Postgres(_) => STATE_MARK_LOCKED,
         };
         self.row(sql, params![device.user(), device], |row| row.optional(0))
+    }
+
+    /// Reads it ahead.
+    pub(crate) fn state_mark_ahead(&self, device: DeviceKey) {
+        self.read_ahead(STATE_MARK_LOCKED, params![device.user(), device]);
     }
 
     /// Like [`state_mark`](Self::state_mark), and lets others pass.
@@ -293,6 +312,11 @@ impl Tx<'_> {
         self.queue(sql, params![device.user(), device, mark.as_bytes()])
     }
 
+    /// Reads it ahead.
+    pub(crate) fn idempotent_answer_ahead(&self, device: DeviceKey, idempotency_key: &str) {
+        self.read_ahead(IDEMPOTENT_ANSWER, params![device.user(), device, idempotency_key]);
+    }
+
     /// The stored answer to an idempotency key.
     pub(crate) fn idempotent_answer(
         &self,
@@ -300,8 +324,7 @@ impl Tx<'_> {
         idempotency_key: &str,
     ) -> Result<Option<IdempotentAnswer>, Fault> {
         self.row(
-            "SELECT request_hash, answer FROM idempotent_answers
-             WHERE user_id = ?1 AND device_id = ?2 AND idempotency_key = ?3",
+            IDEMPOTENT_ANSWER,
             params![device.user(), device, idempotency_key],
             |row| {
                 Ok(IdempotentAnswer {

@@ -131,6 +131,16 @@ pub(crate) struct Appended {
     pub(crate) handshake_bytes: u64,
 }
 
+const NEXT_FOR_MESSAGES: &str =
+    "UPDATE groups SET next_seq = next_seq + ?2, waiting_bytes = waiting_bytes + ?3 WHERE id = ?1
+     RETURNING next_seq - ?2, epoch, roster_version, waiting_bytes, handshake_bytes";
+const NEXT_FOR_HANDSHAKE: &str =
+    "UPDATE groups SET next_seq = next_seq + 1, state_seq = next_seq, epoch = epoch + ?3,
+         handshake_bytes = handshake_bytes + ?4
+     WHERE id = ?1 AND state_seq = ?2
+     RETURNING next_seq - 1, epoch, roster_version, waiting_bytes, handshake_bytes";
+const ACCEPTED: &str = "SELECT seq, epoch, sender, kind FROM log WHERE group_id = ?1 AND sha256 = ?2";
+
 impl Tx<'_> {
     /// Takes the numbers for so many messages of so many bytes together, and gives the first of them; `None` when there is no
     /// such group. Until the end of the transaction the group is as it is for everybody else.
@@ -140,11 +150,15 @@ impl Tx<'_> {
         (count, size): (usize, usize),
     ) -> Result<Option<Appended>, Fault> {
         self.row(
-            "UPDATE groups SET next_seq = next_seq + ?2, waiting_bytes = waiting_bytes + ?3 WHERE id = ?1
-             RETURNING next_seq - ?2, epoch, roster_version, waiting_bytes, handshake_bytes",
+            NEXT_FOR_MESSAGES,
             params![group, count as u64, size as u64],
             appended,
         )
+    }
+
+    /// Takes them ahead.
+    pub(crate) fn next_for_messages_ahead(&self, group: &GroupId, (count, size): (usize, usize)) {
+        self.read_ahead(NEXT_FOR_MESSAGES, params![group, count as u64, size as u64]);
     }
 
     /// Takes the number for a Commit, which ends `epoch`, or for a proposal; `None` when the public state is not the one
@@ -156,13 +170,23 @@ impl Tx<'_> {
         (is_commit, size): (bool, usize),
     ) -> Result<Option<Appended>, Fault> {
         self.row(
-            "UPDATE groups SET next_seq = next_seq + 1, state_seq = next_seq, epoch = epoch + ?3,
-                 handshake_bytes = handshake_bytes + ?4
-             WHERE id = ?1 AND state_seq = ?2
-             RETURNING next_seq - 1, epoch, roster_version, waiting_bytes, handshake_bytes",
+            NEXT_FOR_HANDSHAKE,
             params![group, state_seq, u8::from(is_commit), size as u64],
             appended,
         )
+    }
+
+    /// Takes it ahead.
+    pub(crate) fn next_for_handshake_ahead(
+        &self,
+        group: &GroupId,
+        state_seq: u64,
+        (is_commit, size): (bool, usize),
+    ) {
+        self.read_ahead(
+            NEXT_FOR_HANDSHAKE,
+            params![group, state_seq, u8::from(is_commit), size as u64],
+        );
     }
 
     /// Writes the rows of numbers that were taken, in their order, each of bytes that the group has not accepted before.
@@ -271,6 +295,13 @@ impl Tx<'_> {
         )
     }
 
+    /// Reads ahead what the group accepted under each of these hashes.
+    pub(crate) fn accepted_ahead<'h>(&self, group: &GroupId, hashes: impl Iterator<Item = &'h [u8; 32]>) {
+        for sha256 in hashes {
+            self.read_ahead(ACCEPTED, params![group, sha256.as_slice()]);
+        }
+    }
+
     /// What the group accepted under each of these hashes.
     pub(crate) fn accepted<'h>(
         &self,
@@ -280,18 +311,14 @@ impl Tx<'_> {
         let each: Vec<_> = hashes
             .map(|sha256| [group.into(), sha256.as_slice().into()])
             .collect();
-        self.row_of_each(
-            "SELECT seq, epoch, sender, kind FROM log WHERE group_id = ?1 AND sha256 = ?2",
-            &each,
-            |row| {
-                Ok(AcceptedRow {
-                    seq: row.get(0)?,
-                    epoch: row.get(1)?,
-                    sender: row.get(2)?,
-                    kind: LogKind::from_sql(row.get(3)?)?,
-                })
-            },
-        )
+        self.row_of_each(ACCEPTED, &each, |row| {
+            Ok(AcceptedRow {
+                seq: row.get(0)?,
+                epoch: row.get(1)?,
+                sender: row.get(2)?,
+                kind: LogKind::from_sql(row.get(3)?)?,
+            })
+        })
     }
 
     /// The rows of a range, in order; the bodies of those that `reader` has not sent.

@@ -43,13 +43,19 @@ struct Waiting {
     accepted_at: UnixSeconds,
 }
 
+const IS_MEMBER: &str = "SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL";
+const COUNT_WAITING: &str = "UPDATE members SET waiting_bytes = waiting_bytes + ?3
+     WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL RETURNING from_epoch, waiting_bytes";
+
 impl Tx<'_> {
     /// Whether a device is a member.
     pub(crate) fn is_member(&self, group: &GroupId, device: DeviceKey) -> Result<bool, Fault> {
-        self.exists(
-            "SELECT 1 FROM members WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL",
-            params![group, device],
-        )
+        self.exists(IS_MEMBER, params![group, device])
+    }
+
+    /// Reads it ahead.
+    pub(crate) fn is_member_ahead(&self, group: &GroupId, device: DeviceKey) {
+        self.read_ahead(IS_MEMBER, params![group, device]);
     }
 
     /// The member devices of a group, in ascending order.
@@ -68,17 +74,17 @@ impl Tx<'_> {
         device: DeviceKey,
         size: usize,
     ) -> Result<Option<SenderRow>, Fault> {
-        self.row(
-            "UPDATE members SET waiting_bytes = waiting_bytes + ?3
-             WHERE group_id = ?1 AND device_id = ?2 AND until_seq IS NULL RETURNING from_epoch, waiting_bytes",
-            params![group, device, size as u64],
-            |row| {
-                Ok(SenderRow {
-                    from_epoch: row.get(0)?,
-                    waiting_bytes: row.get(1)?,
-                })
-            },
-        )
+        self.row(COUNT_WAITING, params![group, device, size as u64], |row| {
+            Ok(SenderRow {
+                from_epoch: row.get(0)?,
+                waiting_bytes: row.get(1)?,
+            })
+        })
+    }
+
+    /// Counts them ahead.
+    pub(crate) fn count_waiting_ahead(&self, group: &GroupId, device: DeviceKey, size: usize) {
+        self.read_ahead(COUNT_WAITING, params![group, device, size as u64]);
     }
 
     /// Bytes of the bodies of messages that wait: of this member's, and of all in the group.

@@ -79,6 +79,10 @@ pub(crate) struct StateChange<'a> {
     pub(crate) reservation: Option<ReservationId>,
 }
 
+const HELD_BY_USER: &str = "SELECT device_id FROM reservations
+     WHERE holder_user = ?1 AND state IN (0, 2) AND reserved_until > ?2 AND reserved_until < ?3
+       AND (kind = 0 OR (state = 0 AND reserved_until > ?4))";
+
 /// A KeyPackage comes with this one of its reservations.
 const FROM: &str = "reservations r
      JOIN key_packages k ON k.user_id = r.user_id AND k.device_id = r.device_id AND k.ref = r.ref";
@@ -150,13 +154,17 @@ impl Tx<'_> {
         (since, until): (UnixSeconds, UnixSeconds),
         now: UnixSeconds,
     ) -> Result<Vec<DeviceKey>, Fault> {
-        self.rows(
-            "SELECT device_id FROM reservations
-             WHERE holder_user = ?1 AND state IN (0, 2) AND reserved_until > ?2 AND reserved_until < ?3
-               AND (kind = 0 OR (state = 0 AND reserved_until > ?4))",
-            params![user, since, until, now],
-            |row| row.get(0),
-        )
+        self.rows(HELD_BY_USER, params![user, since, until, now], |row| row.get(0))
+    }
+
+    /// Reads them ahead.
+    pub(crate) fn held_by_user_ahead(
+        &self,
+        user: UserKey,
+        (since, until): (UnixSeconds, UnixSeconds),
+        now: UnixSeconds,
+    ) {
+        self.read_ahead(HELD_BY_USER, params![user, since, until, now]);
     }
 
     /// Open reservations on a last resort.

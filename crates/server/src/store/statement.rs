@@ -247,6 +247,16 @@ impl Tx<'_> {
         }
     }
 
+    /// Has PostgreSQL run a statement with the next one, in one round trip, whose rows are read later by the same text and
+    /// parameters: where it is known early what will be asked. It is run in its place in the order of all statements. One that
+    /// changes something must be asked for later, or the transaction be given up.
+    pub(super) fn read_ahead(&self, sql: &str, params: &[Param<'_>]) {
+        match self.engine() {
+            Engine::Sqlite(_) => {}
+            Engine::Postgres(session) => session.read_ahead(sql, params),
+        }
+    }
+
     /// Runs a statement and reads its rows, as long as `read` goes on.
     pub(super) fn read_rows(
         &self,

@@ -19,8 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const HALF_A_HEAD: &[u8] = b"GET /healthz HTTP/1.1\r\nhos";
 const HEALTHZ: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: larder\r\n\r\n";
 
+/// A server with these limits, on which no time passes by itself.
 async fn with_limits(limit: impl FnOnce(&mut AddressLimits)) -> TestServer {
-    TestServer::start_with(|config| limit(&mut config.addresses), true).await
+    let server = TestServer::start_with(|config| limit(&mut config.addresses), true).await;
+    server.hold_time();
+    server
 }
 
 /// Few registrations, and as many of anything else as one likes.

@@ -447,7 +447,7 @@ async fn a_check_finds_a_blob_without_all_its_parts_and_one_of_somebody_else() {
         ("DELETE FROM blobs", &["totals", "registry", "blob"]),
         (
             "UPDATE blobs SET user_id = (SELECT id FROM users WHERE name = 'bob')",
-            &["blob", "blob", "registry"],
+            &["blob", "blob", "registry", "blob"],
         ),
     ];
     for (sql, expected) in planted {

@@ -192,7 +192,8 @@ async fn a_reader_that_does_not_read_costs_the_others_nothing() {
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_cut_off_and_catches_up() {
     let limit = |config: &mut larder_server::Config| {
-        config.limits.send_seconds_max = 3;
+        // Longer than a reader that reads ever needs between two pieces.
+        config.limits.send_seconds_max = 10;
         config.limits.waiting_per_device_max = 1;
     };
     let server = TestServer::start_with(limit, true).await;

@@ -233,9 +233,9 @@ async fn requests_wait_as_often_whatever_they_concern() {
     }
     assert_eq!(measured[0], measured[1]);
     let (message, adding_one, adding_twelve) = measured[0];
-    assert!(message.waits <= 8 && message.statements <= 3, "{message:?}");
+    assert!(message.waits <= 2 && message.statements <= 3, "{message:?}");
     assert!(
-        adding_one.waits <= 12 && adding_one.statements <= 10,
+        adding_one.waits <= 7 && adding_one.statements <= 10,
         "{adding_one:?}"
     );
     assert_eq!(adding_one, adding_twelve);
@@ -262,6 +262,6 @@ async fn the_directory_waits_as_often_however_many_it_concerns(counts: &Counts) 
     }
     assert_eq!(measured[0], measured[1]);
     let (upload, reserve) = measured[0];
-    assert!(upload.waits <= 12 && upload.statements <= 5, "{upload:?}");
-    assert!(reserve.waits <= 8 && reserve.statements <= 7, "{reserve:?}");
+    assert!(upload.waits <= 7 && upload.statements <= 5, "{upload:?}");
+    assert!(reserve.waits <= 5 && reserve.statements <= 7, "{reserve:?}");
 }

@@ -31,8 +31,17 @@ pub(crate) struct TestServer {
     address: String,
     ahead_seconds: Arc<AtomicU64>,
     set_by_seconds: Arc<AtomicI64>,
+    /// Where the time stands still; 0 while it goes.
+    held_at: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
+}
+
+fn unless_held(held_at: &AtomicU64) -> u64 {
+    match held_at.load(Ordering::SeqCst) {
+        0 => now(),
+        held_at => held_at,
+    }
 }
 
 /// Limits that nobody meets.
@@ -93,8 +102,10 @@ impl TestServer {
         let offset = Arc::clone(&ahead_seconds);
         let set_by_seconds = Arc::new(AtomicI64::new(set_by));
         let set_by = Arc::clone(&set_by_seconds);
+        let held_at = Arc::new(AtomicU64::new(0));
+        let held = Arc::clone(&held_at);
         let clock = Arc::new(move || {
-            let passed = now() + offset.load(Ordering::SeqCst);
+            let passed = unless_held(&held) + offset.load(Ordering::SeqCst);
             ClockReading {
                 wall: UnixSeconds(passed.saturating_add_signed(set_by.load(Ordering::SeqCst))),
                 since_boot: passed,
@@ -126,6 +137,7 @@ impl TestServer {
             address,
             ahead_seconds,
             set_by_seconds,
+            held_at,
             stop: Some(stop),
             running,
         }
@@ -146,9 +158,15 @@ impl TestServer {
         self.ahead_seconds.fetch_add(seconds, Ordering::SeqCst);
     }
 
+    /// Time stands still on the server's machine from here on, but for what [`pass`](Self::pass) lets pass: for limits that a second
+    /// changes.
+    pub(crate) fn hold_time(&self) {
+        self.held_at.store(now(), Ordering::SeqCst);
+    }
+
     /// The server's present time, in Unix seconds.
     pub(crate) fn time(&self) -> u64 {
-        now() + self.ahead_seconds.load(Ordering::SeqCst)
+        unless_held(&self.held_at) + self.ahead_seconds.load(Ordering::SeqCst)
     }
 
     pub(crate) async fn sweep(&self) {

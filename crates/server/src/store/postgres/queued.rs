@@ -15,7 +15,16 @@ use crate::store::statement::{Param, Touched};
 pub(super) struct Queued {
     pub(super) sql: String,
     pub(super) params: Vec<QueuedParam>,
-    pub(super) expected: Touched,
+    pub(super) wanted: Wanted,
+}
+
+/// What of a queued statement matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// That it touches so many rows.
+    Touched(Touched),
+    /// Its rows, which somebody asks for later.
+    Rows,
 }
 
 /// A value of its own, or those of a column.
@@ -35,8 +44,21 @@ impl Queued {
         Self {
             sql: translated(sql).into_owned(),
             params: params.iter().copied().map(QueuedParam::from).collect(),
-            expected,
+            wanted: Wanted::Touched(expected),
         }
+    }
+
+    /// `sql` with these parameters, whose rows are asked for later.
+    pub(super) fn ahead(sql: &str, params: &[Param<'_>]) -> Self {
+        Self {
+            wanted: Wanted::Rows,
+            ..Self::new(sql, params, Touched::Any)
+        }
+    }
+
+    /// Whether these are the rows that are wanted of `other`, too.
+    pub(super) fn is_ahead_of(&self, other: &Self) -> bool {
+        self.wanted == Wanted::Rows && self.sql == other.sql && self.params == other.params
     }
 
     /// `sql`, which is already one for many rows (see [`for_many`]), with the parameters of each row.
@@ -60,7 +82,7 @@ impl Queued {
         Ok(Self {
             sql: translated(sql).into_owned(),
             params: columns,
-            expected,
+            wanted: Wanted::Touched(expected),
         })
     }
 
@@ -69,7 +91,7 @@ impl Queued {
         Self {
             sql: translated(sql).into_owned(),
             params: vec![QueuedParam::Integers(ids.into_iter().map(Some).collect())],
-            expected: Touched::Any,
+            wanted: Wanted::Touched(Touched::Any),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::Purpose;
 use super::error::PostgresError;
-use super::queued::Queued;
+use super::queued::{Queued, Wanted};
 use crate::error::Fault;
 use crate::store::statement::{Param, Reading, Row, Touched};
 
@@ -27,6 +27,8 @@ pub(crate) struct Session<'c> {
     client: &'c ClientWrapper,
     begun: Cell<Begun>,
     queued: RefCell<Vec<Queued>>,
+    /// What has come of reads that nobody has asked for yet.
+    ahead: RefCell<Vec<(Queued, Vec<tokio_postgres::Row>)>>,
     /// The first error of a statement, whatever its caller makes of it: PostgreSQL has given the transaction up then.
     failure: Cell<Option<PostgresError>>,
 }
@@ -51,6 +53,7 @@ impl<'c> Session<'c> {
             client,
             begun: Cell::new(Begun::NotYet(begin)),
             queued: RefCell::default(),
+            ahead: RefCell::default(),
             failure: Cell::default(),
         }
     }
@@ -84,6 +87,49 @@ impl<'c> Session<'c> {
         Ok(())
     }
 
+    /// Runs a statement before the next one, in the same round trip, and keeps its rows for [`read_rows`](Self::read_rows) of the
+    /// same statement and parameters.
+    pub(in crate::store) fn read_ahead(&self, sql: &str, params: &[Param<'_>]) {
+        self.queued.borrow_mut().push(Queued::ahead(sql, params));
+    }
+
+    /// The rows of a statement for each of `all`, if all of them were read ahead, or are queued to be.
+    fn take_ahead<'p>(
+        &self,
+        sql: &str,
+        all: &[impl AsRef<[Param<'p>]>],
+    ) -> Result<Option<Vec<Vec<tokio_postgres::Row>>>, Fault> {
+        let any_queued = self
+            .queued
+            .borrow()
+            .iter()
+            .any(|queued| queued.wanted == Wanted::Rows);
+        if !any_queued && self.ahead.borrow().is_empty() {
+            return Ok(None);
+        }
+        let wanted = all.iter().map(|params| Queued::ahead(sql, params.as_ref()));
+        let wanted: Vec<Queued> = wanted.collect();
+        let is_queued = |wanted: &Queued| self.queued.borrow().iter().any(|read| read.is_ahead_of(wanted));
+        let is_here = |wanted: &Queued| {
+            self.ahead
+                .borrow()
+                .iter()
+                .any(|(read, _)| read.is_ahead_of(wanted))
+        };
+        if !wanted.iter().all(|wanted| is_queued(wanted) || is_here(wanted)) {
+            return Ok(None);
+        }
+        if !wanted.iter().all(is_here) {
+            self.run(async { Ok(()) })?;
+        }
+        let mut ahead = self.ahead.borrow_mut();
+        let rows_of = |wanted: &Queued| {
+            let read = ahead.iter().position(|(read, _)| read.is_ahead_of(wanted))?;
+            Some(ahead.swap_remove(read).1)
+        };
+        Ok(wanted.iter().map(rows_of).collect())
+    }
+
     pub(in crate::store) fn read_rows(
         &self,
         sql: &str,
@@ -104,6 +150,16 @@ impl<'c> Session<'c> {
         let Some(first) = all.first() else {
             return Ok(());
         };
+        if let Some(found) = self.take_ahead(sql, all)? {
+            for (index, rows) in found.iter().enumerate() {
+                for row in rows {
+                    if let Reading::Stop = read(index, &Row::Postgres(row))? {
+                        break;
+                    }
+                }
+            }
+            return Ok(());
+        }
         let mut unread = Ok(());
         self.run(async {
             let statement = self.prepare(sql, first.as_ref()).await?;
@@ -165,11 +221,21 @@ impl<'c> Session<'c> {
             return Ok(());
         }
         let is_first = matches!(self.begun.get(), Begun::NotYet(_));
-        let must_be_known = |queued: &Queued| queued.expected != Touched::Any;
+        let must_be_known = |queued: &Queued| queued.wanted != Wanted::Touched(Touched::Any);
         if is_first || self.queued.borrow().iter().any(must_be_known) {
             // Nothing is committed before that is known, or whether the connection is still there: lost with the COMMIT, nobody
             // knows what came of it.
             self.carry_out()?;
+        }
+        if self
+            .ahead
+            .borrow()
+            .iter()
+            .any(|(read, _)| read.sql.starts_with("UPDATE"))
+        {
+            return Err(PostgresError::other(
+                "a change was made ahead that nobody asked for",
+            ));
         }
         let committed = self.answer(self.client.batch_execute("COMMIT"));
         committed.map_err(|failed| match failed {
@@ -212,7 +278,7 @@ impl<'c> Session<'c> {
     fn answer<T>(&self, last: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
         crate::metrics::postgres_round_trip();
         let queued = self.queued.take();
-        self.runtime.block_on(async {
+        let answered = self.runtime.block_on(async {
             // All before the first is sent, or one that has to be prepared would come after those behind it.
             let mut statements = Vec::new();
             for queued in &queued {
@@ -228,21 +294,35 @@ impl<'c> Session<'c> {
             };
             let mut before = Vec::new();
             for (statement, queued) in &statements {
-                let executed = self.client.execute_raw(statement, values(&queued.params));
-                before.push((sent(executed).await, queued.expected));
+                let asked = self.client.query_raw(statement, values(&queued.params));
+                before.push((sent(asked).await, queued.wanted));
             }
             let last = sent(last).await;
             if let Some(begin) = begin {
                 begin.answer().await.map_err(Failed::Before)?;
             }
-            for (executed, expected) in before {
-                let touched = executed.answer().await.map_err(Failed::Before)?;
-                if !expected.includes(touched) {
-                    return Err(Failed::Moved);
+            let mut found = Vec::new();
+            for (asked, wanted) in before {
+                let mut rows = pin!(asked.answer().await.map_err(Failed::Before)?);
+                let mut read = Vec::new();
+                while let Some(row) = rows.try_next().await.map_err(Failed::Before)? {
+                    if wanted == Wanted::Rows {
+                        read.push(row);
+                    }
+                }
+                match wanted {
+                    Wanted::Rows => found.push(read),
+                    Wanted::Touched(expected) if expected.includes(rows.rows_affected().unwrap_or(0)) => {}
+                    Wanted::Touched(_) => return Err(Failed::Moved),
                 }
             }
-            last.answer().await.map_err(Failed::Itself)
-        })
+            let answer = last.answer().await.map_err(Failed::Itself)?;
+            Ok((answer, found))
+        });
+        let (answer, found) = answered?;
+        let read = queued.into_iter().filter(|queued| queued.wanted == Wanted::Rows);
+        self.ahead.borrow_mut().extend(read.zip(found));
+        Ok(answer)
     }
 
     async fn prepare(&self, sql: &str, params: &[Param<'_>]) -> Result<Statement, tokio_postgres::Error> {

@@ -19,6 +19,7 @@ macro_rules! on_both_engines {
     };
 }
 
+mod ahead;
 mod concurrency;
 mod conformance;
 mod distribution;
