@@ -224,7 +224,7 @@ impl Stream {
             };
             let service = &self.app.service;
             let page = service.page(&self.caller, self.read.clone(), self.mail_read, limit);
-            let page = page.await.map_err(|_| Ended)?;
+            let mut page = page.await.map_err(|_| Ended)?;
             if page.rows.is_empty() {
                 if self.waiting.listen_to(&page.groups) {
                     continue;
@@ -232,7 +232,14 @@ impl Stream {
                 self.waiting.is_at(page.ends);
                 return Ok(());
             }
-            let place = place_for(&self.app, &self.caller, bytes_of(&page.rows)).map_err(|_| Ended)?;
+            // What does not fit is read again. Only a row that is large by itself needs a place.
+            page.rows.truncate(rows_without_place(&page.rows).max(1));
+            let bytes = bytes_of(&page.rows);
+            if bytes > LARGE_BYTES {
+                // One place for each stream, however many large rows follow one another.
+                self.in_time(self.queue.emptied()).await?;
+            }
+            let place = place_for(&self.app, &self.caller, bytes).map_err(|_| Ended)?;
             let events: Vec<Bytes> = page.rows.iter().map(event).collect();
             self.send(Event::in_place(events.concat().into(), place)).await?;
             for row in page.rows {
@@ -250,8 +257,13 @@ impl Stream {
     }
 
     async fn send(&self, event: Event) -> Result<(), Ended> {
+        self.in_time(self.queue.send(event)).await
+    }
+
+    /// Waits for the reader, which has to take something within a time; `false` of one that has gone.
+    async fn in_time(&self, done: impl Future<Output = bool>) -> Result<(), Ended> {
         let most = Duration::from_secs(self.app.service.limits().send_seconds_max);
-        match timeout(most, self.queue.send(event)).await {
+        match timeout(most, done).await {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(Ended),
         }

@@ -84,10 +84,6 @@ struct WaitingBytes {
 }
 
 impl WaitingBytes {
-    fn has_room(&self) -> bool {
-        self.count.load(Ordering::Relaxed) < QUEUED_BYTES_MAX
-    }
-
     fn take(&self, bytes: usize) {
         self.count.fetch_sub(bytes, Ordering::Relaxed);
         self.fewer.notify_waiters();
@@ -129,19 +125,31 @@ impl Queue {
 
     /// Waits until there is room; `false` when nobody reads any more.
     pub(crate) async fn send(&self, event: Event) -> bool {
+        if !self.waits_for_fewer_than(QUEUED_BYTES_MAX).await {
+            return false;
+        }
+        self.waiting.count.fetch_add(event.bytes.len(), Ordering::Relaxed);
+        self.events.send(event).await.is_ok()
+    }
+
+    /// Waits until all was taken; `false` when nobody reads any more.
+    pub(crate) async fn emptied(&self) -> bool {
+        self.waits_for_fewer_than(1).await
+    }
+
+    /// Waits until fewer bytes wait; `false` when nobody reads any more.
+    async fn waits_for_fewer_than(&self, bytes: usize) -> bool {
         loop {
             // Before the look, so that what is taken after it is not missed.
             let fewer = self.waiting.fewer.notified();
-            if self.waiting.has_room() {
-                break;
+            if self.waiting.count.load(Ordering::Relaxed) < bytes {
+                return true;
             }
             tokio::select! {
                 () = fewer => {}
                 () = self.closed() => return false,
             }
         }
-        self.waiting.count.fetch_add(event.bytes.len(), Ordering::Relaxed);
-        self.events.send(event).await.is_ok()
     }
 
     /// Returns when nobody reads any more.
@@ -151,7 +159,7 @@ impl Queue {
 
     /// Whether there was room at once.
     fn push(&self, event: &Bytes) -> bool {
-        if !self.waiting.has_room() {
+        if self.waiting.count.load(Ordering::Relaxed) >= QUEUED_BYTES_MAX {
             return false;
         }
         // Before it can be taken.
