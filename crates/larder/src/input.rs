@@ -5,13 +5,16 @@ use std::thread;
 use std::time::Duration;
 
 use larder_client::TEXT_BYTES_MAX;
+use larder_wire::MESSAGES_MAX;
 use tokio::sync::mpsc;
 
 use crate::failure::{Exit, Failure};
 use crate::slash::{self, Entered, Slash};
 
-/// Lines that were read and are not handled yet. More wait where they come from.
+/// Lines of a chat that were read and are not handled yet. More wait where they come from.
 pub(crate) const LINES_WAITING_MAX: usize = 16;
+/// The same of messages, as many of which are sent together.
+pub(crate) const MESSAGES_WAITING_MAX: usize = MESSAGES_MAX;
 /// Bytes of a line that are kept: one more than a message may have, and a line's end of two bytes.
 const LINE_BYTES_KEPT: usize = TEXT_BYTES_MAX + 3;
 
@@ -42,7 +45,10 @@ pub(crate) enum For {
 
 /// The lines of the standard input, read by a thread of its own. One that cannot be a text does not keep the others back.
 pub(crate) fn lines(purpose: For) -> Lines {
-    let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
+    let (sender, lines) = mpsc::channel(match purpose {
+        For::Messages => MESSAGES_WAITING_MAX,
+        For::Chat => LINES_WAITING_MAX,
+    });
     thread::spawn(move || {
         let mut input = io::stdin().lock();
         for number in 1.. {

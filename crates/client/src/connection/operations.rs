@@ -46,13 +46,52 @@ impl MlsConnection {
     /// [failed](SendStatus::Failed).
     pub async fn send(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
         let _operation = self.0.operation.lock().await;
-        let (group, text) = (group.clone(), text.to_owned());
-        let (sent, id) = self
+        let (sent, id) = self.queue_one(group, text).await?;
+        self.settle_message(sent, id).await
+    }
+
+    /// Encrypts and sends texts like [`send`](Self::send), in their order and as many together as the server takes: all of them are
+    /// stored and in the outbox, in one transaction, before anything is sent. Returns what each came to.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send) for which nothing is stored; then nothing of any of them is.
+    pub async fn send_all(
+        &self,
+        group: &GroupKey,
+        texts: Vec<String>,
+    ) -> Result<Vec<Result<SentMessage, Arc<Error>>>, Error> {
+        let _operation = self.0.operation.lock().await;
+        let queued = self.queue(group, texts).await?;
+        let ids: Vec<i64> = queued.iter().map(|(_, id)| *id).collect();
+        let settled = queued.into_iter().zip(self.settle_each(&ids).await);
+        let each = settled.map(|((mut sent, _), outcome)| match outcome {
+            Ok(Some(outcome)) => {
+                finish(Some(outcome))?;
+                sent.status = SendStatus::Sent;
+                Ok(sent)
+            }
+            Ok(None) => Ok(sent),
+            Err(error) if error.leaves_waiting() => {
+                sent.because = Some(error);
+                Ok(sent)
+            }
+            Err(other) => Err(other),
+        });
+        Ok(each.collect())
+    }
+
+    async fn queue(&self, group: &GroupKey, texts: Vec<String>) -> Result<Vec<(SentMessage, i64)>, Error> {
+        let group = group.clone();
+        let queueing = self
             .0
             .core
-            .write(move |tx, context| core::send(tx, context, &group, &text))
-            .await?;
-        self.settle_message(sent, id).await
+            .write(move |tx, context| core::send(tx, context, &group, &texts));
+        queueing.await
+    }
+
+    async fn queue_one(&self, group: &GroupKey, text: &str) -> Result<(SentMessage, i64), Error> {
+        let queued = self.queue(group, vec![text.to_owned()]).await?;
+        queued.into_iter().next().ok_or(Error::InvalidText)
     }
 
     /// Sends a message that is in the outbox.
@@ -80,13 +119,17 @@ impl MlsConnection {
     /// [`Error::InvalidText`], [`Error::UnknownGroup`], [`Error::GroupNotActive`], [`Error::NotAccepted`],
     /// [`Error::VerificationChanged`].
     pub async fn post(&self, group: &GroupKey, text: &str) -> Result<SentMessage, Error> {
-        let (group, text) = (group.clone(), text.to_owned());
-        let posting = self
-            .0
-            .core
-            .write(move |tx, context| core::send(tx, context, &group, &text));
-        let (posted, _) = posting.await?;
+        let (posted, _) = self.queue_one(group, text).await?;
         Ok(posted)
+    }
+
+    /// The same for texts, in their order and in one transaction.
+    ///
+    /// # Errors
+    /// Those of [`post`](Self::post); nothing of any of them is stored then.
+    pub async fn post_all(&self, group: &GroupKey, texts: Vec<String>) -> Result<Vec<SentMessage>, Error> {
+        let posted = self.queue(group, texts).await?;
+        Ok(posted.into_iter().map(|(posted, _)| posted).collect())
     }
 
     /// Sends the messages of a group again that have [failed](SendStatus::Failed), or that the server has [lost](SendStatus::Lost),

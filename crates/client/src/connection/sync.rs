@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -121,6 +122,34 @@ impl MlsConnection {
         if let Some(outcome) = progress.take(id) {
             return Ok(Some(outcome));
         }
+        self.left_waiting(id, &progress).await
+    }
+
+    /// The same for several requests, which go out together where they can. What ends before something else fails has ended.
+    pub(super) async fn settle_each(&self, ids: &[i64]) -> Vec<Result<Option<Outcome>, Arc<Error>>> {
+        let mut progress = Progress::default();
+        let mut failure = self.flush(&mut progress).await.err();
+        let has_all = |progress: &Progress| {
+            let ended = |id: &i64| progress.settled.iter().any(|settled| settled.id == *id);
+            ids.iter().all(ended)
+        };
+        if failure.is_none() && !has_all(&progress) {
+            failure = self.pump(&mut progress).await.err();
+        }
+        let failure = failure.map(Arc::new);
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for id in ids {
+            outcomes.push(match (progress.take(*id), &failure) {
+                (Some(outcome), _) => Ok(Some(outcome)),
+                (None, Some(error)) => Err(Arc::clone(error)),
+                (None, None) => self.left_waiting(*id, &progress).await.map_err(Arc::new),
+            });
+        }
+        outcomes
+    }
+
+    /// What it means that a request has not ended within the bounds of one sync; `None` while it waits.
+    async fn left_waiting(&self, id: i64, progress: &Progress) -> Result<Option<Outcome>, Error> {
         // A row that is gone without an outcome went with the group: this device was removed meanwhile.
         if !self.0.core.write(move |tx, _| core::waits(tx, id)).await? {
             return Ok(Some(Outcome::NotActive(GroupState::Left)));

@@ -1,3 +1,5 @@
+use std::borrow::Borrow;
+
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{Base64Url, DeviceId, UserName, parse_credential_identity};
@@ -13,36 +15,46 @@ use crate::core::{attachments, departures, leaves, positions, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX};
 
-/// Encrypts a text and puts it into the history and the outbox. Returns the outbox row.
+/// Encrypts texts and puts them into the history and the outbox, in their order. Returns the outbox row of each.
 pub(crate) fn send(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
-    text: &str,
-) -> Result<(SentMessage, i64), Error> {
-    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+    texts: &[String],
+) -> Result<Vec<(SentMessage, i64)>, Error> {
+    if texts
+        .iter()
+        .any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX)
+    {
         return Err(Error::InvalidText);
     }
     let cleared = gate::clear(tx, group)??;
-    let payload = Payload::text(new_id(), text);
     let now = context.now();
     let me = &context.identity.me;
-    let row = insert(
-        tx.connection(),
-        &NewMessage {
-            group: Some(group),
-            sender: Some((&me.user, &me.device_id)),
-            id: Some(&payload.id),
-            kind: MessageKind::Text,
-            text,
-            sent_at: now,
-            received_at: now,
-            mine: true,
-            status: SendStatus::Pending,
-        },
-    )?;
-    let id = push(tx, context, cleared, &payload, row)?;
-    Ok((SentMessage::pending(payload.id), id))
+    let mut payloads = Vec::with_capacity(texts.len());
+    for text in texts {
+        let payload = Payload::text(new_id(), text);
+        let row = insert(
+            tx.connection(),
+            &NewMessage {
+                group: Some(group),
+                sender: Some((&me.user, &me.device_id)),
+                id: Some(&payload.id),
+                kind: MessageKind::Text,
+                text,
+                sent_at: now,
+                received_at: now,
+                mine: true,
+                status: SendStatus::Pending,
+            },
+        )?;
+        payloads.push((payload, row));
+    }
+    let ids = push_all(tx, context, cleared, &payloads)?;
+    let sent = payloads
+        .into_iter()
+        .map(|(payload, _)| SentMessage::pending(payload.id));
+    Ok(sent.zip(ids).collect())
 }
 
 /// What is taken up again.
@@ -99,10 +111,7 @@ pub(crate) fn retry(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<
     Ok(retried)
 }
 
-/// Encrypts a payload and puts it into the outbox.
-///
-/// While a Commit of ours waits for its answer, or a proposal for its Commit, the encryption waits too: OpenMLS demands
-/// the latter, and what is written after an invitation is meant for the newcomer as well.
+/// Encrypts a payload and puts it into the outbox, like [`push_all`].
 pub(super) fn push(
     tx: &Tx<'_>,
     context: &Context,
@@ -110,17 +119,44 @@ pub(super) fn push(
     payload: &Payload,
     row: Option<i64>,
 ) -> Result<i64, Error> {
+    let pushed = push_all(tx, context, cleared, &[(payload, row)])?;
+    corrupt(pushed.first().copied(), "row in the outbox")
+}
+
+/// Encrypts payloads and puts them into the outbox, in their order; each with its message in the history, if it has one.
+///
+/// While a Commit of ours waits for its answer, or a proposal for its Commit, the encryption waits too: OpenMLS demands
+/// the latter, and what is written after an invitation is meant for the newcomer as well.
+fn push_all(
+    tx: &Tx<'_>,
+    context: &Context,
+    cleared: Cleared<'_>,
+    payloads: &[(impl Borrow<Payload>, Option<i64>)],
+) -> Result<Vec<i64>, Error> {
     let group = cleared.group().clone();
     if has_to_wait(tx, context, &group, cleared.state())? {
-        return push_later(tx, &group, payload, row);
+        return payloads
+            .iter()
+            .map(|(payload, row)| push_later(tx, &group, payload.borrow(), *row))
+            .collect();
     }
-    let payload = payload.encode()?;
-    let message = encrypt(tx, context, cleared, &payload, row)?;
-    let intent = Intent::Message {
-        payload: Base64Url(payload),
-        row,
-    };
-    outbox::push_message(tx.connection(), &group, &messages_path(&group), &message, &intent)
+    let mut encoded = Vec::with_capacity(payloads.len());
+    for (payload, row) in payloads {
+        encoded.push((payload.borrow().encode()?, *row));
+    }
+    let messages = encrypt_all(tx, context, cleared, &encoded)?;
+    let path = messages_path(&group);
+    let pushed = encoded
+        .into_iter()
+        .zip(messages)
+        .map(|((payload, row), message)| {
+            let intent = Intent::Message {
+                payload: Base64Url(payload),
+                row,
+            };
+            outbox::push_message(tx.connection(), &group, &path, &message, &intent)
+        });
+    pushed.collect()
 }
 
 /// Puts a payload into the outbox that is encrypted once that is possible, and allowed then.
@@ -155,30 +191,45 @@ pub(super) fn has_to_wait(
 }
 
 /// A payload as a PrivateMessage of the group's present epoch, as it travels; `row` is its message in the history.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that encrypts, by leave of the gate"
-)]
 pub(super) fn encrypt(
     tx: &Tx<'_>,
     context: &Context,
     cleared: Cleared<'_>,
-    payload: &[u8],
+    payload: Vec<u8>,
     row: Option<i64>,
 ) -> Result<Vec<u8>, Error> {
+    let encrypted = encrypt_all(tx, context, cleared, &[(payload, row)])?;
+    corrupt(encrypted.into_iter().next(), "message to be sent")
+}
+
+/// The same for several, in their order.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that encrypts, by leave of the gate"
+)]
+fn encrypt_all(
+    tx: &Tx<'_>,
+    context: &Context,
+    cleared: Cleared<'_>,
+    payloads: &[(Vec<u8>, Option<i64>)],
+) -> Result<Vec<Vec<u8>>, Error> {
     let provider = tx.provider();
     leaves::used(tx, cleared.group())?;
-    if let Some(row) = row {
-        let epoch = cleared.state().epoch().as_u64();
-        tx.connection()
-            .prepare_cached("UPDATE messages SET epoch = ?2 WHERE row = ?1")?
-            .execute((row, epoch.cast_signed()))?;
+    let mut mls = cleared.into_state();
+    let epoch = mls.epoch().as_u64();
+    let mut encrypted = Vec::with_capacity(payloads.len());
+    for (payload, row) in payloads {
+        if let Some(row) = row {
+            tx.connection()
+                .prepare_cached("UPDATE messages SET epoch = ?2 WHERE row = ?1")?
+                .execute((row, epoch.cast_signed()))?;
+        }
+        let message = mls
+            .create_message(&provider, &context.identity.mls, payload)
+            .map_err(Error::mls("encrypting a message"))?;
+        encrypted.push(message.to_bytes().map_err(Error::mls("encoding a message"))?);
     }
-    let message = cleared
-        .into_state()
-        .create_message(&provider, &context.identity.mls, payload)
-        .map_err(Error::mls("encrypting a message"))?;
-    message.to_bytes().map_err(Error::mls("encoding a message"))
+    Ok(encrypted)
 }
 
 /// A row of the history to be written.

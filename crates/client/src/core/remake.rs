@@ -79,7 +79,7 @@ fn remake_one(tx: &Tx<'_>, context: &Context, entry: Entry) -> Result<Remade, Er
                     None => return Ok(Remade::Ended(Outcome::Moot)),
                 },
             };
-            let message = messages::encrypt(tx, context, cleared, &payload, *row)?;
+            let message = messages::encrypt(tx, context, cleared, payload, *row)?;
             outbox::replace_message(connection, id, &message, &intent)?;
             return Ok(Remade::Ready);
         }

@@ -1,6 +1,6 @@
 //! `send` and `retry`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -17,13 +17,16 @@ use crate::cli::Send;
 use crate::failure::{Exit, Failure};
 use crate::files::Outgoing;
 use crate::follow::Follower;
-use crate::input::{For, Line, Lines, lines, rest, whole};
+use crate::input::{For, Line, Lines, MESSAGES_WAITING_MAX, lines, rest, whole};
 use crate::output::Output;
 use crate::record::Record;
 use crate::shutdown::Shutdown;
 
 /// A wait without an end that somebody set. Longer than any machine runs, and a time that can be counted with.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Lines are sent together until they have so many bytes.
+const TOGETHER_BYTES: usize = 256 * 1024;
 
 pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCode> {
     let file = match &options.attach {
@@ -65,6 +68,7 @@ pub(super) async fn send(context: &Context<'_>, options: Send) -> Result<ExitCod
         until,
         hindrance: RefCell::new(hindrance),
         interrupted: Notify::new(),
+        is_interrupted: Cell::new(false),
     };
     if let Some(file) = file {
         let status = sender.send_file(file).await?;
@@ -99,16 +103,50 @@ struct Sender<'a> {
     hindrance: RefCell<Option<Arc<Error>>>,
     /// Ends a wait for the server: a signal came.
     interrupted: Notify,
+    /// Whether one has come: nothing waits any more.
+    is_interrupted: Cell<bool>,
 }
 
 impl Sender<'_> {
     async fn send(&self, text: &str) -> Result<SendStatus> {
-        // Where there is a time limit it is the wait's.
-        let sent = match self.offline || self.until.is_some() || self.is_hindered() {
+        self.settle(self.store_or_send(text).await?).await
+    }
+
+    /// Sends texts together. One that cannot be sent does not keep the others back.
+    async fn send_together(&self, texts: Vec<String>) -> Vec<Result<SentMessage>> {
+        if texts.is_empty() {
+            return Vec::new();
+        }
+        let all = texts.clone();
+        let sent = match self.is_left_to_a_sync() {
+            true => {
+                let posted = self.client.post_all(self.key, all).await;
+                posted.map(|posted| posted.into_iter().map(Ok).collect())
+            }
+            false => self.client.send_all(self.key, all).await,
+        };
+        if let Ok(sent) = sent {
+            let told = |error: Arc<Error>| Failure::of_client(&error).into();
+            return sent.into_iter().map(|one| one.map_err(told)).collect();
+        }
+        // Nothing of them is stored: each is told why by itself.
+        let mut sent = Vec::with_capacity(texts.len());
+        for text in texts {
+            sent.push(self.store_or_send(&text).await);
+        }
+        sent
+    }
+
+    async fn store_or_send(&self, text: &str) -> Result<SentMessage> {
+        Ok(match self.is_left_to_a_sync() {
             true => self.client.post(self.key, text).await?,
             false => self.client.send(self.key, text).await?,
-        };
-        self.settle(sent).await
+        })
+    }
+
+    /// Whether what is said is only stored. Where there is a time limit it is the wait's.
+    fn is_left_to_a_sync(&self) -> bool {
+        self.offline || self.until.is_some() || self.is_hindered()
     }
 
     async fn send_file(&self, file: Outgoing) -> Result<SendStatus> {
@@ -154,6 +192,9 @@ impl Sender<'_> {
         let Some(row) = pending_row(self.client, id).await? else {
             return Ok(SendStatus::Sent);
         };
+        if self.is_interrupted.get() {
+            return Ok(SendStatus::Pending);
+        }
         let (mut follower, nudge) = (Follower::new(self.client.clone()), Notify::new());
         let waiting = async {
             loop {
@@ -180,65 +221,113 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends lines that are not empty until there are no more, or a signal comes. One that cannot be sent does not keep the
-    /// others back.
+    /// Sends lines that are not empty until there are no more, or a signal comes: together those that are there. One that cannot
+    /// be sent does not keep the others back.
     async fn send_lines(&self, mut lines: Lines) -> Result<ExitCode> {
         let mut shutdown = Shutdown::listen()?;
-        let (mut failed, mut pending, mut is_interrupted) = (None, false, false);
-        while !is_interrupted {
-            let line = tokio::select! {
+        let mut told = Told::default();
+        // The first goes by itself, and then twice as many as before: what is wrong with all of them shows early.
+        let mut most = 1;
+        while !self.is_interrupted.get() {
+            let batch = tokio::select! {
                 biased;
                 () = shutdown.requested() => {
-                    is_interrupted = true;
+                    self.is_interrupted.set(true);
                     break;
                 }
-                line = lines.recv() => line,
+                batch = there(&mut lines, most) => batch,
             };
-            let Some(Line { number, text }) = line else { break };
-            let sent = match text {
-                Ok(text) if text.is_empty() => continue,
-                Ok(text) => {
-                    let mut sending = pin!(self.send(&text));
-                    // What became of the line is known only once it is done.
-                    tokio::select! {
-                        sent = &mut sending => sent,
-                        () = shutdown.requested() => {
-                            is_interrupted = true;
-                            self.interrupted.notify_one();
-                            sending.await
-                        }
+            if batch.is_empty() {
+                break;
+            }
+            most = MESSAGES_WAITING_MAX.min(most * 2);
+            let sent = {
+                let mut sending = pin!(self.send_batch(batch, &mut told));
+                // What became of the lines is known only once it is done.
+                tokio::select! {
+                    sent = &mut sending => sent,
+                    () = shutdown.requested() => {
+                        self.is_interrupted.set(true);
+                        self.interrupted.notify_one();
+                        sending.await
                     }
                 }
-                Err(flaw) => Err(flaw.into()),
             };
-            match sent {
-                Ok(SendStatus::Sent) => {}
-                Ok(SendStatus::Pending) => pending = true,
-                Ok(SendStatus::Failed | SendStatus::Lost) => failed = Some(Exit::Refused),
-                Err(error) if error.is::<io::Error>() => return untold(error, lines).await,
-                Err(error) => {
-                    let failure = Failure::of(&error);
-                    failed = Some(failure.exit);
-                    if let Err(error) = self.output.failure_of_line(number, &failure) {
-                        return untold(error.into(), lines).await;
-                    }
-                }
+            if let Err(error) = sent {
+                return untold(error, lines).await;
             }
         }
-        if is_interrupted && let Some(Line { number, .. }) = rest(&mut lines).await {
+        if self.is_interrupted.get()
+            && let Some(Line { number, .. }) = rest(&mut lines).await
+        {
             return Err(unsent(number, "interrupted", "a signal came").into());
         }
-        Ok(match (failed, pending && !self.offline) {
+        Ok(match (told.failed, told.pending && !self.offline) {
             (Some(exit), _) => exit.into(),
             (None, true) => self.exit_of(SendStatus::Pending),
             (None, false) => ExitCode::SUCCESS,
         })
     }
 
+    /// Sends lines together, and tells of each what it came to, in their order. Fails when that cannot be told.
+    async fn send_batch(&self, batch: Vec<Line>, told: &mut Told) -> Result<()> {
+        let texts = batch.iter().filter_map(|line| line.text.as_ref().ok());
+        let texts: Vec<String> = texts.filter(|text| !text.is_empty()).cloned().collect();
+        let mut sent = self.send_together(texts).await.into_iter();
+        for Line { number, text } in batch {
+            let status = match text.map(|text| text.is_empty()) {
+                Ok(true) => continue,
+                Ok(false) => match sent.next() {
+                    Some(Ok(sent)) => self.settle(sent).await,
+                    Some(Err(error)) => Err(error),
+                    None => continue,
+                },
+                Err(flaw) => Err(flaw.into()),
+            };
+            match status {
+                Ok(SendStatus::Sent) => {}
+                Ok(SendStatus::Pending) => told.pending = true,
+                Ok(SendStatus::Failed | SendStatus::Lost) => told.failed = Some(Exit::Refused),
+                Err(error) if error.is::<io::Error>() => return Err(error),
+                Err(error) => {
+                    let failure = Failure::of(&error);
+                    told.failed = Some(failure.exit);
+                    self.output.failure_of_line(number, &failure)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What a message came to.
     fn exit_of(&self, status: SendStatus) -> ExitCode {
         exit_of(status, self.offline, self.hindrance.borrow().as_deref())
     }
+}
+
+/// What lines came to that are done.
+#[derive(Default)]
+struct Told {
+    /// How the last one that failed did.
+    failed: Option<Exit>,
+    /// Whether one waits to be sent.
+    pending: bool,
+}
+
+/// The next line, and those behind it that are there already: no more than `most`, and none once they have so many bytes that they
+/// would not go out together. None when there are no more.
+async fn there(lines: &mut Lines, most: usize) -> Vec<Line> {
+    let mut batch: Vec<Line> = lines.recv().await.into_iter().collect();
+    let bytes_of = |line: &Line| line.text.as_ref().map_or(0, String::len);
+    let mut bytes: usize = batch.iter().map(bytes_of).sum();
+    while (1..most).contains(&batch.len())
+        && bytes < TOGETHER_BYTES
+        && let Ok(line) = lines.try_recv()
+    {
+        bytes += bytes_of(&line);
+        batch.push(line);
+    }
+    batch
 }
 
 /// What it means that nobody takes what a line came to: nothing, if it was the last one.

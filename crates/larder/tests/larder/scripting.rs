@@ -2,8 +2,11 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use larder_testkit::{Action, Proxy};
 use serde_json::Value;
 
 use crate::support::{Ended, World, parse, texts};
@@ -66,6 +69,47 @@ fn each_line_of_the_standard_input_is_a_message_and_one_that_cannot_be_does_not_
     assert_eq!(lines[1]["error"]["code"], "not-text");
     assert_eq!(lines[2]["status"], "sent");
     assert_eq!(texts(&world.json("bob", &["recv"])), ["four", "five"]);
+}
+
+#[test]
+fn lines_that_are_there_are_sent_together_and_a_later_one_at_once() {
+    const LINES: usize = 200;
+    let world = World::new();
+    world.register(&["bob"]);
+    let proxy = Proxy::start(&world.url());
+    for command in [
+        &["register", "--no-encryption", "alice"][..],
+        &["group", "create", "room"],
+        &["invite", "room", "bob"],
+    ] {
+        world.ok("alice", &[&["--server", &proxy.url], command].concat());
+    }
+    world.ok("bob", &["recv"]);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    proxy.rule_for("POST", "/messages", move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Action::Forward
+    });
+    let arguments = ["--server", &proxy.url, "--json", "send", "room", "--stdin"];
+    let lines: Vec<String> = (1..=LINES).map(|number| format!("line {number}")).collect();
+    let sent = fed(&world, "alice", &arguments, lines.join("\n").as_bytes());
+    assert_eq!((sent.code, sent.err.as_str()), (0, ""));
+    let records: Vec<Value> = sent.out.lines().map(parse).collect();
+    assert_eq!(records.len(), LINES);
+    assert!(records.iter().all(|record| record["status"] == "sent"));
+    assert_eq!(texts(&world.json("bob", &["recv"])), lines);
+    let together = requests.load(Ordering::SeqCst);
+    assert!(together < LINES / 4, "{together} requests");
+
+    let mut typed = world.start("alice", &arguments);
+    for line in ["one", "two", "three"] {
+        typed.types(line);
+        assert_eq!(parse(&typed.line())["status"], "sent");
+    }
+    typed.closes_input();
+    assert_eq!(typed.ended(), 0);
+    assert_eq!(requests.load(Ordering::SeqCst), together + 3);
 }
 
 #[test]
