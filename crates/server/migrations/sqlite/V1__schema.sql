@@ -31,9 +31,10 @@ CREATE TABLE signature_keys (
     device_id INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- id: random, below 2^39.
+-- id: in the order of registration, so that those who came together lie together: the second, and behind it, in 24 bits, a
+-- random step beyond the last one. Below 2^55.
 CREATE TABLE users (
-    id INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 549755813887),
+    id INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 36028797018963967),
     name TEXT NOT NULL,
     created_at INTEGER NOT NULL
 );

@@ -73,7 +73,8 @@ impl Tx<'_> {
         signature_key: &[u8],
         now: UnixSeconds,
     ) -> Result<bool, Fault> {
-        let user_key = UserKey::random();
+        let last = self.one_row("SELECT max(id) FROM users", &[], |row| row.optional(0))?;
+        let user_key = UserKey::after(last, now);
         let named = self.execute(
             "INSERT INTO user_names (name, user_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
             params![user.as_str(), user_key],

@@ -10,6 +10,13 @@ use uuid::Uuid;
 use crate::error::{Fault, ServiceError};
 use crate::store::postgres::Session;
 
+/// The seconds in users' keys count from here: 2020.
+const USERS_BEGIN: UnixSeconds = UnixSeconds(1_577_836_800);
+const USER_SECOND_BITS: u32 = 31;
+const USER_STEP_BITS: u32 = 24;
+/// Behind the last one of a second, at random.
+const USER_STEP_MAX: u64 = 1024;
+
 /// The bits of a device's key behind those of its user: a user never has more than 256 devices.
 const DEVICE_BITS: u32 = 8;
 
@@ -29,11 +36,15 @@ impl DeviceKey {
 pub(crate) struct UserKey(pub(super) i64);
 
 impl UserKey {
-    /// One that nobody has, but for a chance that the schema excludes.
-    pub(super) fn random() -> Self {
-        // A device's key fits into six bytes, in which SQLite stores it.
+    /// One for who registers `now` after everybody up to `last`; nobody has it, but for a chance that the schema excludes. Whoever
+    /// knows one can tell when its user registered, and not how many there are.
+    pub(super) fn after(last: Option<Self>, now: UnixSeconds) -> Self {
+        // A clock that is nowhere near is no reason to come to the end.
+        let second = Some(now.since(USERS_BEGIN)).filter(|second| *second < 1 << USER_SECOND_BITS);
+        let begins = second.map_or(0, |second| to_sql(second << USER_STEP_BITS));
         let (_, random) = Uuid::new_v4().as_u64_pair();
-        Self((random & 0x7f_ffff_ffff).cast_signed())
+        let step = to_sql(random % USER_STEP_MAX);
+        Self(last.map_or(begins, |last| begins.max(last.0 + 1)) + step)
     }
 
     /// As a token carries it.

@@ -50,6 +50,10 @@ const BY_USER: Kind = Kind {
         ),
         ("FROM reservations WHERE id = ?1", "the same"),
         ("holder_user = ?1", "what a user holds is of many"),
+        (
+            "SELECT max(id) FROM users",
+            "who registers comes behind all others",
+        ),
     ],
 };
 
