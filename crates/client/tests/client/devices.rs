@@ -376,7 +376,7 @@ async fn r_c8_without_a_list_what_was_known_holds_and_a_device_that_is_new_is_sh
     alice.group_with(&[&bob]).await;
     let second = alice.link().await;
     second.sync().await.unwrap();
-    server.tamper("UPDATE users SET name = 'hidden' WHERE name = ?1", ["alice"]);
+    server.tamper("UPDATE user_names SET name = 'hidden' WHERE name = ?1", ["alice"]);
     let told = bob.told().await;
     let warnings: Vec<_> = told.iter().filter(|text| text.starts_with("WARNING")).collect();
     assert!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_wire::{AuditChain, AuditTransition, ProblemType};
 use tokio::time::timeout;
 
-use super::harness::{NOW, Opened, group, post, reference, say, start_group, take};
+use super::harness::{NOW, Opened, ad_hoc, group, post, reference, say, start_group, take};
 use crate::error::{Fault, ServiceError};
 use crate::store::statement::params;
 use crate::store::{DeviceKey, NewMessage};
@@ -121,10 +121,8 @@ async fn what_is_queued_last_must_succeed_too(opened: Opened) {
         .store
         .write(move |tx| {
             tx.bump_generations(&[alice.key].into())?;
-            Ok(tx.queue(
-                "UPDATE devices SET generation = NULL WHERE id = ?1",
-                params![alice.key],
-            )?)
+            let forget = "UPDATE devices SET generation = NULL WHERE id = ?1";
+            Ok(ad_hoc(|| tx.queue(forget, params![alice.key]))?)
         })
         .await;
     assert!(matches!(written, Err(ServiceError::Fault(_))), "{written:?}");
