@@ -26,14 +26,16 @@ pub(crate) struct Stock {
     pub(crate) audit_head: AuditHead,
 }
 
-// One statement for all of it: what a reservation costs is its statements.
+// One statement for all of it: what a reservation costs is its statements. The bytes of the last resort by themselves: joined, those
+// of all KeyPackages of the device would be read.
 const STOCK: &str = "SELECT (SELECT count(*) FROM (
              SELECT 1 FROM key_packages
              WHERE user_id = ?1 AND device_id = ?2 AND suite = ?3 AND kind = 0 AND status = 0 AND not_after > ?4
                AND not_before <= ?5
              LIMIT ?7
          ) enough),
-        b.ref, b.bytes, k.ref, l.bytes, k.used,
+        b.ref, b.bytes, k.ref,
+        (SELECT bytes FROM key_package_bytes WHERE user_id = ?1 AND device_id = ?2 AND ref = k.ref), k.used,
         (SELECT forgotten_at FROM pair_rates WHERE user_id = ?1 AND device_id = ?2 AND asked_by = ?6),
         d.asked_until, d.audit_seq, d.audit_hash
     FROM devices d
@@ -45,7 +47,6 @@ const STOCK: &str = "SELECT (SELECT count(*) FROM (
     )
     LEFT JOIN key_packages k ON k.user_id = d.user_id AND k.device_id = d.id AND k.suite = ?3 AND k.kind = 1
         AND k.status = 0 AND k.not_after > ?4 AND k.not_before <= ?5
-    LEFT JOIN key_package_bytes l ON l.user_id = k.user_id AND l.device_id = k.device_id AND l.ref = k.ref
     WHERE d.user_id = ?1 AND d.id = ?2";
 
 fn stock(row: &Row<'_>) -> Result<Stock, Fault> {
