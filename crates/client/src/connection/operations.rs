@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +9,26 @@ use crate::connection::sync::Progress;
 use crate::core::{self, Outcome};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupSummary, SendStatus, SentMessage};
+
+/// A message of which its request came to this. What leaves it waiting is no error, but why it does.
+fn come_to<E>(mut sent: SentMessage, outcome: Result<Option<Outcome>, E>) -> Result<SentMessage, E>
+where
+    E: Borrow<Error> + Into<Arc<Error>> + From<Error>,
+{
+    match outcome {
+        Ok(Some(outcome)) => {
+            finish(Some(outcome))?;
+            sent.status = SendStatus::Sent;
+        }
+        Ok(None) => {}
+        Err(error) if error.borrow().leaves_waiting() => {
+            tracing::info!(code = error.borrow().code(), "a message stays in the outbox");
+            sent.because = Some(error.into());
+        }
+        Err(other) => return Err(other),
+    }
+    Ok(sent)
+}
 
 impl MlsConnection {
     /// Creates a group with this device as its only member, and the other devices of its user, of the first of the deployment's ciphersuites that this program
@@ -64,20 +85,9 @@ impl MlsConnection {
         let queued = self.queue(group, texts).await?;
         let ids: Vec<i64> = queued.iter().map(|(_, id)| *id).collect();
         let settled = queued.into_iter().zip(self.settle_each(&ids).await);
-        let each = settled.map(|((mut sent, _), outcome)| match outcome {
-            Ok(Some(outcome)) => {
-                finish(Some(outcome))?;
-                sent.status = SendStatus::Sent;
-                Ok(sent)
-            }
-            Ok(None) => Ok(sent),
-            Err(error) if error.leaves_waiting() => {
-                sent.because = Some(error);
-                Ok(sent)
-            }
-            Err(other) => Err(other),
-        });
-        Ok(each.collect())
+        Ok(settled
+            .map(|((sent, _), outcome)| come_to(sent, outcome))
+            .collect())
     }
 
     async fn queue(&self, group: &GroupKey, texts: Vec<String>) -> Result<Vec<(SentMessage, i64)>, Error> {
@@ -95,20 +105,8 @@ impl MlsConnection {
     }
 
     /// Sends a message that is in the outbox.
-    pub(super) async fn settle_message(&self, mut sent: SentMessage, id: i64) -> Result<SentMessage, Error> {
-        match self.settle(id).await {
-            Ok(Some(outcome)) => {
-                finish(Some(outcome))?;
-                sent.status = SendStatus::Sent;
-            }
-            Ok(None) => {}
-            Err(error) if error.leaves_waiting() => {
-                tracing::info!(code = error.code(), "a message stays in the outbox");
-                sent.because = Some(Arc::new(error));
-            }
-            Err(other) => return Err(other),
-        }
-        Ok(sent)
+    pub(super) async fn settle_message(&self, sent: SentMessage, id: i64) -> Result<SentMessage, Error> {
+        come_to(sent, self.settle(id).await)
     }
 
     /// Puts a text into the history and the outbox, as [`send`](Self::send) does, and leaves the sending to the next

@@ -36,13 +36,12 @@ pub(super) const HOT: &str = "hot";
 
 /// The id of the user of whom this is the order: those of a server whose users registered one after the other, 256 a second.
 const fn user(order: u64) -> u64 {
-    (FIRST_SECOND + order / 256) * SECOND + order % 256 * STEP
+    FIRST + order * STEP
 }
 
-/// Since 2020: in 2026.
-const FIRST_SECOND: u64 = 200_000_000;
-const SECOND: u64 = 1 << 24;
-const STEP: u64 = 512;
+/// In 2026.
+const FIRST: u64 = 200_000_000 << 24;
+const STEP: u64 = (1 << 24) / 256;
 /// Where the reservers begin in the order, and where the hot one is. The targets come first.
 const RESERVERS: u64 = 12_000_000;
 const HOT_ORDER: u64 = 24_000_000;
@@ -66,8 +65,8 @@ const SQLITE: &str = "
     WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < max({reservers}, {targets}))
         INSERT INTO n SELECT i FROM c;
     INSERT INTO users (id, name, created_at)
-        SELECT ({first_second} + ({first_reserver} + i) / 256) * {second} + ({first_reserver} + i) % 256 * {step}, 'reserver' || i, 1 FROM n WHERE i < {reservers}
-        UNION ALL SELECT ({first_second} + i / 256) * {second} + i % 256 * {step}, 'target' || i, 1 FROM n WHERE i < {targets}
+        SELECT {first} + ({first_reserver} + i) * {step}, 'reserver' || i, 1 FROM n WHERE i < {reservers}
+        UNION ALL SELECT {first} + i * {step}, 'target' || i, 1 FROM n WHERE i < {targets}
         UNION ALL SELECT {hot_user}, 'hot', 1;
     INSERT INTO user_names SELECT name, id FROM users ORDER BY name;
     INSERT INTO devices (user_id, id, name, auth_key, signature_key, created_at, stock_ends)
@@ -79,7 +78,7 @@ const SQLITE: &str = "
     WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i + 1 < {stored} + {hot})
         INSERT INTO n SELECT i FROM c;
     CREATE TEMP VIEW owned AS
-        SELECT i, CASE WHEN i < {stored} THEN ({first_second} + i % {targets} / 256) * {second} + i % {targets} % 256 * {step} ELSE {hot_user} END AS u FROM n;
+        SELECT i, CASE WHEN i < {stored} THEN {first} + i % {targets} * {step} ELSE {hot_user} END AS u FROM n;
     INSERT INTO key_packages (user_id, device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
             not_before, not_after, uploaded_at)
         SELECT u, u << 8, randomblob(32), 0, 1, 0, 0,
@@ -93,9 +92,9 @@ const SQLITE_SESSION: &str = "INSERT INTO sessions (user_id, hash, device_id, ch
 
 const POSTGRES: &str = "
     INSERT INTO users (id, name, created_at)
-        SELECT ({first_second} + ({first_reserver} + i) / 256) * {second} + ({first_reserver} + i) % 256 * {step}, 'reserver' || i, 1
+        SELECT {first} + ({first_reserver} + i) * {step}, 'reserver' || i, 1
             FROM generate_series(0::bigint, {reservers} - 1) i
-        UNION ALL SELECT ({first_second} + i / 256) * {second} + i % 256 * {step}, 'target' || i, 1 FROM generate_series(0::bigint, {targets} - 1) i
+        UNION ALL SELECT {first} + i * {step}, 'target' || i, 1 FROM generate_series(0::bigint, {targets} - 1) i
         UNION ALL SELECT {hot_user}, 'hot', 1;
     INSERT INTO user_names SELECT name, id FROM users;
     INSERT INTO devices (user_id, id, name, auth_key, signature_key, created_at, stock_ends)
@@ -107,13 +106,13 @@ const POSTGRES: &str = "
     INSERT INTO sessions (user_id, hash, device_id, challenge_hash, expires_at)
         SELECT u, sha256(translate(encode(int8send(u) || sha256(('bench-session-' || i)::bytea), 'base64'), '+/=', '-_')::bytea),
             u << 8, sha256(('c' || i)::bytea), {now} + 30 * 86400
-        FROM (SELECT i, ({first_second} + ({first_reserver} + i) / 256) * {second} + ({first_reserver} + i) % 256 * {step} AS u
+        FROM (SELECT i, {first} + ({first_reserver} + i) * {step} AS u
             FROM generate_series(0::bigint, {reservers} - 1) i) AS reservers;
     INSERT INTO key_packages (user_id, device_id, ref, kind, suite, status, used, init_key_hash, encryption_key_hash,
             not_before, not_after, uploaded_at)
         SELECT u, u << 8, sha256(i::text::bytea), 0, 1, 0, 0,
             sha256(('k' || i)::bytea), sha256(('e' || i)::bytea), {now} - 86400, {now} + {life} + i % 100000, {now}
-        FROM (SELECT i, CASE WHEN i < {stored} THEN ({first_second} + i % {targets} / 256) * {second} + i % {targets} % 256 * {step} ELSE {hot_user} END AS u
+        FROM (SELECT i, CASE WHEN i < {stored} THEN {first} + i % {targets} * {step} ELSE {hot_user} END AS u
             FROM generate_series(0::bigint, {stored} + {hot} - 1) i) AS owned;
     INSERT INTO key_package_bytes
         SELECT user_id, device_id, ref, ref || decode(repeat('5a', 268), 'hex') FROM key_packages;
@@ -130,8 +129,7 @@ pub(super) async fn fill(place: &Place, stock: Stock) -> Result<()> {
             ("{targets}", stock.targets()),
             ("{first_reserver}", RESERVERS),
             ("{hot_user}", user(HOT_ORDER)),
-            ("{first_second}", FIRST_SECOND),
-            ("{second}", SECOND),
+            ("{first}", FIRST),
             ("{step}", STEP),
             ("{now}", now),
             ("{life}", 60 * DAY),

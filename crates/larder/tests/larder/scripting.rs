@@ -72,7 +72,7 @@ fn each_line_of_the_standard_input_is_a_message_and_one_that_cannot_be_does_not_
 }
 
 #[test]
-fn lines_that_are_there_are_sent_together_and_a_later_one_at_once() {
+fn lines_that_are_there_go_together_and_a_later_one_at_once() {
     const LINES: usize = 200;
     let world = World::new();
     world.register(&["bob"]);

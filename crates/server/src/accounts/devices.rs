@@ -12,7 +12,7 @@ use openmls_rust_crypto::RustCrypto;
 
 use super::PUBLIC_KEY_BYTES;
 use crate::directory;
-use crate::error::{Fault, ServiceError};
+use crate::error::ServiceError;
 use crate::store::{DeviceKey, DeviceRow, MailKind, Tx};
 
 /// An Ed25519 signature, in bytes.
@@ -67,12 +67,10 @@ pub(crate) fn link(
         return Err(ProblemType::TooManyDevices.into());
     }
     let earlier = u8::try_from(ever).map_err(|_| ProblemType::TooManyDevices)?;
-    if !tx.insert_linked_device(device, (by.key, earlier), &authorization.signature.0, now)? {
-        return Err(ProblemType::NameTaken.into());
-    }
-    let linked = tx.device_by_id(&device.device_id)?;
-    let linked = linked.ok_or(Fault::Corrupt("a linked device"))?;
-    introduce(tx, by, linked.key, introduction, now)?;
+    let linked = tx
+        .insert_linked_device(device, (by.key, earlier), &authorization.signature.0, now)?
+        .ok_or(ProblemType::NameTaken)?;
+    introduce(tx, by, linked, introduction, now)?;
     tell(tx, caller, &tx.groups_of_user(caller.user_key())?, now)
 }
 

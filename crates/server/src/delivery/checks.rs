@@ -54,10 +54,10 @@ pub(super) fn device_named_by(tx: &Tx<'_>, credential: &Credential) -> Result<Op
 /// Whether a credential names a device that its user has removed. Its leaf stays until a member has committed the removal.
 pub(super) fn names_removed_device(tx: &Tx<'_>, credential: &Credential) -> Result<bool, Fault> {
     match who(credential) {
-        Some((user, device_id)) => match tx.device_that_was(&device_id)? {
-            Some(device) if device.user == user => tx.is_removed(device.key),
-            Some(_) | None => Ok(false),
-        },
+        Some((user, device_id)) => {
+            let removed = tx.removed_device(&device_id)?;
+            Ok(removed.is_some_and(|device| device.user == user))
+        }
         None => Ok(false),
     }
 }

@@ -155,6 +155,12 @@ impl Tx<'_> {
         Ok(self.devices_of_ids(EVERY_DEVICE, [device_id])?.pop().flatten())
     }
 
+    /// The device with this id, if it was removed.
+    pub(crate) fn removed_device(&self, device_id: &DeviceId) -> Result<Option<DeviceRow>, Fault> {
+        let removed = format!("{EVERY_DEVICE} AND d.removed_at IS NOT NULL");
+        Ok(self.devices_of_ids(&removed, [device_id])?.pop().flatten())
+    }
+
     /// Those of `devices` that have these ids, in their order.
     fn devices_of_ids<'a>(
         &self,

@@ -3,7 +3,7 @@ use larder_wire::BlobId;
 use uuid::Uuid;
 
 use crate::error::Fault;
-use crate::store::statement::params;
+use crate::store::statement::{Row, params};
 use crate::store::tx::{BlobKey, DeviceKey, Tx, UserKey};
 
 /// A part of a blob, in bytes; the last one of a blob may be shorter.
@@ -33,6 +33,14 @@ pub(crate) struct NewBlob<'a> {
     pub(crate) idempotency_key: &'a str,
     pub(crate) size: u64,
     pub(crate) expires_at: UnixSeconds,
+}
+
+/// The first two columns.
+fn blob_key(row: &Row<'_>) -> Result<BlobKey, Fault> {
+    Ok(BlobKey {
+        user: row.get(0)?,
+        id: row.get(1)?,
+    })
 }
 
 impl Tx<'_> {
@@ -91,12 +99,7 @@ impl Tx<'_> {
         let named = self.row(
             "SELECT user_id, blob_id FROM blob_names WHERE name = ?1",
             params![name],
-            |row| {
-                Ok(BlobKey {
-                    user: row.get(0)?,
-                    id: row.get(1)?,
-                })
-            },
+            blob_key,
         )?;
         let Some(key) = named else {
             return Ok(None);
@@ -201,13 +204,7 @@ impl Tx<'_> {
             "SELECT b.user_id, b.id, b.name FROM blobs b WHERE b.expires_at = 0
                AND NOT EXISTS (SELECT 1 FROM blob_parts p WHERE p.user_id = b.user_id AND p.blob_id = b.id) LIMIT ?1",
             params![blobs],
-            |row| {
-                let key = BlobKey {
-                    user: row.get(0)?,
-                    id: row.get(1)?,
-                };
-                Ok((key, row.get(2)?))
-            },
+            |row| Ok((blob_key(row)?, row.get(2)?)),
         )?;
         for (blob, name) in &over {
             self.queue("DELETE FROM blob_names WHERE name = ?1", params![name])?;

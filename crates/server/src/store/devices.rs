@@ -51,15 +51,7 @@ impl Tx<'_> {
         )
     }
 
-    /// Whether a device is removed.
-    pub(crate) fn is_removed(&self, device: DeviceKey) -> Result<bool, Fault> {
-        self.exists(
-            "SELECT 1 FROM devices WHERE user_id = ?1 AND id = ?2 AND removed_at IS NOT NULL",
-            params![device.user(), device],
-        )
-    }
-
-    /// Adds a device to the user of `by`, who is locked and has or had `earlier` ones; `false` when the device id or the signature
+    /// Adds a device to the user of `by`, who is locked and has or had `earlier` ones; `None` when the device id or the signature
     /// key is taken, and then the transaction must not be committed.
     pub(crate) fn insert_linked_device(
         &self,
@@ -67,10 +59,10 @@ impl Tx<'_> {
         (by, earlier): (DeviceKey, u8),
         signature: &[u8],
         now: UnixSeconds,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Option<DeviceKey>, Fault> {
         let new = by.user().device(earlier);
         if !self.register_device(new, &device.device_id, &device.mls_signature_key.0)? {
-            return Ok(false);
+            return Ok(None);
         }
         self.queue(
             "INSERT INTO devices
@@ -87,7 +79,7 @@ impl Tx<'_> {
                 signature
             ],
         )?;
-        Ok(true)
+        Ok(Some(new))
     }
 
     /// The groups that any device of a user is a member of, by id: they are told when one of its devices comes or goes.

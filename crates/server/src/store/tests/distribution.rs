@@ -128,7 +128,7 @@ fn known(tables: BTreeSet<String>) {
 }
 
 #[tokio::test]
-async fn on_sqlite_each_key_begins_with_what_its_table_is_distributed_by() {
+async fn on_sqlite_each_key_begins_with_its_distribution() {
     let opened = Opened::sqlite().await;
     let StoreLocation::Sqlite(file) = &opened.location else {
         panic!("a SQLite store");
@@ -157,7 +157,7 @@ async fn on_sqlite_each_key_begins_with_what_its_table_is_distributed_by() {
 }
 
 #[tokio::test]
-async fn on_postgresql_each_key_begins_with_what_its_table_is_distributed_by() {
+async fn on_postgresql_each_key_begins_with_its_distribution() {
     let opened = Opened::postgres().await;
     let StoreLocation::Postgres(location) = &opened.location else {
         panic!("a PostgreSQL store");

@@ -69,7 +69,7 @@ pub(super) async fn exercise(opened: &Opened) {
         tx.remove_invitations(&[1; 32], &[2; 32])?;
         tx.sweep_accounts(NOW, NOW, 9)?;
         tx.device_list(user)?;
-        tx.is_removed(alice)?;
+        tx.removed_device(&"alice-1".parse().unwrap())?;
         let further = larder_wire::RegisterRequest {
             user: "alice".parse().unwrap(),
             device_id: "further".parse().unwrap(),
@@ -80,8 +80,9 @@ pub(super) async fn exercise(opened: &Opened) {
                 mls: larder_wire::Base64Url::default(),
             },
         };
-        assert!(tx.insert_linked_device(&further, (alice, 1), b"signature", NOW)?);
+        let linked = tx.insert_linked_device(&further, (alice, 1), b"signature", NOW)?;
         let further = tx.device_by_id(&further.device_id)?.unwrap().key;
+        assert_eq!(linked, Some(further));
         tx.device_that_was(&"further".parse().unwrap())?;
         let introduction = introduction();
         tx.set_introduction(further, &introduction, |_| true, NOW)?;
