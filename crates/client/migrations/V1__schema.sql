@@ -55,12 +55,16 @@ CREATE TABLE suites (
 
 INSERT INTO suites (suite, rank) VALUES (1, 0), (3, NULL);
 
--- The marks of requests that changed something on the server, or may have: the last one known to have been carried out, a few
--- before it, and those after it. A mark is in here before its request leaves.
+-- The marks of requests that changed something on the server, or may have. A mark is in here before its request leaves. Requests
+-- name those that are `claimed`: the last one known to have been carried out, a few before it, and those after it. By the others
+-- a device knows that a server's store went back, and not its own.
 CREATE TABLE state_marks (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    mark BLOB NOT NULL UNIQUE
+    mark BLOB NOT NULL UNIQUE,
+    claimed INTEGER NOT NULL DEFAULT 1 CHECK (claimed IN (0, 1))
 ) STRICT;
+
+CREATE INDEX state_marks_claimed ON state_marks (id) WHERE claimed = 1;
 
 -- How far the audit of this device's KeyPackages was verified, in which incarnation of the server, and when. From its registration
 -- on a device knows that there was nothing before.

@@ -5,7 +5,7 @@ use larder_lifecycle::UnixSeconds;
 use larder_pool::{KeyPackagePool, Tx};
 use larder_wire::{Problem, ProblemType, STATE_MARK_BYTES_MAX, STATE_MARKS_KNOWN_MAX, StateClaim, StateMark};
 use openmls::prelude::{OpenMlsProvider as _, OpenMlsRand as _};
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::core::profile::Context;
 use crate::core::restored_server::server_was_restored;
@@ -16,9 +16,13 @@ use crate::error::Error;
 /// the other; they must not chase each other out of their groups without end.
 const RESTORATIONS_APART_SECONDS: u64 = 60 * 60;
 
-/// So many marks are kept of requests before the last one that is known to have been carried out: a server that says so may not
-/// have done it, or have forgotten it. This state is no older for it.
+/// Requests name so many marks before the last one that is known to have been carried out: a server that says so may not have
+/// done it, or have forgotten it. This state is no older for it.
 const EARLIER_MARKS: u32 = 4;
+
+/// So many marks are remembered in all, half a megabyte of them. A server whose store went back by more requests of this device
+/// makes it take itself for an old copy.
+const REMEMBERED_MARKS: u32 = 16_384;
 
 /// Where this state stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +133,7 @@ pub(crate) fn admit_copy(tx: &Tx<'_>, context: &Context) -> Result<(), Error> {
 /// The server tells the mark of our last request that it carried out. If it is one of this state, this is the last one, whatever
 /// the server said before.
 pub(crate) fn heed_mark(tx: &Tx<'_>, mark: &StateMark) -> Result<(), Error> {
-    let is_ours = marks(tx.connection())?.contains(mark);
+    let is_ours = claim_mark(tx.connection(), mark)?;
     match (standing(tx)?, is_ours) {
         (Standing::Current, false) => fall_behind(tx),
         (Standing::Behind, true) => {
@@ -142,6 +146,32 @@ pub(crate) fn heed_mark(tx: &Tx<'_>, mark: &StateMark) -> Result<(), Error> {
     }
 }
 
+/// Lets requests name this mark, if it is one of this state. A mark of long before is the server's last one because its store
+/// went back: it refuses requests that do not name it.
+fn claim_mark(connection: &Connection, mark: &StateMark) -> Result<bool, Error> {
+    let claimed: Option<bool> = connection
+        .query_row(
+            "SELECT claimed FROM state_marks WHERE mark = ?1",
+            [mark.as_bytes()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    if claimed == Some(false) {
+        tracing::warn!("the server's store is an older one than it was: it has forgotten requests of this device");
+        // Those after it make room for it.
+        connection.execute(
+            "UPDATE state_marks SET claimed = 0
+             WHERE claimed = 1 AND id NOT IN (SELECT id FROM state_marks ORDER BY id DESC LIMIT ?1)",
+            [STATE_MARKS_KNOWN_MAX - 1],
+        )?;
+        connection.execute(
+            "UPDATE state_marks SET claimed = 1 WHERE mark = ?1",
+            [mark.as_bytes()],
+        )?;
+    }
+    Ok(claimed.is_some())
+}
+
 /// What to say of our state with the next request that changes something. `carried_out` is the mark of the last one, if it is
 /// known to have been carried out: with a few before it, it takes the place of all earlier ones.
 pub(crate) fn claim_state(tx: &Tx<'_>, carried_out: Option<&StateMark>) -> Result<StateClaim, Error> {
@@ -149,13 +179,16 @@ pub(crate) fn claim_state(tx: &Tx<'_>, carried_out: Option<&StateMark>) -> Resul
     if let Some(mark) = carried_out {
         connection
             .prepare_cached(
-                "DELETE FROM state_marks WHERE id < (
+                "UPDATE state_marks SET claimed = 0 WHERE claimed = 1 AND id < (
                      SELECT min(id) FROM (SELECT id FROM state_marks
                          WHERE id < (SELECT id FROM state_marks WHERE mark = ?1) ORDER BY id DESC LIMIT ?2))",
             )?
             .execute((mark.as_bytes(), EARLIER_MARKS))?;
+        connection
+            .prepare_cached("DELETE FROM state_marks WHERE id <= (SELECT max(id) FROM state_marks) - ?1")?
+            .execute([REMEMBERED_MARKS])?;
     }
-    let mut known = marks(connection)?;
+    let mut known = claimed_marks(connection)?;
     // Many answers were lost, one after the other: the last mark stands for the next request as well.
     let next = match known.pop() {
         Some(last) if known.len() >= STATE_MARKS_KNOWN_MAX => last,
@@ -171,8 +204,8 @@ pub(crate) fn claim_state(tx: &Tx<'_>, carried_out: Option<&StateMark>) -> Resul
     Ok(StateClaim { next, known })
 }
 
-fn marks(connection: &Connection) -> Result<Vec<StateMark>, Error> {
-    let mut statement = connection.prepare_cached("SELECT mark FROM state_marks ORDER BY id")?;
+fn claimed_marks(connection: &Connection) -> Result<Vec<StateMark>, Error> {
+    let mut statement = connection.prepare_cached("SELECT mark FROM state_marks WHERE claimed = 1 ORDER BY id")?;
     let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
     rows.map(|mark| corrupt(StateMark::from_bytes(&mark?).ok(), "a state mark"))
         .collect()

@@ -22,6 +22,46 @@ async fn status_of(client: &Client, group: &GroupKey, text: &str) -> SendStatus 
     found.expect("it is in the history").status
 }
 
+/// A store that has forgotten more requests of a device than those that it names is still the one that is older.
+#[tokio::test]
+async fn a_store_that_forgot_many_requests_makes_no_device_an_old_copy() {
+    let mut server = TestServer::start().await;
+    let (alice, bob) = (server.client("alice").await, server.client("bob").await);
+    let group = alice.group_with(&[&bob]).await;
+    catch_up(&[&alice, &bob]).await;
+    let backup = server.backup();
+    let mut said = Vec::new();
+    for n in 0..20 {
+        said.push(format!("{n}"));
+        alice.send(&group, said.last().unwrap()).await.unwrap();
+    }
+    assert_eq!(bob.receive().await, said);
+    alice.told().await;
+
+    server.fail_over(&backup).await;
+    let epoch = alice.epoch(&group).await;
+    come_to_terms(&[&alice, &bob]).await;
+    // She is ahead by numbers that she has not read: the next ones are hers again.
+    alice.send(&group, "after the failover").await.unwrap();
+    come_to_terms(&[&alice, &bob]).await;
+    for client in [&alice, &bob] {
+        assert_eq!(client.summary(&group).await.state, GroupState::Active);
+        assert_eq!(client.epoch(&group).await, epoch);
+    }
+    for (client, heard) in [(&alice, 0), (&bob, 1)] {
+        let told: Vec<_> = client.take_unread().await.into_iter().map(|message| message.text).collect();
+        assert!(!told.iter().any(|text| text.contains("older copy")), "{told:?}");
+        let of_it = told.iter().filter(|text| *text == "after the failover");
+        assert_eq!(of_it.count(), heard, "{told:?}");
+    }
+
+    // Its operator says so later on.
+    let backup = server.backup();
+    server.restore(&backup).await;
+    catch_up(&[&alice, &bob]).await;
+    they_talk(&alice, &bob, &group).await;
+}
+
 #[tokio::test]
 async fn who_followed_a_commit_that_is_lost_comes_to_those_who_went_on_without_it() {
     let mut server = TestServer::start().await;
