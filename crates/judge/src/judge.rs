@@ -1,11 +1,11 @@
 use std::collections::HashSet;
-use std::iter;
 
 use openmls::group::{PublicProcessMessageError, StageCommitError, ValidationError};
 use openmls::prelude::{
     LeafNode, LeafNodeIndex, OpenMlsCrypto, ProcessedMessageContent, Proposal, ProposalType, PublicGroup,
     QueuedProposal, Sender, StagedCommit,
 };
+use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use crate::evidence::Evidence;
 use crate::handshake::Handshake;
@@ -53,8 +53,7 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
         if staged.queued_proposals().count() != listed {
             return Err(Rule::ProposalTwice.into());
         }
-        self.can_be_encrypted_to(before, path_keys.iter().map(|key| key.as_slice()))?;
-        self.fresh_leaves_can_be_encrypted_to(before, &staged)?;
+        self.keys_may_come(before, &keys_of(path_keys, &staged)?)?;
         let (committer, entrance) = match sender {
             Sender::Member(committer) => {
                 member_commits(before, committer, &staged)?;
@@ -106,7 +105,7 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
             Proposal::Remove(_) | Proposal::Add(_) => return Err(Rule::ProposedByAnother.into()),
             Proposal::Update(update) => {
                 stays_whose_it_is(before, proposer, update.leaf_node())?;
-                self.leaves_can_be_encrypted_to(before, iter::once(update.leaf_node()))?;
+                self.keys_may_come(before, &[key_of(update.leaf_node())?])?;
             }
             _ => return Err(Rule::ProposalKind.into()),
         }
@@ -123,44 +122,30 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
             .is_ok_and(|evidence| evidence.proves(self.crypto, self.server_name, leaves, joiner))
     }
 
-    /// Whether later Commits can be encrypted to every leaf that a Commit brings: its own, those it adds, and those it renews.
-    fn fresh_leaves_can_be_encrypted_to(
-        &self,
-        before: &PublicGroup,
-        staged: &StagedCommit,
-    ) -> Result<(), Rule> {
-        let proposed = staged
-            .queued_proposals()
-            .filter_map(|queued| match queued.proposal() {
-                Proposal::Add(add) => Some(add.key_package().leaf_node()),
-                Proposal::Update(update) => Some(update.leaf_node()),
-                _ => None,
-            });
-        self.leaves_can_be_encrypted_to(before, staged.update_path_leaf_node().into_iter().chain(proposed))
-    }
-
-    fn leaves_can_be_encrypted_to<'l>(
-        &self,
-        before: &PublicGroup,
-        leaves: impl Iterator<Item = &'l LeafNode>,
-    ) -> Result<(), Rule> {
-        for leaf in leaves {
-            let key = larder_key_package::encryption_key(leaf).ok_or(Rule::UnusableKey)?;
-            self.can_be_encrypted_to(before, iter::once(&key[..]))?;
+    /// Whether later Commits can be encrypted to all of the encryption keys that a Commit or a proposal brings, and no node of the
+    /// tree has one of them.
+    ///
+    /// OpenMLS compares them with each other and with those of the leaves, and not with those of the parent nodes (RFC 9420 §12.4.2).
+    /// A member that had to keep the private key of one twice could not merge the Commit, and nobody could read the tree.
+    fn keys_may_come(&self, before: &PublicGroup, keys: &[Vec<u8>]) -> Result<(), Rule> {
+        let suite = before.ciphersuite();
+        let usable = |key: &Vec<u8>| larder_key_package::can_be_encrypted_to(self.crypto, suite, key);
+        if !keys.iter().all(usable) {
+            return Err(Rule::UnusableKey);
+        }
+        let keys: HashSet<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let mut parent_bytes = Vec::new();
+        for (_, parent) in before.treesync().full_parents() {
+            parent_bytes.clear();
+            // A ParentNode begins with its encryption key (RFC 9420 §7.1).
+            let key = parent
+                .tls_serialize(&mut parent_bytes)
+                .and_then(|_| VLBytes::tls_deserialize(&mut &*parent_bytes));
+            if key.is_ok_and(|key| keys.contains(key.as_slice())) {
+                return Err(Rule::KeyTwice);
+            }
         }
         Ok(())
-    }
-
-    fn can_be_encrypted_to<'k>(
-        &self,
-        before: &PublicGroup,
-        mut keys: impl Iterator<Item = &'k [u8]>,
-    ) -> Result<(), Rule> {
-        let suite = before.ciphersuite();
-        match keys.all(|key| larder_key_package::can_be_encrypted_to(self.crypto, suite, key)) {
-            true => Ok(()),
-            false => Err(Rule::UnusableKey),
-        }
     }
 
     /// An external Commit brings a device back in the place of its own leaf, or a further device of a user who is in the group.
@@ -197,6 +182,24 @@ impl<'a, C: OpenMlsCrypto> Judge<'a, C> {
             false => Err(Rule::AuthenticatedData),
         }
     }
+}
+
+/// The encryption keys that a Commit brings: of its path, of its own leaf, and of those that it adds and renews.
+fn keys_of(path: Vec<VLBytes>, staged: &StagedCommit) -> Result<Vec<Vec<u8>>, Rule> {
+    let proposed = staged
+        .queued_proposals()
+        .filter_map(|queued| match queued.proposal() {
+            Proposal::Add(add) => Some(add.key_package().leaf_node()),
+            Proposal::Update(update) => Some(update.leaf_node()),
+            _ => None,
+        });
+    let leaves = staged.update_path_leaf_node().into_iter().chain(proposed);
+    let path = path.into_iter().map(|key| Ok(key.into()));
+    path.chain(leaves.map(key_of)).collect()
+}
+
+fn key_of(leaf: &LeafNode) -> Result<Vec<u8>, Rule> {
+    larder_key_package::encryption_key(leaf).ok_or(Rule::UnusableKey)
 }
 
 /// What it means that OpenMLS refuses a message: it verifies the signature before it looks at what is signed.

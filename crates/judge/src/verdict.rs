@@ -89,6 +89,9 @@ pub enum Rule {
     /// A key of a leaf or of its path is one that nothing can be encrypted to: no later Commit could be made.
     #[error("brings a key that nothing can be encrypted to")]
     UnusableKey,
+    /// An encryption key of a leaf or of its path is that of another node of the tree: members could not merge it.
+    #[error("brings a key that the group has already")]
+    KeyTwice,
     /// It carries authenticated data that has no meaning in it.
     #[error("carries data that has no place in it")]
     AuthenticatedData,

@@ -219,66 +219,79 @@ fn nobody_is_added_twice_or_without_being_somebodys_device() {
     }
 }
 
-#[test]
-fn no_key_is_taken_over_that_nothing_can_be_encrypted_to() {
-    let mut scene = Scene::set();
-    let useless = Some(NotTaken::Against(Rule::UnusableKey));
-    // The keys of the committer's leaf, of the root above both, and of nothing.
-    let own = [0, 1, 9].map(|nth| {
-        let commit = scene.commit(|group, alice| {
-            let forger = Gullible::with_a_useless_key(nth);
-            group
-                .commit_builder()
-                .force_self_update(true)
-                .load_psks(alice.provider.storage())
-                .unwrap()
-                .build(forger.rand(), forger.crypto(), &alice.keys, |_| true)
-                .unwrap()
-                .stage_commit(&alice.provider)
-                .unwrap()
-                .into_commit()
-                .to_bytes()
-                .unwrap()
-        });
-        scene.judged(&commit).err()
-    });
-    assert_eq!(own, [useless, useless, None]);
+/// A Commit that renews alice's leaf and the root above it, as this provider makes it. It is staged.
+fn renewed(group: &mut MlsGroup, alice: &Device, forger: &Gullible) -> Vec<u8> {
+    group
+        .commit_builder()
+        .force_self_update(true)
+        .load_psks(alice.provider.storage())
+        .unwrap()
+        .build(forger.rand(), forger.crypto(), &alice.keys, |_| true)
+        .unwrap()
+        .stage_commit(&alice.provider)
+        .unwrap()
+        .into_commit()
+        .to_bytes()
+        .unwrap()
+}
 
-    // The key of an added leaf, which comes after the init key.
-    let added = [1, 9].map(|nth| {
+impl Scene {
+    /// Why the keys that this forger derives are not taken over: in a Commit of alice's as its first two (the root and her leaf), in
+    /// an added leaf as the second, after the init key, and in a proposed leaf as the first. Last, one that it derives as none of these.
+    fn flaws_of_keys(&mut self, forger: impl Fn(usize) -> Gullible) -> Vec<Option<NotTaken>> {
+        let mut flaws = Vec::new();
+        for nth in [0, 1] {
+            let commit = self.commit(|group, alice| renewed(group, alice, &forger(nth)));
+            flaws.push(self.judged(&commit).err());
+        }
         let carol = Device::new("carol", "c-1");
         let key_package = KeyPackage::builder()
-            .build(
-                SUITE,
-                &Gullible::with_a_useless_key(nth),
-                &carol.keys,
-                carol.credential(),
-            )
+            .build(SUITE, &forger(1), &carol.keys, carol.credential())
             .unwrap()
             .into_key_package();
-        let commit = scene.commit(|group, alice| {
+        let commit = self.commit(|group, alice| {
             let (commit, ..) = group
                 .add_members(&alice.provider, &alice.keys, &[key_package])
                 .unwrap();
             commit.to_bytes().unwrap()
         });
-        scene.judged(&commit).err()
-    });
-    assert_eq!(added, [useless, None]);
-
-    // The key of a leaf that is proposed, and one that is taken up by a Commit.
-    let proposed = [0, 9].map(|nth| {
-        let provider = Gullible::with_a_useless_key(nth);
-        let (proposal, _) = scene
+        flaws.push(self.judged(&commit).err());
+        let (proposal, _) = self
             .group
-            .propose_self_update(&provider, &scene.alice.keys, LeafNodeParameters::default())
+            .propose_self_update(&forger(0), &self.alice.keys, LeafNodeParameters::default())
             .unwrap();
         let crypto = RustCrypto::default();
-        Judge::new(&crypto, SERVER)
-            .proposal(scene.group.public_group(), &proposal.to_bytes().unwrap())
-            .err()
-    });
-    assert_eq!(proposed, [useless, None]);
+        let judge = Judge::new(&crypto, SERVER);
+        let proposal = proposal.to_bytes().unwrap();
+        flaws.push(judge.proposal(self.group.public_group(), &proposal).err());
+        self.group
+            .clear_pending_proposals(self.alice.provider.storage())
+            .unwrap();
+        let commit = self.commit(|group, alice| renewed(group, alice, &forger(9)));
+        flaws.push(self.judged(&commit).err());
+        flaws
+    }
+}
+
+#[test]
+fn no_key_is_taken_over_that_nothing_can_be_encrypted_to() {
+    let mut scene = Scene::set();
+    let useless = Some(NotTaken::Against(Rule::UnusableKey));
+    let flaws = scene.flaws_of_keys(Gullible::with_a_useless_key);
+    assert_eq!(flaws, [useless, useless, useless, useless, None]);
+}
+
+/// Whoever is below that parent could not merge the Commit, and nobody could join by its tree.
+#[test]
+fn no_key_of_a_parent_node_is_taken_over_again() {
+    let mut scene = Scene::set();
+    let provider = Gullible::default();
+    renewed(&mut scene.group, &scene.alice, &provider);
+    scene.group.merge_pending_commit(&scene.alice.provider).unwrap();
+    let root = provider.pair(0);
+    let twice = Some(NotTaken::Against(Rule::KeyTwice));
+    let flaws = scene.flaws_of_keys(|nth| Gullible::with_the_pair(nth, root.clone()));
+    assert_eq!(flaws, [twice, twice, twice, twice, None]);
 }
 
 #[test]

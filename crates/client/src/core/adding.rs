@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
-use larder_judge::Leaf;
+use larder_judge::{Leaf, NotTaken, Rule};
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{StoreError, Tx};
 use larder_wire::{CommitRequest, Problem, UserName};
@@ -233,13 +233,20 @@ fn flaw_of(error: &Error) -> KeyPackageFlaw {
     let Error::Mls { source, .. } = error else {
         return KeyPackageFlaw::NotAccepted;
     };
-    match source.downcast_ref() {
-        Some(CreateCommitError::ProposalValidationError(
-            ProposalValidationError::DuplicateSignatureKey
-            | ProposalValidationError::DuplicateEncryptionKey
-            | ProposalValidationError::DuplicateInitKey
-            | ProposalValidationError::InitEncryptionKeyCollision,
-        )) => KeyPackageFlaw::KeyInUse,
-        _ => KeyPackageFlaw::NotAccepted,
+    let is_in_use = match source.downcast_ref::<NotTaken>() {
+        Some(reason) => *reason == NotTaken::Against(Rule::KeyTwice),
+        None => matches!(
+            source.downcast_ref(),
+            Some(CreateCommitError::ProposalValidationError(
+                ProposalValidationError::DuplicateSignatureKey
+                    | ProposalValidationError::DuplicateEncryptionKey
+                    | ProposalValidationError::DuplicateInitKey
+                    | ProposalValidationError::InitEncryptionKeyCollision,
+            ))
+        ),
+    };
+    match is_in_use {
+        true => KeyPackageFlaw::KeyInUse,
+        false => KeyPackageFlaw::NotAccepted,
     }
 }

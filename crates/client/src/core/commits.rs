@@ -8,6 +8,7 @@ use openmls::prelude::{
 use crate::core::gate::{self, Admitted, Removal};
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::Context;
+use crate::core::schema::corrupt;
 use crate::core::{
     committed, departures, epochs, groups, holds, leaves, mls, naming, removals, removed_leaves, requests,
     restored_server, verdicts,
@@ -56,54 +57,107 @@ pub(super) fn stage_proposed(
 /// Stages a Commit with these Adds and Removes, with Removes of those who have left, and with what members have proposed: that
 /// they leave, and, if it may contain them, fresh leaves of theirs. It is pending until the server has answered. It brings a fresh leaf of ours if
 /// ours is stale.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that stages, by leave of the gate"
-)]
+///
+/// Fresh leaves that do not go together, as two with the same key, wait for the end of the epoch.
 fn build(
     tx: &Tx<'_>,
     context: &Context,
-    mut group: MlsGroup,
+    group: MlsGroup,
     updates_too: bool,
     (adds, removes): (Vec<KeyPackage>, &[LeafNodeIndex]),
     reservation_id: Option<String>,
 ) -> Result<CommitRequest, Error> {
-    let provider = tx.provider();
     let proposed = Proposed::of(&group);
     let mut removes = removes.to_vec();
     removes.extend(departures::leaves(tx, context, &group)?);
+    let change = Change {
+        adds,
+        removes,
+        fresh_leaf: leaves::is_stale(tx, context, &group)?,
+        reservation_id,
+    };
     // Two proposals for one leaf do not go into one Commit (RFC 9420 §12.2).
-    let concerned = |leaves: &[LeafNodeIndex]| leaves.iter().any(|leaf| removes.contains(leaf));
+    let concerned = |leaves: &[LeafNodeIndex]| leaves.iter().any(|leaf| change.removes.contains(leaf));
     let consume = proposed.all_committable
         && (updates_too || proposed.updaters.is_empty())
         && !concerned(&proposed.leavers)
         && !concerned(&proposed.updaters);
     if !consume {
-        removes.extend(&proposed.leavers);
+        return change
+            .with_removes_of(&proposed.leavers)
+            .stage(tx, context, group, false);
     }
-    removes.sort_unstable();
-    removes.dedup();
-    let fresh_leaf = leaves::is_stale(tx, context, &group)?;
-    let (commit, welcome, group_info) = group
-        .commit_builder()
-        .consume_proposal_store(consume)
-        .force_self_update(fresh_leaf)
-        .propose_adds(adds)
-        .propose_removals(removes)
-        .load_psks(provider.storage())
-        .map_err(Error::mls("building a Commit"))?
-        .create_group_info(true)
-        .use_ratchet_tree_extension(false)
-        .build(provider.rand(), provider.crypto(), &context.identity.mls, |_| {
-            true
-        })
-        .map_err(Error::mls("building a Commit"))?
-        .stage_commit(&provider)
-        .map_err(Error::mls("staging a Commit"))?
-        .into_messages();
-    let request = commit_request(&commit, welcome.as_ref(), group_info.as_ref(), reservation_id)?;
-    verdicts::require_sound(tx, context, &group, &request)?;
-    Ok(request)
+    if proposed.updaters.is_empty() {
+        return change.stage(tx, context, group, true);
+    }
+    let key = corrupt(GroupKey::from_bytes(group.group_id().as_slice()).ok(), "group id")?;
+    match tx.atomically(|| change.clone().stage(tx, context, group, true)) {
+        Err(Error::Mls { source, .. }) => {
+            tracing::warn!(%source, "a Commit cannot be made with the fresh leaves that members have proposed");
+            let group = mls::load(tx, &key)?;
+            change
+                .with_removes_of(&proposed.leavers)
+                .stage(tx, context, group, false)
+        }
+        done => done,
+    }
+}
+
+/// What a Commit does besides what members have proposed.
+#[derive(Clone)]
+struct Change {
+    adds: Vec<KeyPackage>,
+    removes: Vec<LeafNodeIndex>,
+    fresh_leaf: bool,
+    reservation_id: Option<String>,
+}
+
+impl Change {
+    fn with_removes_of(mut self, leaves: &[LeafNodeIndex]) -> Self {
+        self.removes.extend(leaves);
+        self
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that stages, by leave of the gate"
+    )]
+    fn stage(
+        mut self,
+        tx: &Tx<'_>,
+        context: &Context,
+        mut group: MlsGroup,
+        consume: bool,
+    ) -> Result<CommitRequest, Error> {
+        let provider = tx.provider();
+        self.removes.sort_unstable();
+        self.removes.dedup();
+        let (commit, welcome, group_info) = group
+            .commit_builder()
+            .consume_proposal_store(consume)
+            .force_self_update(self.fresh_leaf)
+            .propose_adds(self.adds)
+            .propose_removals(self.removes)
+            .load_psks(provider.storage())
+            .map_err(Error::mls("building a Commit"))?
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
+            .build(provider.rand(), provider.crypto(), &context.identity.mls, |_| {
+                true
+            })
+            .map_err(Error::mls("building a Commit"))?
+            .stage_commit(&provider)
+            .map_err(Error::mls("staging a Commit"))?
+            .into_messages();
+        let request = commit_request(
+            &commit,
+            welcome.as_ref(),
+            group_info.as_ref(),
+            self.reservation_id,
+        )?;
+        verdicts::require_sound(tx, context, &group, &request)?;
+        Ok(request)
+    }
 }
 
 pub(super) fn commit_request(
@@ -228,36 +282,53 @@ pub(super) fn leaves_of(group: &MlsGroup, user: &UserName) -> Vec<LeafNodeIndex>
 pub(crate) fn housekeeping(tx: &Tx<'_>, context: &Context, for_others: bool) -> Result<bool, Error> {
     let mut queued = false;
     for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
-        let is_request = requests::find(tx.connection(), &group)?.is_some();
-        if outbox::handshake_waits(tx.connection(), &group)? || is_request {
-            continue;
-        }
-        if restored_server::remove_again(tx, context, &group)? {
-            queued = true;
-            continue;
-        }
-        // Who is in it is for the person to look at first.
-        if holds::is_held(tx.connection(), &group)?
-            || (for_others && !outbox::any_of(tx.connection(), &group)?)
-        {
-            continue;
-        }
-        let state = mls::load(tx, &group)?;
-        let gone = removals::leaves_of_gone(tx, context, &state)?;
-        if !gone.is_empty() {
-            let removal = gate::clear_departures(tx, &group)??;
-            let request = stage_removal(tx, context, removal, &gone)?;
-            push(tx, &group, &request, &Intent::RemoveGone)?;
-            queued = true;
-        } else if Proposed::of(&state).any {
-            let removal = gate::clear_departures(tx, &group)??;
-            if let Some(request) = stage_proposed(tx, context, removal)? {
-                push(tx, &group, &request, &Intent::CommitProposals)?;
-                queued = true;
+        match tx.atomically(|| commit_what_is_due(tx, context, &group, for_others)) {
+            Ok(due) => queued |= due,
+            // What members have done to one group holds up no other.
+            Err(Error::Mls { doing, source }) => {
+                tracing::warn!(%source, "a group needs a Commit that cannot be made: {doing}");
             }
+            Err(other) => return Err(other),
         }
     }
     Ok(queued)
+}
+
+/// Queues the Commit that a group needs, if it needs one that this device may make. Whether it does.
+fn commit_what_is_due(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    for_others: bool,
+) -> Result<bool, Error> {
+    let is_request = requests::find(tx.connection(), group)?.is_some();
+    if outbox::handshake_waits(tx.connection(), group)? || is_request {
+        return Ok(false);
+    }
+    if restored_server::remove_again(tx, context, group)? {
+        return Ok(true);
+    }
+    // Who is in it is for the person to look at first.
+    if holds::is_held(tx.connection(), group)? || (for_others && !outbox::any_of(tx.connection(), group)?) {
+        return Ok(false);
+    }
+    let state = mls::load(tx, group)?;
+    let gone = removals::leaves_of_gone(tx, context, &state)?;
+    if !gone.is_empty() {
+        let removal = gate::clear_departures(tx, group)??;
+        let request = stage_removal(tx, context, removal, &gone)?;
+        push(tx, group, &request, &Intent::RemoveGone)?;
+        return Ok(true);
+    }
+    if !Proposed::of(&state).any {
+        return Ok(false);
+    }
+    let removal = gate::clear_departures(tx, group)??;
+    let Some(request) = stage_proposed(tx, context, removal)? else {
+        return Ok(false);
+    };
+    push(tx, group, &request, &Intent::CommitProposals)?;
+    Ok(true)
 }
 
 /// The server refused our Commit: the group stays at its epoch.

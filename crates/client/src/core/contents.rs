@@ -4,7 +4,9 @@ use larder_judge::Leaf;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{DeviceId, InboxRow, UserName};
-use openmls::prelude::{MlsGroup, OpenMlsProvider, ProcessedMessage, ProcessedMessageContent, Sender};
+use openmls::prelude::{
+    MergeCommitError, MlsGroup, OpenMlsProvider, ProcessedMessage, ProcessedMessageContent, Sender,
+};
 
 use crate::core::incoming::Failed;
 use crate::core::messages::{self, NewMessage};
@@ -69,7 +71,11 @@ pub(super) fn content(
             }
             state
                 .merge_staged_commit(&provider, *staged)
-                .map_err(Error::mls("merging a Commit"))?;
+                .map_err(|error| match error {
+                    // Its sender's doing: the same Commit fails whenever it comes.
+                    MergeCommitError::LibraryError(_) => Failed::Unfollowable,
+                    storage => Error::mls("merging a Commit")(storage).into(),
+                })?;
             epochs::note(tx, group, state.public_group())?;
             departures::settle(tx, group, state.public_group())?;
             committed::record(tx, group, &events, now, false)?;

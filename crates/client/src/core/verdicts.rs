@@ -26,7 +26,7 @@ pub(super) fn require_sound(
     judge(context, provider.crypto())
         .commit(group.public_group(), &request.commit.0)
         .map(|_| ())
-        .map_err(|reason| Error::mls("judging a Commit of this device")(reason.to_string()))
+        .map_err(Error::mls("judging a Commit of this device"))
 }
 
 /// Whether an external Commit of ours brings back a leaf that the group has.

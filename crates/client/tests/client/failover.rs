@@ -49,7 +49,12 @@ async fn a_store_that_forgot_many_requests_makes_no_device_an_old_copy() {
         assert_eq!(client.epoch(&group).await, epoch);
     }
     for (client, heard) in [(&alice, 0), (&bob, 1)] {
-        let told: Vec<_> = client.take_unread().await.into_iter().map(|message| message.text).collect();
+        let told: Vec<_> = client
+            .take_unread()
+            .await
+            .into_iter()
+            .map(|message| message.text)
+            .collect();
         assert!(!told.iter().any(|text| text.contains("older copy")), "{told:?}");
         let of_it = told.iter().filter(|text| *text == "after the failover");
         assert_eq!(of_it.count(), heard, "{told:?}");

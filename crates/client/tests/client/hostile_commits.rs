@@ -143,6 +143,58 @@ async fn a_server_does_not_take_a_members_own_place() {
     they_talk(&alice, &bob, &group).await;
 }
 
+/// Proposes a fresh leaf of this client's, with the keys that this forger derives.
+fn fresh_leaf(client: &Client, group: &GroupKey, forger: &Gullible) -> Vec<u8> {
+    with_state(client, group, |_, state, keys| {
+        let (proposal, _) = state
+            .propose_self_update(forger, keys, LeafNodeParameters::default())
+            .unwrap();
+        proposal.to_bytes().unwrap()
+    })
+}
+
+/// Two members, who may be one person, propose fresh leaves with one key. No Commit can have both.
+#[tokio::test]
+async fn fresh_leaves_that_do_not_go_together_hold_up_nobody() {
+    let server = TestServer::start().await;
+    let (alice, proxy) = server.proxied("alice").await;
+    let (bob, carol) = (server.client("bob").await, server.client("carol").await);
+    let (group, other) = (
+        alice.group_with(&[&bob, &carol]).await,
+        alice.group_with(&[&bob]).await,
+    );
+    they_talk(&alice, &bob, &group).await;
+    they_talk(&alice, &bob, &other).await;
+    carol.sync().await.unwrap();
+    let forger = Gullible::default();
+    let mut proposals = vec![fresh_leaf(&bob, &group, &forger)];
+    let forger = Gullible::with_the_pair(0, forger.pair(0));
+    proposals.push(fresh_leaf(&carol, &group, &forger));
+    for text in ["swallowed", "and this"] {
+        bob.send(&group, text).await.unwrap();
+    }
+    let epoch = alice.epoch(&group).await;
+    let of = group.clone();
+    proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
+        let rows = inbox.rows.iter_mut().filter(|row| row.kind == InboxKind::Message);
+        for (row, proposal) in rows.zip(&proposals) {
+            row.kind = InboxKind::Proposal;
+            row.group_id = Some(of.clone());
+            row.epoch = Some(epoch);
+            row.body.0.clone_from(proposal);
+        }
+    });
+    alice.sync().await.unwrap();
+    proxy.forward();
+    they_talk(&alice, &bob, &other).await;
+    they_talk(&alice, &bob, &group).await;
+    assert_eq!(
+        alice.epoch(&group).await,
+        epoch + 1,
+        "a Commit without them has ended the epoch"
+    );
+}
+
 #[tokio::test]
 async fn a_member_does_not_become_another_nor_change_what_a_group_is() {
     enum Does {

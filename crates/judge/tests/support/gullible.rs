@@ -1,7 +1,6 @@
-//! A provider that believes every signature, and may derive a key that nothing can be encrypted to.
+//! A provider that believes every signature, and may derive a key that nothing can be encrypted to, or one of before.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openmls::prelude::OpenMlsProvider;
 use openmls::prelude::tls_codec::SecretVLBytes;
@@ -12,7 +11,7 @@ use openmls_traits::types::{
     KemOutput, SignatureScheme,
 };
 
-/// Believes every signature, remembers every hash, and may derive a useless key.
+/// Believes every signature, remembers every hash and every key pair, and may derive a useless key or one of before.
 #[derive(Default)]
 pub(crate) struct Gullible {
     inner: OpenMlsRustCrypto,
@@ -22,14 +21,30 @@ pub(crate) struct Gullible {
 impl Gullible {
     /// Derives as its `nth` key pair, counted from 0, one that nothing can be encrypted to.
     pub(crate) fn with_a_useless_key(nth: usize) -> Self {
-        let crypto = GullibleCrypto {
+        Self::with(GullibleCrypto {
             useless: Some(nth),
             ..GullibleCrypto::default()
-        };
+        })
+    }
+
+    /// Derives as its `nth` key pair, counted from 0, this one.
+    pub(crate) fn with_the_pair(nth: usize, pair: HpkeKeyPair) -> Self {
+        Self::with(GullibleCrypto {
+            imposed: Some((nth, pair)),
+            ..GullibleCrypto::default()
+        })
+    }
+
+    fn with(crypto: GullibleCrypto) -> Self {
         Self {
             crypto,
             ..Self::default()
         }
+    }
+
+    /// The `nth` key pair that was derived, counted from 0.
+    pub(crate) fn pair(&self, nth: usize) -> HpkeKeyPair {
+        self.crypto.derived.lock().unwrap()[nth].clone()
     }
 }
 
@@ -37,8 +52,9 @@ impl Gullible {
 pub(crate) struct GullibleCrypto {
     inner: RustCrypto,
     pub(crate) hashes: Mutex<Vec<Vec<u8>>>,
-    derived: AtomicUsize,
+    derived: Mutex<Vec<HpkeKeyPair>>,
     useless: Option<usize>,
+    imposed: Option<(usize, HpkeKeyPair)>,
 }
 
 impl OpenMlsProvider for Gullible {
@@ -82,9 +98,16 @@ impl OpenMlsCrypto for GullibleCrypto {
 
     fn derive_hpke_keypair(&self, config: HpkeConfig, ikm: &[u8]) -> Crypto<HpkeKeyPair> {
         let mut pair = self.inner.derive_hpke_keypair(config, ikm)?;
-        if Some(self.derived.fetch_add(1, Ordering::Relaxed)) == self.useless {
+        let mut derived = self.derived.lock().unwrap();
+        if Some(derived.len()) == self.useless {
             pair.public = vec![0; pair.public.len()];
         }
+        if let Some((nth, imposed)) = &self.imposed
+            && *nth == derived.len()
+        {
+            pair = imposed.clone();
+        }
+        derived.push(pair.clone());
         Ok(pair)
     }
 

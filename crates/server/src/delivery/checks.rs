@@ -21,7 +21,9 @@ pub(super) fn not_taken(reason: NotTaken) -> ServiceError {
         NotTaken::Unsigned
         | NotTaken::ProposalUnknown
         | NotTaken::Unfollowable
-        | NotTaken::Against(Rule::ProposalTwice | Rule::UnusableKey) => CommitCheck::PublicState,
+        | NotTaken::Against(Rule::ProposalTwice | Rule::UnusableKey | Rule::KeyTwice) => {
+            CommitCheck::PublicState
+        }
         NotTaken::Against(Rule::Sender) => CommitCheck::Sender,
         NotTaken::Against(Rule::ProposalKind | Rule::ProposedByAnother) => CommitCheck::ProposalType,
         NotTaken::Against(Rule::LeafChanged | Rule::LeafUnreadable | Rule::LeafTwice) => {
