@@ -192,9 +192,12 @@ CREATE TABLE vouched (
     PRIMARY KEY (device_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
--- Users whom this device has blocked.
+-- Users whom this device has blocked, and those whom it has unblocked, until the server knows.
 CREATE TABLE blocks (
-    user TEXT PRIMARY KEY
+    user TEXT PRIMARY KEY,
+    blocked INTEGER NOT NULL CHECK (blocked IN (0, 1)),
+    told INTEGER NOT NULL CHECK (told IN (0, 1)),
+    CHECK (blocked OR NOT told)
 ) STRICT, WITHOUT ROWID;
 
 -- Why nothing is sent to a group: who is in it, or not in it any more, since this device last knew, without a Commit that shows

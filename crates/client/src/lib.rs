@@ -43,9 +43,9 @@ pub use larder_pool::{
 };
 pub use larder_wire::{AuditRow, AuditTransition, DeviceId, InviteCode, Problem, ProblemType, UserName};
 pub use types::{
-    ATTACHMENT_BYTES_MAX, Attachment, Clock, ContactRequest, Declined, Device, DeviceToLink, Difference,
-    GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Held, Invitations, Invited, Me, Member,
-    Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
+    ATTACHMENT_BYTES_MAX, Attachment, Blocked, Clock, ContactRequest, Declined, Device, DeviceToLink,
+    Difference, GROUP_NAME_CHARS_MAX, GroupKey, GroupState, GroupSummary, Held, Invitations, Invited, Me,
+    Member, Message, MessageKind, NotAdded, Options, Probe, ProfileForm, Refreshed, SendStatus, SentMessage,
     SuitePool, Synced, TEXT_BYTES_MAX,
 };
 pub use verification::{EpochCode, NewIdentity, SafetyDevice, SafetyNumber, Verification};

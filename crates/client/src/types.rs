@@ -343,6 +343,15 @@ pub struct Declined {
     pub told: bool,
 }
 
+/// What became of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// The groups whose invitations by that user were declined.
+    pub declined: Vec<GroupKey>,
+    /// Whether the server knows. Otherwise the next sync that reaches it tells it.
+    pub told: bool,
+}
+
 /// What somebody who adds this device would get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {

@@ -169,9 +169,15 @@ pub(crate) enum Record {
         user: String,
         /// The groups that the user had invited this one to, and that were left now.
         declined: Vec<String>,
+        /// Whether the server knows; otherwise it is told by the next command that reaches it.
+        told: bool,
     },
     /// A user can find and invite this one.
-    Unblocked { user: String },
+    Unblocked {
+        user: String,
+        /// Whether the server knows; otherwise it is told by the next command that reaches it.
+        told: bool,
+    },
     /// A user is no longer a member.
     Removed { group: String, user: String },
     /// A group was left.

@@ -67,7 +67,7 @@ const SPECS: &[Spec] = &[
         "join the conversation you were invited to",
     ),
     spec("attach", Takes::File, "send a file"),
-    spec("block", Takes::User, "to them you do not exist any more"),
+    spec("block", Takes::User, "they can no longer find or invite you"),
     spec(
         "copy",
         Takes::Nothing,

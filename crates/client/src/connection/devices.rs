@@ -249,7 +249,9 @@ impl MlsConnection {
         let unknown = core.write(move |tx, _| core::unknown_groups(tx, asked)).await?;
         if !unknown.is_empty() {
             // The Welcomes of those that this device was added to have come before it was listed.
-            self.drain(progress).await?;
+            if self.drain(progress).await? {
+                return Ok(());
+            }
         }
         core.write(move |tx, _| {
             let unknown = core::unknown_groups(tx, unknown)?;

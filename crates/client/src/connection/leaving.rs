@@ -4,7 +4,7 @@ use crate::connection::operations::unless_later;
 use crate::connection::sync::Progress;
 use crate::core;
 use crate::error::Error;
-use crate::types::{GroupKey, GroupState};
+use crate::types::GroupKey;
 
 impl MlsConnection {
     /// Leaves a group, at once: the history stays, and what waits to be sent there fails. The server delivers nothing more of the
@@ -15,15 +15,9 @@ impl MlsConnection {
     /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when the server has not confirmed it.
     pub async fn leave(&self, group: &GroupKey) -> Result<bool, Error> {
         let _operation = self.0.operation.lock().await;
-        let core = &self.0.core;
-        let key = group.clone();
-        if core.write(move |tx, _| core::group_state(tx, &key)).await? == GroupState::Active {
-            unless_later(
-                self.pump(&mut Progress::default()).await,
-                "what waits for a group that is left goes with it",
-            )?;
-        }
         let group = group.clone();
+        // Before the server is asked anything: whatever it answers, the group is left.
+        let core = &self.0.core;
         core.write(move |tx, context| core::leave(tx, context, &group))
             .await?;
         self.tell_of_leaving().await

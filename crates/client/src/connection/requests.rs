@@ -73,24 +73,4 @@ impl MlsConnection {
             .write(move |tx, _| core::resolve_request(tx, &text))
             .await
     }
-
-    /// Declines all open invitations of a user. Returns their groups.
-    pub(super) async fn decline_all_of(&self, user: &UserName) -> Result<Vec<GroupKey>, Error> {
-        let user = user.clone();
-        let declined = self
-            .0
-            .core
-            .write(move |tx, context| {
-                let groups = core::requests_of(tx, &user)?;
-                for group in &groups {
-                    core::decline(tx, context, group)?;
-                }
-                Ok(groups)
-            })
-            .await?;
-        if !declined.is_empty() {
-            self.tell_of_leaving().await?;
-        }
-        Ok(declined)
-    }
 }

@@ -18,6 +18,9 @@ const ROUNDS_MAX: u32 = 16;
 /// group.
 const PAGE_ROWS: u32 = 64;
 
+/// One sync takes over so many answers of the inbox, and leaves the rest to the next one: an inbox may have no end.
+const PAGES_MAX: u32 = 1024;
+
 /// What happened so far.
 #[derive(Default)]
 pub(super) struct Progress {
@@ -25,6 +28,8 @@ pub(super) struct Progress {
     settled: Vec<Settled>,
     /// The server was at an earlier epoch of a group than this device: its part of the outbox is set aside.
     set_aside: bool,
+    /// Answers of the inbox that were taken over.
+    pages: u32,
     /// Attempts to rejoin a group.
     pub(super) rejoins: BTreeMap<GroupKey, u32>,
     /// Groups that were left, and the server was asked for this device's leaf there.
@@ -181,6 +186,7 @@ impl MlsConnection {
         let core = &self.0.core;
         for _ in 0..ROUNDS_MAX {
             self.flush(progress).await?;
+            self.tell_of_blocks().await?;
             self.drain(progress).await?;
             self.check_devices(progress).await?;
             self.follow_groups(progress).await?;
@@ -280,17 +286,18 @@ impl MlsConnection {
         Ok(delivered)
     }
 
-    /// Takes over inbox rows until there are none.
+    /// Takes over inbox rows until there are none, or one sync has taken over very many. Whether there are more.
     ///
     /// # Errors
     /// [`NotTheServer::LeavesOut`] and [`NotTheServer::WentBack`], with all taken over that could be.
-    pub(super) async fn drain(&self, progress: &mut Progress) -> Result<(), Error> {
+    pub(super) async fn drain(&self, progress: &mut Progress) -> Result<bool, Error> {
         if self.0.tell_everything.swap(false, Ordering::Relaxed) {
             self.0.core.write(|tx, _| core::tell_everything_again(tx)).await?;
         }
         // Rows that are known come once more where the server has forgotten that they are; no more than that.
         let (mut told_again, mut went_back) = (false, false);
-        loop {
+        while progress.pages < PAGES_MAX {
+            progress.pages += 1;
             let inbox = self.acknowledge_and_next(PAGE_ROWS).await?;
             let (mut over, mut known, mut beyond) = (false, false, false);
             for row in inbox.rows {
@@ -313,9 +320,11 @@ impl MlsConnection {
             } else if went_back {
                 return Err(NotTheServer::WentBack.into());
             } else {
-                return Ok(());
+                return Ok(false);
             }
         }
+        tracing::warn!("the inbox has more than one sync takes over");
+        Ok(true)
     }
 
     /// Tells the server what has taken effect here, and gets what comes after it.

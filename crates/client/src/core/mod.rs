@@ -72,7 +72,7 @@ pub(crate) use attachments::{
 };
 pub(crate) use audit::{Told, joined as joined_by_invitation, judge as judge_audit};
 pub(crate) use backup::import;
-pub(crate) use blocks::note as note_block;
+pub(crate) use blocks::{note as note_block, told as told_block, untold as untold_blocks};
 pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_remove};
 pub(crate) use denials::{any_denied, lift_all as lift_denials};

@@ -158,7 +158,7 @@ async fn a_restored_copy_asks_about_groups_that_it_does_not_know() {
     // A block declines what is of nobody else.
     alice.block(&user("dave")).await.unwrap();
     assert_eq!(alice.summary(&invented()).await.request, listed_with(&["carol"]));
-    let mut declined = alice.block(&user("carol")).await.unwrap();
+    let mut declined = alice.block(&user("carol")).await.unwrap().declined;
     declined.sort();
     let mut both = [invented(), left.clone()];
     both.sort();

@@ -90,6 +90,67 @@ async fn who_leaves_without_a_server_is_out_here_and_the_server_is_told_later() 
     assert_eq!(told_of(&alice, &group).await.last().unwrap(), "bob left");
 }
 
+/// Delivers rows without end, each after the one before.
+fn deliver_without_end(proxy: &Proxy, group: &GroupKey) {
+    let (group, mut seq) = (group.clone(), 1_000_u64);
+    proxy.rule_for("POST", "/v1/inbox/next", move |_| {
+        let first = Some(if seq == 1_000 { 1 } else { seq + 1 });
+        seq += 1;
+        let row = InboxRow {
+            group_id: Some(group.clone()),
+            seq,
+            first,
+            kind: InboxKind::Passed,
+            epoch: None,
+            received_at: 0,
+            gone: None,
+            body: Base64Url(Vec::new()),
+        };
+        Action::Answer(Answer::json(200, &Inbox { rows: vec![row] }))
+    });
+}
+
+#[tokio::test]
+async fn a_group_is_left_whatever_the_inbox_brings() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    for kind in [
+        Some(ProblemType::DeviceRemoved),
+        Some(ProblemType::Forbidden),
+        None,
+    ] {
+        let group = alice.group_with(&[&bob]).await;
+        catch_up(&[&alice, &bob]).await;
+        match kind {
+            Some(kind) => proxy.rule_for("POST", "/v1/inbox/next", move |_| {
+                Action::Answer(Answer::problem(kind))
+            }),
+            None => deliver_without_end(&proxy, &group),
+        }
+        let _ = bob.leave(&group).await;
+        assert_eq!(state(&bob, &group).await, GroupState::Left, "{kind:?}");
+        proxy.forward();
+        catch_up(&[&bob, &alice]).await;
+        assert_eq!(alice.users(&group).await, ["alice"], "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_inbox_without_end_holds_up_nothing_else() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let group = alice.group_with(&[&bob]).await;
+    catch_up(&[&alice, &bob]).await;
+    deliver_without_end(&proxy, &group);
+    assert_eq!(bob.sync().await.unwrap().rows, 0);
+    bob.send(&group, "said all the same").await.unwrap();
+    // The server does not know what was acknowledged to the one in its place.
+    bob.sync().await.unwrap();
+    assert_eq!(alice.receive().await, ["said all the same"]);
+}
+
 #[tokio::test]
 async fn who_leaves_while_the_answer_to_a_commit_is_lost_is_out_whether_it_happened_or_not() {
     let server = TestServer::start().await;

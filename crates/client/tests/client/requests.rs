@@ -1,9 +1,11 @@
 //! Invitations from strangers are requests: nothing is sent to their groups before the person has accepted.
 
 use crate::support::{
-    Action, Client, Proxy, TestServer, catch_up, count_rows, invitation_by, keeps_no_commits, they_talk, user,
+    Action, Answer, Client, Proxy, TestServer, catch_up, count_rows, invitation_by, keeps_no_commits,
+    they_talk, user,
 };
 use larder_client::{Error, GroupKey, GroupState, MessageKind};
+use larder_wire::ProblemType;
 
 async fn is_request(client: &Client, group: &GroupKey) -> bool {
     let groups = client.groups().await.unwrap();
@@ -203,7 +205,7 @@ async fn blocking_declines_the_open_invitations_of_a_user_and_no_others() {
     mallory.invite(&unread, &[user("bob")]).await.unwrap();
     of_mallory.push(unread);
     of_mallory.sort();
-    let mut declined = bob.block(&user("mallory")).await.unwrap();
+    let mut declined = bob.block(&user("mallory")).await.unwrap().declined;
     declined.sort();
     assert_eq!(declined, of_mallory);
     let shown: Vec<GroupKey> = bob
@@ -223,7 +225,58 @@ async fn blocking_declines_the_open_invitations_of_a_user_and_no_others() {
         assert_eq!(mallory.users(group).await, ["mallory"]);
     }
     assert!(is_request(&bob, &of_alice).await);
-    assert!(bob.block(&user("mallory")).await.unwrap().is_empty());
+    assert!(bob.block(&user("mallory")).await.unwrap().declined.is_empty());
+}
+
+#[tokio::test]
+async fn a_block_holds_here_at_once_and_the_server_is_told_later() {
+    let server = TestServer::start().await;
+    let mallory = server.client("mallory").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let mut bob = bob.asked().await;
+    let group = invited(&mallory, &bob).await;
+    proxy.rule(|_| Action::CutBefore);
+    let blocked = bob.block(&user("mallory")).await.unwrap();
+    assert_eq!(blocked.declined, std::slice::from_ref(&group));
+    assert!(!blocked.told);
+    assert_eq!(bob.groups().await.unwrap(), []);
+    bob.restart().await;
+    proxy.forward();
+    let other = mallory.create_group("dinner").await.unwrap().id;
+    bob.sync().await.unwrap();
+    let refused = mallory.invite(&other, &[user("bob")]).await.unwrap_err();
+    assert!(matches!(refused, Error::NoKeyPackages { .. }), "{refused}");
+
+    // Nor does an end of it get lost.
+    proxy.rule(|_| Action::CutBefore);
+    assert!(!bob.unblock(&user("mallory")).await.unwrap());
+    proxy.forward();
+    bob.sync().await.unwrap();
+    let outcome = mallory.invite(&other, &[user("bob")]).await.unwrap();
+    assert_eq!(outcome.added, [user("bob")]);
+}
+
+#[tokio::test]
+async fn a_block_that_the_server_refuses_holds_here() {
+    let server = TestServer::start().await;
+    let mallory = server.client("mallory").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let bob = bob.asked().await;
+    invited(&mallory, &bob).await;
+    proxy.rule_for("PUT", "/v1/blocks/mallory", |_| {
+        Action::Answer(Answer::problem(ProblemType::TooLarge))
+    });
+    let refused = bob.block(&user("mallory")).await.unwrap_err();
+    assert_eq!(refused.code(), "too-large");
+    assert_eq!(bob.groups().await.unwrap(), []);
+    let asked = proxy.seen("PUT", "/v1/blocks/mallory").len();
+    bob.sync().await.unwrap();
+    assert_eq!(
+        proxy.seen("PUT", "/v1/blocks/mallory").len(),
+        asked,
+        "it is not told again"
+    );
+    assert_eq!(bob.block(&user("bob")).await.unwrap_err().code(), "malformed");
 }
 
 #[tokio::test]
@@ -407,7 +460,7 @@ async fn declining_forgets_what_came_with_the_invitation_and_nothing_before() {
     alice.invite(&group, &[user("bob")]).await.unwrap();
     bob.sync().await.unwrap();
     assert_eq!(
-        bob.block(&user("alice")).await.unwrap(),
+        bob.block(&user("alice")).await.unwrap().declined,
         std::slice::from_ref(&group)
     );
     catch_up(&[&alice, &bob]).await;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use larder_client::{Error, InviteCode, MlsConnection, ProblemType, UserName};
+use larder_client::{Blocked, Error, InviteCode, MlsConnection, ProblemType, UserName};
 
 use super::pool::clock_record;
 use super::{Context, answer, guide};
@@ -123,10 +123,11 @@ fn asked() -> Result<InviteCode> {
 
 pub(super) async fn block(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
     let client = open_as_other_than(context, user).await?;
-    let declined = client.block(user).await?;
+    let Blocked { declined, told } = client.block(user).await?;
     context.output.print(&[Record::Blocked {
         user: user.to_string(),
         declined: declined.iter().map(ToString::to_string).collect(),
+        told,
     }])?;
     Ok(ExitCode::SUCCESS)
 }
@@ -143,9 +144,10 @@ pub(super) async fn trust(context: &Context<'_>, user: &UserName) -> Result<Exit
 
 pub(super) async fn unblock(context: &Context<'_>, user: &UserName) -> Result<ExitCode> {
     let client = open_as_other_than(context, user).await?;
-    client.unblock(user).await?;
+    let told = client.unblock(user).await?;
     context.output.print(&[Record::Unblocked {
         user: user.to_string(),
+        told,
     }])?;
     Ok(ExitCode::SUCCESS)
 }

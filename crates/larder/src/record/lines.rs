@@ -213,8 +213,11 @@ impl Record {
             },
             Self::Muted { group_name, .. } => format!("#{} is muted", label(group_name)),
             Self::Unmuted { group_name, .. } => format!("#{} is not muted", label(group_name)),
-            Self::Blocked { user, declined } => {
-                let mut line = format!("{user} is blocked: to them you do not exist");
+            Self::Blocked { user, declined, told } => {
+                let mut line = match told {
+                    true => format!("{user} is blocked: they can no longer find or invite you"),
+                    false => format!("{user} is blocked{}", untold(false)),
+                };
                 match declined.len() {
                     0 => {}
                     1 => line.push_str("; their invitation is declined"),
@@ -255,7 +258,7 @@ impl Record {
                     label(group_name)
                 )
             }
-            Self::Unblocked { user } => format!("{user} is not blocked"),
+            Self::Unblocked { user, told } => format!("{user} is not blocked{}", untold(*told)),
             Self::Removed { group, user } => format!("{user} was removed from #{}", label(group)),
             Self::Left { group, told } => format!("you have left #{}{}", label(group), untold(*told)),
             Self::Sent { offline: true, .. } => "pending: the message is kept and will be sent".to_owned(),

@@ -322,10 +322,14 @@ impl Engine {
                     false => "muted: no bell for this group".to_owned(),
                 }
             }
-            Slash::Block(user) => match client.block(&user).await?.len() {
-                0 => format!("{user} is blocked: to them you do not exist"),
-                _ => format!("{user} is blocked, and their invitation declined"),
-            },
+            Slash::Block(user) => {
+                let blocked = client.block(&user).await?;
+                let declined = match blocked.declined.len() {
+                    0 => "",
+                    _ => ", and their invitation declined",
+                };
+                format!("{user} is blocked{declined}{}", untold(blocked.told))
+            }
             Slash::Trust(user) => match client.trust(&user).await? {
                 0 => format!("no group is held for {user}"),
                 _ => {

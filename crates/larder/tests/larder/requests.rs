@@ -94,7 +94,7 @@ fn an_invitation_is_a_record_of_its_own_and_ends_when_its_author_is_blocked() {
     );
     assert_eq!(
         world.ok("bob", &["block", "mallory"]),
-        "mallory is blocked: to them you do not exist; their invitation is declined\n"
+        "mallory is blocked: they can no longer find or invite you; their invitation is declined\n"
     );
     assert!(world.ok("mallory", &["recv"]).contains("bob left"));
     assert!(world.json("bob", &["groups"]).is_empty());

@@ -129,7 +129,7 @@ fn a_blocked_user_is_told_that_there_is_no_such_user_until_unblocked() {
     for _ in 0..2 {
         assert_eq!(
             world.ok("alice", &["block", "mallory"]),
-            "mallory is blocked: to them you do not exist\n"
+            "mallory is blocked: they can no longer find or invite you\n"
         );
     }
     let blocked = world.run("mallory", &["invite", "room", "alice"]);
