@@ -51,9 +51,33 @@ pub enum StoreLocationError {
          alone; verify-ca needs a FILE"
     )]
     RootCertificates,
+    /// It is a connection string of libpq, or a URL of another kind: a file of that name would be made.
+    #[error(
+        "neither a file nor a URL that is known here: sqlite://FILE or postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+    )]
+    Kind,
     /// No file is named.
     #[error("no file is named")]
     NoFile,
+}
+
+/// What a connection string of libpq may begin with; `sqlite://host=a` is a file all the same.
+const LIBPQ_KEYWORDS: [&str; 9] = [
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "sslmode",
+    "service",
+    "application_name",
+];
+
+/// Whether a text that names no scheme known here looks like something else than a file.
+fn is_no_file(text: &str) -> bool {
+    let keyword = text.split_once('=').map(|(keyword, _)| keyword.trim());
+    text.contains("://") || keyword.is_some_and(|keyword| LIBPQ_KEYWORDS.contains(&keyword))
 }
 
 impl FromStr for StoreLocation {
@@ -64,7 +88,11 @@ impl FromStr for StoreLocation {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             return Ok(Self::Postgres(PostgresLocation::of_url(text)?));
         }
-        let file = text.strip_prefix("sqlite://").unwrap_or(text);
+        let file = match text.strip_prefix("sqlite://") {
+            Some(file) => file,
+            None if is_no_file(text) => return Err(StoreLocationError::Kind),
+            None => text,
+        };
         if file.is_empty() {
             return Err(StoreLocationError::NoFile);
         }
@@ -217,10 +245,18 @@ mod tests {
                 matches!(text.parse(), Ok(StoreLocation::Sqlite(found)) if found == std::path::Path::new(file))
             );
         }
-        assert_eq!(
-            "sqlite://".parse::<StoreLocation>().unwrap_err(),
-            StoreLocationError::NoFile
-        );
+        for (text, expected) in [
+            ("sqlite://", StoreLocationError::NoFile),
+            ("host=db dbname=larder", StoreLocationError::Kind),
+            (" dbname = larder", StoreLocationError::Kind),
+            ("mysql://db/larder", StoreLocationError::Kind),
+            ("Postgres://db/larder", StoreLocationError::Kind),
+        ] {
+            assert_eq!(text.parse::<StoreLocation>().unwrap_err(), expected, "{text}");
+        }
+        for text in ["sqlite://host=db", "a=b.db"] {
+            assert!(matches!(text.parse(), Ok(StoreLocation::Sqlite(_))), "{text}");
+        }
     }
 
     #[test]
