@@ -69,9 +69,10 @@ fn mark_those(tx: &Tx<'_>, group: &GroupKey, which: &str, (first, last): (i64, i
 pub(super) fn tell(tx: &Tx<'_>, context: &Context, group: &GroupKey, lost: usize) -> Result<(), Error> {
     let text = match lost {
         0 => return Ok(()),
-        1 => "the server has lost a message that you sent here; it is kept, and can be sent again".to_owned(),
+        1 => "the server has lost a message that you sent here; it is kept, and `retry` sends it again"
+            .to_owned(),
         lost => format!(
-            "the server has lost {lost} messages that you sent here; they are kept, and can be sent again"
+            "the server has lost {lost} messages that you sent here; they are kept, and `retry` sends them again"
         ),
     };
     messages::notice(tx.connection(), Some(group), &text, context.now())
