@@ -158,15 +158,16 @@ pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     outbox::drop_all_of(tx, group)
 }
 
-/// This device is not a member any more, because its person wants it so or a Commit has removed it: its MLS state goes. The
-/// history stays; an invitation that was not answered is over, and what came with it is forgotten.
+/// This device is not a member any more, because its person wants it so: its MLS state goes. The history stays; an invitation that
+/// was not answered is over, and what came with it is forgotten.
 pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    requests::forget(tx, group)?;
-    requests::set(tx.connection(), group, None)?;
+    requests::end(tx, group)?;
     end(tx, group)
 }
 
-fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+/// This device is not a member any more: its person wants it so, or a Commit has removed it. Its MLS state goes, and the history
+/// stays, also what came with an invitation that was not answered: nobody else deletes anything of it.
+pub(super) fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
     holds::lift(tx, group)?;
     departures::forget(tx, group)?;
@@ -299,12 +300,7 @@ pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Err
         muted: is_muted(tx.connection(), group)?,
         denied: denials::is_denied(tx.connection(), group)?,
         held: holds::of_group(tx.connection(), group)?,
-        request: match state {
-            GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
-                requests::find(tx.connection(), group)?
-            }
-            GroupState::Left => None,
-        },
+        request: requests::find(tx.connection(), group)?,
     })
 }
 

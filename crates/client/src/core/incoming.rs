@@ -253,7 +253,7 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message if row.gone.is_some() => {
             is_gone(tx, context, row).map(|()| false)
         }
-        InboxKind::Welcome => welcome::join(tx, context, row, tree).map(|()| true),
+        InboxKind::Welcome => welcome::join(tx, context, row, tree),
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
             group_message(tx, context, row).map(|()| false)
         }

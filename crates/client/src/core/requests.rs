@@ -29,12 +29,7 @@ pub(super) fn inviter(
     group: &MlsGroup,
     adder: LeafNodeIndex,
 ) -> Result<Option<UserName>, Error> {
-    let nobody = || Error::Corrupt("a Welcome of nobody");
-    let adder = group
-        .members()
-        .find(|member| member.index == adder)
-        .ok_or_else(nobody)?;
-    let adder = Leaf::of_member(&adder).ok_or_else(nobody)?;
+    let adder = adder_of(group, adder)?;
     let ask = match context.invitations {
         Invitations::Ask => {
             let Leaf {
@@ -49,6 +44,18 @@ pub(super) fn inviter(
         Invitations::Accept => false,
     };
     Ok(ask.then_some(adder.user))
+}
+
+/// Whether whoever has added this user is blocked: what they had reserved before can be committed after it.
+pub(super) fn is_of_blocked(tx: &Tx<'_>, group: &MlsGroup, adder: LeafNodeIndex) -> Result<bool, Error> {
+    blocks::are_all_blocked(tx, &[adder_of(group, adder)?.user])
+}
+
+fn adder_of(group: &MlsGroup, adder: LeafNodeIndex) -> Result<Leaf, Error> {
+    let adder = group.members().find(|member| member.index == adder);
+    adder
+        .and_then(|member| Leaf::of_member(&member))
+        .ok_or(Error::Corrupt("a Welcome of nobody"))
 }
 
 /// Whether this device is in a group that was accepted, or another one of its user is: by the signatures that lead from one to
@@ -183,15 +190,27 @@ pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Resul
     if find(tx.connection(), group)?.is_none() {
         return Err(Error::NotARequest);
     }
-    leaving::leave(tx, context, group)?;
+    match groups::group_state(tx, group)? {
+        // Somebody else has ended it before.
+        GroupState::Left => end(tx, group)?,
+        GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
+            leaving::leave(tx, context, group)?;
+        }
+    }
     history::any(tx.connection(), group)
+}
+
+/// Ends a request, if the group is one, and forgets what came with it.
+pub(super) fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    forget(tx, group)?;
+    set(tx.connection(), group, None)
 }
 
 /// The requests of a user that were not answered: the user's invitations, and the groups that the server lists with this user and
 /// nobody else who is not blocked.
 pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Error> {
     let mut found = Vec::new();
-    let unanswered = [GroupState::Active, GroupState::NeedsRejoin];
+    let unanswered = [GroupState::Active, GroupState::NeedsRejoin, GroupState::Left];
     for group in groups::in_states(tx.connection(), &unanswered)? {
         let is_of_user = match find(tx.connection(), &group)? {
             Some(ContactRequest::Invitation { by }) => by == *user,
@@ -209,7 +228,7 @@ pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Err
 
 /// Forgets what came with the invitation, if the group is a request. Not that it was there: the user's other devices may be in
 /// it still, and this one must not follow them.
-pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     match history::unanswered(tx.connection(), group)? {
         Some(unanswered) => history::forget(tx, unanswered),
         None => Ok(()),

@@ -8,7 +8,7 @@ use crate::core::incoming::Failed;
 use crate::core::last_known::{self, LastKnown, Link};
 use crate::core::profile::Context;
 use crate::core::{
-    denials, departures, epochs, groups, holds, listed, messages, mls, peers, rejoin, requests,
+    denials, departures, epochs, groups, holds, leaving, listed, messages, mls, peers, rejoin, requests,
 };
 use crate::error::Error;
 use crate::types::{ContactRequest, GroupKey, GroupState, MessageKind};
@@ -27,12 +27,13 @@ pub(super) fn join(
     context: &Context,
     row: &InboxRow,
     tree: Option<&[u8]>,
-) -> Result<(), Failed> {
+) -> Result<bool, Failed> {
     let connection = tx.connection();
     let group = row
         .group_id
         .as_ref()
         .ok_or_else(|| Failed::row("an invitation without a group arrived"))?;
+    let takes_part = groups::find(connection, group)?.is_some_and(|(state, _)| state != GroupState::Left);
     let known = give_way(tx, group)?;
     let joined = context
         .pool
@@ -63,13 +64,17 @@ pub(super) fn join(
         last_known::forget(tx, group)?;
     }
     listed::joined_group(tx, group)?;
+    if !takes_part && requests::is_of_blocked(tx, &joined.group, joined.adder)? {
+        leaving::leave(tx, context, group)?;
+        return Ok(false);
+    }
     requests::set(connection, group, request.as_ref())?;
     let text = match inviter {
         None => format!("you joined a group of {members}"),
         Some(inviter) => format!("{inviter} invites you to a group of {members}"),
     };
     messages::note_own(tx, context, group, MessageKind::Joined, &text)?;
-    Ok(())
+    Ok(true)
 }
 
 /// Takes the group's old state out of the way of a Welcome, if it is of no use any more: the group was lost track of, or the

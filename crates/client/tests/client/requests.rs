@@ -166,9 +166,11 @@ async fn declining_leaves_the_group_and_forgets_what_came_from_it() {
     bob.sync().await.unwrap();
     assert!(is_request(&bob, &group).await);
     assert_eq!(bob.told().await, ["alice invites you to a group of 2"]);
-    // Who is removed before the answer is not asked any more.
+    // Who is removed before the answer may answer still.
     alice.remove(&group, &user("bob")).await.unwrap();
     bob.sync().await.unwrap();
+    assert!(is_request(&bob, &group).await);
+    bob.decline(&group).await.unwrap();
     assert!(!is_request(&bob, &group).await);
     assert!(bob.history(&group, 10).await.unwrap().is_empty());
     bob.stop_and_audit().await;
@@ -203,8 +205,6 @@ async fn blocking_declines_the_open_invitations_of_a_user_and_no_others() {
     // One more is on its way.
     let unread = mallory.create_group("dinner").await.unwrap().id;
     mallory.invite(&unread, &[user("bob")]).await.unwrap();
-    of_mallory.push(unread);
-    of_mallory.sort();
     let mut declined = bob.block(&user("mallory")).await.unwrap().declined;
     declined.sort();
     assert_eq!(declined, of_mallory);
@@ -216,6 +216,8 @@ async fn blocking_declines_the_open_invitations_of_a_user_and_no_others() {
         .map(|group| group.id)
         .collect();
     assert_eq!(shown, std::slice::from_ref(&of_alice));
+    // It was turned away unseen.
+    of_mallory.push(unread);
     for group in &of_mallory {
         mallory.send(group, "answer me").await.unwrap();
     }
@@ -450,6 +452,8 @@ async fn declining_forgets_what_came_with_the_invitation_and_nothing_before() {
     bob.sync().await.unwrap();
     alice.remove(&group, &user("bob")).await.unwrap();
     bob.sync().await.unwrap();
+    assert_eq!(texts(&bob, &group).await, [&BEFORE[..], &["come back"]].concat());
+    bob.decline(&group).await.unwrap();
     assert_eq!(texts(&bob, &group).await, BEFORE);
     // Nor who blocks, and whoever leaves the group instead of answering.
     alice.invite(&group, &[user("bob")]).await.unwrap();
