@@ -9,7 +9,7 @@ mod server;
 pub(crate) use backup::{Export, Import};
 pub(crate) use bench::{BenchCommand, BenchGroups, BenchServer};
 pub(crate) use messages::{Recv, Send};
-pub(crate) use server::{AdminCommand, Serve, StoreOptions};
+pub(crate) use server::{AdminCommand, Serve, StoreOption};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4000")]
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
-    pub(crate) store: StoreOptions,
+    pub(crate) store: StoreOption,
     /// How long to wait for a PostgreSQL that is down when the server starts, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub(crate) postgres_wait_seconds: u64,
@@ -99,22 +99,11 @@ impl From<WhoMayRegister> for Registration {
 
 /// Where a server keeps everything.
 #[derive(Debug, Args)]
-pub(crate) struct StoreOptions {
-    /// Keep the database in this directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Keep the database in this file
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
-    pub(crate) database: Option<PathBuf>,
-    /// Keep everything in postgres://USER:PASSWORD@HOST/DATABASE, which several servers may share, or in sqlite://FILE.
-    /// Others on this machine can read a command line: a password belongs into the variable
-    #[arg(
-        long,
-        env = "LARDER_STORE",
-        hide_env_values = true,
-        value_name = "URL|FILE",
-        conflicts_with_all = ["data", "database"]
-    )]
+pub(crate) struct StoreOption {
+    /// Keep everything in this SQLite database, or in postgres://USER:PASSWORD@HOST/DATABASE, which several servers may
+    /// share (default server/server.db where the profiles are, too). Others on this machine can read a command line: a
+    /// password belongs into the variable
+    #[arg(long, env = "LARDER_STORE", hide_env_values = true, value_name = "FILE|URL")]
     pub(crate) store: Option<StoreUrl>,
 }
 
@@ -124,19 +113,19 @@ pub(crate) enum AdminCommand {
     /// Check all that a server has stored against itself. No server may use it meanwhile
     Check {
         #[command(flatten)]
-        store: StoreOptions,
+        store: StoreOption,
     },
     /// Copy a server's SQLite database to a new file. The server may go on meanwhile
     Backup {
         #[command(flatten)]
-        store: StoreOptions,
+        store: StoreOption,
         /// The file to create
         file: PathBuf,
     },
     /// Make codes for people who are to register, while the server goes on. Whoever has one can use it, once
     Invite {
         #[command(flatten)]
-        store: StoreOptions,
+        store: StoreOption,
         /// How many
         #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
@@ -147,7 +136,7 @@ pub(crate) enum AdminCommand {
     /// List the invitations that can be used, or withdraw some
     Invitations {
         #[command(flatten)]
-        store: StoreOptions,
+        store: StoreOption,
         /// Withdraw this one; may be repeated
         #[arg(long, value_name = "ID")]
         revoke: Vec<InvitationId>,
@@ -156,12 +145,12 @@ pub(crate) enum AdminCommand {
     /// it meanwhile
     Restored {
         #[command(flatten)]
-        store: StoreOptions,
+        store: StoreOption,
     },
     /// Take what the clock of this computer says for the time, after it was set to another while servers ran. They may go on
     /// meanwhile
     AcceptClock {
         #[command(flatten)]
-        store: StoreOptions,
+        store: StoreOption,
     },
 }

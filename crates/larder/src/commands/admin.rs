@@ -9,7 +9,7 @@ use larder_server::{Admin, Invitation, InvitationId, NewInvitation, StoreLocatio
 
 use super::Context;
 use super::serve::{cannot_open, location, lock};
-use crate::cli::{AdminCommand, StoreOptions};
+use crate::cli::{AdminCommand, StoreOption};
 use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::record::Record;
@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context<'_>, command: AdminCommand) -> Result<
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-async fn check(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+async fn check(context: &Context<'_>, store: StoreOption) -> Result<ExitCode> {
     let (admin, _lock) = open(context, store).await?;
     let mut printed = Ok(());
     let checked = admin
@@ -55,7 +55,7 @@ async fn check(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
     })
 }
 
-fn backup(context: &Context<'_>, store: StoreOptions, file: &Path) -> Result<ExitCode> {
+fn backup(context: &Context<'_>, store: StoreOption, file: &Path) -> Result<ExitCode> {
     match location(context, store)? {
         StoreLocation::Sqlite(database) => {
             must_exist(&database)?;
@@ -77,7 +77,7 @@ fn backup(context: &Context<'_>, store: StoreOptions, file: &Path) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn invite(context: &Context<'_>, store: StoreOptions, count: u32, valid_days: u32) -> Result<ExitCode> {
+async fn invite(context: &Context<'_>, store: StoreOption, count: u32, valid_days: u32) -> Result<ExitCode> {
     let admin = open_in_use(context, store).await?;
     let now = clock::system()();
     let expires_at = now.plus(u64::from(valid_days) * DAY_SECONDS);
@@ -94,7 +94,7 @@ async fn invite(context: &Context<'_>, store: StoreOptions, count: u32, valid_da
     Ok(ExitCode::SUCCESS)
 }
 
-async fn invitations(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+async fn invitations(context: &Context<'_>, store: StoreOption) -> Result<ExitCode> {
     let admin = open_in_use(context, store).await?;
     let outstanding = admin.invitations(clock::system()()).await?;
     let records: Vec<Record> = outstanding
@@ -115,7 +115,7 @@ async fn invitations(context: &Context<'_>, store: StoreOptions) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-async fn withdraw(context: &Context<'_>, store: StoreOptions, ids: &[InvitationId]) -> Result<ExitCode> {
+async fn withdraw(context: &Context<'_>, store: StoreOption, ids: &[InvitationId]) -> Result<ExitCode> {
     let admin = open_in_use(context, store).await?;
     let mut unknown = Vec::new();
     for id in ids {
@@ -134,7 +134,7 @@ async fn withdraw(context: &Context<'_>, store: StoreOptions, ids: &[InvitationI
     Err(Failure::new(Exit::Refused, "no-invitation", sentence).into())
 }
 
-async fn restored(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+async fn restored(context: &Context<'_>, store: StoreOption) -> Result<ExitCode> {
     let (admin, _lock) = open(context, store).await?;
     let restored = admin.restored(clock::system()()).await?;
     context.output.print(&[Record::Restored {
@@ -145,7 +145,7 @@ async fn restored(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn accept_clock(context: &Context<'_>, store: StoreOptions) -> Result<ExitCode> {
+async fn accept_clock(context: &Context<'_>, store: StoreOption) -> Result<ExitCode> {
     let admin = open_in_use(context, store).await?;
     let now = clock::system()();
     let last_sweep = admin.accept_clock(now).await?;
@@ -157,7 +157,7 @@ async fn accept_clock(context: &Context<'_>, store: StoreOptions) -> Result<Exit
 }
 
 /// Opens a store that exists. On SQLite no server may use it meanwhile; on PostgreSQL that is up to the operator.
-async fn open(context: &Context<'_>, store: StoreOptions) -> Result<(Admin, Option<File>)> {
+async fn open(context: &Context<'_>, store: StoreOption) -> Result<(Admin, Option<File>)> {
     let store = location(context, store)?;
     let lock = match &store {
         StoreLocation::Sqlite(database) => {
@@ -173,7 +173,7 @@ async fn open(context: &Context<'_>, store: StoreOptions) -> Result<(Admin, Opti
 }
 
 /// Opens a store that exists, whether its server is running or not.
-async fn open_in_use(context: &Context<'_>, store: StoreOptions) -> Result<Admin> {
+async fn open_in_use(context: &Context<'_>, store: StoreOption) -> Result<Admin> {
     let store = location(context, store)?;
     if let StoreLocation::Sqlite(database) = &store {
         must_exist(database)?;

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::Context;
-use crate::cli::{Serve, StoreOptions, StoreUrl};
+use crate::cli::{Serve, StoreOption, StoreUrl};
 use crate::clock;
 use crate::descriptors;
 use crate::failure::{Exit, Failure};
@@ -132,13 +132,11 @@ async fn serve_metrics(address: Option<SocketAddr>) -> Result<(Option<oneshot::S
 }
 
 /// Where a server keeps everything.
-pub(super) fn location(context: &Context<'_>, options: StoreOptions) -> Result<StoreLocation> {
-    Ok(match (options.store, options.database, options.data) {
-        (Some(StoreUrl(store)), _, _) => store.parse::<StoreLocation>().context("--store")?,
-        (None, Some(file), _) => file.into(),
-        (None, None, Some(directory)) => directory.join(DATABASE).into(),
-        (None, None, None) => context.home.server().join(DATABASE).into(),
-    })
+pub(super) fn location(context: &Context<'_>, StoreOption { store }: StoreOption) -> Result<StoreLocation> {
+    match store {
+        Some(StoreUrl(store)) => store.parse().context("--store"),
+        None => Ok(context.home.server().join(DATABASE).into()),
+    }
 }
 
 /// Why a store cannot be opened, with a code where somebody can do something about it.

@@ -82,12 +82,6 @@ impl Reader<'_> {
         if let Some(what) = keys::flaw(table, id, &values) {
             return Err(self.flaw(at, &full, what));
         }
-        for rival in keys::rivals(table, id) {
-            if self.configuration.arguments.contains_key(&(table, rival.clone())) {
-                let rival = table.map_or(rival.clone(), |table| format!("{table}.{rival}"));
-                return Err(self.flaw(at, &full, format!("not together with {rival}")));
-            }
-        }
         self.configuration
             .arguments
             .insert((table, id.to_owned()), values);

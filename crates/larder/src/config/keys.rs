@@ -140,32 +140,6 @@ pub(super) fn flaw(table: Option<&'static str>, id: &str, values: &[String]) -> 
     )
 }
 
-/// The arguments that cannot be given together with this one.
-pub(super) fn rivals(table: Option<&'static str>, id: &str) -> Vec<String> {
-    let command = Cli::command();
-    let Some(holder) = table.and_then(|name| command.find_subcommand(name)) else {
-        return Vec::new();
-    };
-    let conflicts = |argument: &clap::Arg| -> Vec<String> {
-        let others = holder.get_arg_conflicts_with(argument);
-        others.iter().map(|other| other.get_id().to_string()).collect()
-    };
-    holder
-        .get_arguments()
-        .flat_map(|argument| {
-            let own = argument.get_id().to_string();
-            let theirs = conflicts(argument);
-            if own == id {
-                theirs
-            } else if theirs.iter().any(|other| other == id) {
-                vec![own]
-            } else {
-                Vec::new()
-            }
-        })
-        .collect()
-}
-
 /// Makes these values an argument's default, wherever the argument is.
 pub(super) fn set_default(
     command: Command,

@@ -17,8 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{Command, CommandFactory, FromArgMatches};
 use etcetera::BaseStrategy;
 
 use crate::cli::{Cli, Global};
@@ -62,8 +61,7 @@ fn understand_as(
     command: impl Fn() -> Command,
     arguments: &[std::ffi::OsString],
 ) -> Result<(Cli, Configuration)> {
-    let typed = command().try_get_matches_from(arguments)?;
-    let cli = Cli::from_arg_matches(&typed)?;
+    let cli = Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)?;
     // What is wrong with the file must not be in the way of who looks for it.
     if !cli.command.is_configured() {
         return Ok((cli, Configuration::default()));
@@ -72,7 +70,7 @@ fn understand_as(
     if configuration.arguments.is_empty() {
         return Ok((cli, configuration));
     }
-    let command = configuration.apply(command(), &typed);
+    let command = configuration.apply(command());
     let cli = Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
     Ok((cli, configuration))
 }
@@ -96,33 +94,13 @@ fn read(path: &Path, must_exist: bool) -> Result<Configuration> {
 }
 
 impl Configuration {
-    /// The command with these values as defaults, but those that would contradict what was given.
-    fn apply(&self, mut command: Command, typed: &ArgMatches) -> Command {
-        let given = given(typed);
+    /// The command with these values as defaults.
+    fn apply(&self, mut command: Command) -> Command {
         for ((table, id), values) in &self.arguments {
-            if keys::rivals(*table, id).iter().any(|rival| given.contains(rival)) {
-                continue;
-            }
             command = keys::set_default(command, *table, id, values);
         }
         command
     }
-}
-
-/// The ids of the arguments that the command line or the environment gave, those of its subcommands included.
-fn given(matches: &ArgMatches) -> Vec<String> {
-    let mut given = Vec::new();
-    let mut level = Some(matches);
-    while let Some(matches) = level {
-        given.extend(matches.ids().map(|id| id.as_str().to_owned()).filter(
-            |id| match matches.value_source(id) {
-                Some(ValueSource::CommandLine | ValueSource::EnvVariable) => true,
-                Some(_) | None => false,
-            },
-        ));
-        level = matches.subcommand().map(|(_, below)| below);
-    }
-    given
 }
 
 #[cfg(test)]
@@ -260,29 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_on_the_command_line_comes_before_another_kind_of_place_in_the_file() {
-        for (key, arguments) in [
-            ("store = \"postgres://h/d\"", &["serve", "--data", "/d"][..]),
-            ("data = \"/elsewhere\"", &["admin", "check", "--database", "/d/f"]),
-            (
-                "database = \"/elsewhere\"",
-                &["admin", "backup", "--store", "f", "copy"],
-            ),
-        ] {
-            let text = format!("[serve]\n{key}\n");
-            assert_eq!(shown(&text, arguments), shown("", arguments));
-            let other = &arguments[..arguments.len().min(2)];
-            let other: Vec<&str> = match other {
-                ["serve", ..] => vec!["serve"],
-                ["admin", "backup"] => vec!["admin", "backup", "copy"],
-                _ => other.to_vec(),
-            };
-            assert_ne!(shown(&text, &other), shown("", &other));
+    fn the_store_of_the_file_is_the_servers_and_that_of_who_looks_after_it() {
+        let text = "[serve]\nstore = \"postgres://h/d\"\n";
+        for command in [&["serve"][..], &["admin", "check"], &["admin", "backup", "copy"]] {
+            assert_ne!(shown(text, command), shown("", command));
+            let given = [command, &["--store", "f"]].concat();
+            assert_eq!(shown(text, &given), shown("", &given));
         }
-        assert_eq!(
-            flaw("[serve]\ndata = \"/d\"\nstore = \"/f\"\n"),
-            ":3: serve.store: not together with serve.data"
-        );
     }
 
     #[test]

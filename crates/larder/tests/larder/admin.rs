@@ -23,25 +23,25 @@ fn a_store_is_checked_saved_while_it_is_served_and_made_safe_after_a_restore() {
     let copy = copy.to_str().unwrap().to_owned();
     // While the server runs, it is saved but not checked.
     assert_eq!(
-        world.ok("admin", &["admin", "backup", "--database", &store, &copy]),
+        world.ok("admin", &["admin", "backup", "--store", &store, &copy]),
         format!("backed up to {copy}\n")
     );
-    let (exit, _, code) = fails(&world, "admin", &["admin", "check", "--database", &store]);
+    let (exit, _, code) = fails(&world, "admin", &["admin", "check", "--store", &store]);
     assert_eq!((exit, code.as_str()), (6, "database-locked"));
-    let (exit, _, code) = fails(&world, "admin", &["admin", "restored", "--database", &store]);
+    let (exit, _, code) = fails(&world, "admin", &["admin", "restored", "--store", &store]);
     assert_eq!((exit, code.as_str()), (6, "database-locked"));
-    let (exit, sentence, _) = fails(&world, "admin", &["admin", "backup", "--database", &store, &copy]);
+    let (exit, sentence, _) = fails(&world, "admin", &["admin", "backup", "--store", &store, &copy]);
     assert_eq!(exit, 1, "a backup is never written over");
     assert!(sentence.contains("backup.db"), "{sentence}");
     let (exit, _, code) = fails(
         &world,
         "admin",
-        &["admin", "check", "--database", "/nowhere/larder.db"],
+        &["admin", "check", "--store", "/nowhere/larder.db"],
     );
     assert_eq!((exit, code.as_str()), (3, "no-database"));
 
     assert_eq!(
-        world.ok("admin", &["admin", "check", "--database", &copy]),
+        world.ok("admin", &["admin", "check", "--store", &copy]),
         "nothing is wrong; checked 2 devices, 66 KeyPackages, 0 groups\n"
     );
     #[cfg(unix)]
@@ -58,14 +58,14 @@ fn a_store_is_checked_saved_while_it_is_served_and_made_safe_after_a_restore() {
     }
     std::fs::copy(&copy, &store).unwrap();
     assert_eq!(
-        world.ok("admin", &["admin", "restored", "--database", &store]),
+        world.ok("admin", &["admin", "restored", "--store", &store]),
         "withdrew 66 KeyPackages of 2 devices; the store can be served\n"
     );
     rusqlite::Connection::open(&store)
         .unwrap()
         .execute("UPDATE audit SET time = 0 WHERE seq = 1", [])
         .unwrap();
-    let run = world.run("admin", &["--json", "admin", "check", "--database", &store]);
+    let run = world.run("admin", &["--json", "admin", "check", "--store", &store]);
     assert_eq!(run.code, 3);
     let first = crate::support::parse(run.out.lines().next().unwrap());
     assert_eq!(
@@ -77,15 +77,15 @@ fn a_store_is_checked_saved_while_it_is_served_and_made_safe_after_a_restore() {
 #[test]
 fn a_server_counts_what_it_does_and_names_nobody() {
     let world = World::without_server();
-    let data = world.path("server");
+    let data = database(&world);
     let arguments = [
         "serve",
         "--listen",
         "127.0.0.1:0",
         "--metrics",
         "127.0.0.1:0",
-        "--data",
-        data.to_str().unwrap(),
+        "--store",
+        &data,
     ];
     let mut server = Running::start(world.command("server", &arguments));
     let ready = server.line();
@@ -123,11 +123,11 @@ fn a_server_counts_what_it_does_and_names_nobody() {
 #[test]
 fn a_server_whose_clock_is_not_believed_says_so_until_accepted() {
     let world = World::without_server();
-    let data = world.path("server");
-    let data = data.to_str().unwrap();
+    let data = database(&world);
+    let data = &data;
     let serve = || {
         let on = "127.0.0.1:0";
-        let arguments = ["serve", "--listen", on, "--metrics", on, "--data", data];
+        let arguments = ["serve", "--listen", on, "--metrics", on, "--store", data];
         let mut server = Running::start(world.command("server", &arguments));
         let ready = server.line();
         let (url, metrics) = ready
@@ -162,7 +162,7 @@ fn a_server_whose_clock_is_not_believed_says_so_until_accepted() {
     };
     let (time, before) = (accepted["time"].as_u64(), accepted["last_sweep"].as_u64());
     assert!(time.unwrap() + 86_400 < before.unwrap());
-    let said = world.ok("server", &["admin", "accept-clock", "--data", data]);
+    let said = world.ok("server", &["admin", "accept-clock", "--store", data]);
     assert!(said.starts_with("the time is "), "{said}");
     let (ready, _) = serve();
     assert!(ready.ends_with("\r\n\r\nok\n"), "{ready}");

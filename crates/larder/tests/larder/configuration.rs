@@ -40,16 +40,16 @@ fn a_flag_comes_before_the_environment_and_that_before_the_file() {
 #[test]
 fn a_server_is_run_as_the_file_says_and_admin_finds_its_store() {
     let world = World::without_server();
-    let (config, data) = (world.path("server.toml"), world.path("elsewhere"));
+    let (config, store) = (world.path("server.toml"), world.path("elsewhere").join("s.db"));
     let text = format!(
-        "[serve]\nlisten = \"127.0.0.1:0\"\ndata = {:?}\nserver_name = \"filed\"\n",
-        data.to_str().unwrap()
+        "[serve]\nlisten = \"127.0.0.1:0\"\nstore = {:?}\nserver_name = \"filed\"\n",
+        store.to_str().unwrap()
     );
     fs::write(&config, text).unwrap();
     let config = config.to_str().unwrap();
     let mut server = world.start("server", &["--json", "serve", "--config", config]);
     assert_eq!(parse(&server.line())["server_name"], "filed");
-    assert!(data.join("server.db").is_file());
+    assert!(store.is_file());
     server.signal("TERM");
     assert_eq!(server.ended(), 0);
     let checked = world.ok("server", &["admin", "check", "--config", config]);
@@ -114,9 +114,9 @@ fn the_limits_of_a_server_are_as_the_file_says() {
     let world = World::without_server();
     let config = world.path("server.toml");
     let text = format!(
-        "[serve]\nlisten = \"127.0.0.1:0\"\ndata = {:?}\naddress_registrations = 1\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
+        "[serve]\nlisten = \"127.0.0.1:0\"\nstore = {:?}\naddress_registrations = 1\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
          drain_floor = 4\nmessage_days = 7\nsession_minutes = 10\naccounts_per_hour = 5\npostgres_connections = 4\n",
-        world.path("elsewhere").to_str().unwrap()
+        world.path("elsewhere").join("s.db").to_str().unwrap()
     );
     fs::write(&config, &text).unwrap();
     let mut server = world.start("server", &["serve", "--config", config.to_str().unwrap()]);

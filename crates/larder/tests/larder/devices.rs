@@ -230,7 +230,7 @@ fn who_registered_anew_is_compared_as_a_new_identity() {
     let (store, copy) = (database(&world), world.path("backup.db"));
     world.ok(
         "admin",
-        &["admin", "backup", "--database", &store, copy.to_str().unwrap()],
+        &["admin", "backup", "--store", &store, copy.to_str().unwrap()],
     );
     world.register(&["bob"]);
     world.ok("alice", &["group", "create", "room"]);
@@ -244,7 +244,7 @@ fn who_registered_anew_is_compared_as_a_new_identity() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     std::fs::copy(&copy, &store).unwrap();
-    world.ok("admin", &["admin", "restored", "--database", &store]);
+    world.ok("admin", &["admin", "restored", "--store", &store]);
     world.start_server();
     world.ok("anew", &["register", "--no-encryption", "bob"]);
     let of_bob = world.json("anew", &["verify", "alice"]).remove(0);

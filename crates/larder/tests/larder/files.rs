@@ -106,12 +106,12 @@ fn a_file_waits_for_the_server_and_its_original_is_not_needed_any_more() {
 
 /// The server again, on the same address and database, with more options.
 fn serve(world: &World, options: &[&str]) -> Running {
-    let data = world.path("server");
+    let data = world.path("server").join("server.db");
     let serve = [
         "serve",
         "--listen",
         world.address(),
-        "--data",
+        "--store",
         data.to_str().unwrap(),
     ];
     let mut server = world.start("server", &[&serve, options].concat());

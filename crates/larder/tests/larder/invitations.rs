@@ -75,13 +75,13 @@ fn an_operator_invites_beside_the_running_server_and_a_code_is_good_once() {
     assert!(world.admin(&["invitations"]).is_empty());
     let (exit, _, code) = refused(&world, "carol", &["--invite", codes[2]]);
     assert_eq!((exit, code.as_str()), (3, "invitation-required"));
-    let data = world.path("server");
+    let data = world.path("server").join("server.db");
     let again = [
         "admin",
         "invitations",
         "--revoke",
         left,
-        "--data",
+        "--store",
         data.to_str().unwrap(),
     ];
     let (exit, sentence, code) = fails(&world, "admin", &again);
@@ -130,8 +130,8 @@ fn invitations_are_made_whether_a_server_runs_or_not_but_not_in_a_database_of_an
         &[
             "admin",
             "invite",
-            "--data",
-            world.path("server").to_str().unwrap(),
+            "--store",
+            world.path("server").join("server.db").to_str().unwrap(),
         ],
     );
     let (code, until) = lines.trim_end().split_once("  until ").unwrap();
@@ -151,13 +151,13 @@ fn invitations_are_made_whether_a_server_runs_or_not_but_not_in_a_database_of_an
         .execute(older, [])
         .unwrap();
     let database = database.to_str().unwrap();
-    let (exit, sentence, _) = fails(&world, "admin", &["admin", "invite", "--database", database]);
+    let (exit, sentence, _) = fails(&world, "admin", &["admin", "invite", "--store", database]);
     assert_eq!(exit, 1);
     assert!(sentence.contains("start its server first"), "{sentence}");
     let (exit, _, code) = fails(
         &world,
         "admin",
-        &["admin", "invitations", "--database", "/nowhere/larder.db"],
+        &["admin", "invitations", "--store", "/nowhere/larder.db"],
     );
     assert_eq!((exit, code.as_str()), (3, "no-database"));
 }

@@ -29,7 +29,7 @@ const FILES: [&str; 4] = ["server.db", "server.db-shm", "server.db-wal", "server
 /// A server in this directory, that lets whatever it creates be open to everybody. Returns its URL, too.
 fn serve(world: &World, data: &Path) -> (Running, String) {
     let script = format!(
-        "umask 0; exec \"$LARDER\" serve --listen 127.0.0.1:0 --data {}",
+        "umask 0; exec \"$LARDER\" serve --listen 127.0.0.1:0 --store {}/server.db",
         data.display()
     );
     let mut server = Running::start(world.shell("server", &script));

@@ -96,7 +96,7 @@ fn a_server_refuses_to_start_with_a_suite_that_it_cannot_be_run_with_and_says_wh
         ("rot13", "a ciphersuite is x25519-aes128gcm"),
     ] {
         let data = world.path("refused");
-        let arguments = ["serve", "--data", data.to_str().unwrap(), "--suite", suite];
+        let arguments = ["serve", "--store", data.to_str().unwrap(), "--suite", suite];
         let refused = world.run("server", &arguments);
         assert_eq!(refused.code, 2, "{suite}");
         assert!(refused.err.contains(why), "{}", refused.err);

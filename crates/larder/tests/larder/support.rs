@@ -90,12 +90,12 @@ impl World {
 
     /// Starts the server; again on the same database and port, once it was started.
     pub(crate) fn start_server(&mut self) {
-        let data = self.path("server");
+        let data = self.path("server").join("server.db");
         let mut arguments = vec![
             "serve",
             "--listen",
             &self.address,
-            "--data",
+            "--store",
             data.to_str().unwrap(),
             "--registration",
             self.registration,
@@ -206,8 +206,8 @@ impl World {
 
     /// Runs a command on the server's database. It may be that the server is running.
     pub(crate) fn admin(&self, arguments: &[&str]) -> Vec<Value> {
-        let data = self.path("server");
-        let arguments = [&["admin"], arguments, &["--data", data.to_str().unwrap()]].concat();
+        let data = self.path("server").join("server.db");
+        let arguments = [&["admin"], arguments, &["--store", data.to_str().unwrap()]].concat();
         self.json("admin", &arguments)
     }
 

@@ -225,7 +225,7 @@ fn a_port_and_a_database_have_one_server() {
         "serve",
         "--listen",
         world.address(),
-        "--data",
+        "--store",
         elsewhere.to_str().unwrap(),
     ];
     let (exit, sentence, code) = fails(&world, "x", &arguments);
@@ -235,12 +235,12 @@ fn a_port_and_a_database_have_one_server() {
         "{sentence}"
     );
 
-    let data = world.path("server");
+    let data = world.path("server").join("server.db");
     let arguments = [
         "serve",
         "--listen",
         "127.0.0.1:0",
-        "--data",
+        "--store",
         data.to_str().unwrap(),
     ];
     let (exit, _, code) = fails(&world, "x", &arguments);
@@ -309,7 +309,7 @@ fn a_server_tells_programs_too_when_it_is_ready() {
         "serve",
         "--listen",
         "127.0.0.1:0",
-        "--database",
+        "--store",
         database.to_str().unwrap(),
     ];
     let mut server = world.start("server", &arguments);
