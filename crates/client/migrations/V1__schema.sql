@@ -356,12 +356,7 @@ CREATE TABLE peers (
     standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 4),
     -- Whether it is the user's first device, from which the signatures are verified.
     root INTEGER NOT NULL DEFAULT 0 CHECK (root IN (0, 1)),
-    -- Whether it was a leaf of a group, so that more than the list says that it is the user's.
-    in_group INTEGER NOT NULL DEFAULT 0 CHECK (in_group IN (0, 1)),
-    -- Whether a device that was in a group, or one that such a device has let in, has signed its removal.
-    removal_shown INTEGER NOT NULL DEFAULT 0 CHECK (removal_shown IN (0, 1)),
-    PRIMARY KEY (user, device_id),
-    CHECK (standing = 2 OR NOT removal_shown)
+    PRIMARY KEY (user, device_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX one_root_of_a_user ON peers (user) WHERE root = 1;

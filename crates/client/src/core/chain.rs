@@ -19,8 +19,6 @@ pub(super) enum Distrust {
     Omits(DeviceId),
     /// A device that was the user's is in it with another key, or without a good signature of one before it.
     Denies(DeviceId),
-    /// It names a device twice, or two with one key.
-    Twice(DeviceId),
 }
 
 /// What a list of devices, which is believed, says of one of them.
@@ -28,9 +26,8 @@ pub(super) enum Distrust {
 pub(super) enum Judged {
     /// It is one of the user's.
     Theirs,
-    /// It was, and one of the user's has removed it. It is `shown` where the one that has was in a group, or such a one has let it
-    /// in: of any other only the list says that it is the user's.
-    Removed { shown: bool },
+    /// It was, and one of the user's has removed it.
+    Removed,
     /// It is, and the server says that it was removed. None of the user's has signed that, or none that may.
     SaidRemoved,
     /// None of the user's has let it in.
@@ -57,12 +54,6 @@ pub(super) fn verify(
     {
         return Err(Distrust::OtherRoot);
     }
-    let (mut ids, mut keys) = (BTreeSet::new(), BTreeSet::new());
-    for device in devices {
-        if !ids.insert(&device.device_id) || !keys.insert(&device.mls_signature_key.0) {
-            return Err(Distrust::Twice(device.device_id.clone()));
-        }
-    }
     let known = known.iter().map(|peer| (&peer.device_id, peer)).collect();
     let judging = Judging {
         crypto,
@@ -81,17 +72,16 @@ pub(super) fn verify(
         }
     }
     let removed = judging.removed(&theirs);
-    let judged =
-        devices.iter().map(
-            |device| match (theirs.get(&device.device_id), removed.get(&device.device_id)) {
-                (None, _) => Judged::NotTheirs,
-                (Some(_), Some(by)) => Judged::Removed {
-                    shown: judging.is_shown(&theirs, by),
-                },
-                (Some(_), None) if device.removed_at.is_some() => Judged::SaidRemoved,
-                (Some(_), None) => Judged::Theirs,
-            },
-        );
+    let judged = devices.iter().enumerate().map(|(index, device)| {
+        match theirs.get(&device.device_id) {
+            // A second one of the same name is nobody's.
+            Some(place) if place.index != index => Judged::NotTheirs,
+            None => Judged::NotTheirs,
+            Some(_) if removed.contains(&device.device_id) => Judged::Removed,
+            Some(_) if device.removed_at.is_some() => Judged::SaidRemoved,
+            Some(_) => Judged::Theirs,
+        }
+    });
     Ok(judged.collect())
 }
 
@@ -118,7 +108,7 @@ impl<'a, C: OpenMlsCrypto> Judging<'a, C> {
         for (index, device) in self.devices.iter().enumerate() {
             let peer = self.known.get(&device.device_id);
             let as_known = peer.is_none_or(|peer| peer.signature_key == device.mls_signature_key.0);
-            if !as_known {
+            if !as_known || theirs.contains_key(&device.device_id) {
                 continue;
             }
             let distance = match &device.authorization {
@@ -152,9 +142,9 @@ impl<'a, C: OpenMlsCrypto> Judging<'a, C> {
             && link_verifies(self.crypto, self.server_and_user, &link, by_key)
     }
 
-    /// Those of the user's that were removed by one of them, each with that one. A removal counts unless its signer was itself removed by one that
+    /// Those of the user's that were removed by one of them. A removal counts unless its signer was itself removed by one that
     /// stands nearer to the first device: of two that remove one another, the nearer one counts.
-    fn removed(&self, theirs: &BTreeMap<&'a DeviceId, Place<'a>>) -> BTreeMap<&'a DeviceId, &'a DeviceId> {
+    fn removed(&self, theirs: &BTreeMap<&'a DeviceId, Place<'a>>) -> BTreeSet<&'a DeviceId> {
         let mut by_signer: BTreeMap<(usize, &DeviceId), Vec<&DeviceId>> = BTreeMap::new();
         for (&device, place) in theirs {
             let Some(Removal { by, signature }) = &self.devices[place.index].removal else {
@@ -177,29 +167,13 @@ impl<'a, C: OpenMlsCrypto> Judging<'a, C> {
                 by_signer.entry((by_place.distance, by)).or_default().push(device);
             }
         }
-        let mut removed = BTreeMap::new();
+        let mut removed = BTreeSet::new();
         for ((_, by), devices) in by_signer {
-            if !removed.contains_key(by) {
-                removed.extend(devices.into_iter().map(|device| (device, by)));
+            if !removed.contains(by) {
+                removed.extend(devices);
             }
         }
         removed
-    }
-
-    /// Whether a device of the user's was in a group, or was let in by one that was, and so on.
-    fn is_shown(&self, theirs: &BTreeMap<&'a DeviceId, Place<'a>>, device: &DeviceId) -> bool {
-        let mut next = Some(device);
-        while let Some(device) = next {
-            if self.known.get(device).is_some_and(|peer| peer.in_group) {
-                return true;
-            }
-            // Each was let in by one that stands before it in the list.
-            next = theirs
-                .get(device)
-                .and_then(|place| self.devices[place.index].authorization.as_ref())
-                .map(|authorization| &authorization.by);
-        }
-        false
     }
 
     fn standing(&self, device: &DeviceId) -> Option<Standing> {

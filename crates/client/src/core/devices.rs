@@ -76,13 +76,7 @@ pub(crate) fn learn_devices(
 ) -> Result<bool, Error> {
     let connection = tx.connection();
     let shared = groups_with(tx, user)?;
-    let mut known = peers::of_user(connection, user)?;
-    if *user == context.identity.me.user {
-        // The first of them is known since this device is the user's: no list has said so.
-        for peer in known.iter_mut().filter(|peer| peer.root) {
-            peer.in_group = true;
-        }
-    }
+    let known = peers::of_user(connection, user)?;
     let provider = tx.provider();
     let server = (context.identity.me.server_name.as_str(), user);
     let (devices, judged) = match listed {
@@ -110,12 +104,7 @@ pub(crate) fn learn_devices(
         let before = peer.map(|peer| peer.standing);
         let standing = match (judged, before) {
             // Whatever the list says of it now.
-            (_, Some(Standing::Removed)) => Standing::Removed,
-            // It is in a group, and only the list says whose the one that removed it is.
-            (Judged::Removed { shown: false }, _) if peer.is_some_and(|peer| peer.in_group) => {
-                Standing::SaidRemoved
-            }
-            (Judged::Removed { .. }, _) => Standing::Removed,
+            (_, Some(Standing::Removed)) | (Judged::Removed, _) => Standing::Removed,
             (Judged::Theirs, _) => Standing::Authorized,
             (Judged::SaidRemoved, _) => Standing::SaidRemoved,
             (Judged::NotTheirs, _) => Standing::Unauthorized,
@@ -130,8 +119,6 @@ pub(crate) fn learn_devices(
                     .clone(),
                 standing,
                 root: accepted && index == 0,
-                in_group: false,
-                removal_shown: judged == Judged::Removed { shown: true },
             };
             peers::set(connection, user, &new, context.now())?;
         }
@@ -235,10 +222,6 @@ fn distrusted(
             let what = format!("leaves out the device {}, which was theirs", short(device));
             (Some(device), NOTICE_LIST, what)
         }
-        Distrust::Twice(device) => {
-            let what = format!("names the device {}, or its key, twice", short(device));
-            (Some(device), NOTICE_LIST, what)
-        }
         Distrust::Denies(device) => {
             let what = format!("denies the device {}, which was theirs", short(device));
             (Some(device), NOTICE_LIST, what)
@@ -250,7 +233,7 @@ fn distrusted(
         format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
     if *user != context.identity.me.user {
         text.push_str(match distrust {
-            Distrust::TooLong | Distrust::Twice(_) => "",
+            Distrust::TooLong => "",
             Distrust::OtherRoot => {
                 ". Either they registered anew, or the server shows somebody else: verify their new identity"
             }

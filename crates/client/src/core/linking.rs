@@ -56,8 +56,6 @@ pub(crate) fn linked(
             signature_key: key.0.clone(),
             standing: Standing::Authorized,
             root,
-            in_group: false,
-            removal_shown: false,
         };
         peers::set(tx.connection(), &me.user, &peer, context.now())?;
     }

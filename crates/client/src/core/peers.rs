@@ -62,10 +62,6 @@ pub(super) struct Peer {
     pub(super) standing: Standing,
     /// The user's first device.
     pub(super) root: bool,
-    /// It was a leaf of a group, so that more than a list says that it is the user's.
-    pub(super) in_group: bool,
-    /// A device that was in a group, or one that such a device has let in, has signed its removal.
-    pub(super) removal_shown: bool,
 }
 
 /// Compares without remembering.
@@ -85,7 +81,7 @@ pub(super) fn compare(
     })
 }
 
-/// Compares the key of a leaf of a group, and remembers one that is seen for the first time. Whether it is one of its user's devices is looked up
+/// Compares, and remembers a key that is seen for the first time. Whether it is one of its user's devices is looked up
 /// later.
 pub(super) fn pin(
     connection: &Connection,
@@ -97,20 +93,12 @@ pub(super) fn pin(
     let held = compare(connection, user, device, signature_key)?;
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO peers (user, device_id, signature_key, first_seen, in_group) VALUES (?1, ?2, ?3, ?4, 1)
+            "INSERT INTO peers (user, device_id, signature_key, first_seen) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO NOTHING",
         )?
         .execute((user.as_str(), device.as_str(), signature_key, now.0.cast_signed()))?;
-    match inserted {
-        0 => {
-            connection
-                .prepare_cached(
-                    "UPDATE peers SET in_group = 1
-                     WHERE user = ?1 AND device_id = ?2 AND signature_key = ?3 AND in_group = 0",
-                )?
-                .execute((user.as_str(), device.as_str(), signature_key))?;
-        }
-        _ => check_later(connection, user)?,
+    if inserted == 1 {
+        check_later(connection, user)?;
     }
     Ok(held)
 }
@@ -169,28 +157,23 @@ pub(super) fn checked(connection: &Connection, user: &UserName) -> Result<(), Er
 
 /// What is known of a user's devices.
 pub(super) fn of_user(connection: &Connection, user: &UserName) -> Result<Vec<Peer>, Error> {
-    let mut statement = connection.prepare_cached(
-        "SELECT device_id, signature_key, standing, root, in_group, removal_shown FROM peers WHERE user = ?1",
-    )?;
+    let mut statement = connection
+        .prepare_cached("SELECT device_id, signature_key, standing, root FROM peers WHERE user = ?1")?;
     let rows = statement.query_map([user.as_str()], |row| {
         Ok((
             row.get::<_, String>(0)?,
             row.get::<_, Vec<u8>>(1)?,
             row.get::<_, i64>(2)?,
             row.get::<_, bool>(3)?,
-            row.get::<_, bool>(4)?,
-            row.get::<_, bool>(5)?,
         ))
     })?;
     rows.map(|row| {
-        let (device, signature_key, standing, root, in_group, removal_shown) = row?;
+        let (device, signature_key, standing, root) = row?;
         Ok(Peer {
             device_id: corrupt(device.parse().ok(), "device id")?,
             signature_key,
             standing: corrupt(Standing::from_column(standing), "standing of a device")?,
             root,
-            in_group,
-            removal_shown,
         })
     })
     .collect()
@@ -219,21 +202,8 @@ pub(super) fn is_authorized(connection: &Connection, leaf: &Leaf) -> Result<bool
     Ok(compare(connection, &leaf.user, &leaf.device, &leaf.signature_key)? == Pin::Holds)
 }
 
-/// Whether a device was removed by one of its user's that more than a list knows.
-pub(super) fn is_shown_to_be_removed(
-    connection: &Connection,
-    user: &UserName,
-    device: &DeviceId,
-) -> Result<bool, Error> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM peers WHERE user = ?1 AND device_id = ?2 AND removal_shown = 1)",
-        )?
-        .query_row([user.as_str(), device.as_str()], |row| row.get(0))?)
-}
-
-/// Remembers what is known of a device of a user. Its key stays the one known before, a removed device stays removed, a
-/// root stays the root, and what was seen once stays seen.
+/// Remembers what is known of a device of a user. Its key stays the one known before, a removed device stays removed, and a
+/// root stays the root.
 pub(super) fn set(
     connection: &Connection,
     user: &UserName,
@@ -242,13 +212,11 @@ pub(super) fn set(
 ) -> Result<(), Error> {
     connection
         .prepare_cached(
-            "INSERT INTO peers (user, device_id, signature_key, first_seen, standing, root, in_group, removal_shown)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+            "INSERT INTO peers (user, device_id, signature_key, first_seen, standing, root)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO UPDATE
-             SET standing = CASE standing WHEN ?9 THEN standing ELSE excluded.standing END,
-                 root = max(root, excluded.root),
-                 in_group = max(in_group, excluded.in_group),
-                 removal_shown = max(removal_shown, excluded.removal_shown)",
+             SET standing = CASE standing WHEN ?7 THEN standing ELSE excluded.standing END,
+                 root = max(root, excluded.root)",
         )?
         .execute((
             user.as_str(),
@@ -257,8 +225,6 @@ pub(super) fn set(
             now.0.cast_signed(),
             peer.standing.column(),
             peer.root,
-            peer.in_group,
-            peer.removal_shown,
             Standing::Removed.column(),
         ))?;
     Ok(())

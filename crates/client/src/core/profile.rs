@@ -335,8 +335,6 @@ pub(super) fn enter_account(tx: &Tx<'_>, context: &Context, is_root: bool) -> Re
         signature_key: mls.public().to_vec(),
         standing: Standing::Authorized,
         root: is_root,
-        in_group: false,
-        removal_shown: false,
     };
     peers::set(connection, &me.user, &own, context.now())?;
     if !is_root {

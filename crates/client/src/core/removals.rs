@@ -47,7 +47,6 @@ pub(crate) fn removed_own(tx: &Tx<'_>, context: &Context, device: &DeviceId) -> 
     }
     let now_removed = Peer {
         standing: Standing::Removed,
-        removal_shown: true,
         ..peer
     };
     peers::set(connection, user, &now_removed, context.now())?;
@@ -76,7 +75,6 @@ pub(super) fn leaves_of_gone(
     Ok(leaves)
 }
 
-/// A device that only the list knows removes nobody: whoever runs the server makes up such a one, which "let in" the others.
 fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
     let connection = tx.connection();
     let mut leaves = Vec::new();
@@ -88,7 +86,7 @@ fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>
             continue;
         }
         if let Some((user, device)) = mls::who(&member.credential)
-            && peers::is_shown_to_be_removed(connection, &user, &device)?
+            && peers::standing(connection, &user, &device)? == Some(Standing::Removed)
         {
             leaves.push(member.index);
         }

@@ -229,7 +229,7 @@ pub(crate) fn new_identity(
         .map_err(|_| NotTheServer::ForgedDevices)?;
     let theirs = devices.iter().zip(judged).filter(|(_, judged)| match judged {
         Judged::Theirs | Judged::SaidRemoved => true,
-        Judged::Removed { .. } | Judged::NotTheirs => false,
+        Judged::Removed | Judged::NotTheirs => false,
     });
     let keys: Keys = theirs
         .map(|(device, _)| (device.device_id.clone(), device.mls_signature_key.0.clone()))

@@ -303,67 +303,6 @@ async fn a_removal_that_only_the_server_says_is_told_and_expels_nobody() {
     assert_eq!(bob.users(&other).await, ["alice", "alice", "bob"]);
 }
 
-/// The server makes up a first device of somebody whom a member has added, which let in the real one and has removed it.
-#[tokio::test]
-async fn a_first_device_that_was_made_up_expels_nobody() {
-    for at_once in [true, false] {
-        let server = TestServer::start().await;
-        let (alice, dave) = (server.client("alice").await, server.client("dave").await);
-        let (bob, proxy) = server.proxied("bob").await;
-        let group = alice.group_with(&[&bob]).await;
-        catch_up(&[&alice, &bob]).await;
-        let made_up = Arc::new(MadeUp::new("00000000-0000-4000-8000-000000000000"));
-        let lie = move |removes: bool| {
-            let made_up = Arc::clone(&made_up);
-            move |listed: &mut UserDevices| {
-                let device = &mut listed.devices[0];
-                made_up.authorize(&listed.user, device);
-                if removes {
-                    device.removed_at = Some(7);
-                    let by = &made_up.info.device_id;
-                    device.removal = Some(removal(&made_up.keys, by, &listed.user, device));
-                }
-                listed.devices.insert(0, made_up.info.clone());
-            }
-        };
-        lie_about_devices(&proxy, &user("dave"), lie(at_once));
-        alice.invite(&group, &[user("dave")]).await.unwrap();
-        catch_up(&[&bob, &dave]).await;
-        lie_about_devices(&proxy, &user("dave"), lie(true));
-        catch_up(&[&bob, &bob, &alice]).await;
-        assert_eq!(bob.users(&group).await, ["alice", "bob", "dave"], "{at_once}");
-        assert_eq!(alice.users(&group).await, ["alice", "bob", "dave"], "{at_once}");
-        let history = bob.history(&group, 100).await.unwrap();
-        let said = history
-            .iter()
-            .filter(|row| row.text.starts_with("the server says that the device"));
-        assert_eq!(said.count(), 1, "{history:?}");
-        they_talk(&bob, &dave, &group).await;
-    }
-}
-
-#[tokio::test]
-async fn a_list_that_names_a_device_twice_takes_nothing_back() {
-    let server = TestServer::start().await;
-    let (_alice, _second, bob, proxy, group) = alice_twice_and_bob(&server).await;
-    lie_about_devices(&proxy, &user("alice"), |listed| {
-        let again = listed.devices[1].clone();
-        listed.devices.push(again);
-    });
-    let told = distrust_told(&bob).await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("twice"), "{told:?}");
-    // What it would have made possible: that a device is left out in silence.
-    lie_about_devices(&proxy, &user("alice"), |listed| {
-        listed.devices.pop();
-    });
-    bob.sync().await.unwrap();
-    assert_eq!(bob.users(&group).await, ["alice", "alice", "bob"]);
-    let other = bob.create_group("supper").await.unwrap().id;
-    bob.invite(&other, &[user("alice")]).await.unwrap();
-    assert_eq!(bob.users(&other).await, ["alice", "alice", "bob"]);
-}
-
 #[tokio::test]
 async fn of_two_devices_that_remove_one_another_the_one_nearer_to_the_root_stays() {
     let server = TestServer::start().await;
