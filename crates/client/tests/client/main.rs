@@ -15,6 +15,7 @@ mod gullible;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod device_lists;
 mod made_up;
 mod member;
 
