@@ -13,6 +13,8 @@ use crate::core::peers::{Peer, Standing};
 pub(super) enum Distrust {
     /// It has more devices than a user can ever have had, or more bytes than such a list.
     TooLong,
+    /// It names a device twice, or two devices with one key.
+    Twice,
     /// It begins with another device than the one known before, or with another key of it.
     OtherRoot,
     /// A device that was the user's is not in it, not even as one that was removed.
@@ -49,6 +51,14 @@ pub(super) fn verify(
     if devices.len() > USER_DEVICES_EVER_MAX {
         return Err(Distrust::TooLong);
     }
+    let ids: BTreeSet<&DeviceId> = devices.iter().map(|device| &device.device_id).collect();
+    let keys: BTreeSet<&[u8]> = devices
+        .iter()
+        .map(|device| &*device.mls_signature_key.0)
+        .collect();
+    if ids.len() < devices.len() || keys.len() < devices.len() {
+        return Err(Distrust::Twice);
+    }
     if let (Some(root), Some(first)) = (known.iter().find(|peer| peer.root), devices.first())
         && (root.device_id != first.device_id || root.signature_key != first.mls_signature_key.0)
     {
@@ -64,23 +74,18 @@ pub(super) fn verify(
     let theirs = judging.let_in();
     for (device_id, peer) in &known {
         if was_theirs(peer.standing) && !theirs.contains_key(device_id) {
-            let is_listed = devices.iter().any(|device| device.device_id == **device_id);
-            return Err(match is_listed {
+            return Err(match ids.contains(device_id) {
                 true => Distrust::Denies((*device_id).clone()),
                 false => Distrust::Omits((*device_id).clone()),
             });
         }
     }
     let removed = judging.removed(&theirs);
-    let judged = devices.iter().enumerate().map(|(index, device)| {
-        match theirs.get(&device.device_id) {
-            // A second one of the same name is nobody's.
-            Some(place) if place.index != index => Judged::NotTheirs,
-            None => Judged::NotTheirs,
-            Some(_) if removed.contains(&device.device_id) => Judged::Removed,
-            Some(_) if device.removed_at.is_some() => Judged::SaidRemoved,
-            Some(_) => Judged::Theirs,
-        }
+    let judged = devices.iter().map(|device| match theirs.get(&device.device_id) {
+        None => Judged::NotTheirs,
+        Some(_) if removed.contains(&device.device_id) => Judged::Removed,
+        Some(_) if device.removed_at.is_some() => Judged::SaidRemoved,
+        Some(_) => Judged::Theirs,
     });
     Ok(judged.collect())
 }
@@ -108,7 +113,7 @@ impl<'a, C: OpenMlsCrypto> Judging<'a, C> {
         for (index, device) in self.devices.iter().enumerate() {
             let peer = self.known.get(&device.device_id);
             let as_known = peer.is_none_or(|peer| peer.signature_key == device.mls_signature_key.0);
-            if !as_known || theirs.contains_key(&device.device_id) {
+            if !as_known {
                 continue;
             }
             let distance = match &device.authorization {

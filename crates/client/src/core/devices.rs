@@ -24,6 +24,7 @@ const NOTICE_UNAUTHORIZED: &str = "unauthorized-device";
 const NOTICE_LIST: &str = "list-of-devices";
 const NOTICE_LIST_ROOT: &str = "list-of-devices-root";
 const NOTICE_LIST_TOO_LONG: &str = "list-of-devices-too-long";
+const NOTICE_LIST_TWICE: &str = "list-of-devices-twice";
 
 /// The characters of a device's id by which people are told which one is meant.
 const SHORT_ID_CHARS: usize = 8;
@@ -214,6 +215,7 @@ fn distrusted(
 ) -> Result<(), Error> {
     let (device, id, what) = match distrust {
         Distrust::TooLong => (None, NOTICE_LIST_TOO_LONG, "is longer than one can be".to_owned()),
+        Distrust::Twice => (None, NOTICE_LIST_TWICE, "names a device twice".to_owned()),
         Distrust::OtherRoot => {
             let what = "begins with another device than the one known before";
             (None, NOTICE_LIST_ROOT, what.to_owned())
@@ -233,7 +235,7 @@ fn distrusted(
         format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
     if *user != context.identity.me.user {
         text.push_str(match distrust {
-            Distrust::TooLong => "",
+            Distrust::TooLong | Distrust::Twice => "",
             Distrust::OtherRoot => {
                 ". Either they registered anew, or the server shows somebody else: verify their new identity"
             }

@@ -224,7 +224,7 @@ pub(crate) fn new_identity(
     }
     let devices = listed.into_devices();
     let server = (context.identity.me.server_name.as_str(), user);
-    // What was too long has nothing to be shown.
+    // What was too long, or contradicts itself, has nothing to be shown.
     let judged = chain::verify(tx.provider().crypto(), server, &devices, &[])
         .map_err(|_| NotTheServer::ForgedDevices)?;
     let theirs = devices.iter().zip(judged).filter(|(_, judged)| match judged {

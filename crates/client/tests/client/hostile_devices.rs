@@ -306,3 +306,43 @@ async fn more_groups_than_a_device_can_be_in_are_refused_at_once() {
     assert_eq!(second.sync().await.unwrap().rejoined, 1);
     assert_eq!(second.users(&group).await, ["alice", "alice"]);
 }
+
+#[tokio::test]
+async fn a_list_that_names_a_device_twice_takes_nothing_back() {
+    let server = TestServer::start().await;
+    let (_alice, _second, bob, proxy, _) = alice_twice_and_bob(&server).await;
+    let mut told = Vec::new();
+    // By its id, and by its key.
+    for id in [None, Some("another")] {
+        lie_about_devices(&proxy, &user("alice"), move |listed| {
+            let mut again = listed.devices[1].clone();
+            if let Some(id) = id {
+                again.device_id = id.parse().unwrap();
+            }
+            listed.devices.push(again);
+        });
+        told.extend(distrust_told(&bob).await);
+        told.extend(distrust_told(&bob).await);
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("names a device twice"), "{told:?}");
+    // Then the device is not left out in silence.
+    lie_about_devices(&proxy, &user("alice"), |listed| listed.devices.truncate(1));
+    let told = distrust_told(&bob).await;
+    assert!(
+        told.len() == 1 && told[0].contains("leaves out the device"),
+        "{told:?}"
+    );
+    let authorized = "SELECT count(*) FROM peers WHERE user = 'alice' AND standing = 1";
+    assert_eq!(count_rows(bob.directory.path(), authorized), 2);
+    let other = bob.create_group("supper").await.unwrap().id;
+    assert_eq!(
+        bob.invite(&other, &[user("alice")]).await.unwrap().added,
+        [user("alice")]
+    );
+    assert_eq!(bob.users(&other).await, ["alice", "alice", "bob"]);
+    proxy.forward();
+    bob.sync().await.unwrap();
+    let checks = "SELECT count(*) FROM device_checks";
+    assert_eq!(count_rows(bob.directory.path(), checks), 0);
+}

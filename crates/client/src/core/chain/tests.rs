@@ -117,15 +117,38 @@ fn r_c8_what_a_signature_does_not_cover_is_not_let_in() {
         assert!(!forged[1], "{forged:?}");
         assert!(!forged[2], "nor what it authorized: {forged:?}");
     }
-    // The same device under another name, and one of another user.
-    let mut devices = chain();
-    devices.push(devices[1].clone());
-    assert_eq!(verified(&devices, &[]), Ok(vec![true, true, true, false]));
+    // One of another user, and at another server.
     let crypto = openmls_rust_crypto::RustCrypto::default();
     let bob = "bob".parse().unwrap();
     for elsewhere in [(SERVER, &bob), ("other.example", &alice())] {
         let judged = verify(&crypto, elsewhere, &chain(), &[]).unwrap();
         assert_eq!(theirs(&judged), [true, false, false]);
+    }
+}
+
+#[test]
+fn a_list_that_names_a_device_or_a_key_twice_is_not_believed() {
+    let devices = chain();
+    for first_seen in [true, false] {
+        let known = match first_seen {
+            true => Vec::new(),
+            false => devices
+                .iter()
+                .map(|device| peer(device, Standing::Authorized, device.authorization.is_none()))
+                .collect(),
+        };
+        let mut by_id = devices.clone();
+        by_id.push(devices[1].clone());
+        assert_eq!(judged(&by_id, &known), Err(Distrust::Twice));
+        // With another key, and with a key that another device has.
+        by_id[3].mls_signature_key = Base64Url(vec![1; 32]);
+        assert_eq!(judged(&by_id, &known), Err(Distrust::Twice));
+        let mut by_key = devices.clone();
+        by_key.push(DeviceInfo {
+            device_id: "d-4".parse().unwrap(),
+            ..devices[1].clone()
+        });
+        assert_eq!(judged(&by_key, &known), Err(Distrust::Twice));
     }
 }
 
@@ -218,6 +241,7 @@ fn a_list_is_no_longer_than_one_can_be() {
     for number in 1..=USER_DEVICES_EVER_MAX {
         let mut next = devices[0].clone();
         next.device_id = format!("d-{number}").parse().unwrap();
+        next.mls_signature_key.0[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
         authorize((&keys, &devices[0]), &mut next);
         devices.push(next);
     }
