@@ -346,3 +346,25 @@ async fn a_list_that_names_a_device_twice_takes_nothing_back() {
     let checks = "SELECT count(*) FROM device_checks";
     assert_eq!(count_rows(bob.directory.path(), checks), 0);
 }
+
+#[tokio::test]
+async fn the_database_does_not_forget_whose_a_device_is() {
+    let server = TestServer::start().await;
+    let (alice, second, mut bob, _proxy, _) = alice_twice_and_bob(&server).await;
+    alice.remove_device(&second.me().device_id).await.unwrap();
+    bob.sync().await.unwrap();
+    bob.stop().await;
+    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    for (sql, refused) in [
+        ("standing = 3 WHERE standing = 1", true),
+        ("standing = 0 WHERE standing = 1", true),
+        ("standing = 1, removed_by = NULL WHERE standing = 2", true),
+        ("removed_by = NULL WHERE standing = 2", true),
+        ("let_in_by = 'another' WHERE standing = 2", true),
+        ("standing = 4 WHERE standing = 1", false),
+    ] {
+        let done = database.execute(&format!("UPDATE peers SET {sql} AND user = 'alice'"), []);
+        assert_eq!(done.is_err(), refused, "{sql}: {done:?}");
+        assert!(refused || done == Ok(1), "{done:?}");
+    }
+}

@@ -37,6 +37,7 @@ mod hostile_handshakes;
 mod hostile_links;
 mod hostile_numbers;
 mod hostile_rejoins;
+mod hostile_removals;
 mod hostile_server;
 mod hostile_welcomes;
 mod interruptions;
