@@ -356,7 +356,12 @@ CREATE TABLE peers (
     standing INTEGER NOT NULL DEFAULT 0 CHECK (standing BETWEEN 0 AND 4),
     -- Whether it is the user's first device, from which the signatures are verified.
     root INTEGER NOT NULL DEFAULT 0 CHECK (root IN (0, 1)),
-    PRIMARY KEY (user, device_id)
+    -- Which device of the user has let it in, and which ones have removed it, separated by spaces: by signatures
+    -- that were verified with the keys in here. From this follows which groups it is taken out of.
+    let_in_by TEXT,
+    removed_by TEXT,
+    PRIMARY KEY (user, device_id),
+    CHECK ((standing = 2) = (removed_by IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX one_root_of_a_user ON peers (user) WHERE root = 1;
@@ -366,9 +371,25 @@ BEGIN
     SELECT RAISE(ABORT, 'a root stays');
 END;
 
+CREATE TRIGGER what_was_verified_stays BEFORE UPDATE OF standing ON peers
+    WHEN old.standing IN (1, 2, 4) AND new.standing IN (0, 3)
+BEGIN
+    SELECT RAISE(ABORT, 'what was verified stays');
+END;
+
+-- Of two devices that have removed one another one stays: it comes back once the other one is known to be
+-- removed.
 CREATE TRIGGER removed_is_for_good BEFORE UPDATE OF standing ON peers WHEN old.standing = 2 AND new.standing <> 2
+    AND NOT EXISTS (SELECT 1 FROM peers r WHERE r.user = old.user AND r.standing = 2
+        AND r.device_id <> old.device_id AND instr(' ' || old.removed_by || ' ', ' ' || r.device_id || ' ') > 0)
 BEGIN
     SELECT RAISE(ABORT, 'removed is for good');
+END;
+
+CREATE TRIGGER who_let_it_in_stays BEFORE UPDATE OF let_in_by ON peers
+    WHEN old.let_in_by IS NOT NULL AND new.let_in_by IS NOT old.let_in_by
+BEGIN
+    SELECT RAISE(ABORT, 'who let it in stays');
 END;
 
 -- The user of whom the person gives up all that is known, for another list of devices. There is a row only within that

@@ -7,37 +7,30 @@ use larder_pool::Tx;
 use larder_wire::{DeviceId, DeviceInfo, Membership, UserName};
 use openmls::prelude::{MlsGroup, OpenMlsProvider};
 
-use crate::core::chain::{self, Distrust, Judged};
+use crate::core::chain::{self, Distrust, Entry, Judged};
 use crate::core::members::fingerprint;
 use crate::core::messages::{self, NewMessage};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{gate, groups, mls, outbox, requests, verdicts, verification, vouchers};
+use crate::core::{gate, groups, mls, outbox, removals, requests, verdicts, verification, vouchers};
 use crate::error::Error;
 use crate::types::{Device, GroupKey, GroupState, MessageKind, SendStatus};
+
+mod texts;
+
+pub(super) use texts::{new_device, removed, short};
+use texts::{not_told, restored, said_removed, unauthorized};
 
 /// Names the notice about a device in a group's history, so that each is there once.
 pub(super) const NOTICE_NEW: &str = "new-device";
 pub(super) const NOTICE_REMOVED: &str = "removed-device";
 const NOTICE_SAID_REMOVED: &str = "said-removed-device";
+const NOTICE_RESTORED: &str = "restored-device";
 const NOTICE_UNAUTHORIZED: &str = "unauthorized-device";
 const NOTICE_LIST: &str = "list-of-devices";
 const NOTICE_LIST_ROOT: &str = "list-of-devices-root";
 const NOTICE_LIST_TOO_LONG: &str = "list-of-devices-too-long";
-
-/// The characters of a device's id by which people are told which one is meant.
-const SHORT_ID_CHARS: usize = 8;
-
-/// A device's id as far as people are told.
-pub(super) fn short(device: &DeviceId) -> &str {
-    let id = device.as_str();
-    id.get(..SHORT_ID_CHARS).unwrap_or(id)
-}
-
-/// What the members of a group are told when a user has a new device.
-pub(super) fn new_device(user: &UserName, device: &DeviceId) -> String {
-    format!("new device of {user}: {}", short(device))
-}
+const NOTICE_LIST_TWICE: &str = "list-of-devices-twice";
 
 /// The users whose lists of devices are to be fetched.
 pub(crate) fn device_checks(tx: &Tx<'_>) -> Result<Vec<UserName>, Error> {
@@ -79,7 +72,7 @@ pub(crate) fn learn_devices(
     let known = peers::of_user(connection, user)?;
     let provider = tx.provider();
     let server = (context.identity.me.server_name.as_str(), user);
-    let (devices, judged) = match listed {
+    let (devices, entries) = match listed {
         Listed::Withheld => {
             peers::checked(connection, user)?;
             warn_of_leaves(tx, context, user, &shared, not_told)?;
@@ -90,7 +83,7 @@ pub(crate) fn learn_devices(
             return Ok(false);
         }
         Listed::Given(devices) => match chain::verify(provider.crypto(), server, devices, &known) {
-            Ok(judged) => (devices, judged),
+            Ok(entries) => (devices, entries),
             Err(distrust) => {
                 distrusted(tx, context, user, &shared, &distrust)?;
                 return Ok(false);
@@ -98,110 +91,136 @@ pub(crate) fn learn_devices(
         },
     };
     peers::checked(connection, user)?;
-    let list_was_known = known.iter().any(|peer| peer.root);
-    for (index, (device, judged)) in devices.iter().zip(judged).enumerate() {
-        let peer = known.iter().find(|peer| peer.device_id == device.device_id);
-        let before = peer.map(|peer| peer.standing);
-        let standing = match (judged, before) {
-            // Whatever the list says of it now.
-            (_, Some(Standing::Removed)) | (Judged::Removed, _) => Standing::Removed,
-            (Judged::Theirs, _) => Standing::Authorized,
-            (Judged::SaidRemoved, _) => Standing::SaidRemoved,
-            (Judged::NotTheirs, _) => Standing::Unauthorized,
+    let learned = take_over(tx, context, user, &known, devices.iter().zip(entries))?;
+    for device in learned {
+        let Some((id, text)) = device.news(user, &known) else {
+            continue;
         };
-        let accepted = judged != Judged::NotTheirs;
-        // A forged key is not one to remember.
-        if accepted || peer.is_some() {
-            let new = Peer {
-                device_id: device.device_id.clone(),
-                signature_key: peer
-                    .map_or(&device.mls_signature_key.0, |peer| &peer.signature_key)
-                    .clone(),
-                standing,
-                root: accepted && index == 0,
-            };
-            peers::set(connection, user, &new, context.now())?;
-        }
-        let notice = match standing {
-            Standing::Authorized => {
-                let is_news = match before {
-                    None => !known.is_empty(),
-                    Some(Standing::Seen) => list_was_known,
-                    Some(Standing::Unauthorized) => true,
-                    Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => false,
-                };
-                is_news.then(|| (NOTICE_NEW, new_device(user, &device.device_id)))
+        for (group, leaves) in &shared {
+            // Where it stays, that is told instead.
+            let leaf = leaves.iter().find(|leaf| leaf.device == *device.id);
+            if let Some(leaf) = leaf.filter(|_| id == NOTICE_REMOVED)
+                && !removals::goes(tx, context, group, leaf, leaves)?
+            {
+                continue;
             }
-            Standing::Removed => {
-                let is_news = matches!(
-                    before,
-                    Some(Standing::Seen | Standing::Authorized | Standing::SaidRemoved)
-                );
-                is_news.then(|| (NOTICE_REMOVED, removed(user, &device.device_id)))
-            }
-            Standing::SaidRemoved => matches!(before, Some(Standing::Seen | Standing::Authorized))
-                .then(|| (NOTICE_SAID_REMOVED, said_removed(user, &device.device_id))),
-            Standing::Unauthorized | Standing::Seen => {
-                Some((NOTICE_UNAUTHORIZED, unauthorized(user, &device.device_id)))
-            }
-        };
-        if let Some((id, text)) = notice {
-            for (group, _) in &shared {
-                tell(tx, context, group, (user, &device.device_id), id, &text)?;
-            }
+            tell(tx, context, group, (user, device.id), id, &text)?;
         }
     }
     warn_of_leaves(tx, context, user, &shared, unauthorized)?;
     Ok(true)
 }
 
-/// Warns of devices in groups that are not known to be the user's, and of those that a verified user has beside the verified.
+/// What came to be known of a device of a list.
+struct Learned<'a> {
+    id: &'a DeviceId,
+    before: Option<Standing>,
+    now: Standing,
+}
+
+/// Remembers what a list that is believed says of a user's devices.
+fn take_over<'a>(
+    tx: &Tx<'_>,
+    context: &Context,
+    user: &UserName,
+    known: &[Peer],
+    listed: impl Iterator<Item = (&'a DeviceInfo, Entry)>,
+) -> Result<Vec<Learned<'a>>, Error> {
+    let (mut learned, mut peers) = (Vec::new(), Vec::new());
+    for (index, (device, entry)) in listed.enumerate() {
+        let peer = known.iter().find(|peer| peer.device_id == device.device_id);
+        let now = match entry.judged {
+            Judged::Theirs => Standing::Authorized,
+            Judged::Removed => Standing::Removed,
+            Judged::SaidRemoved => Standing::SaidRemoved,
+            Judged::NotTheirs => Standing::Unauthorized,
+        };
+        learned.push(Learned {
+            id: &device.device_id,
+            before: peer.map(|peer| peer.standing),
+            now,
+        });
+        let accepted = entry.judged != Judged::NotTheirs;
+        // A forged key is not one to remember.
+        if accepted || peer.is_some() {
+            peers.push(Peer {
+                device_id: device.device_id.clone(),
+                signature_key: peer
+                    .map_or(&device.mls_signature_key.0, |peer| &peer.signature_key)
+                    .clone(),
+                standing: now,
+                root: accepted && index == 0,
+                let_in_by: entry.let_in_by,
+                removed_by: entry.removed_by,
+            });
+        }
+    }
+    // A removed device comes back only when its remover is removed.
+    peers.sort_by_key(|peer| peer.standing != Standing::Removed);
+    for peer in &peers {
+        peers::set(tx.connection(), user, peer, context.now())?;
+    }
+    Ok(learned)
+}
+
+impl Learned<'_> {
+    /// What the groups are told of it, and the name of the notice; `None` if it is no news.
+    fn news(&self, user: &UserName, known: &[Peer]) -> Option<(&'static str, String)> {
+        let list_was_known = known.iter().any(|peer| peer.root);
+        match (self.now, self.before) {
+            (Standing::Authorized | Standing::SaidRemoved, Some(Standing::Removed)) => {
+                Some((NOTICE_RESTORED, restored(user, self.id)))
+            }
+            (Standing::Authorized, before) => {
+                let is_news = match before {
+                    None => !known.is_empty(),
+                    Some(Standing::Seen) => list_was_known,
+                    Some(Standing::Unauthorized) => true,
+                    Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => false,
+                };
+                is_news.then(|| (NOTICE_NEW, new_device(user, self.id)))
+            }
+            (Standing::Removed, Some(Standing::Seen | Standing::Authorized | Standing::SaidRemoved)) => {
+                Some((NOTICE_REMOVED, removed(user, self.id)))
+            }
+            (Standing::SaidRemoved, Some(Standing::Seen | Standing::Authorized)) => {
+                Some((NOTICE_SAID_REMOVED, said_removed(user, self.id)))
+            }
+            (
+                Standing::Removed | Standing::SaidRemoved,
+                None | Some(Standing::Removed | Standing::Unauthorized | Standing::SaidRemoved),
+            ) => None,
+            (Standing::Seen | Standing::Unauthorized, _) => {
+                Some((NOTICE_UNAUTHORIZED, unauthorized(user, self.id)))
+            }
+        }
+    }
+}
+
+/// Warns of devices in groups that are not known to be the user's, of those that are said to be removed and
+/// that nothing in the group shows to be, and of those that a verified user has beside the verified.
 fn warn_of_leaves(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    shared: &[(GroupKey, Vec<DeviceId>)],
+    shared: &[(GroupKey, Vec<Leaf>)],
     text: fn(&UserName, &DeviceId) -> String,
 ) -> Result<(), Error> {
     for (group, leaves) in shared {
-        for device in leaves {
-            match peers::standing(tx.connection(), user, device)? {
-                Some(Standing::Authorized | Standing::Removed | Standing::SaidRemoved) => {}
+        for leaf in leaves {
+            let device = &leaf.device;
+            let (id, text) = match peers::standing(tx.connection(), user, device)? {
+                Some(Standing::Authorized | Standing::SaidRemoved) => continue,
+                Some(Standing::Removed) if removals::goes(tx, context, group, leaf, leaves)? => continue,
+                Some(Standing::Removed) => (NOTICE_SAID_REMOVED, said_removed(user, device)),
                 Some(Standing::Unauthorized | Standing::Seen) | None => {
-                    let text = text(user, device);
-                    tell(tx, context, group, (user, device), NOTICE_UNAUTHORIZED, &text)?;
+                    (NOTICE_UNAUTHORIZED, text(user, device))
                 }
-            }
+            };
+            tell(tx, context, group, (user, device), id, &text)?;
         }
     }
     verification::warn(tx, context, user, shared)
-}
-
-pub(super) fn removed(user: &UserName, device: &DeviceId) -> String {
-    format!("{user} removed the device {}", short(device))
-}
-
-fn said_removed(user: &UserName, device: &DeviceId) -> String {
-    format!(
-        "the server says that the device {0} of {user} was removed, and no device of {user} has signed that: {0} is not invited \
-         any more, and stays in the groups that it is in. Ask {user}",
-        short(device)
-    )
-}
-
-fn not_told(user: &UserName, device: &DeviceId) -> String {
-    format!(
-        "WARNING: the server does not tell whether the device {} is one of {user}'s; it may be somebody else's",
-        short(device)
-    )
-}
-
-fn unauthorized(user: &UserName, device: &DeviceId) -> String {
-    format!(
-        "WARNING: no other device of {user} has authorized the device {}; it may be somebody else's. Ask {user}, and remove \
-         {user} from the group if it is not theirs",
-        short(device)
-    )
 }
 
 /// Nothing of the list is taken over, and the groups are told.
@@ -209,41 +228,20 @@ fn distrusted(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    shared: &[(GroupKey, Vec<DeviceId>)],
+    shared: &[(GroupKey, Vec<Leaf>)],
     distrust: &Distrust,
 ) -> Result<(), Error> {
-    let (device, id, what) = match distrust {
-        Distrust::TooLong => (None, NOTICE_LIST_TOO_LONG, "is longer than one can be".to_owned()),
-        Distrust::OtherRoot => {
-            let what = "begins with another device than the one known before";
-            (None, NOTICE_LIST_ROOT, what.to_owned())
-        }
-        Distrust::Omits(device) => {
-            let what = format!("leaves out the device {}, which was theirs", short(device));
-            (Some(device), NOTICE_LIST, what)
-        }
-        Distrust::Denies(device) => {
-            let what = format!("denies the device {}, which was theirs", short(device));
-            (Some(device), NOTICE_LIST, what)
-        }
-    };
     tracing::warn!("a list of devices is not believed");
     peers::distrusted(tx.connection(), user)?;
-    let mut text =
-        format!("WARNING: the list of {user}'s devices that the server gave {what}; it was not believed");
-    if *user != context.identity.me.user {
-        text.push_str(match distrust {
-            Distrust::TooLong => "",
-            Distrust::OtherRoot => {
-                ". Either they registered anew, or the server shows somebody else: verify their new identity"
-            }
-            Distrust::Omits(_) | Distrust::Denies(_) => {
-                ". Either the server has lost some, or it shows somebody else's: verify their new identity"
-            }
-        });
-    }
+    let (device, id) = match distrust {
+        Distrust::TooLong => (None, NOTICE_LIST_TOO_LONG),
+        Distrust::Twice => (None, NOTICE_LIST_TWICE),
+        Distrust::OtherRoot => (None, NOTICE_LIST_ROOT),
+        Distrust::Omits(device) | Distrust::Denies(device) => (Some(device), NOTICE_LIST),
+    };
+    let text = texts::distrusted(user, distrust, *user == context.identity.me.user);
     for (group, leaves) in shared {
-        if let Some(device) = device.or(leaves.first()) {
+        if let Some(device) = device.or(leaves.first().map(|leaf| &leaf.device)) {
             tell(tx, context, group, (user, device), id, &text)?;
         }
     }
@@ -277,16 +275,12 @@ pub(super) fn tell(
     Ok(())
 }
 
-/// The groups that this device takes part in and this user is in, each with the user's devices in it.
-pub(super) fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey, Vec<DeviceId>)>, Error> {
+/// The groups that this device takes part in and this user is in, each with the user's leaves in it.
+pub(super) fn groups_with(tx: &Tx<'_>, user: &UserName) -> Result<Vec<(GroupKey, Vec<Leaf>)>, Error> {
     let mut found = Vec::new();
     for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
-        let leaves: Vec<DeviceId> = mls::load(tx, &group)?
-            .members()
-            .filter_map(|member| mls::who(&member.credential))
-            .filter(|(name, _)| name == user)
-            .map(|(_, device)| device)
-            .collect();
+        let mut leaves = leaves(&mls::load(tx, &group)?);
+        leaves.retain(|leaf| leaf.user == *user);
         if !leaves.is_empty() {
             found.push((group, leaves));
         }
@@ -398,7 +392,7 @@ pub(crate) fn own_devices_to_add(
     Ok(wanted)
 }
 
-fn leaves(group: &MlsGroup) -> Vec<Leaf> {
+pub(super) fn leaves(group: &MlsGroup) -> Vec<Leaf> {
     group
         .members()
         .filter_map(|member| Leaf::of_member(&member))

@@ -12,7 +12,7 @@ use openmls::prelude::{HashType, OpenMlsCrypto, OpenMlsProvider};
 use crate::core::devices::{Listed, learn_devices};
 use crate::core::identity::{SCHEME, registration, sign};
 use crate::core::members::fingerprint;
-use crate::core::peers::{self, Peer, Standing};
+use crate::core::peers::{self, Peer};
 use crate::core::profile::{Context, enter_account, link_secret, mark_linked, mark_linking};
 use crate::core::vouchers;
 use crate::error::{Error, NotTheServer};
@@ -51,12 +51,7 @@ pub(crate) fn linked(
         (&introduction.root, &introduction.root_key, true),
         (&introduction.by, &introduction.by_key, false),
     ] {
-        let peer = Peer {
-            device_id: device_id.clone(),
-            signature_key: key.0.clone(),
-            standing: Standing::Authorized,
-            root,
-        };
+        let peer = Peer::present(device_id.clone(), key.0.clone(), root);
         peers::set(tx.connection(), &me.user, &peer, context.now())?;
     }
     if !learn_devices(tx, context, &me.user, listed)? {

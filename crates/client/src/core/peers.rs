@@ -22,7 +22,8 @@ pub(super) enum Standing {
     Seen,
     /// One of its user's devices.
     Authorized,
-    /// One that a device of its user has removed. It stays so.
+    /// One that a device of its user has removed. It stays so, unless it has removed that one, too, and
+    /// stands nearer to the first device. Which groups it goes from, their leaves show.
     Removed,
     /// In no list of its user's devices, or without a good signature of another one of them.
     Unauthorized,
@@ -54,6 +55,10 @@ impl Standing {
     }
 }
 
+/// The removers of one device that are remembered. An honest server names one, or one after each time that it
+/// was restored.
+pub(super) const REMOVERS_MAX: usize = 8;
+
 /// A device that we know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
@@ -62,6 +67,26 @@ pub(super) struct Peer {
     pub(super) standing: Standing,
     /// The user's first device.
     pub(super) root: bool,
+    /// Which device of the user has let it in, by a signature that we have verified. `None` for a root, and
+    /// for a device that is in no list that we believe.
+    pub(super) let_in_by: Option<DeviceId>,
+    /// Which devices of the user have removed it, by signatures that we have verified, the first
+    /// [few](REMOVERS_MAX) that we heard of. Only of a [removed](Standing::Removed) one, and of each.
+    pub(super) removed_by: Vec<DeviceId>,
+}
+
+impl Peer {
+    /// One of a user's devices, and none that the user has removed.
+    pub(super) fn present(device_id: DeviceId, signature_key: Vec<u8>, root: bool) -> Self {
+        Self {
+            device_id,
+            signature_key,
+            standing: Standing::Authorized,
+            root,
+            let_in_by: None,
+            removed_by: Vec::new(),
+        }
+    }
 }
 
 /// Compares without remembering.
@@ -97,7 +122,8 @@ pub(super) fn pin(
              ON CONFLICT DO NOTHING",
         )?
         .execute((user.as_str(), device.as_str(), signature_key, now.0.cast_signed()))?;
-    if inserted == 1 {
+    // One that is known to be removed should not come any more.
+    if inserted == 1 || standing(connection, user, device)? == Some(Standing::Removed) {
         check_later(connection, user)?;
     }
     Ok(held)
@@ -157,23 +183,33 @@ pub(super) fn checked(connection: &Connection, user: &UserName) -> Result<(), Er
 
 /// What is known of a user's devices.
 pub(super) fn of_user(connection: &Connection, user: &UserName) -> Result<Vec<Peer>, Error> {
-    let mut statement = connection
-        .prepare_cached("SELECT device_id, signature_key, standing, root FROM peers WHERE user = ?1")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT device_id, signature_key, standing, root, let_in_by, removed_by FROM peers WHERE user = ?1",
+    )?;
     let rows = statement.query_map([user.as_str()], |row| {
         Ok((
             row.get::<_, String>(0)?,
             row.get::<_, Vec<u8>>(1)?,
             row.get::<_, i64>(2)?,
             row.get::<_, bool>(3)?,
+            row.get::<_, Option<String>>(4)?,
+            row.get::<_, Option<String>>(5)?,
         ))
     })?;
+    let device_id = |id: &str| corrupt(id.parse().ok(), "device id");
     rows.map(|row| {
-        let (device, signature_key, standing, root) = row?;
+        let (device, signature_key, standing, root, let_in_by, removed_by) = row?;
         Ok(Peer {
-            device_id: corrupt(device.parse().ok(), "device id")?,
+            device_id: device_id(&device)?,
             signature_key,
             standing: corrupt(Standing::from_column(standing), "standing of a device")?,
             root,
+            let_in_by: let_in_by.as_deref().map(device_id).transpose()?,
+            removed_by: removed_by
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(device_id)
+                .collect::<Result<_, _>>()?,
         })
     })
     .collect()
@@ -202,21 +238,24 @@ pub(super) fn is_authorized(connection: &Connection, leaf: &Leaf) -> Result<bool
     Ok(compare(connection, &leaf.user, &leaf.device, &leaf.signature_key)? == Pin::Holds)
 }
 
-/// Remembers what is known of a device of a user. Its key stays the one known before, a removed device stays removed, and a
-/// root stays the root.
+/// Remembers what is known of a device of a user. Its key stays the one known before, a root stays the root,
+/// and who let it in stays who did. The database refuses to take back that a device was verified, or that it
+/// was removed, unless a remover of it is [removed](Standing::Removed), too, and set before it.
 pub(super) fn set(
     connection: &Connection,
     user: &UserName,
     peer: &Peer,
     now: UnixSeconds,
 ) -> Result<(), Error> {
+    let removers: Vec<&str> = peer.removed_by.iter().map(DeviceId::as_str).collect();
     connection
         .prepare_cached(
-            "INSERT INTO peers (user, device_id, signature_key, first_seen, standing, root)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO peers
+                 (user, device_id, signature_key, first_seen, standing, root, let_in_by, removed_by)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT DO UPDATE
-             SET standing = CASE standing WHEN ?7 THEN standing ELSE excluded.standing END,
-                 root = max(root, excluded.root)",
+             SET standing = excluded.standing, root = max(root, excluded.root),
+                 let_in_by = coalesce(let_in_by, excluded.let_in_by), removed_by = excluded.removed_by",
         )?
         .execute((
             user.as_str(),
@@ -225,7 +264,8 @@ pub(super) fn set(
             now.0.cast_signed(),
             peer.standing.column(),
             peer.root,
-            Standing::Removed.column(),
+            peer.let_in_by.as_ref().map(DeviceId::as_str),
+            (!removers.is_empty()).then(|| removers.join(" ")),
         ))?;
     Ok(())
 }

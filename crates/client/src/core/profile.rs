@@ -15,7 +15,7 @@ use crate::core::audit;
 use crate::core::clock::stored_offset;
 use crate::core::encryption::not_opened;
 use crate::core::identity::Identity;
-use crate::core::peers::{self, Peer, Standing};
+use crate::core::peers::{self, Peer};
 use crate::core::schema::migrate;
 use crate::core::suites::{Suites, set_suites};
 use crate::error::Error;
@@ -330,12 +330,7 @@ pub(super) fn mark_linked(tx: &Tx<'_>) -> Result<(), Error> {
 pub(super) fn enter_account(tx: &Tx<'_>, context: &Context, is_root: bool) -> Result<(), Error> {
     let connection = tx.connection();
     let Identity { me, mls, .. } = &context.identity;
-    let own = Peer {
-        device_id: me.device_id.clone(),
-        signature_key: mls.public().to_vec(),
-        standing: Standing::Authorized,
-        root: is_root,
-    };
+    let own = Peer::present(me.device_id.clone(), mls.public().to_vec(), is_root);
     peers::set(connection, &me.user, &own, context.now())?;
     if !is_root {
         peers::check_later(connection, &me.user)?;

@@ -1,17 +1,22 @@
 //! Removes devices of users: signs for one of this device's own user, and finds the leaves of those that are gone.
 
+use std::iter;
+
+use larder_judge::Leaf;
 use larder_pool::Tx;
 use larder_wire::{
     Base64Url, DeviceId, DeviceInfo, LABEL_DEVICE_REMOVAL, Problem, ProblemType, RemovalRequest,
-    removal_content, sign_with_label_content,
+    USER_DEVICES_EVER_MAX, removal_content, sign_with_label_content,
 };
 use openmls::prelude::{LeafNodeIndex, MlsGroup};
 
 use crate::core::identity::{Identity, sign};
 use crate::core::peers::{self, Peer, Standing};
 use crate::core::profile::Context;
-use crate::core::{departures, devices, mls};
+use crate::core::schema::corrupt;
+use crate::core::{departures, devices, removed_leaves};
 use crate::error::Error;
+use crate::types::GroupKey;
 
 /// What this device signs to remove one of its user.
 ///
@@ -47,6 +52,7 @@ pub(crate) fn removed_own(tx: &Tx<'_>, context: &Context, device: &DeviceId) -> 
     }
     let now_removed = Peer {
         standing: Standing::Removed,
+        removed_by: vec![context.identity.me.device_id.clone()],
         ..peer
     };
     peers::set(connection, user, &now_removed, context.now())?;
@@ -71,25 +77,105 @@ pub(super) fn leaves_of_gone(
     group: &MlsGroup,
 ) -> Result<Vec<LeafNodeIndex>, Error> {
     let mut leaves = departures::leaves(tx, context, group)?;
-    leaves.extend(leaves_of_removed(tx, group)?);
+    leaves.extend(leaves_of_removed(tx, context, group)?);
     Ok(leaves)
 }
 
-fn leaves_of_removed(tx: &Tx<'_>, group: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
-    let connection = tx.connection();
-    let mut leaves = Vec::new();
-    if !peers::any_removed(connection)? {
-        return Ok(leaves);
+fn leaves_of_removed(tx: &Tx<'_>, context: &Context, state: &MlsGroup) -> Result<Vec<LeafNodeIndex>, Error> {
+    let mut gone = Vec::new();
+    if !peers::any_removed(tx.connection())? {
+        return Ok(gone);
     }
-    for member in group.members() {
-        if member.index == group.own_leaf_index() {
-            continue;
-        }
-        if let Some((user, device)) = mls::who(&member.credential)
-            && peers::standing(connection, &user, &device)? == Some(Standing::Removed)
+    let group = corrupt(GroupKey::from_bytes(state.group_id().as_slice()).ok(), "group id")?;
+    let leaves = devices::leaves(state);
+    for member in state.members() {
+        if member.index != state.own_leaf_index()
+            && let Some(leaf) = Leaf::of_member(&member)
+            && goes(tx, context, &group, &leaf, &leaves)?
         {
-            leaves.push(member.index);
+            gone.push(member.index);
         }
     }
-    Ok(leaves)
+    Ok(gone)
+}
+
+/// Whether a leaf is to be removed from a group with these leaves: its user has removed the device, and it
+/// can be seen here that one of those that signed this is the user's.
+///
+/// The signer is in the group, or was, or was let in by a device that is or was, and so on; that may be the
+/// leaf itself. A list of devices alone shows nothing: whoever runs the server can make up a first device
+/// that lets in the one of the leaf, and removes it. For this device's own user it does, because that list
+/// begins with the first device as this one knows it by itself.
+pub(super) fn goes(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    leaf: &Leaf,
+    leaves: &[Leaf],
+) -> Result<bool, Error> {
+    let connection = tx.connection();
+    if peers::standing(connection, &leaf.user, &leaf.device)? != Some(Standing::Removed) {
+        return Ok(false);
+    }
+    let known = peers::of_user(connection, &leaf.user)?;
+    let of_leaf = known.iter().find(|peer| peer.device_id == leaf.device);
+    let of_leaf = of_leaf.filter(|peer| peer.signature_key == leaf.signature_key);
+    let Some(removed) = of_leaf else {
+        return Ok(false);
+    };
+    if leaf.user == context.identity.me.user {
+        return Ok(true);
+    }
+    let removers = removed.removed_by.iter();
+    for peer in removers.flat_map(|remover| lineage(&known, remover)) {
+        let ancestor = Leaf {
+            user: leaf.user.clone(),
+            device: peer.device_id.clone(),
+            signature_key: peer.signature_key.clone(),
+        };
+        if leaves.contains(&ancestor) || removed_leaves::was_removed(tx, group, &ancestor)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A device, the one that let it in, the one that let that one in, and so on.
+fn lineage<'a>(known: &'a [Peer], device: &DeviceId) -> impl Iterator<Item = &'a Peer> {
+    let find = |device: &DeviceId| known.iter().find(|peer| peer.device_id == *device);
+    iter::successors(find(device), move |peer| peer.let_in_by.as_ref().and_then(find))
+        .take(USER_DEVICES_EVER_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: &str, let_in_by: Option<&str>) -> Peer {
+        Peer {
+            let_in_by: let_in_by.map(|by| by.parse().unwrap()),
+            ..Peer::present(id.parse().unwrap(), vec![1; 32], let_in_by.is_none())
+        }
+    }
+
+    #[test]
+    fn the_lineage_of_a_device_leads_to_the_first_one_and_ends() {
+        let known = [
+            peer("d-1", None),
+            peer("d-2", Some("d-1")),
+            peer("d-3", Some("d-2")),
+            peer("d-4", Some("d-9")),
+            peer("d-5", Some("d-6")),
+            peer("d-6", Some("d-5")),
+        ];
+        let of = |id: &str| {
+            let id = id.parse().unwrap();
+            let lineage = lineage(&known, &id);
+            lineage.map(|peer| peer.device_id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("d-3"), ["d-3", "d-2", "d-1"]);
+        assert_eq!(of("d-4"), ["d-4"]);
+        assert_eq!(of("d-9"), [""; 0]);
+        assert_eq!(of("d-5").len(), USER_DEVICES_EVER_MAX, "a circle is not for ever");
+    }
 }

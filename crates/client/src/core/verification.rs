@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use larder_judge::Leaf;
 use larder_pool::Tx;
 use larder_wire::{DeviceId, DeviceInfo, UserName};
 use openmls::prelude::{MlsGroup, OpenMlsProvider};
@@ -69,7 +70,10 @@ fn changed(tx: &Tx<'_>, user: &UserName, verified: &Keys) -> Result<Vec<Peer>, E
     });
     if others.iter().any(|peer| peer.standing == Standing::Unauthorized) {
         let shared = groups_with(tx, user)?;
-        let is_leaf = |device: &DeviceId| shared.iter().any(|(_, leaves)| leaves.contains(device));
+        let is_leaf = |device: &DeviceId| {
+            let mut leaves = shared.iter().flat_map(|(_, leaves)| leaves);
+            leaves.any(|leaf| leaf.device == *device)
+        };
         others.retain(|peer| peer.standing != Standing::Unauthorized || is_leaf(&peer.device_id));
     }
     Ok(others)
@@ -224,13 +228,16 @@ pub(crate) fn new_identity(
     }
     let devices = listed.into_devices();
     let server = (context.identity.me.server_name.as_str(), user);
-    // What was too long has nothing to be shown.
-    let judged = chain::verify(tx.provider().crypto(), server, &devices, &[])
+    // What was too long, or contradicts itself, has nothing to be shown.
+    let entries = chain::verify(tx.provider().crypto(), server, &devices, &[])
         .map_err(|_| NotTheServer::ForgedDevices)?;
-    let theirs = devices.iter().zip(judged).filter(|(_, judged)| match judged {
-        Judged::Theirs | Judged::SaidRemoved => true,
-        Judged::Removed | Judged::NotTheirs => false,
-    });
+    let theirs = devices
+        .iter()
+        .zip(entries)
+        .filter(|(_, entry)| match entry.judged {
+            Judged::Theirs | Judged::SaidRemoved => true,
+            Judged::Removed | Judged::NotTheirs => false,
+        });
     let keys: Keys = theirs
         .map(|(device, _)| (device.device_id.clone(), device.mls_signature_key.0.clone()))
         .collect();
@@ -259,6 +266,7 @@ pub(crate) fn take_new_identity(
     for (group, leaves) in groups_with(tx, user)? {
         let given_up = leaves
             .iter()
+            .map(|leaf| &leaf.device)
             .filter(|leaf| keys.iter().all(|(device, _)| device != *leaf));
         for device in given_up {
             let text = format!(
@@ -302,7 +310,7 @@ pub(super) fn warn(
     tx: &Tx<'_>,
     context: &Context,
     user: &UserName,
-    shared: &[(GroupKey, Vec<DeviceId>)],
+    shared: &[(GroupKey, Vec<Leaf>)],
 ) -> Result<(), Error> {
     let Some(verified) = verified(tx.connection(), user)? else {
         return Ok(());

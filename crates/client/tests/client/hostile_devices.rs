@@ -3,102 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::support::{Action, Client, Proxy, TestServer, catch_up, count_rows, they_talk, user};
-use larder_client::{Error, GroupKey, NotAdded};
-use larder_pool::openmls::prelude::{OpenMlsProvider as _, SignatureScheme};
-use larder_pool::{LocalStore, StoreError};
-use larder_wire::{
-    Authorization, Base64Url, DeviceId, DeviceInfo, Inbox, InboxKind, InboxRow, LABEL_DEVICE_LINK,
-    LABEL_DEVICE_REMOVAL, Membership, Memberships, Removal, Reserved, UserDevices, UserName, link_content,
-    removal_content, sign_with_label_content,
+use crate::device_lists::{
+    MadeUp, alice_twice_and_bob, distrust_told, keys_of, lie_about_devices, removal, said_removed,
 };
-use openmls_basic_credential::SignatureKeyPair;
-use openmls_traits::signatures::Signer as _;
-
-/// The name of every server in these tests.
-const SERVER_NAME: &str = "localhost";
-
-/// A device that the server makes up, with its keys.
-struct MadeUp {
-    keys: SignatureKeyPair,
-    info: DeviceInfo,
-}
-
-impl MadeUp {
-    fn new(id: &str) -> Self {
-        let keys = SignatureKeyPair::new(SignatureScheme::ED25519).unwrap();
-        let info = DeviceInfo {
-            device_id: id.parse().unwrap(),
-            auth_key: Base64Url(vec![7; 32]),
-            mls_signature_key: Base64Url(keys.to_public_vec()),
-            authorization: None,
-            removed_at: None,
-            removal: None,
-        };
-        Self { keys, info }
-    }
-
-    /// Lets a device in.
-    fn authorize(&self, user: &UserName, device: &mut DeviceInfo) {
-        let content = link_content(
-            SERVER_NAME,
-            user,
-            &device.device_id,
-            &device.auth_key.0,
-            &device.mls_signature_key.0,
-        );
-        let labelled = sign_with_label_content(LABEL_DEVICE_LINK, &content);
-        device.authorization = Some(Authorization {
-            by: self.info.device_id.clone(),
-            signature: Base64Url(self.keys.sign(&labelled).unwrap()),
-        });
-    }
-}
-
-/// The server says once, in mail, that a device of a user came or went.
-fn mail_of_device_change(user: &UserName) -> impl FnMut(&mut Inbox) + Send + 'static {
-    let body = Base64Url(user.as_str().as_bytes().to_vec());
-    let mut mail = Some(InboxRow {
-        group_id: None,
-        seq: 1,
-        first: None,
-        kind: InboxKind::DeviceChange,
-        epoch: None,
-        received_at: 1,
-        gone: None,
-        body,
-    });
-    move |inbox| inbox.rows.extend(mail.take())
-}
-
-/// Lies about lists of devices, and says once that a device of this user came or went.
-fn lie_about_devices(
-    proxy: &Proxy,
-    user: &UserName,
-    lie: impl Fn(&mut UserDevices) + Clone + Send + 'static,
-) {
-    let mut mail = Some(mail_of_device_change(user));
-    proxy.rule(move |seen| {
-        if seen.is("GET", "/devices") {
-            let lie = lie.clone();
-            Action::rewrite_json(move |listed: &mut UserDevices| lie(listed))
-        } else if seen.is("POST", "/v1/inbox/next")
-            && let Some(mut mail) = mail.take()
-        {
-            Action::rewrite_json(move |inbox: &mut Inbox| mail(inbox))
-        } else {
-            Action::Forward
-        }
-    });
-}
-
-/// What the person is told of lists of devices that were not believed.
-async fn distrust_told(client: &Client) -> Vec<String> {
-    let told = client.told().await;
-    told.into_iter()
-        .filter(|text| text.starts_with("WARNING: the list of"))
-        .collect()
-}
+use crate::support::{Client, Proxy, TestServer, catch_up, count_rows, they_talk, user};
+use larder_client::{Error, NotAdded};
+use larder_wire::{DeviceInfo, Membership, Memberships, Reserved, UserDevices};
 
 #[tokio::test]
 async fn a_root_that_the_server_makes_up_is_no_device_of_a_user_with_one() {
@@ -213,52 +123,6 @@ async fn a_removed_device_does_not_come_back_with_a_list_that_is_silent_about_it
     they_talk(&alice, &bob, &group).await;
     let told = bob.told().await;
     assert!(!told.iter().any(|text| text.contains("new device")), "{told:?}");
-}
-
-/// The device's keys, as its profile has them.
-fn keys_of(client: &Client) -> SignatureKeyPair {
-    let mut store = LocalStore::open(&client.directory.path().join("larder.db")).unwrap();
-    let mut keys = None;
-    let undone = store.transaction(|tx| {
-        let provider = tx.provider();
-        let key: Vec<u8> = tx
-            .connection()
-            .query_row("SELECT mls_public_key FROM profile", [], |row| row.get(0))
-            .unwrap();
-        keys = SignatureKeyPair::read(provider.storage(), &key, SignatureScheme::ED25519);
-        Err::<(), StoreError>(StoreError::Encrypted)
-    });
-    assert!(undone.is_err());
-    keys.unwrap()
-}
-
-/// What a device signs to remove one of its user.
-fn removal(by: &SignatureKeyPair, by_id: &DeviceId, user: &UserName, device: &DeviceInfo) -> Removal {
-    let content = removal_content(SERVER_NAME, user, &device.device_id, &device.mls_signature_key.0);
-    let labelled = sign_with_label_content(LABEL_DEVICE_REMOVAL, &content);
-    Removal {
-        by: by_id.clone(),
-        signature: Base64Url(by.sign(&labelled).unwrap()),
-    }
-}
-
-/// Alice with two devices and bob, all in one group.
-async fn alice_twice_and_bob(server: &TestServer) -> (Client, Client, Client, Proxy, GroupKey) {
-    let alice = server.client("alice").await;
-    let (bob, proxy) = server.proxied("bob").await;
-    let group = alice.group_with(&[&bob]).await;
-    let second = alice.link().await;
-    catch_up(&[&second, &alice, &bob, &second]).await;
-    assert_eq!(bob.users(&group).await, ["alice", "alice", "bob"]);
-    (alice, second, bob, proxy, group)
-}
-
-/// What the person is told of a device that the server says was removed.
-async fn said_removed(client: &Client) -> Vec<String> {
-    let told = client.told().await;
-    told.into_iter()
-        .filter(|text| text.starts_with("the server says that the device"))
-        .collect()
 }
 
 #[tokio::test]
@@ -441,4 +305,66 @@ async fn more_groups_than_a_device_can_be_in_are_refused_at_once() {
     proxy.forward();
     assert_eq!(second.sync().await.unwrap().rejoined, 1);
     assert_eq!(second.users(&group).await, ["alice", "alice"]);
+}
+
+#[tokio::test]
+async fn a_list_that_names_a_device_twice_takes_nothing_back() {
+    let server = TestServer::start().await;
+    let (_alice, _second, bob, proxy, _) = alice_twice_and_bob(&server).await;
+    let mut told = Vec::new();
+    // By its id, and by its key.
+    for id in [None, Some("another")] {
+        lie_about_devices(&proxy, &user("alice"), move |listed| {
+            let mut again = listed.devices[1].clone();
+            if let Some(id) = id {
+                again.device_id = id.parse().unwrap();
+            }
+            listed.devices.push(again);
+        });
+        told.extend(distrust_told(&bob).await);
+        told.extend(distrust_told(&bob).await);
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("names a device twice"), "{told:?}");
+    // Then the device is not left out in silence.
+    lie_about_devices(&proxy, &user("alice"), |listed| listed.devices.truncate(1));
+    let told = distrust_told(&bob).await;
+    assert!(
+        told.len() == 1 && told[0].contains("leaves out the device"),
+        "{told:?}"
+    );
+    let authorized = "SELECT count(*) FROM peers WHERE user = 'alice' AND standing = 1";
+    assert_eq!(count_rows(bob.directory.path(), authorized), 2);
+    let other = bob.create_group("supper").await.unwrap().id;
+    assert_eq!(
+        bob.invite(&other, &[user("alice")]).await.unwrap().added,
+        [user("alice")]
+    );
+    assert_eq!(bob.users(&other).await, ["alice", "alice", "bob"]);
+    proxy.forward();
+    bob.sync().await.unwrap();
+    let checks = "SELECT count(*) FROM device_checks";
+    assert_eq!(count_rows(bob.directory.path(), checks), 0);
+}
+
+#[tokio::test]
+async fn the_database_does_not_forget_whose_a_device_is() {
+    let server = TestServer::start().await;
+    let (alice, second, mut bob, _proxy, _) = alice_twice_and_bob(&server).await;
+    alice.remove_device(&second.me().device_id).await.unwrap();
+    bob.sync().await.unwrap();
+    bob.stop().await;
+    let database = rusqlite::Connection::open(bob.directory.path().join("larder.db")).unwrap();
+    for (sql, refused) in [
+        ("standing = 3 WHERE standing = 1", true),
+        ("standing = 0 WHERE standing = 1", true),
+        ("standing = 1, removed_by = NULL WHERE standing = 2", true),
+        ("removed_by = NULL WHERE standing = 2", true),
+        ("let_in_by = 'another' WHERE standing = 2", true),
+        ("standing = 4 WHERE standing = 1", false),
+    ] {
+        let done = database.execute(&format!("UPDATE peers SET {sql} AND user = 'alice'"), []);
+        assert_eq!(done.is_err(), refused, "{sql}: {done:?}");
+        assert!(refused || done == Ok(1), "{done:?}");
+    }
 }

@@ -15,6 +15,7 @@ mod gullible;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod device_lists;
 mod made_up;
 mod member;
 
@@ -37,6 +38,7 @@ mod hostile_handshakes;
 mod hostile_links;
 mod hostile_numbers;
 mod hostile_rejoins;
+mod hostile_removals;
 mod hostile_server;
 mod hostile_welcomes;
 mod interruptions;

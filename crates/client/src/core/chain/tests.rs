@@ -41,12 +41,15 @@ fn authorize(by: (&SignatureKeyPair, &DeviceInfo), new: &mut DeviceInfo) {
     });
 }
 
+/// A known device. A removed one was so by the first device of these tests.
 fn peer(info: &DeviceInfo, standing: Standing, root: bool) -> Peer {
     Peer {
-        device_id: info.device_id.clone(),
-        signature_key: info.mls_signature_key.0.clone(),
         standing,
-        root,
+        removed_by: match standing {
+            Standing::Removed => vec!["d-1".parse().unwrap()],
+            _ => Vec::new(),
+        },
+        ..Peer::present(info.device_id.clone(), info.mls_signature_key.0.clone(), root)
     }
 }
 
@@ -60,18 +63,41 @@ fn remove(by: (&SignatureKeyPair, &DeviceInfo), device: &mut DeviceInfo) {
     });
 }
 
-fn judged(devices: &[DeviceInfo], known: &[Peer]) -> Result<Vec<Judged>, Distrust> {
+fn entries(devices: &[DeviceInfo], known: &[Peer]) -> Result<Vec<Entry>, Distrust> {
     let crypto = openmls_rust_crypto::RustCrypto::default();
     verify(&crypto, (SERVER, &alice()), devices, known)
 }
 
-/// Which of them are or were the user's.
-fn verified(devices: &[DeviceInfo], known: &[Peer]) -> Result<Vec<bool>, Distrust> {
-    Ok(theirs(&judged(devices, known)?))
+fn judged(devices: &[DeviceInfo], known: &[Peer]) -> Result<Vec<Judged>, Distrust> {
+    Ok(entries(devices, known)?
+        .iter()
+        .map(|entry| entry.judged)
+        .collect())
 }
 
-fn theirs(judged: &[Judged]) -> Vec<bool> {
-    judged.iter().map(|judged| *judged != Judged::NotTheirs).collect()
+/// What is known after this list.
+fn known_by(devices: &[DeviceInfo], known: &[Peer]) -> Vec<Peer> {
+    let listed = devices.iter().zip(entries(devices, known).unwrap());
+    let peers = listed.enumerate().map(|(index, (device, entry))| Peer {
+        standing: match entry.judged {
+            Judged::Theirs => Standing::Authorized,
+            Judged::Removed => Standing::Removed,
+            Judged::SaidRemoved => Standing::SaidRemoved,
+            Judged::NotTheirs => Standing::Unauthorized,
+        },
+        let_in_by: entry.let_in_by,
+        removed_by: entry.removed_by,
+        ..peer(device, Standing::Authorized, index == 0)
+    });
+    peers.collect()
+}
+
+/// Which of them are or were the user's.
+fn verified(devices: &[DeviceInfo], known: &[Peer]) -> Result<Vec<bool>, Distrust> {
+    Ok(judged(devices, known)?
+        .iter()
+        .map(|judged| *judged != Judged::NotTheirs)
+        .collect())
 }
 
 /// A first device, a second that it authorized, a third that the second did.
@@ -117,15 +143,36 @@ fn r_c8_what_a_signature_does_not_cover_is_not_let_in() {
         assert!(!forged[1], "{forged:?}");
         assert!(!forged[2], "nor what it authorized: {forged:?}");
     }
-    // The same device under another name, and one of another user.
-    let mut devices = chain();
-    devices.push(devices[1].clone());
-    assert_eq!(verified(&devices, &[]), Ok(vec![true, true, true, false]));
+    // One of another user, and at another server.
     let crypto = openmls_rust_crypto::RustCrypto::default();
     let bob = "bob".parse().unwrap();
     for elsewhere in [(SERVER, &bob), ("other.example", &alice())] {
-        let judged = verify(&crypto, elsewhere, &chain(), &[]).unwrap();
-        assert_eq!(theirs(&judged), [true, false, false]);
+        let entries = verify(&crypto, elsewhere, &chain(), &[]).unwrap();
+        let theirs = entries.iter().map(|entry| entry.judged != Judged::NotTheirs);
+        assert_eq!(theirs.collect::<Vec<_>>(), [true, false, false]);
+    }
+}
+
+#[test]
+fn a_list_that_names_a_device_or_a_key_twice_is_not_believed() {
+    let devices = chain();
+    for first_seen in [true, false] {
+        let known = match first_seen {
+            true => Vec::new(),
+            false => known_by(&devices, &[]),
+        };
+        let mut by_id = devices.clone();
+        by_id.push(devices[1].clone());
+        assert_eq!(judged(&by_id, &known), Err(Distrust::Twice));
+        // With another key, and with a key that another device has.
+        by_id[3].mls_signature_key = Base64Url(vec![1; 32]);
+        assert_eq!(judged(&by_id, &known), Err(Distrust::Twice));
+        let mut by_key = devices.clone();
+        by_key.push(DeviceInfo {
+            device_id: "d-4".parse().unwrap(),
+            ..devices[1].clone()
+        });
+        assert_eq!(judged(&by_key, &known), Err(Distrust::Twice));
     }
 }
 
@@ -173,6 +220,15 @@ fn a_device_that_was_verified_once_is_not_denied_later() {
     };
     denied(&|device| device.authorization = None, 2);
     denied(&|device| device.mls_signature_key = Base64Url(vec![1; 32]), 2);
+    // It was let in by another one, which has signed that, too.
+    let (keys, mut family) = family();
+    let known = known_by(&family, &[]);
+    let other = family[1].clone();
+    authorize((&keys[1], &other), &mut family[2]);
+    assert_eq!(
+        verified(&family, &known),
+        Err(Distrust::Denies(family[2].device_id.clone()))
+    );
     // A root is one because nobody authorized it.
     let authorization = devices[1].authorization.clone();
     denied(&|device| device.authorization = authorization.clone(), 0);
@@ -218,6 +274,7 @@ fn a_list_is_no_longer_than_one_can_be() {
     for number in 1..=USER_DEVICES_EVER_MAX {
         let mut next = devices[0].clone();
         next.device_id = format!("d-{number}").parse().unwrap();
+        next.mls_signature_key.0[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
         authorize((&keys, &devices[0]), &mut next);
         devices.push(next);
     }
@@ -341,4 +398,91 @@ fn a_device_that_is_known_to_be_removed_removes_nobody_any_more() {
     };
     assert_eq!(known_as(Standing::Authorized), Judged::SaidRemoved);
     assert_eq!(known_as(Standing::Removed), Judged::Removed);
+}
+
+#[test]
+fn a_known_removal_gives_way_to_that_of_a_nearer_device() {
+    use Judged::{Removed, SaidRemoved, Theirs};
+    let (keys, unremoved) = family();
+    let after = |removals: &[(usize, usize)]| {
+        let mut devices = unremoved.clone();
+        for &(by, device) in removals {
+            let removing = unremoved[by].clone();
+            remove((&keys[by], &removing), &mut devices[device]);
+        }
+        devices
+    };
+    let then = |first: &[(usize, usize)], second: &[(usize, usize)]| {
+        judged(&after(second), &known_by(&after(first), &[])).unwrap()
+    };
+    // The farther one is heard first, the nearer one later, with or without it.
+    assert_eq!(then(&[(3, 0)], &[]), [Removed, Theirs, Theirs, Theirs]);
+    assert_eq!(
+        then(&[(3, 0)], &[(3, 0), (0, 3)]),
+        [SaidRemoved, Theirs, Theirs, Removed]
+    );
+    assert_eq!(then(&[(3, 0)], &[(0, 3)]), [Theirs, Theirs, Theirs, Removed]);
+    // The nearer one first.
+    assert_eq!(
+        then(&[(0, 3)], &[(3, 0), (0, 3)]),
+        [SaidRemoved, Theirs, Theirs, Removed]
+    );
+    // Both are known for good.
+    let both = known_by(&after(&[(3, 0), (0, 3)]), &known_by(&after(&[(3, 0)]), &[]));
+    assert_eq!(
+        judged(&unremoved, &both).unwrap(),
+        [Theirs, Theirs, Theirs, Removed]
+    );
+    // Who is removed removes nobody else, nor does one that stands no nearer undo it; what it did to others
+    // stays.
+    assert_eq!(
+        then(&[(3, 2)], &[(3, 2), (2, 1)]),
+        [Theirs, SaidRemoved, Removed, Theirs]
+    );
+    assert_eq!(
+        then(&[(1, 2)], &[(1, 2), (2, 1)]),
+        [Theirs, SaidRemoved, Removed, Theirs]
+    );
+    assert_eq!(
+        then(&[(3, 1)], &[(3, 1), (0, 3)]),
+        [Theirs, Removed, Theirs, Removed]
+    );
+}
+
+#[test]
+fn a_removal_by_a_nearer_one_is_not_undone_through_another() {
+    use Judged::{Removed, SaidRemoved, Theirs};
+    let (keys, unremoved) = family();
+    let removed = |by: usize, device: usize, devices: &mut [DeviceInfo]| {
+        let removing = unremoved[by].clone();
+        remove((&keys[by], &removing), &mut devices[device]);
+    };
+    let mut devices = unremoved.clone();
+    removed(3, 2, &mut devices);
+    let known = known_by(&devices, &[]);
+    // The first device has removed it, too, before the list says again that another one has.
+    removed(0, 2, &mut devices);
+    let known = known_by(&devices, &known);
+    let removers: Vec<DeviceId> = ["d-4", "d-1"].map(|id| id.parse().unwrap()).into();
+    assert_eq!(known[2].removed_by, removers);
+    removed(3, 2, &mut devices);
+    removed(2, 3, &mut devices);
+    let entries = entries(&devices, &known).unwrap();
+    assert_eq!(entries[2].removed_by, removers, "none is given up for another");
+    let judged: Vec<Judged> = entries.iter().map(|entry| entry.judged).collect();
+    assert_eq!(judged, [Theirs, Theirs, Removed, SaidRemoved]);
+}
+
+#[test]
+fn who_comes_back_lets_others_in_again() {
+    let (keys, mut devices) = family();
+    let (_, mut new) = device("d-5");
+    let (first, fourth) = (devices[0].clone(), devices[3].clone());
+    remove((&keys[3], &fourth), &mut devices[0]);
+    let known = known_by(&devices, &[]);
+    authorize((&keys[0], &first), &mut new);
+    devices.push(new);
+    assert_eq!(judged(&devices, &known).unwrap()[4], Judged::NotTheirs);
+    remove((&keys[0], &first), &mut devices[3]);
+    assert_eq!(judged(&devices, &known).unwrap()[4], Judged::Theirs);
 }
