@@ -245,7 +245,9 @@ CREATE TABLE own_departures (
 CREATE TABLE lost_removals (
     group_id BLOB NOT NULL,
     user TEXT NOT NULL,
-    PRIMARY KEY (group_id, user)
+    device_id TEXT NOT NULL,
+    signature_key BLOB NOT NULL,
+    PRIMARY KEY (group_id, user, device_id, signature_key)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE messages (

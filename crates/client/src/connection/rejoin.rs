@@ -163,7 +163,7 @@ impl MlsConnection {
         group: &GroupKey,
         mut from: u64,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        let (mut found, mut bytes): (Vec<Handshake>, usize) = (Vec::new(), 0);
+        let (mut found, mut bytes, mut rows): (Vec<Handshake>, usize, usize) = (Vec::new(), 0, 0);
         loop {
             let Some(answer) = unless_refused(self.0.transport.handshakes(group, from).await)? else {
                 return Ok(Vec::new());
@@ -173,8 +173,9 @@ impl MlsConnection {
             // A page begins with the epoch that the one before may have ended in.
             found.retain(|handshake| handshake.epoch < from);
             bytes += page.iter().map(size).sum::<usize>();
+            rows += page.len();
             found.extend(page);
-            if bytes > HANDSHAKES_BYTES_MAX || found.len() > HANDSHAKES_MAX {
+            if bytes > HANDSHAKES_BYTES_MAX || rows > HANDSHAKES_MAX {
                 tracing::warn!("a group has more Commits than are looked at");
                 return Ok(Vec::new());
             }

@@ -5,9 +5,10 @@ use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::{DeviceId, UserName};
 use openmls::prelude::{LeafNodeIndex, MlsGroup, Sender, StagedCommit};
+use rusqlite::Connection;
 
 use crate::core::messages::{self, NewMessage};
-use crate::core::{devices, mls, peers};
+use crate::core::{devices, mls, peers, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, MessageKind, SendStatus};
 
@@ -164,13 +165,28 @@ pub(super) fn record(
                 status: SendStatus::Sent,
             },
         )?;
+        // Who is in a group that was not accepted is known by nothing yet.
+        let is_request = requests::find(connection, group)?.is_some();
         for (user, device, key) in &event.came {
-            if peers::pin(connection, user, device, key, now)? == peers::Pin::Changed {
-                let text =
-                    format!("the signature key of {user}'s device {device} is not the one known before");
-                messages::notice(connection, Some(group), &text, now)?;
+            let pin = match is_request {
+                true => peers::compare(connection, user, device, key)?,
+                false => peers::pin(connection, user, device, key, now)?,
+            };
+            if pin == peers::Pin::Changed {
+                tell_changed(connection, group, (user, device), now)?;
             }
         }
     }
     Ok(())
+}
+
+/// A device in a group has another key than the one that is known.
+pub(super) fn tell_changed(
+    connection: &Connection,
+    group: &GroupKey,
+    (user, device): (&UserName, &DeviceId),
+    now: UnixSeconds,
+) -> Result<(), Error> {
+    let text = format!("the signature key of {user}'s device {device} is not the one known before");
+    messages::notice(connection, Some(group), &text, now)
 }

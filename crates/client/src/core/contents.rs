@@ -41,7 +41,7 @@ pub(super) fn content(
         ProcessedMessageContent::ApplicationMessage(message) => {
             let sender = sender.ok_or_else(|| Failed::row("a message without a readable sender arrived"))?;
             if is_sibling {
-                accepted_elsewhere(tx, group)?;
+                accepted_elsewhere(tx, group, now)?;
                 holds::lift(tx, group)?;
             }
             application(tx, row, group, sender, &message.into_bytes(), now)
@@ -61,7 +61,17 @@ pub(super) fn content(
             if comes {
                 events = committed::came(by.as_ref(), &staged);
             }
+            // What a device does in a group that is held for it, too: come back, and remove whom it saw removed.
+            let says_nothing = rejoins
+                || (staged.remove_proposals().next().is_some() && staged.add_proposals().next().is_none());
             let of_us = sender.is_some_and(|(user, _)| *user == context.identity.me.user);
+            // By the links of a device that is still there: what this device knows holds the group instead of judging the Commit.
+            let returns = match &author {
+                Some(author) if comes => {
+                    removed_leaves::was_removed(tx, group, author)?.then(|| author.clone())
+                }
+                Some(_) | None => None,
+            };
             removed_leaves::note(tx, group, state, &staged)?;
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
@@ -79,8 +89,12 @@ pub(super) fn content(
             epochs::note(tx, group, state.public_group())?;
             departures::settle(tx, group, state.public_group())?;
             committed::record(tx, group, &events, now, false)?;
-            if is_sibling && !comes {
-                accepted_elsewhere(tx, group)?;
+            if let Some(leaf) = returns {
+                removed_leaves::remember(tx, group, &leaf)?;
+                holds::hold_returned(tx, context, group, &leaf)?;
+            }
+            if is_sibling && !says_nothing {
+                accepted_elsewhere(tx, group, now)?;
                 holds::lift(tx, group)?;
             }
             if comes && of_us {
@@ -96,9 +110,9 @@ pub(super) fn content(
 
 /// Another device of this user has said or committed something, so the person has accepted the invitation there: before that
 /// it sends nothing. That it came in by itself, because it is new, says nothing.
-fn accepted_elsewhere(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+fn accepted_elsewhere(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
-        GroupState::Active => requests::set(tx.connection(), group, None),
+        GroupState::Active => requests::accepted(tx, group, now),
         GroupState::Creating | GroupState::Left | GroupState::NeedsRejoin => Ok(()),
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn note(tx: &Tx<'_>, group: &GroupKey, state: &PublicGroup) -> Result
     // What is later was on another branch of the group, which this device has left.
     connection
         .prepare_cached("DELETE FROM epochs WHERE group_id = ?1 AND (epoch <= ?2 OR epoch > ?3)")?
-        .execute((group.as_bytes(), epoch - EPOCHS_MAX, epoch))?;
+        .execute((group.as_bytes(), epoch.saturating_sub(EPOCHS_MAX), epoch))?;
     Ok(())
 }
 

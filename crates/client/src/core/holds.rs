@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, last_known, messages, verification};
+use crate::core::{devices, groups, last_known, messages, verification};
 use crate::error::Error;
 use crate::types::{Difference, GroupKey, GroupState, Held};
 use crate::verification::Verification;
@@ -57,6 +57,28 @@ pub(super) fn hold(
         "this device came back to the group, and nothing shows why others are in it than before: {}. Nothing is sent there until \
          you have said that this is right",
         verified.join("; ")
+    );
+    messages::notice(connection, Some(group), &text, context.now())
+}
+
+/// Holds a group for a device that was removed from it and has come back by itself, let in by the links of another one.
+pub(super) fn hold_returned(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    leaf: &Leaf,
+) -> Result<(), Error> {
+    let connection = tx.connection();
+    connection.execute(
+        "INSERT INTO holds (group_id, user, difference) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET difference = excluded.difference",
+        (group.as_bytes(), leaf.user.as_str(), Difference::New.column()),
+    )?;
+    let text = format!(
+        "the device {} of {}, which was removed from this group, has come back. Nothing is sent there until you have said that this \
+         is right",
+        devices::short(&leaf.device),
+        leaf.user
     );
     messages::notice(connection, Some(group), &text, context.now())
 }

@@ -8,10 +8,11 @@ use larder_pool::Tx;
 use larder_wire::{GroupInfoAnswer, UserName};
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::core::peers::{self, Standing};
 use crate::core::profile::Context;
 use crate::core::rejoin::group_info;
 use crate::core::schema::corrupt;
-use crate::core::{blocks, groups, holds, leaving, messages, requests, vouchers};
+use crate::core::{blocks, devices, groups, holds, leaving, messages, requests, vouchers};
 use crate::error::Error;
 use crate::types::{ContactRequest, GroupKey, MessageKind};
 
@@ -118,13 +119,32 @@ pub(super) fn hold_for_others(
     accepted_with: &[UserName],
     now: &[Leaf],
 ) -> Result<(), Error> {
-    let me = &context.identity.me.user;
-    let known: Vec<Leaf> = now
-        .iter()
-        .filter(|leaf| leaf.user == *me || accepted_with.contains(&leaf.user))
-        .cloned()
-        .collect();
+    let mut known = Vec::new();
+    for leaf in now {
+        if is_expected(tx, context, accepted_with, leaf)? {
+            known.push(leaf.clone());
+        }
+    }
     holds::hold(tx, context, group, (&known, now))
+}
+
+/// Whether the person expects this leaf: it is this device's, another device's of theirs, or one of those whom they have accepted,
+/// as far as anything is known of their devices. A name alone says nothing of a leaf.
+fn is_expected(
+    tx: &Tx<'_>,
+    context: &Context,
+    accepted_with: &[UserName],
+    leaf: &Leaf,
+) -> Result<bool, Error> {
+    let me = &context.identity.me;
+    if leaf.user == me.user {
+        return Ok(leaf.device == me.device_id || devices::is_sibling(tx, context, leaf)?);
+    }
+    let connection = tx.connection();
+    let is_known = peers::of_user(connection, &leaf.user)?
+        .iter()
+        .any(|peer| peer.standing == Standing::Authorized);
+    Ok(accepted_with.contains(&leaf.user) && (!is_known || peers::is_authorized(connection, leaf)?))
 }
 
 /// Users as they are stored.

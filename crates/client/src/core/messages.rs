@@ -11,7 +11,7 @@ use crate::core::outbox::{self, Intent};
 use crate::core::payload::{Payload, new_id};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{attachments, departures, leaves, positions, restored_server};
+use crate::core::{attachments, leaves, positions, removals, restored_server};
 use crate::error::Error;
 use crate::types::{GroupKey, Message, MessageKind, NotAdded, SendStatus, SentMessage, TEXT_BYTES_MAX};
 
@@ -186,7 +186,7 @@ pub(super) fn has_to_wait(
 ) -> Result<bool, Error> {
     Ok(outbox::handshake_waits(tx.connection(), group)?
         || restored_server::removals_are_lost(tx, group)?
-        || !departures::leaves(tx, context, mls)?.is_empty()
+        || !removals::leaves_of_gone(tx, context, mls)?.is_empty()
         || mls.has_pending_proposals())
 }
 

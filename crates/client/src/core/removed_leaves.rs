@@ -18,13 +18,7 @@ pub(super) fn note(
         let index = remove.remove_proposal().removed();
         let removed = state.members().find(|member| member.index == index);
         if let Some(leaf) = removed.and_then(|member| Leaf::of_member(&member)) {
-            execute(
-                tx,
-                "INSERT INTO removed_leaves (group_id, user, device_id, signature_key) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO NOTHING",
-                group,
-                &leaf,
-            )?;
+            remember(tx, group, &leaf)?;
         }
     }
     let added = staged
@@ -40,6 +34,17 @@ pub(super) fn note(
         )?;
     }
     Ok(())
+}
+
+/// Takes note of a leaf that was removed.
+pub(super) fn remember(tx: &Tx<'_>, group: &GroupKey, leaf: &Leaf) -> Result<(), Error> {
+    execute(
+        tx,
+        "INSERT INTO removed_leaves (group_id, user, device_id, signature_key) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO NOTHING",
+        group,
+        leaf,
+    )
 }
 
 /// Whether this device has seen a leaf removed, and not come again.

@@ -2,6 +2,7 @@
 //! stored, and that this user is there and awake is not told.
 
 use larder_judge::Leaf;
+use larder_lifecycle::UnixSeconds;
 use larder_pool::Tx;
 use larder_wire::UserName;
 use openmls::prelude::{LeafNodeIndex, MlsGroup};
@@ -10,7 +11,8 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
 use crate::core::{
-    blocks, devices, doubts, groups, history, leaving, listed, mls, peers, restored_server, verification,
+    blocks, committed, devices, doubts, groups, history, holds, leaving, listed, mls, peers, restored_server,
+    verification,
 };
 use crate::error::Error;
 use crate::types::{ContactRequest, GroupKey, GroupState, Invitations};
@@ -63,7 +65,7 @@ fn adder_of(group: &MlsGroup, adder: LeafNodeIndex) -> Result<Leaf, Error> {
 fn is_acquainted(tx: &Tx<'_>, leaf: &Leaf) -> Result<bool, Error> {
     let is_authorized = peers::is_authorized(tx.connection(), leaf)?;
     for group in groups::in_states(tx.connection(), &[GroupState::Active])? {
-        if find(tx.connection(), &group)?.is_some() {
+        if find(tx.connection(), &group)?.is_some() || holds::is_held(tx.connection(), &group)? {
             continue;
         }
         for member in mls::load(tx, &group)?.members() {
@@ -109,6 +111,21 @@ pub(super) fn set(
         (group.as_bytes(), text, form),
     )?;
     Ok(())
+}
+
+/// The group is one like any other: the person wants to be in it. From here on who is in it is known by their keys; whoever invites
+/// does not get to say so before.
+pub(super) fn accepted(tx: &Tx<'_>, group: &GroupKey, now: UnixSeconds) -> Result<(), Error> {
+    let connection = tx.connection();
+    if let Some(state) = mls::find(tx, group)? {
+        for leaf in state.members().filter_map(|member| Leaf::of_member(&member)) {
+            let key = &leaf.signature_key;
+            if peers::pin(connection, &leaf.user, &leaf.device, key, now)? == peers::Pin::Changed {
+                committed::tell_changed(connection, group, (&leaf.user, &leaf.device), now)?;
+            }
+        }
+    }
+    set(connection, group, None)
 }
 
 /// What makes the group a request, if it was not accepted.
@@ -163,7 +180,7 @@ pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result
         Some(ContactRequest::Invitation { .. }) => {}
         None => accept_instead(tx, context, group, state)?,
     }
-    set(tx.connection(), group, None)
+    accepted(tx, group, context.now())
 }
 
 /// The person accepts the group that the server has in the place of this one, if it was offered.

@@ -24,8 +24,12 @@ pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membersh
             None | Some((GroupState::Left, _)) => groups::follow(connection, group_id, *epoch)?,
             Some((GroupState::NeedsRejoin, _)) if groups::is_following(connection, group_id)? => {}
             Some((GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin, _)) => {
+                let may_go_back = groups::may_go_back(tx, group_id)?;
                 give_up_state(tx, group_id)?;
                 groups::enter(connection, group_id, GroupState::NeedsRejoin, *epoch)?;
+                if may_go_back {
+                    groups::let_go_back(tx, group_id)?;
+                }
             }
         }
     }

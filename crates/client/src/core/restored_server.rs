@@ -3,7 +3,8 @@
 use larder_judge::Leaf;
 use larder_lifecycle::UnixSeconds;
 use larder_pool::{DirectoryRow, Tx};
-use larder_wire::{Membership, UserName};
+use larder_wire::Membership;
+use openmls::prelude::LeafNodeIndex;
 
 use crate::core::outbox::{self, Intent};
 use crate::core::profile::{Context, forget_inventory_digest};
@@ -87,7 +88,9 @@ pub(crate) fn follow(
                 }
                 continue;
             }
-            GroupState::Active | GroupState::NeedsRejoin => {}
+            GroupState::Active => {}
+            // It may have been given up at an epoch that the server has lost.
+            GroupState::NeedsRejoin => groups::let_go_back(tx, &group)?,
         }
         let Some(Membership { epoch, gaps, .. }) = membership else {
             groups::let_go_back(tx, &group)?;
@@ -149,32 +152,49 @@ pub(super) fn note_lost_removals(
     rejoined: &[Leaf],
 ) -> Result<(), Error> {
     for leaf in rejoined {
-        let is_back = !given_up.iter().any(|known| known.user == leaf.user)
-            && removed_leaves::was_removed(tx, group, leaf)?;
-        if is_back {
+        if !given_up.contains(leaf) && removed_leaves::was_removed(tx, group, leaf)? {
             tx.connection().execute(
-                "INSERT INTO lost_removals (group_id, user) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-                (group.as_bytes(), leaf.user.as_str()),
+                "INSERT INTO lost_removals (group_id, user, device_id, signature_key) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO NOTHING",
+                (
+                    group.as_bytes(),
+                    leaf.user.as_str(),
+                    leaf.device.as_str(),
+                    &leaf.signature_key,
+                ),
             )?;
         }
     }
     Ok(())
 }
 
-/// Those of these leaves whose users are not to be removed again.
+/// Those of these leaves that are not to be removed again.
 pub(super) fn without_lost_removals(
     tx: &Tx<'_>,
     group: &GroupKey,
     mut leaves: Vec<Leaf>,
 ) -> Result<Vec<Leaf>, Error> {
+    let lost = lost_removals(tx, group)?;
+    leaves.retain(|leaf| !lost.contains(leaf));
+    Ok(leaves)
+}
+
+fn lost_removals(tx: &Tx<'_>, group: &GroupKey) -> Result<Vec<Leaf>, Error> {
     let mut statement = tx
         .connection()
-        .prepare_cached("SELECT user FROM lost_removals WHERE group_id = ?1")?;
-    let lost: Vec<String> = statement
-        .query_map([group.as_bytes()], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    leaves.retain(|leaf| !lost.iter().any(|user| user == leaf.user.as_str()));
-    Ok(leaves)
+        .prepare_cached("SELECT user, device_id, signature_key FROM lost_removals WHERE group_id = ?1")?;
+    let rows = statement.query_map([group.as_bytes()], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?))
+    })?;
+    rows.map(|row| {
+        let (user, device, signature_key) = row?;
+        Ok(Leaf {
+            user: corrupt(user.parse().ok(), "user name")?,
+            device: corrupt(device.parse().ok(), "device id")?,
+            signature_key,
+        })
+    })
+    .collect()
 }
 
 /// Whether somebody is to be removed again before anything is said in the group.
@@ -185,29 +205,31 @@ pub(super) fn removals_are_lost(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, E
         .query_row([group.as_bytes()], |row| row.get(0))?)
 }
 
-/// Stages the Commit that removes the next of them, and forgets those who are gone. Whether there was any.
+/// Stages the Commit that removes them, and forgets them once they are gone. Whether there was any.
 pub(super) fn remove_again(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<bool, Error> {
-    let connection = tx.connection();
-    let next: Option<String> = connection
-        .prepare_cached("SELECT min(user) FROM lost_removals WHERE group_id = ?1")?
-        .query_row([group.as_bytes()], |row| row.get(0))?;
-    let Some(next) = next else {
+    let lost = lost_removals(tx, group)?;
+    if lost.is_empty() {
         return Ok(false);
-    };
-    let user: UserName = corrupt(next.parse().ok(), "user name")?;
+    }
     // Nothing else is said there before, so nothing waits for a gate that is closed.
     let Ok(removal) = gate::clear_again(tx, group)? else {
         return Ok(false);
     };
-    let leaves = commits::leaves_of(removal.state(), &user);
+    let (state, own) = (removal.state(), removal.state().own_leaf_index());
+    let leaves: Vec<LeafNodeIndex> = state
+        .members()
+        .filter(|member| member.index != own)
+        .filter(|member| Leaf::of_member(member).is_some_and(|leaf| lost.contains(&leaf)))
+        .map(|member| member.index)
+        .collect();
     if leaves.is_empty() {
-        connection.execute(
-            "DELETE FROM lost_removals WHERE group_id = ?1 AND user = ?2",
-            (group.as_bytes(), user.as_str()),
+        tx.connection().execute(
+            "DELETE FROM lost_removals WHERE group_id = ?1",
+            [group.as_bytes()],
         )?;
     } else {
         let request = commits::stage_removal(tx, context, removal, &leaves)?;
-        commits::push(tx, group, &request, &Intent::Remove { user })?;
+        commits::push(tx, group, &request, &Intent::RemoveGone)?;
     }
     Ok(true)
 }

@@ -45,7 +45,7 @@ pub(super) fn join(
     if joined.group.group_id().as_slice() != group.as_bytes() {
         return Err(Failed::row("an invitation to another group than it said arrived"));
     }
-    let members = verify_members(tx, context, &joined.group)?;
+    let members = verify_members(tx, &joined.group)?;
     if let Some(known) = known {
         require_link(tx, context, (group, &joined.group), joined.adder, &known)?;
     }
@@ -68,7 +68,10 @@ pub(super) fn join(
         leaving::leave(tx, context, group)?;
         return Ok(false);
     }
-    requests::set(connection, group, request.as_ref())?;
+    match &request {
+        Some(request) => requests::set(connection, group, Some(request))?,
+        None => requests::accepted(tx, group, context.now())?,
+    }
     let text = match inviter {
         None => format!("you joined a group of {members}"),
         Some(inviter) => format!("{inviter} invites you to a group of {members}"),
@@ -182,21 +185,14 @@ fn explain(context: &Context, error: &JoinError) -> String {
     }
 }
 
-/// Every leaf names a user's device, and those that we know have the key that we know. Unknown ones are pinned.
-/// Returns the number of members.
-fn verify_members(tx: &Tx<'_>, context: &Context, group: &MlsGroup) -> Result<u32, Failed> {
+/// Every leaf names a user's device, and those that we know have the key that we know. Returns the number of members.
+fn verify_members(tx: &Tx<'_>, group: &MlsGroup) -> Result<u32, Failed> {
     let mut members = 0;
     for member in group.members() {
         let (user, device) = mls::who(&member.credential).ok_or_else(|| {
             Failed::row("an invitation to a group with an unreadable member was not accepted")
         })?;
-        let pin = peers::pin(
-            tx.connection(),
-            &user,
-            &device,
-            &member.signature_key,
-            context.now(),
-        )?;
+        let pin = peers::compare(tx.connection(), &user, &device, &member.signature_key)?;
         if pin == peers::Pin::Changed {
             return Err(Failed::Row(format!(
                 "an invitation was not accepted: the signature key of {user}'s device {device} is not the one known before"

@@ -54,7 +54,7 @@ impl MadeUp {
 }
 
 /// The server says once, in mail, that a device of a user came or went.
-fn mail_of_device_change(user: &UserName) -> impl FnMut(&mut Inbox) + Send + 'static {
+pub(crate) fn mail_of_device_change(user: &UserName) -> impl FnMut(&mut Inbox) + Send + 'static {
     let body = Base64Url(user.as_str().as_bytes().to_vec());
     let mut mail = Some(InboxRow {
         group_id: None,

@@ -291,6 +291,29 @@ async fn a_server_that_has_only_garbage_is_waited_for() {
     }
 }
 
+#[tokio::test]
+async fn a_history_without_end_is_not_fetched_without_end() {
+    let scene = Scene::set().await;
+    let epoch = scene.bob.epoch(&scene.group).await;
+    scene.invite("carol").await;
+    scene.proxy.rule(|seen| {
+        if let Some((_, from)) = seen.path.split_once("/commits?from_epoch=") {
+            // One for each question, which is never of the epoch that was asked about.
+            let handshake = Handshake {
+                seq: 1,
+                epoch: from.parse::<u64>().unwrap() + 1,
+                message: None,
+            };
+            let handshakes = vec![handshake];
+            return Action::Answer(Answer::json(200, &Handshakes { handshakes }));
+        }
+        changed_in_inbox(seen, |bytes| flip(bytes, 2 * MAC_BYTES + 10)).unwrap_or(Action::Forward)
+    });
+    scene.bob.sync().await.unwrap();
+    assert_eq!(scene.bob.epoch(&scene.group).await, epoch);
+    scene.assert_together().await;
+}
+
 /// Says that the group was another one at the epoch that is asked about, or that there was none.
 const OTHER_HISTORIES: [fn(&Seen) -> Option<Action>; 2] = [
     |seen| {

@@ -1,7 +1,7 @@
 //! A server that lists groups which nothing explains, and that lies to a new device about whose it is.
 #![allow(clippy::disallowed_methods, reason = "an attacker passes no gate")]
 
-use crate::made_up::{answer, key_package_of, made_up, say_that_it_is_a_copy};
+use crate::made_up::{answer, key_package_of, key_package_under, made_up, say_that_it_is_a_copy};
 use crate::support::{
     Action, Answer, Client, Proxy, Seen, TestServer, catch_up, count_rows, they_talk, user,
 };
@@ -9,8 +9,8 @@ use larder_client::{
     ContactRequest, Difference, Error, GroupKey, GroupState, Linking, NotTheServer, ProblemType,
 };
 use larder_wire::{
-    Base64Url, GroupInfoAnswer, Handshakes, Inbox, InboxKind, Introduction, Membership, Memberships,
-    RatchetTreeAnswer,
+    Accepted, Base64Url, GroupInfoAnswer, Handshakes, Inbox, InboxKind, Introduction, Membership,
+    Memberships, RatchetTreeAnswer,
 };
 
 fn invented() -> GroupKey {
@@ -114,6 +114,43 @@ async fn a_linked_device_asks_before_it_joins_a_group_that_nothing_explains() {
         assert!(is_silent(&proxy, &invented()));
         they_talk(&second, &bob, &group).await;
     }
+}
+
+/// The request names other users only, and whoever accepts it has not accepted a leaf that calls itself a device of theirs.
+#[tokio::test]
+async fn a_leaf_under_the_persons_own_name_is_not_accepted_with_a_listed_group() {
+    let server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (second, proxy) = linked(&server, &alice).await;
+    let added = [key_package_of(&server, "alice"), key_package_under("alice/ghost")];
+    let offer = made_up(&invented(), &added);
+    proxy.rule(move |seen| {
+        if seen.is("GET", "/v1/groups") {
+            Action::rewrite_json(|listed: &mut Memberships| list(listed, &invented()))
+        } else if is_of(seen, "GET", &invented(), "info") {
+            answer(&offer)
+        } else if is_of(seen, "POST", &invented(), "commits") {
+            let accepted = Accepted {
+                epoch: offer.epoch + 1,
+                seq: 10,
+            };
+            Action::Answer(Answer::json(200, &accepted))
+        } else {
+            Action::Forward
+        }
+    });
+    second.sync().await.unwrap();
+    assert_eq!(second.summary(&invented()).await.request, listed_with(&["carol"]));
+    second.accept(&invented()).await.unwrap();
+    let _ = second.sync().await;
+    let held = second.summary(&invented()).await.held;
+    assert!(held.iter().any(|held| held.user == user("alice")), "{held:?}");
+    assert!(second.send(&invented(), "for the server").await.is_err());
+    assert!(
+        proxy
+            .seen("POST", &format!("/v1/groups/{}/messages", invented()))
+            .is_empty()
+    );
 }
 
 #[tokio::test]

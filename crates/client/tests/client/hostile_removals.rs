@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::device_lists::{
-    MadeUp, alice_twice_and_bob, distrust_told, keys_of, lie_about_devices, removal, said_removed,
+    MadeUp, alice_twice_and_bob, distrust_told, keys_of, lie_about_devices, mail_of_device_change, removal,
+    said_removed,
 };
-use crate::support::{Client, Proxy, TestServer, catch_up, count_rows, they_talk, user};
-use larder_client::Error;
-use larder_wire::{Reserved, UserDevices};
+use crate::support::{Action, Answer, Client, Proxy, TestServer, catch_up, count_rows, they_talk, user};
+use larder_client::{Error, ProblemType};
+use larder_wire::{Inbox, Reserved, UserDevices};
 
 /// The server shows a user's devices as if this first device had let them in, and removed them all if
 /// `removes`.
@@ -241,4 +242,43 @@ async fn the_nearer_of_two_removals_counts_whichever_came_first() {
     for member in [&alice, &bob] {
         assert_eq!(member.users(&group).await, ["alice", "bob"]);
     }
+}
+
+/// A server that does not let its leaf be removed does not let a removed device read on.
+#[tokio::test]
+async fn nothing_is_said_to_a_device_that_is_known_to_be_removed() {
+    let server = TestServer::start().await;
+    let (alice, second, bob, proxy, group) = alice_twice_and_bob(&server).await;
+    let (keys, by) = (Arc::new(keys_of(&alice)), alice.me().device_id.clone());
+    let mut mail = Some(mail_of_device_change(&user("alice")));
+    proxy.rule(move |seen| {
+        if seen.is("POST", "/commits") {
+            return Action::Answer(Answer::problem(ProblemType::Forbidden));
+        }
+        if seen.is("GET", "/devices") {
+            let (keys, by) = (Arc::clone(&keys), by.clone());
+            return Action::rewrite_json(move |listed: &mut UserDevices| {
+                let user = listed.user.clone();
+                if let [_, device] = listed.devices.as_mut_slice() {
+                    device.removed_at = Some(7);
+                    device.removal = Some(removal(&keys, &by, &user, device));
+                }
+            });
+        }
+        match seen.is("POST", "/v1/inbox/next").then(|| mail.take()).flatten() {
+            Some(mut mail) => Action::rewrite_json(move |inbox: &mut Inbox| mail(inbox)),
+            None => Action::Forward,
+        }
+    });
+    bob.sync().await.unwrap();
+    let before = proxy.seen("POST", "/messages").len();
+    let _ = bob.send(&group, "not for the thief").await;
+    let _ = bob.sync().await;
+    assert_eq!(proxy.seen("POST", "/messages").len(), before);
+    assert!(proxy.seen("POST", "/commits").len() > 1, "it tries to remove it");
+    proxy.forward();
+    bob.sync().await.unwrap();
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+    assert_eq!(alice.receive().await, ["not for the thief"]);
+    assert_eq!(second.receive().await, Vec::<String>::new());
 }

@@ -69,6 +69,21 @@ pub(crate) fn made_up(group: &GroupKey, added: &[KeyPackage]) -> GroupInfoAnswer
     }
 }
 
+/// A KeyPackage of the server's own making, under this name.
+pub(crate) fn key_package_under(name: &str) -> KeyPackage {
+    let provider = OpenMlsRustCrypto::default();
+    let keys = SignatureKeyPair::new(SignatureScheme::ED25519).unwrap();
+    let credential = CredentialWithKey {
+        credential: BasicCredential::new(name.as_bytes().to_vec()).into(),
+        signature_key: keys.to_public_vec().into(),
+    };
+    let suite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+    let made = KeyPackage::builder()
+        .build(suite, &provider, &keys, credential)
+        .unwrap();
+    made.key_package().clone()
+}
+
 /// Says at the next two sessions that the device has been used since, which makes it give up the state of its groups; what else
 /// it answers is up to `lie`.
 pub(crate) fn say_that_it_is_a_copy(

@@ -230,6 +230,30 @@ async fn blocking_declines_the_open_invitations_of_a_user_and_no_others() {
     assert!(bob.block(&user("mallory")).await.unwrap().declined.is_empty());
 }
 
+/// Whoever invites could give anybody any key, and nobody else's would be believed after it.
+#[tokio::test]
+async fn who_is_in_a_group_is_known_by_their_keys_once_it_is_accepted() {
+    let server = TestServer::start().await;
+    let (mallory, carol) = (server.client("mallory").await, server.client("carol").await);
+    let mut bob = server.client("bob").await.asked().await;
+    let known = "SELECT count(*) FROM peers WHERE user IN ('mallory', 'carol')";
+    let declined = invited(&mallory, &bob).await;
+    mallory.invite(&declined, &[user("carol")]).await.unwrap();
+    bob.sync().await.unwrap();
+    bob.decline(&declined).await.unwrap();
+    let accepted = invited(&mallory, &bob).await;
+    mallory.invite(&accepted, &[user("carol")]).await.unwrap();
+    bob.sync().await.unwrap();
+    bob.stop().await;
+    assert_eq!(count_rows(bob.directory.path(), known), 0);
+    bob.restart().await;
+    bob.accept(&accepted).await.unwrap();
+    catch_up(&[&carol, &bob]).await;
+    they_talk(&mallory, &bob, &accepted).await;
+    bob.stop().await;
+    assert_eq!(count_rows(bob.directory.path(), known), 2);
+}
+
 #[tokio::test]
 async fn a_block_holds_here_at_once_and_the_server_is_told_later() {
     let server = TestServer::start().await;

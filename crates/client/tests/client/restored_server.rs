@@ -169,6 +169,35 @@ async fn who_was_removed_by_a_commit_that_is_lost_is_removed_again_before_anythi
     they_talk(&alice, &bob, &group).await;
 }
 
+/// The same of one device of a user who stays.
+#[tokio::test]
+async fn a_device_that_a_lost_commit_removed_is_removed_again_before_anything_is_said() {
+    let mut server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let bob = server.client_with_pool_of("bob", POOL).await;
+    let group = alice.group_with(&[&bob]).await;
+    let stolen = alice.link().await;
+    catch_up(&[&stolen, &alice, &bob, &stolen]).await;
+    assert_eq!(bob.users(&group).await, ["alice", "alice", "bob"]);
+    let backup = server.backup();
+    alice.remove_device(&stolen.me().device_id).await.unwrap();
+    catch_up(&[&alice, &bob]).await;
+    assert_eq!(bob.users(&group).await, ["alice", "bob"]);
+
+    server.restore(&backup).await;
+    bob.send(&group, "secret").await.unwrap();
+    for _ in 0..3 {
+        catch_up(&[&bob, &alice]).await;
+        let _ = stolen.sync().await;
+    }
+    for client in [&alice, &bob] {
+        assert_eq!(client.users(&group).await, ["alice", "bob"]);
+    }
+    let read = stolen.history(&group, 100).await.unwrap();
+    assert!(read.iter().all(|message| message.text != "secret"), "{read:?}");
+    they_talk(&alice, &bob, &group).await;
+}
+
 /// Who follows the group that a restored server has led on is as far as a device that followed what the server has lost.
 #[tokio::test]
 async fn a_device_whose_branch_is_lost_comes_to_one_that_is_as_long() {
