@@ -157,7 +157,9 @@ fn claim_mark(connection: &Connection, mark: &StateMark) -> Result<bool, Error> 
         )
         .optional()?;
     if claimed == Some(false) {
-        tracing::warn!("the server's store is an older one than it was: it has forgotten requests of this device");
+        tracing::warn!(
+            "the server's store is an older one than it was: it has forgotten requests of this device"
+        );
         // Those after it make room for it.
         connection.execute(
             "UPDATE state_marks SET claimed = 0
@@ -205,7 +207,8 @@ pub(crate) fn claim_state(tx: &Tx<'_>, carried_out: Option<&StateMark>) -> Resul
 }
 
 fn claimed_marks(connection: &Connection) -> Result<Vec<StateMark>, Error> {
-    let mut statement = connection.prepare_cached("SELECT mark FROM state_marks WHERE claimed = 1 ORDER BY id")?;
+    let mut statement =
+        connection.prepare_cached("SELECT mark FROM state_marks WHERE claimed = 1 ORDER BY id")?;
     let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
     rows.map(|mark| corrupt(StateMark::from_bytes(&mark?).ok(), "a state mark"))
         .collect()
