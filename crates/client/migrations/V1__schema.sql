@@ -206,11 +206,13 @@ CREATE TABLE holds (
     PRIMARY KEY (group_id, user)
 ) STRICT, WITHOUT ROWID;
 
--- The epochs that this device has been in: SHA-256 of each one's GroupContext and confirmation tag (RFC 9420 §8.1, §6.1).
+-- The epochs that this device has been in: SHA-256 of each one's GroupContext and confirmation tag (RFC 9420 §8.1, §6.1), and the
+-- tag, by which the Commit is known that led there.
 CREATE TABLE epochs (
     group_id BLOB NOT NULL,
     epoch INTEGER NOT NULL,
     fingerprint BLOB NOT NULL,
+    confirmation_tag BLOB NOT NULL,
     PRIMARY KEY (group_id, epoch)
 ) STRICT, WITHOUT ROWID;
 
