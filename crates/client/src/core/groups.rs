@@ -150,7 +150,7 @@ pub(super) fn is_following(connection: &Connection, group: &GroupKey) -> Result<
 /// Forgets a group that never came to be. One that there is a history of stays, and is left.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     if history::any(tx.connection(), group)? {
-        return end(tx, group);
+        return depart(tx, group);
     }
     mls::delete(tx, group)?;
     tx.connection()
@@ -159,14 +159,8 @@ pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
 }
 
 /// This device is not a member any more, because its person wants it so or a Commit has removed it: its MLS state goes. The
-/// history stays; an invitation that was not answered is over, and what came with it is forgotten.
+/// history stays, and so does an invitation that was not answered: the person answers it still.
 pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    requests::forget(tx, group)?;
-    requests::set(tx.connection(), group, None)?;
-    end(tx, group)
-}
-
-fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
     holds::lift(tx, group)?;
     departures::forget(tx, group)?;
@@ -299,12 +293,7 @@ pub(crate) fn summary(tx: &Tx<'_>, group: &GroupKey) -> Result<GroupSummary, Err
         muted: is_muted(tx.connection(), group)?,
         denied: denials::is_denied(tx.connection(), group)?,
         held: holds::of_group(tx.connection(), group)?,
-        request: match state {
-            GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
-                requests::find(tx.connection(), group)?
-            }
-            GroupState::Left => None,
-        },
+        request: requests::find(tx.connection(), group)?,
     })
 }
 

@@ -145,18 +145,20 @@ pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Res
     }
 }
 
-/// The person accepts. Accepting twice is no error.
-pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+/// The person accepts. Accepting twice is no error. Returns the group's state: of one that is over by now the person keeps what
+/// came with the invitation.
+pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<GroupState, Error> {
     let state = groups::group_state(tx, group)?;
-    if state == GroupState::Left {
-        return Err(Error::GroupNotActive(state));
+    match (find(tx.connection(), group)?, state) {
+        (None, GroupState::Left) => return Err(Error::GroupNotActive(state)),
+        (Some(_), GroupState::Left) | (Some(ContactRequest::Invitation { .. }), _) => {}
+        (Some(ContactRequest::Listed { users }), _) => {
+            listed::accepted(tx, group, &users.unwrap_or_default())?
+        }
+        (None, _) => accept_instead(tx, context, group, state)?,
     }
-    match find(tx.connection(), group)? {
-        Some(ContactRequest::Listed { users }) => listed::accepted(tx, group, &users.unwrap_or_default())?,
-        Some(ContactRequest::Invitation { .. }) => {}
-        None => accept_instead(tx, context, group, state)?,
-    }
-    set(tx.connection(), group, None)
+    set(tx.connection(), group, None)?;
+    Ok(state)
 }
 
 /// The person accepts the group that the server has in the place of this one, if it was offered.
@@ -176,22 +178,32 @@ fn accept_instead(tx: &Tx<'_>, context: &Context, group: &GroupKey, state: Group
     listed::accepted(tx, group, &users)
 }
 
-/// The person declines: what came with the invitation is forgotten, and the group is left. Whether there is a history of the group
-/// from before the invitation.
-pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<bool, Error> {
-    groups::group_state(tx, group)?;
+/// What became of an invitation that the person has declined.
+pub(crate) struct Forgotten {
+    /// Whether there is a history of the group from before the invitation.
+    pub(crate) kept: bool,
+    /// Whether this device was not in the group any more.
+    pub(crate) was_over: bool,
+}
+
+/// The person declines: what came with the invitation is forgotten, and the group is left unless it is over.
+pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Forgotten, Error> {
+    let state = groups::group_state(tx, group)?;
     if find(tx.connection(), group)?.is_none() {
         return Err(Error::NotARequest);
     }
     leaving::leave(tx, context, group)?;
-    history::any(tx.connection(), group)
+    Ok(Forgotten {
+        kept: history::any(tx.connection(), group)?,
+        was_over: state == GroupState::Left,
+    })
 }
 
 /// The requests of a user that were not answered: the user's invitations, and the groups that the server lists with this user and
 /// nobody else who is not blocked.
 pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Error> {
     let mut found = Vec::new();
-    let unanswered = [GroupState::Active, GroupState::NeedsRejoin];
+    let unanswered = [GroupState::Active, GroupState::NeedsRejoin, GroupState::Left];
     for group in groups::in_states(tx.connection(), &unanswered)? {
         let is_of_user = match find(tx.connection(), &group)? {
             Some(ContactRequest::Invitation { by }) => by == *user,
@@ -207,11 +219,11 @@ pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Err
     Ok(found)
 }
 
-/// Forgets what came with the invitation, if the group is a request. Not that it was there: the user's other devices may be in
-/// it still, and this one must not follow them.
+/// Ends a request, if the group is one, and forgets what came with it. Not that it was there: the user's other devices may be in
+/// the group still, and this one must not follow them.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    match history::unanswered(tx.connection(), group)? {
-        Some(unanswered) => history::forget(tx, unanswered),
-        None => Ok(()),
+    if let Some(unanswered) = history::unanswered(tx.connection(), group)? {
+        history::forget(tx, unanswered)?;
     }
+    set(tx.connection(), group, None)
 }

@@ -27,6 +27,7 @@ mod bad_key_packages;
 mod clocks;
 mod conversation;
 mod devices;
+mod ended_invitations;
 mod epoch_codes;
 mod failover;
 mod fresh_leaf;
