@@ -143,7 +143,7 @@ pub(crate) fn catch_up(
             Err(Failed::Unsigned) if is_incomplete => break,
             Err(Failed::Past | Failed::Unsigned) => return Ok(Caught::Over),
             // Not of a Commit.
-            Err(Failed::Row(_) | Failed::Unreadable | Failed::Welcome(_)) => {
+            Err(Failed::Row(_) | Failed::Unreadable | Failed::Welcome(_) | Failed::Blocked) => {
                 return Ok(Caught::Over);
             }
         }

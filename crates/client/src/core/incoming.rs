@@ -44,6 +44,8 @@ pub(super) enum Failed {
     Unreadable,
     /// The row is a Welcome, and it is at fault.
     Welcome(JoinError),
+    /// The row is a Welcome of a blocked user to a group that this device is in.
+    Blocked,
     /// The row is a Commit that the group cannot have made.
     Refused(Rule),
     /// Nothing shows that a member has made the row; or Commits before it are missing here, or the row itself.
@@ -204,7 +206,7 @@ fn finish(
         }
         (Err(Failed::Unfollowable), Some(group)) => lose(tx, context, group)?,
         // It was taken over by another way, or the group is not on its branch, which was looked into.
-        (Err(Failed::Past), _) => {}
+        (Err(Failed::Past | Failed::Blocked), _) => {}
         // None of them concerns no group.
         (Err(Failed::Refused(_) | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable), None) => {}
     }
@@ -289,7 +291,7 @@ fn effect(
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message if row.gone.is_some() => {
             is_gone(tx, context, row, number).map(|()| false)
         }
-        InboxKind::Welcome => welcome::join(tx, context, row, tree).map(|()| true),
+        InboxKind::Welcome => welcome::join(tx, context, row, tree),
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
             group_message(tx, context, row).map(|()| false)
         }

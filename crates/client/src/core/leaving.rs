@@ -21,10 +21,18 @@ use crate::types::{GroupKey, GroupState};
 /// [`Error::GroupNotActive`] for a group that the server has not confirmed.
 pub(crate) fn leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
-        GroupState::Left => return requests::forget(tx, group),
-        state @ GroupState::Creating => return Err(Error::GroupNotActive(state)),
-        GroupState::Active | GroupState::NeedsRejoin => requests::forget(tx, group)?,
+        GroupState::Left => requests::forget(tx, group),
+        state @ GroupState::Creating => Err(Error::GroupNotActive(state)),
+        GroupState::Active | GroupState::NeedsRejoin => {
+            requests::forget(tx, group)?;
+            turn_away(tx, context, group)
+        }
     }
+}
+
+/// Leaves a group that this device is in and that the person need not hear of. An invitation from before that was not answered
+/// stays, with what came with it.
+pub(super) fn turn_away(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     let leaves = own_leaves(tx, context, group)?;
     groups::depart(tx, group)?;
     if leaves.is_empty() {

@@ -21,20 +21,16 @@ const FORM_INVITATION: i64 = 0;
 const FORM_LISTED: i64 = 1;
 const FORM_LISTED_UNKNOWN: i64 = 2;
 
+/// Whose leaf has made the Commit that brings this device into a group.
+pub(super) fn adder(group: &MlsGroup, adder: LeafNodeIndex) -> Result<Leaf, Error> {
+    let found = group.members().find(|member| member.index == adder);
+    let leaf = found.and_then(|member| Leaf::of_member(&member));
+    corrupt(leaf, "a Welcome of nobody")
+}
+
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither another device of this
 /// user, nor one that is verified, nor one from a group that is accepted. The signature key decides, not the name.
-pub(super) fn inviter(
-    tx: &Tx<'_>,
-    context: &Context,
-    group: &MlsGroup,
-    adder: LeafNodeIndex,
-) -> Result<Option<UserName>, Error> {
-    let nobody = || Error::Corrupt("a Welcome of nobody");
-    let adder = group
-        .members()
-        .find(|member| member.index == adder)
-        .ok_or_else(nobody)?;
-    let adder = Leaf::of_member(&adder).ok_or_else(nobody)?;
+pub(super) fn inviter(tx: &Tx<'_>, context: &Context, adder: Leaf) -> Result<Option<UserName>, Error> {
     let ask = match context.invitations {
         Invitations::Ask => {
             let Leaf {

@@ -1,7 +1,7 @@
 //! Invitations that others end before the person has answered: what came with them is the person's to keep or to forget.
 
 use crate::requests::{invited, is_request, texts};
-use crate::support::{Client, TestServer, invitation_by, user};
+use crate::support::{Client, TestServer, catch_up, invitation_by, they_talk, user};
 use larder_client::{Error, GroupKey, GroupState};
 
 /// An invitation by alice, who removes bob before he answers.
@@ -71,4 +71,27 @@ async fn an_invitation_that_is_over_goes_when_the_person_wants_it() {
         assert!(bob.history(group, 10).await.unwrap().is_empty());
     }
     bob.stop_and_audit().await;
+}
+
+#[tokio::test]
+async fn another_invitation_belongs_to_the_one_that_is_open() {
+    let server = TestServer::start().await;
+    let (alice, mallory) = (server.client("alice").await, server.client("mallory").await);
+    let bob = server.client("bob").await.asked().await;
+    let group = removed_before_the_answer(&alice, &bob).await;
+    // A blocked user changes nothing of it.
+    alice.invite(&group, &[user("mallory")]).await.unwrap();
+    catch_up(&[&mallory, &alice]).await;
+    mallory.invite(&group, &[user("bob")]).await.unwrap();
+    assert!(bob.block(&user("mallory")).await.unwrap().is_empty());
+    assert_eq!(texts(&bob, &group).await, WRITTEN);
+    assert_eq!(bob.summary(&group).await.request, Some(invitation_by("alice")));
+    catch_up(&[&mallory, &alice]).await;
+    assert_eq!(alice.users(&group).await, ["alice", "mallory"]);
+
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    assert_eq!(bob.sync().await.unwrap().joined, 1);
+    assert_eq!(bob.accept(&group).await.unwrap(), GroupState::Active);
+    assert_eq!(texts(&bob, &group).await, WRITTEN);
+    they_talk(&alice, &bob, &group).await;
 }

@@ -24,6 +24,7 @@ mod audit;
 mod away;
 mod backups;
 mod bad_key_packages;
+mod blocking;
 mod clocks;
 mod conversation;
 mod devices;
