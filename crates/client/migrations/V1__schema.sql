@@ -109,7 +109,7 @@ CREATE TABLE groups (
     leaf_at INTEGER,
     leaf_draw INTEGER CHECK (leaf_draw BETWEEN 0 AND 65535),
     sent_since_leaf INTEGER NOT NULL DEFAULT 0 CHECK (sent_since_leaf IN (0, 1)),
-    -- What the user has to accept before anything is sent to the group, by its form: 0 who has invited the user; 1 the server alone
+    -- What the user has to accept before anything is sent to the group, or to answer after the group is over, by its form: 0 who has invited the user; 1 the server alone
     -- says that the user is in the group, with these users, between spaces; 2 the same, and with whom is not known.
     request TEXT,
     request_form INTEGER NOT NULL DEFAULT 0 CHECK (request_form BETWEEN 0 AND 2),
@@ -120,7 +120,7 @@ CREATE TABLE groups (
     -- it was.
     accepted_with TEXT,
     -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
-    -- after it goes with the invitation when that is declined or withdrawn, and nothing else does.
+    -- after it goes with the invitation when the person declines that, and nothing else does.
     request_after INTEGER NOT NULL DEFAULT 0,
     name_before TEXT,
     name_id_before TEXT,
@@ -209,11 +209,13 @@ CREATE TABLE holds (
     PRIMARY KEY (group_id, user)
 ) STRICT, WITHOUT ROWID;
 
--- The epochs that this device has been in: SHA-256 of each one's GroupContext and confirmation tag (RFC 9420 §8.1, §6.1).
+-- The epochs that this device has been in: SHA-256 of each one's GroupContext and confirmation tag (RFC 9420 §8.1, §6.1), and the
+-- tag, by which the Commit is known that led there.
 CREATE TABLE epochs (
     group_id BLOB NOT NULL,
     epoch INTEGER NOT NULL,
     fingerprint BLOB NOT NULL,
+    confirmation_tag BLOB NOT NULL,
     PRIMARY KEY (group_id, epoch)
 ) STRICT, WITHOUT ROWID;
 

@@ -188,7 +188,8 @@ pub struct GroupSummary {
     pub denied: bool,
     /// For what the group is held, by user. While there is anything, nothing is sent there.
     pub held: Vec<Held>,
-    /// What makes it a request that was not accepted yet.
+    /// What makes it a request that was not answered yet. It stays one when this device is removed before the answer
+    /// ([`GroupState::Left`]).
     pub request: Option<ContactRequest>,
 }
 
@@ -339,6 +340,8 @@ impl DeviceToLink {
 pub struct Declined {
     /// Whether there is a history of the group from before the invitation. It is kept.
     pub kept: bool,
+    /// Whether the group was over: this device had been removed from it before the person answered.
+    pub was_over: bool,
     /// Whether the server knows. Otherwise the next sync that reaches it tells it.
     pub told: bool,
 }

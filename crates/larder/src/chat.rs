@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Result;
-use larder_client::{GroupKey, MlsConnection, SendStatus};
+use larder_client::{GroupKey, GroupState, MlsConnection, SendStatus};
 use rustyline::error::ReadlineError;
 use tokio::sync::{Notify, mpsc};
 
@@ -332,11 +332,12 @@ impl Session<'_> {
                 }
             }
             Slash::Accept => {
-                client.accept(key).await?;
+                let state = client.accept(key).await?;
                 self.nudge.notify_one();
                 Record::Accepted {
                     group,
                     group_name: group_name(client, key).await?,
+                    over: state == GroupState::Left,
                 }
             }
             Slash::New(_)

@@ -76,7 +76,7 @@ pub(crate) enum Record {
         denied: bool,
         /// Who is in it, or not in it any more, without anything that shows why. Nothing is sent there.
         held: Vec<HeldFor>,
-        /// Who asks this user into it.
+        /// Who asks this user into it, or did before this device was removed (`left`).
         request: Option<String>,
         /// That the server alone says that this user is in it. Nothing is sent there until it was accepted.
         listed: Option<Listed>,
@@ -93,13 +93,20 @@ pub(crate) enum Record {
         received_at: u64,
     },
     /// An invitation was accepted.
-    Accepted { group: String, group_name: String },
+    Accepted {
+        group: String,
+        group_name: String,
+        /// Whether this device was removed before the answer: what was written until then is kept.
+        over: bool,
+    },
     /// An invitation was declined.
     Declined {
         group: String,
         group_name: String,
         /// Whether there is a history of the group from before the invitation, which is kept.
         kept: bool,
+        /// Whether this device was removed before the answer.
+        over: bool,
         /// Whether the server knows; otherwise it is told by the next command that reaches it.
         told: bool,
     },

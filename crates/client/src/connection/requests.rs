@@ -5,7 +5,7 @@ use larder_wire::UserName;
 use crate::connection::MlsConnection;
 use crate::core;
 use crate::error::Error;
-use crate::types::{Declined, GroupKey};
+use crate::types::{Declined, GroupKey, GroupState};
 
 /// Invitations from strangers: see [`Invitations::Ask`](crate::Invitations::Ask).
 impl MlsConnection {
@@ -15,9 +15,12 @@ impl MlsConnection {
     /// is done by the next [`sync`](Self::sync), and by that the user's other devices learn of it. Accepting what is accepted
     /// is no error.
     ///
+    /// Returns the group's state. Where this device was removed before the person answered, that is [`GroupState::Left`]: the
+    /// group is over, and what came with the invitation is kept as the history of any other group.
+    ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when it was left or is being left.
-    pub async fn accept(&self, group: &GroupKey) -> Result<(), Error> {
+    /// [`Error::UnknownGroup`]; [`Error::GroupNotActive`], when it was left, and there is no invitation to be answered.
+    pub async fn accept(&self, group: &GroupKey) -> Result<GroupState, Error> {
         let group = group.clone();
         let core = &self.0.core;
         core.write(move |tx, context| core::accept(tx, context, &group))
@@ -26,20 +29,20 @@ impl MlsConnection {
 
     /// Declines an invitation: forgets what came with it and leaves the group, as [`leave`](Self::leave) does. What there was of
     /// the group before that invitation stays, its name and what was read of it included. When the server cannot be reached
-    /// the next [`sync`](Self::sync) tells it.
+    /// the next [`sync`](Self::sync) tells it. Of a group that is over there is nothing to tell.
     ///
     /// # Errors
     /// [`Error::NotARequest`], [`Error::UnknownGroup`].
     pub async fn decline(&self, group: &GroupKey) -> Result<Declined, Error> {
         let _operation = self.0.operation.lock().await;
         let group = group.clone();
-        let kept = self
+        let core::Forgotten { kept, was_over } = self
             .0
             .core
             .write(move |tx, context| core::decline(tx, context, &group))
             .await?;
-        let told = self.tell_of_leaving().await?;
-        Ok(Declined { kept, told })
+        let told = was_over || self.tell_of_leaving().await?;
+        Ok(Declined { kept, was_over, told })
     }
 
     /// Says that a user is rightly in the groups, or out of them, that are held for it: see

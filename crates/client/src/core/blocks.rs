@@ -1,4 +1,5 @@
-//! Users whom this device has blocked: the server tells of what it lists only if anybody else is in it.
+//! Users whom this device has blocked: it joins nothing that they invite it to, and the person is not told of it. Of what the server
+//! lists the person is told only if anybody else is in it.
 
 use larder_pool::Tx;
 use larder_wire::UserName;
@@ -42,13 +43,18 @@ pub(crate) fn told(tx: &Tx<'_>, user: &UserName, is_blocked: bool) -> Result<(),
 
 /// Whether these are users, and all of them are blocked.
 pub(super) fn are_all_blocked(tx: &Tx<'_>, users: &[UserName]) -> Result<bool, Error> {
-    let mut statement = tx
-        .connection()
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM blocks WHERE user = ?1 AND blocked = 1)")?;
     for user in users {
-        if !statement.query_row([user.as_str()], |row| row.get(0))? {
+        if !is_blocked(tx, user)? {
             return Ok(false);
         }
     }
     Ok(!users.is_empty())
+}
+
+/// Whether a user is blocked.
+pub(super) fn is_blocked(tx: &Tx<'_>, user: &UserName) -> Result<bool, Error> {
+    Ok(tx
+        .connection()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM blocks WHERE user = ?1 AND blocked = 1)")?
+        .query_row([user.as_str()], |row| row.get(0))?)
 }

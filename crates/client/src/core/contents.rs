@@ -76,7 +76,7 @@ pub(super) fn content(
             if removed {
                 // Not merged: OpenMLS deletes the keys of our path at the group's present epoch, and merging moves that on.
                 committed::record(tx, group, &events, now, false)?;
-                groups::end(tx, group)?;
+                groups::depart(tx, group)?;
                 return Ok(());
             }
             state

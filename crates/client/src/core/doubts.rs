@@ -143,7 +143,9 @@ pub(crate) fn catch_up(
             Err(Failed::Unsigned) if is_incomplete => break,
             Err(Failed::Past | Failed::Unsigned) => return Ok(Caught::Over),
             // Not of a Commit.
-            Err(Failed::Row(_) | Failed::Welcome(_)) => return Ok(Caught::Over),
+            Err(Failed::Row(_) | Failed::Unreadable | Failed::Welcome(_) | Failed::Blocked) => {
+                return Ok(Caught::Over);
+            }
         }
         let Some(now) = place(tx, group)? else {
             return Ok(Caught::Over);

@@ -1,9 +1,10 @@
-//! The epochs that this device has been in of each group, so that it knows one of them again: a server that was restored from a
-//! backup has the group as it was then.
+//! The epochs that this device has been in of each group, so that it knows one of them again, and the Commit that led there: a server
+//! that was restored from a backup has the group as it was then, and one that has forgotten what was read delivers it once more.
 
 use larder_pool::Tx;
 use openmls::messages::group_info::VerifiableGroupInfo;
-use openmls::prelude::{PublicGroup, Verifiable as _};
+use openmls::prelude::{ConfirmationTag, PublicGroup, Verifiable as _};
+use rusqlite::OptionalExtension;
 use sha2::{Digest, Sha256};
 use tls_codec::Serialize as _;
 
@@ -17,23 +18,45 @@ const EPOCHS_MAX: i64 = 1024;
 pub(super) fn note(tx: &Tx<'_>, group: &GroupKey, state: &PublicGroup) -> Result<(), Error> {
     let failed = || Error::mls("remembering an epoch");
     let context = state.group_context();
-    let mut bytes = context.tls_serialize_detached().map_err(failed())?;
-    state
+    let tag = state
         .confirmation_tag()
-        .tls_serialize(&mut bytes)
+        .tls_serialize_detached()
         .map_err(failed())?;
+    let mut bytes = context.tls_serialize_detached().map_err(failed())?;
+    bytes.extend(&tag);
     let (connection, epoch) = (tx.connection(), context.epoch().as_u64().cast_signed());
     connection
         .prepare_cached(
-            "INSERT INTO epochs (group_id, epoch, fingerprint) VALUES (?1, ?2, ?3)
-             ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint",
+            "INSERT INTO epochs (group_id, epoch, fingerprint, confirmation_tag) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, confirmation_tag = excluded.confirmation_tag",
         )?
-        .execute((group.as_bytes(), epoch, fingerprint(&bytes).as_slice()))?;
+        .execute((group.as_bytes(), epoch, fingerprint(&bytes).as_slice(), tag))?;
     // What is later was on another branch of the group, which this device has left.
     connection
         .prepare_cached("DELETE FROM epochs WHERE group_id = ?1 AND (epoch <= ?2 OR epoch > ?3)")?
         .execute((group.as_bytes(), epoch.saturating_sub(EPOCHS_MAX), epoch))?;
     Ok(())
+}
+
+/// Whether a Commit with this tag has led this device to an epoch that it has been in since it joined, or that was so long ago that it
+/// is not remembered by what. The tag depends on all that the group has agreed on (RFC 9420 §6.1, §8.2), so no Commit of another
+/// branch has it.
+pub(super) fn has_led_to(
+    tx: &Tx<'_>,
+    group: &GroupKey,
+    epoch: u64,
+    tag: Option<&ConfirmationTag>,
+) -> Result<bool, Error> {
+    let known: Option<Vec<u8>> = tx
+        .connection()
+        .prepare_cached("SELECT confirmation_tag FROM epochs WHERE group_id = ?1 AND epoch = ?2")?
+        .query_row((group.as_bytes(), epoch.cast_signed()), |row| row.get(0))
+        .optional()?;
+    let Some(known) = known else {
+        return Ok(true);
+    };
+    let tag = tag.and_then(|tag| tag.tls_serialize_detached().ok());
+    Ok(tag == Some(known))
 }
 
 /// Whether a GroupInfo is of exactly an epoch that this device has been in: with the same GroupContext, and so the same tree,

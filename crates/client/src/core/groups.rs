@@ -150,7 +150,7 @@ pub(super) fn is_following(connection: &Connection, group: &GroupKey) -> Result<
 /// Forgets a group that never came to be. One that there is a history of stays, and is left.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     if history::any(tx.connection(), group)? {
-        return end(tx, group);
+        return depart(tx, group);
     }
     mls::delete(tx, group)?;
     tx.connection()
@@ -158,16 +158,9 @@ pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     outbox::drop_all_of(tx, group)
 }
 
-/// This device is not a member any more, because its person wants it so: its MLS state goes. The history stays; an invitation that
-/// was not answered is over, and what came with it is forgotten.
+/// This device is not a member any more, because its person wants it so or a Commit has removed it: its MLS state goes. The
+/// history stays, and so does an invitation that was not answered: the person answers it still.
 pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    requests::end(tx, group)?;
-    end(tx, group)
-}
-
-/// This device is not a member any more: its person wants it so, or a Commit has removed it. Its MLS state goes, and the history
-/// stays, also what came with an invitation that was not answered: nobody else deletes anything of it.
-pub(super) fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     mls::delete(tx, group)?;
     holds::lift(tx, group)?;
     departures::forget(tx, group)?;

@@ -2,8 +2,8 @@ use larder_judge::{NotTaken, Rule};
 use larder_pool::{JoinError, Tx};
 use larder_wire::{InboxKind, InboxRow};
 use openmls::prelude::{
-    ContentType, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProtocolMessage, StageCommitError,
-    ValidationError,
+    ConfirmationTag, ContentType, MlsMessageIn, OpenMlsProvider, ProcessMessageError, ProtocolMessage,
+    StageCommitError, ValidationError,
 };
 use tls_codec::Deserialize as _;
 
@@ -12,8 +12,8 @@ use crate::core::positions::{self, Place};
 use crate::core::profile::Context;
 use crate::core::rows_seen::Digest;
 use crate::core::{
-    denials, departures, doubts, groups, leaving, lost, messages, mls, peers, requests, rows_seen, verdicts,
-    welcome,
+    denials, departures, doubts, epochs, groups, leaving, lost, messages, mls, peers, requests, rows_seen,
+    verdicts, welcome,
 };
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
@@ -40,8 +40,12 @@ pub(crate) struct Applied {
 pub(super) enum Failed {
     /// The row is at fault; the reason, for a person.
     Row(String),
+    /// The row is an application message that cannot be read.
+    Unreadable,
     /// The row is a Welcome, and it is at fault.
     Welcome(JoinError),
+    /// The row is a Welcome of a blocked user to a group that this device is in.
+    Blocked,
     /// The row is a Commit that the group cannot have made.
     Refused(Rule),
     /// Nothing shows that a member has made the row; or Commits before it are missing here, or the row itself.
@@ -91,15 +95,15 @@ pub(crate) fn apply(
     tree: Option<&[u8]>,
 ) -> Result<Option<Taken>, Error> {
     let digest = rows_seen::digest(row);
-    let went_back = match turn(tx, row, digest.as_ref())? {
+    let number = match turn(tx, row, digest.as_ref())? {
         Turn::Over(taken) => return Ok(Some(taken)),
-        Turn::Now { went_back } => went_back,
+        Turn::Now(number) => number,
     };
-    match tried(tx, || effect(tx, context, row, tree))? {
+    match tried(tx, || effect(tx, context, row, tree, number))? {
         Err(
             Failed::Past | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable | Failed::Refused(_),
         ) => Ok(None),
-        effect => finish(tx, context, (row, digest.as_ref()), effect, went_back).map(Some),
+        effect => finish(tx, context, (row, digest.as_ref()), effect, number).map(Some),
     }
 }
 
@@ -108,9 +112,9 @@ pub(crate) fn apply_doubtful(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> 
     let digest = rows_seen::digest(row);
     match turn(tx, row, digest.as_ref())? {
         Turn::Over(taken) => Ok(taken),
-        Turn::Now { went_back } => {
-            let effect = tried(tx, || effect(tx, context, row, None))?;
-            finish(tx, context, (row, digest.as_ref()), effect, went_back)
+        Turn::Now(number) => {
+            let effect = tried(tx, || effect(tx, context, row, None, number))?;
+            finish(tx, context, (row, digest.as_ref()), effect, number)
         }
     }
 }
@@ -119,17 +123,29 @@ pub(crate) fn apply_doubtful(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> 
 enum Turn {
     /// There is nothing to be done with it.
     Over(Taken),
-    /// It is. Its number may have been that of another row before.
-    Now { went_back: bool },
+    /// It is.
+    Now(Number),
+}
+
+/// What the number of a row says that is to be taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    /// Nothing had it.
+    New,
+    /// Another row had it.
+    OfAnother,
+    /// A row had it that is not remembered, and that may have been this one.
+    Forgotten,
 }
 
 fn turn(tx: &Tx<'_>, row: &InboxRow, digest: Option<&Digest>) -> Result<Turn, Error> {
     let connection = tx.connection();
     let Some(group) = &row.group_id else {
-        return Ok(Turn::Now { went_back: false });
+        return Ok(Turn::Now(Number::New));
     };
     Ok(match positions::place(connection, group, row, digest)? {
-        Place::Next => Turn::Now { went_back: false },
+        Place::Next => Turn::Now(Number::New),
+        Place::Forgotten => Turn::Now(Number::Forgotten),
         Place::Again => {
             positions::advance(connection, group, row.seq)?;
             Turn::Over(Taken::Again)
@@ -143,7 +159,7 @@ fn turn(tx: &Tx<'_>, row: &InboxRow, digest: Option<&Digest>) -> Result<Turn, Er
                 seq = row.seq,
                 "the server has another row under the number of one that was taken over"
             );
-            Turn::Now { went_back: true }
+            Turn::Now(Number::OfAnother)
         }
         Place::Beyond => {
             tracing::warn!(seq = row.seq, "the server leaves out rows of a group");
@@ -158,7 +174,7 @@ fn finish(
     context: &Context,
     (row, digest): (&InboxRow, Option<&Digest>),
     effect: Result<bool, Failed>,
-    went_back: bool,
+    number: Number,
 ) -> Result<Taken, Error> {
     let connection = tx.connection();
     if let Some(group) = &row.group_id {
@@ -167,9 +183,9 @@ fn finish(
             Some(_) => lost::mark(tx, group, row.seq..=row.seq)?,
             None => 0,
         };
-        match went_back {
-            true => positions::tell_of_going_back(tx, context, group)?,
-            false => lost::tell(tx, context, group, lost)?,
+        match number {
+            Number::OfAnother => positions::tell_of_going_back(tx, context, group)?,
+            Number::New | Number::Forgotten => lost::tell(tx, context, group, lost)?,
         }
     }
     let mut joined = false;
@@ -182,6 +198,7 @@ fn finish(
             let group = groups::known(connection, group.as_ref())?;
             messages::notice(connection, group, &reason, context.now())?;
         }
+        (Err(Failed::Unreadable), _) => tell_unreadable(tx, context, row, number)?,
         (Err(Failed::Welcome(error)), _) => welcome::quarantine(tx, context, row, &error)?,
         (Err(Failed::Refused(rule)), Some(group)) => verdicts::refuse(tx, context, group, rule)?,
         (Err(Failed::Unsigned | Failed::WrongTags), Some(group)) => {
@@ -189,7 +206,7 @@ fn finish(
         }
         (Err(Failed::Unfollowable), Some(group)) => lose(tx, context, group)?,
         // It was taken over by another way, or the group is not on its branch, which was looked into.
-        (Err(Failed::Past), _) => {}
+        (Err(Failed::Past | Failed::Blocked), _) => {}
         // None of them concerns no group.
         (Err(Failed::Refused(_) | Failed::Unsigned | Failed::WrongTags | Failed::Unfollowable), None) => {}
     }
@@ -203,19 +220,34 @@ fn finish(
         };
         unknown_group = !is_known && is_unexplained;
         positions::advance(connection, group, row.seq)?;
-        if let Some(digest) = digest {
+        // What is read again and has no effect is not to take the place of what is still remembered.
+        if let Some(digest) = digest.filter(|_| took_effect || number != Number::Forgotten) {
             rows_seen::remember(connection, group, (row.seq, digest), took_effect, is_known)?;
         }
         denials::lift(tx, group)?;
     }
     Ok(Taken::Over(Applied {
-        went_back,
+        went_back: number == Number::OfAnother,
         unknown_group,
         joined,
         refresh: matches!(row.kind, InboxKind::Welcome | InboxKind::KeyPackagesLow),
         own_devices: row.kind == InboxKind::DeviceChange
             && row.body.0 == context.identity.me.user.as_str().as_bytes(),
     }))
+}
+
+/// Tells the person of a message that cannot be read. One that may be read again, because the server has gone back, could be read
+/// then: of such ones the person is told nothing more than that, or once of all that follow one another.
+fn tell_unreadable(tx: &Tx<'_>, context: &Context, row: &InboxRow, number: Number) -> Result<(), Error> {
+    tracing::warn!(seq = row.seq, "a message could not be read");
+    let connection = tx.connection();
+    let group = groups::known(connection, row.group_id.as_ref())?;
+    if number == Number::Forgotten
+        && messages::last_is_notice_of(connection, group, &[positions::WENT_BACK, UNREADABLE])?
+    {
+        return Ok(());
+    }
+    messages::notice(connection, group, UNREADABLE, context.now())
 }
 
 /// Does something, and undoes it if it fails.
@@ -247,11 +279,17 @@ pub(super) fn lose(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(
 }
 
 /// Whether a group was joined.
-fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -> Result<bool, Failed> {
+fn effect(
+    tx: &Tx<'_>,
+    context: &Context,
+    row: &InboxRow,
+    tree: Option<&[u8]>,
+    number: Number,
+) -> Result<bool, Failed> {
     match row.kind {
         // What else there is, is kept until it is acknowledged.
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message if row.gone.is_some() => {
-            is_gone(tx, context, row).map(|()| false)
+            is_gone(tx, context, row, number).map(|()| false)
         }
         InboxKind::Welcome => welcome::join(tx, context, row, tree),
         InboxKind::Commit | InboxKind::Proposal | InboxKind::Message => {
@@ -272,8 +310,9 @@ fn effect(tx: &Tx<'_>, context: &Context, row: &InboxRow, tree: Option<&[u8]>) -
     }
 }
 
-/// The server has not kept what the row was. Of several such rows that follow one another the person is told once.
-fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed> {
+/// The server has not kept what the row was. Of several such rows that follow one another the person is told once, and of those that
+/// may have been read before not at all.
+fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow, number: Number) -> Result<(), Failed> {
     const TOLD: &str =
         "messages are missing here that the server has not kept until this device came for them";
     let Some(group) = &row.group_id else {
@@ -291,7 +330,7 @@ fn is_gone(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> Result<(), Failed>
         InboxKind::Commit if row.epoch.is_some_and(|epoch| epoch <= current) => Ok(()),
         InboxKind::Commit => Err(Failed::Unsigned),
         InboxKind::Message if row.epoch.is_none_or(|epoch| epoch >= joined_epoch) => {
-            if messages::last_is_notice(tx.connection(), Some(group), TOLD)? {
+            if number == Number::Forgotten || messages::last_is_notice(tx.connection(), Some(group), TOLD)? {
                 return Ok(());
             }
             messages::notice(tx.connection(), Some(group), TOLD, context.now())?;
@@ -322,7 +361,12 @@ pub(super) fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> R
     let (epoch, current) = (message.epoch().as_u64(), mls.epoch().as_u64());
     match row.kind {
         InboxKind::Message if epoch < joined_epoch => return Ok(()),
-        InboxKind::Commit if (joined_epoch..current).contains(&epoch) => return Err(Failed::Past),
+        InboxKind::Commit if (joined_epoch..current).contains(&epoch) => {
+            return match epochs::has_led_to(tx, group, epoch + 1, confirmation_tag(&message))? {
+                true => Ok(()),
+                false => Err(Failed::Past),
+            };
+        }
         InboxKind::Commit | InboxKind::Proposal if epoch < current => return Ok(()),
         // Commits before it are missing here.
         _ if epoch > current => return Err(Failed::Unsigned),
@@ -357,11 +401,19 @@ pub(super) fn group_message(tx: &Tx<'_>, context: &Context, row: &InboxRow) -> R
                     InboxKind::Commit if is_of_tags(&error) => Failed::WrongTags,
                     InboxKind::Commit => Failed::Unfollowable,
                     InboxKind::Proposal => Failed::Unsigned,
-                    _ => Failed::row(UNREADABLE),
+                    _ => Failed::Unreadable,
                 }
             }
         })?;
     content(tx, context, row, group, &mut mls, processed)
+}
+
+/// The tag of a Commit, which tells the epoch that it leads to from every other.
+fn confirmation_tag(message: &ProtocolMessage) -> Option<&ConfirmationTag> {
+    match message {
+        ProtocolMessage::PublicMessage(message) => message.confirmation_tag(),
+        ProtocolMessage::PrivateMessage(_) => None,
+    }
 }
 
 /// Whether a Commit is refused for a tag that only members can check (RFC 9420 §6.1).
@@ -377,7 +429,7 @@ fn is_of_tags<E>(error: &ProcessMessageError<E>) -> bool {
 fn parse(row: &InboxRow, group: &GroupKey) -> Result<ProtocolMessage, Failed> {
     let unreadable = || match row.kind {
         InboxKind::Commit | InboxKind::Proposal => Failed::Unsigned,
-        _ => Failed::row(UNREADABLE),
+        _ => Failed::Unreadable,
     };
     let message = MlsMessageIn::tls_deserialize_exact(&row.body.0).map_err(|_| unreadable())?;
     let message = message.try_into_protocol_message().map_err(|_| unreadable())?;

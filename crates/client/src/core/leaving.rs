@@ -10,21 +10,29 @@ use crate::core::identity::sign;
 use crate::core::outbox;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, last_known, mls, rejoin};
+use crate::core::{groups, last_known, mls, rejoin, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
-/// Leaves a group. Of it the history stays, and what the server is to be told; what came with an invitation that was not answered
-/// does not. Leaving twice is no error.
+/// Leaves a group, as its person wants it. Of it the history stays, and what the server is to be told; what came with an invitation
+/// that was not answered does not. Leaving twice is no error.
 ///
 /// # Errors
 /// [`Error::GroupNotActive`] for a group that the server has not confirmed.
 pub(crate) fn leave(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     match groups::group_state(tx, group)? {
-        GroupState::Left => return Ok(()),
-        state @ GroupState::Creating => return Err(Error::GroupNotActive(state)),
-        GroupState::Active | GroupState::NeedsRejoin => {}
+        GroupState::Left => requests::forget(tx, group),
+        state @ GroupState::Creating => Err(Error::GroupNotActive(state)),
+        GroupState::Active | GroupState::NeedsRejoin => {
+            requests::forget(tx, group)?;
+            turn_away(tx, context, group)
+        }
     }
+}
+
+/// Leaves a group that this device is in and that the person need not hear of. An invitation from before that was not answered
+/// stays, with what came with it.
+pub(super) fn turn_away(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
     let leaves = own_leaves(tx, context, group)?;
     groups::depart(tx, group)?;
     if leaves.is_empty() {

@@ -314,6 +314,20 @@ pub(super) fn last_is_notice(
     Ok(last.is_some_and(|(kind, last)| kind == MessageKind::Notice.column() && last == text))
 }
 
+/// The same for any of several notices.
+pub(super) fn last_is_notice_of(
+    connection: &Connection,
+    group: Option<&GroupKey>,
+    texts: &[&str],
+) -> Result<bool, Error> {
+    for text in texts {
+        if last_is_notice(connection, group, text)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Writes a row that tells the person something: of a group, or of none.
 pub(super) fn notice(
     connection: &Connection,

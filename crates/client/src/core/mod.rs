@@ -118,7 +118,7 @@ pub(crate) use rejoin::{
 };
 pub(crate) use remake::remake;
 pub(crate) use removals::{removed_own, sign_removal};
-pub(crate) use requests::{accept, decline, of_user as requests_of};
+pub(crate) use requests::{Forgotten, accept, decline, of_user as requests_of};
 pub(crate) use restore::{finish_restoring, start_over};
 pub(crate) use restored_server::{follow as follow_restored_server, heed_incarnation, server_was_restored};
 pub(crate) use settle::{Fate, Outcome, Purpose, Settled, Verdict, settle};

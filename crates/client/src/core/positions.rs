@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
 /// What the person is told of a store that went back.
-const WENT_BACK: &str = "the server does not have all that it has delivered of this group before: what was said last may be missing \
-                         there";
+pub(super) const WENT_BACK: &str = "the server does not have all that it has delivered of this group before: what was said last \
+                                    may be missing there";
 
 /// Where a row stands to those that have been taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub(super) enum Place {
     Next,
     /// It is the next one by its number, and has taken effect under another.
     Again,
+    /// It is the next one by its number, but the device has gone back: it may have been taken over before, and which rows those
+    /// were is not remembered.
+    Forgotten,
     /// It has been taken over before.
     Known,
     /// It has the number of a row that has been taken over, and is another one: the log is not the one that it was.
@@ -82,7 +85,10 @@ pub(super) fn place(
     }
     Ok(match seen {
         Seen::WithEffect => Place::Again,
-        Seen::WithoutEffect | Seen::Never => Place::Next,
+        Seen::WithoutEffect | Seen::Never if row.seq > held.forgotten => Place::Next,
+        // Who takes part joins nothing: it is the one by which this device has joined, perhaps.
+        Seen::WithoutEffect | Seen::Never if row.kind == InboxKind::Welcome => Place::Again,
+        Seen::WithoutEffect | Seen::Never => Place::Forgotten,
     })
 }
 

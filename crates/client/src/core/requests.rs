@@ -23,15 +23,16 @@ const FORM_INVITATION: i64 = 0;
 const FORM_LISTED: i64 = 1;
 const FORM_LISTED_UNKNOWN: i64 = 2;
 
+/// Whose leaf has made the Commit that brings this device into a group.
+pub(super) fn adder(group: &MlsGroup, adder: LeafNodeIndex) -> Result<Leaf, Error> {
+    let found = group.members().find(|member| member.index == adder);
+    let leaf = found.and_then(|member| Leaf::of_member(&member));
+    corrupt(leaf, "a Welcome of nobody")
+}
+
 /// Who invited this user to the group that a Welcome has just opened, if that is a request: neither another device of this
 /// user, nor one that is verified, nor one from a group that is accepted. The signature key decides, not the name.
-pub(super) fn inviter(
-    tx: &Tx<'_>,
-    context: &Context,
-    group: &MlsGroup,
-    adder: LeafNodeIndex,
-) -> Result<Option<UserName>, Error> {
-    let adder = adder_of(group, adder)?;
+pub(super) fn inviter(tx: &Tx<'_>, context: &Context, adder: Leaf) -> Result<Option<UserName>, Error> {
     let ask = match context.invitations {
         Invitations::Ask => {
             let Leaf {
@@ -46,18 +47,6 @@ pub(super) fn inviter(
         Invitations::Accept => false,
     };
     Ok(ask.then_some(adder.user))
-}
-
-/// Whether whoever has added this user is blocked: what they had reserved before can be committed after it.
-pub(super) fn is_of_blocked(tx: &Tx<'_>, group: &MlsGroup, adder: LeafNodeIndex) -> Result<bool, Error> {
-    blocks::are_all_blocked(tx, &[adder_of(group, adder)?.user])
-}
-
-fn adder_of(group: &MlsGroup, adder: LeafNodeIndex) -> Result<Leaf, Error> {
-    let adder = group.members().find(|member| member.index == adder);
-    adder
-        .and_then(|member| Leaf::of_member(&member))
-        .ok_or(Error::Corrupt("a Welcome of nobody"))
 }
 
 /// Whether this device is in a group that was accepted, or another one of its user is: by the signatures that lead from one to
@@ -169,18 +158,20 @@ pub(super) fn require_accepted(connection: &Connection, group: &GroupKey) -> Res
     }
 }
 
-/// The person accepts. Accepting twice is no error.
-pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<(), Error> {
+/// The person accepts. Accepting twice is no error. Returns the group's state: of one that is over by now the person keeps what
+/// came with the invitation.
+pub(crate) fn accept(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<GroupState, Error> {
     let state = groups::group_state(tx, group)?;
-    if state == GroupState::Left {
-        return Err(Error::GroupNotActive(state));
+    match (find(tx.connection(), group)?, state) {
+        (None, GroupState::Left) => return Err(Error::GroupNotActive(state)),
+        (Some(_), GroupState::Left) | (Some(ContactRequest::Invitation { .. }), _) => {}
+        (Some(ContactRequest::Listed { users }), _) => {
+            listed::accepted(tx, group, &users.unwrap_or_default())?
+        }
+        (None, _) => accept_instead(tx, context, group, state)?,
     }
-    match find(tx.connection(), group)? {
-        Some(ContactRequest::Listed { users }) => listed::accepted(tx, group, &users.unwrap_or_default())?,
-        Some(ContactRequest::Invitation { .. }) => {}
-        None => accept_instead(tx, context, group, state)?,
-    }
-    accepted(tx, group, context.now())
+    accepted(tx, group, context.now())?;
+    Ok(state)
 }
 
 /// The person accepts the group that the server has in the place of this one, if it was offered.
@@ -200,27 +191,25 @@ fn accept_instead(tx: &Tx<'_>, context: &Context, group: &GroupKey, state: Group
     listed::accepted(tx, group, &users)
 }
 
-/// The person declines: what came with the invitation is forgotten, and the group is left. Whether there is a history of the group
-/// from before the invitation.
-pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<bool, Error> {
-    groups::group_state(tx, group)?;
+/// What became of an invitation that the person has declined.
+pub(crate) struct Forgotten {
+    /// Whether there is a history of the group from before the invitation.
+    pub(crate) kept: bool,
+    /// Whether this device was not in the group any more.
+    pub(crate) was_over: bool,
+}
+
+/// The person declines: what came with the invitation is forgotten, and the group is left unless it is over.
+pub(crate) fn decline(tx: &Tx<'_>, context: &Context, group: &GroupKey) -> Result<Forgotten, Error> {
+    let state = groups::group_state(tx, group)?;
     if find(tx.connection(), group)?.is_none() {
         return Err(Error::NotARequest);
     }
-    match groups::group_state(tx, group)? {
-        // Somebody else has ended it before.
-        GroupState::Left => end(tx, group)?,
-        GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin => {
-            leaving::leave(tx, context, group)?;
-        }
-    }
-    history::any(tx.connection(), group)
-}
-
-/// Ends a request, if the group is one, and forgets what came with it.
-pub(super) fn end(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    forget(tx, group)?;
-    set(tx.connection(), group, None)
+    leaving::leave(tx, context, group)?;
+    Ok(Forgotten {
+        kept: history::any(tx.connection(), group)?,
+        was_over: state == GroupState::Left,
+    })
 }
 
 /// The requests of a user that were not answered: the user's invitations, and the groups that the server lists with this user and
@@ -243,11 +232,11 @@ pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Err
     Ok(found)
 }
 
-/// Forgets what came with the invitation, if the group is a request. Not that it was there: the user's other devices may be in
-/// it still, and this one must not follow them.
-fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
-    match history::unanswered(tx.connection(), group)? {
-        Some(unanswered) => history::forget(tx, unanswered),
-        None => Ok(()),
+/// Ends a request, if the group is one, and forgets what came with it. Not that it was there: the user's other devices may be in
+/// the group still, and this one must not follow them.
+pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    if let Some(unanswered) = history::unanswered(tx.connection(), group)? {
+        history::forget(tx, unanswered)?;
     }
+    set(tx.connection(), group, None)
 }

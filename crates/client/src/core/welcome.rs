@@ -1,14 +1,15 @@
 use larder_judge::Leaf;
 use larder_pool::{JoinError, PoolError, Tx};
 use larder_wire::InboxRow;
-use openmls::prelude::{LeafNodeIndex, MlsGroup};
+use openmls::prelude::MlsGroup;
 use sha2::{Digest, Sha256};
 
 use crate::core::incoming::Failed;
 use crate::core::last_known::{self, LastKnown, Link};
 use crate::core::profile::Context;
 use crate::core::{
-    denials, departures, epochs, groups, holds, leaving, listed, messages, mls, peers, rejoin, requests,
+    blocks, denials, departures, epochs, groups, holds, leaving, listed, messages, mls, peers, rejoin,
+    requests,
 };
 use crate::error::Error;
 use crate::types::{ContactRequest, GroupKey, GroupState, MessageKind};
@@ -21,7 +22,8 @@ pub(crate) fn welcome_epoch(tx: &Tx<'_>, context: &Context, welcome: &[u8]) -> R
         .map_err(PoolError::from)?)
 }
 
-/// Joins the group of a Welcome. When this fails the KeyPackage is kept, so that the genuine Welcome still joins.
+/// Joins the group of a Welcome. When this fails the KeyPackage is kept, so that the genuine Welcome still joins. Whether the group
+/// was joined: one that a blocked user invites to is left at once, without a word to the person.
 pub(super) fn join(
     tx: &Tx<'_>,
     context: &Context,
@@ -33,7 +35,7 @@ pub(super) fn join(
         .group_id
         .as_ref()
         .ok_or_else(|| Failed::row("an invitation without a group arrived"))?;
-    let takes_part = groups::find(connection, group)?.is_some_and(|(state, _)| state != GroupState::Left);
+    let before = groups::find(connection, group)?.map(|(state, _)| state);
     let known = give_way(tx, group)?;
     let joined = context
         .pool
@@ -45,11 +47,19 @@ pub(super) fn join(
     if joined.group.group_id().as_slice() != group.as_bytes() {
         return Err(Failed::row("an invitation to another group than it said arrived"));
     }
+    let adder = requests::adder(&joined.group, joined.adder)?;
+    if blocks::is_blocked(tx, &adder.user)? {
+        return match before {
+            None | Some(GroupState::Left) => turn_away(tx, context, group, &joined.group).map(|()| false),
+            // A blocked user takes nobody out of a group that both are in.
+            Some(GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin) => Err(Failed::Blocked),
+        };
+    }
     let members = verify_members(tx, &joined.group)?;
     if let Some(known) = known {
-        require_link(tx, context, (group, &joined.group), joined.adder, &known)?;
+        require_link(tx, context, (group, &joined.group), &adder, &known)?;
     }
-    let inviter = requests::inviter(tx, context, &joined.group, joined.adder)?;
+    let inviter = requests::inviter(tx, context, adder)?;
     let request = inviter.clone().map(|by| ContactRequest::Invitation { by });
     groups::enter(
         connection,
@@ -64,10 +74,6 @@ pub(super) fn join(
         last_known::forget(tx, group)?;
     }
     listed::joined_group(tx, group)?;
-    if !takes_part && requests::is_of_blocked(tx, &joined.group, joined.adder)? {
-        leaving::leave(tx, context, group)?;
-        return Ok(false);
-    }
     match &request {
         Some(request) => requests::set(connection, group, Some(request))?,
         None => requests::accepted(tx, group, context.now())?,
@@ -78,6 +84,14 @@ pub(super) fn join(
     };
     messages::note_own(tx, context, group, MessageKind::Joined, &text)?;
     Ok(true)
+}
+
+/// Leaves a group that a blocked user has invited this one to. The server is told, and whoever else is in it.
+fn turn_away(tx: &Tx<'_>, context: &Context, group: &GroupKey, joined: &MlsGroup) -> Result<(), Failed> {
+    tracing::info!("a group that a blocked user invites to is left");
+    let epoch = joined.epoch().as_u64();
+    groups::enter(tx.connection(), group, GroupState::Active, epoch)?;
+    Ok(leaving::turn_away(tx, context, group)?)
 }
 
 /// Takes the group's old state out of the way of a Welcome, if it is of no use any more: the group was lost track of, or the
@@ -105,19 +119,15 @@ fn require_link(
     tx: &Tx<'_>,
     context: &Context,
     (group, joined): (&GroupKey, &MlsGroup),
-    adder: LeafNodeIndex,
+    adder: &Leaf,
     known: &LastKnown,
 ) -> Result<(), Failed> {
     let leaves: Vec<Leaf> = joined
         .members()
         .filter_map(|member| Leaf::of_member(&member))
         .collect();
-    let adder = joined
-        .members()
-        .find(|member| member.index == adder)
-        .and_then(|member| Leaf::of_member(&member));
     let before = known.leaves();
-    let is_known = adder.is_some_and(|adder| before.contains(&adder));
+    let is_known = before.contains(adder);
     let goes_back = joined.epoch().as_u64() < known.epoch();
     if !is_known || (goes_back && !groups::may_go_back(tx, group)?) {
         return Err(Failed::row(

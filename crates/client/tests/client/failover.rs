@@ -1,8 +1,12 @@
 //! A server whose store goes back to an earlier state without saying so: a standby took over that had not received all.
 
-use crate::support::{Action, Answer, Client, TestServer, catch_up, they_talk, user};
+use std::sync::{Arc, Mutex};
+
+use crate::support::{
+    Action, Answer, Client, TestServer, catch_up, flip_last, tamper_inbox, they_talk, user,
+};
 use larder_client::{GroupKey, GroupState, SendStatus};
-use larder_wire::Problem;
+use larder_wire::{Base64Url, Inbox, InboxKind, InboxRow, NextRequest, Position, Problem};
 
 /// Syncs until the server is not at odds with this device any more, or is for good.
 async fn come_to_terms(clients: &[&Client]) {
@@ -226,4 +230,141 @@ async fn what_is_refused_for_ever_for_its_epoch_is_sent_a_few_times_in_a_sync_an
         assert_eq!(alice.sync().await.unwrap().rows, 0);
         assert_eq!(bob.receive().await, [text]);
     }
+}
+
+/// The store has lost that rows were read, more of them than a device remembers by their hashes, and the last ones of all. It takes
+/// a while because there are so many.
+#[tokio::test]
+async fn what_is_read_again_after_a_failover_is_dropped_in_silence() {
+    /// Beyond the rows that are remembered of a group.
+    const MORE: usize = 300;
+    let mut server = TestServer::start().await;
+    let alice = server.client("alice").await;
+    let (bob, proxy) = server.proxied("bob").await;
+    let carol = server.client("carol").await;
+    let group = alice.group_with(&[&bob]).await;
+    catch_up(&[&alice, &bob]).await;
+    let mut said = Vec::new();
+    // Commits so early that they are forgotten, and more of them than there are past epochs whose messages can be read.
+    for n in 0..6 {
+        match n % 2 {
+            0 => alice.invite(&group, &[user("carol")]).await.map(drop).unwrap(),
+            _ => alice.remove(&group, &user("carol")).await.unwrap(),
+        }
+        for _ in 0..MORE / 6 {
+            said.push(said.len().to_string());
+            alice.post(&group, said.last().unwrap()).await.unwrap();
+        }
+        alice.sync().await.unwrap();
+    }
+    for _ in 0..1_024 {
+        said.push(said.len().to_string());
+        alice.post(&group, said.last().unwrap()).await.unwrap();
+    }
+    alice.sync().await.unwrap();
+    let backup = server.backup();
+    assert_eq!(bob.receive().await, said);
+    alice.send(&group, "lost").await.unwrap();
+    assert_eq!(bob.receive().await, ["lost"]);
+    bob.take_unread().await;
+
+    server.fail_over(&backup).await;
+    let asked = |what: &str| proxy.seen("GET", what).len();
+    let before = asked("/commits");
+    assert_eq!(bob.sync().await.unwrap_err().code(), "went-back");
+    come_to_terms(&[&alice, &bob]).await;
+    let asked = asked("/commits") - before;
+    assert!(asked <= 1, "{asked} requests");
+    let told: Vec<_> = bob
+        .take_unread()
+        .await
+        .into_iter()
+        .map(|message| message.text)
+        .collect();
+    assert_eq!(told.len(), 1, "{:?}", &told[..told.len().min(9)]);
+    assert!(
+        told[0].contains("does not have all that it has delivered"),
+        "{told:?}"
+    );
+    // What is new is read, and what cannot be is told.
+    they_talk(&alice, &bob, &group).await;
+    tamper_inbox(&proxy, InboxKind::Message, flip_last);
+    alice.send(&group, "garbled").await.unwrap();
+    assert_eq!(bob.told().await, ["a message of this group could not be read"]);
+    proxy.forward();
+    they_talk(&alice, &bob, &group).await;
+    drop(carol);
+}
+
+/// The row by which a device has joined is read once more, and is none that it remembers.
+#[tokio::test]
+async fn a_welcome_that_is_read_again_is_no_invitation() {
+    let server = TestServer::start().await;
+    let alice = server.client_with_pool_of("alice", 4).await;
+    let (bob, proxy) = server.proxied_with_pool_of("bob", 4).await;
+    let group = alice.create_group("lunch").await.unwrap().id;
+    alice.invite(&group, &[user("bob")]).await.unwrap();
+    let welcome: Arc<Mutex<Option<InboxRow>>> = Arc::default();
+    let keeps = Arc::clone(&welcome);
+    proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
+        let found = inbox.rows.iter().find(|row| row.kind == InboxKind::Welcome);
+        if let Some(found) = found {
+            *keeps.lock().unwrap() = Some(found.clone());
+        }
+    });
+    assert_eq!(bob.sync().await.unwrap().joined, 1);
+    let welcome = welcome.lock().unwrap().take().unwrap();
+    // More rows than are remembered, all of them made up.
+    let (of, mut told) = (group.clone(), false);
+    proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
+        if !std::mem::replace(&mut told, true) {
+            inbox.rows.extend((0..1_100).map(|number| InboxRow {
+                group_id: Some(of.clone()),
+                seq: 10 + number,
+                first: Some(1),
+                kind: InboxKind::DeviceChange,
+                epoch: None,
+                received_at: 0,
+                gone: None,
+                body: Base64Url(b"alice".to_vec()),
+            }));
+        }
+    });
+    come_to_terms(&[&bob]).await;
+    proxy.forward();
+    they_talk(&alice, &bob, &group).await;
+
+    let problem = Problem::position_ahead(vec![Position {
+        group_id: group.clone(),
+        seq: 0,
+    }]);
+    let mut told = false;
+    proxy.rule_for("POST", "/v1/inbox/next", move |seen| {
+        let request: NextRequest = serde_json::from_slice(&seen.body).unwrap();
+        match request.acknowledge.is_some() && !std::mem::replace(&mut told, true) {
+            true => Action::Answer(Answer::json(409, &problem)),
+            false => Action::Forward,
+        }
+    });
+    alice.send(&group, "one").await.unwrap();
+    assert_eq!(bob.sync().await.unwrap_err().code(), "went-back");
+    let mut again = Some(InboxRow {
+        first: Some(1),
+        ..welcome
+    });
+    proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
+        inbox.rows.splice(0..0, again.take());
+    });
+    come_to_terms(&[&bob]).await;
+    proxy.forward();
+    let heard: Vec<_> = bob
+        .take_unread()
+        .await
+        .into_iter()
+        .map(|message| message.text)
+        .collect();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard.contains(&"one".to_owned()), "{heard:?}");
+    assert!(bob.quarantined_welcomes().await.unwrap().is_empty());
+    they_talk(&alice, &bob, &group).await;
 }

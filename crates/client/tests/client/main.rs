@@ -29,6 +29,7 @@ mod blocking;
 mod clocks;
 mod conversation;
 mod devices;
+mod ended_invitations;
 mod epoch_codes;
 mod failover;
 mod fresh_leaf;

@@ -7,7 +7,7 @@ use crate::support::{
 use larder_client::{Error, GroupKey, GroupState, MessageKind};
 use larder_wire::ProblemType;
 
-async fn is_request(client: &Client, group: &GroupKey) -> bool {
+pub(crate) async fn is_request(client: &Client, group: &GroupKey) -> bool {
     let groups = client.groups().await.unwrap();
     groups
         .iter()
@@ -23,7 +23,7 @@ fn sent(proxy: &Proxy) -> usize {
 }
 
 /// A group of a stranger's with somebody in it who wants to be asked.
-async fn invited(alice: &Client, bob: &Client) -> GroupKey {
+pub(crate) async fn invited(alice: &Client, bob: &Client) -> GroupKey {
     let group = alice.create_group("lunch").await.unwrap().id;
     alice.invite(&group, &[user("bob")]).await.unwrap();
     alice.send(&group, "hello").await.unwrap();
@@ -150,7 +150,10 @@ async fn declining_leaves_the_group_and_forgets_what_came_from_it() {
     assert!(bob.unread().await.unwrap().is_empty());
     assert_eq!(alice.told().await, ["bob left"]);
     assert_eq!(alice.users(&group).await, ["alice"]);
-    for answer in [bob.accept(&group).await, bob.decline(&group).await.map(drop)] {
+    for answer in [
+        bob.accept(&group).await.map(drop),
+        bob.decline(&group).await.map(drop),
+    ] {
         assert!(matches!(
             answer,
             Err(Error::GroupNotActive(GroupState::Left) | Error::NotARequest)
@@ -398,7 +401,7 @@ async fn a_stranger_cannot_take_the_name_of_a_group() {
 }
 
 /// The texts in the history of a group.
-async fn texts(client: &Client, group: &GroupKey) -> Vec<String> {
+pub(crate) async fn texts(client: &Client, group: &GroupKey) -> Vec<String> {
     let history = client.history(group, 100).await.unwrap();
     let texts = history.into_iter().filter(|row| row.kind == MessageKind::Text);
     texts.map(|row| row.text).collect()
@@ -470,7 +473,7 @@ async fn declining_forgets_what_came_with_the_invitation_and_nothing_before() {
     );
     assert_eq!(bob.resolve_group("lunch").await.unwrap(), group);
 
-    // Who is invited, and removed before the answer, loses nothing either.
+    // Who is invited, and removed before the answer, loses nothing at all before declining.
     alice.invite(&group, &[user("bob")]).await.unwrap();
     alice.send(&group, "come back").await.unwrap();
     bob.sync().await.unwrap();

@@ -124,7 +124,8 @@ impl Record {
                     let _ = write!(line, ", {user} is {difference}");
                 }
                 if let Some(by) = request {
-                    let _ = write!(line, ", {by} invites you");
+                    let invites = if *state == "left" { "invited" } else { "invites" };
+                    let _ = write!(line, ", {by} {invites} you");
                 }
                 if let Some(Listed { users }) = listed {
                     let _ = match users.as_deref() {
@@ -240,13 +241,31 @@ impl Record {
                     plain(text)
                 )
             }
-            Self::Accepted { group_name, .. } => format!("you are in #{}", label(group_name)),
+            Self::Accepted {
+                group_name,
+                over: false,
+                ..
+            } => format!("you are in #{}", label(group_name)),
+            Self::Accepted {
+                group_name,
+                over: true,
+                ..
+            } => format!(
+                "#{} is over: you were removed before you answered; what was written there is kept",
+                label(group_name)
+            ),
             Self::Declined {
                 group_name,
                 kept,
+                over,
                 told,
                 ..
             } => {
+                let over = if *over {
+                    "; you had been removed from the group already"
+                } else {
+                    ""
+                };
                 let kept = if *kept {
                     "; what you had of it before is kept"
                 } else {
@@ -254,7 +273,7 @@ impl Record {
                 };
                 let untold = untold(*told);
                 format!(
-                    "the invitation to #{} is declined{kept}{untold}",
+                    "the invitation to #{} is declined{over}{kept}{untold}",
                     label(group_name)
                 )
             }

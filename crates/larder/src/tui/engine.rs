@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
-use larder_client::{Error, GroupKey, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification};
+use larder_client::{
+    Error, GroupKey, GroupState, Message, MlsConnection, NotAdded, SendStatus, UserName, Verification,
+};
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::app::{Effect, Hit, Look, PAGE, Panel, PanelLine, PoolLevel, Update};
@@ -338,9 +340,13 @@ impl Engine {
                 }
             },
             Slash::Accept => {
-                client.accept(open()?).await?;
+                let state = client.accept(open()?).await?;
                 self.nudge.notify_one();
-                "accepted: what you write is sent".to_owned()
+                match state == GroupState::Left {
+                    true => "you were removed before you answered; what was written is kept",
+                    false => "accepted: what you write is sent",
+                }
+                .to_owned()
             }
             Slash::Decline => {
                 let declined = client.decline(open()?).await?;

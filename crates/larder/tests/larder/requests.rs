@@ -163,6 +163,32 @@ fn who_declines_to_come_back_keeps_the_history_and_is_told_so() {
 }
 
 #[test]
+fn who_was_removed_before_the_answer_is_told_that_it_is_over() {
+    let world = World::new();
+    world.register(&["alice", "bob"]);
+    for room in ["kitchen", "garden"] {
+        world.ok("alice", &["group", "create", room]);
+        world.ok("alice", &["invite", room, "bob"]);
+        world.ok("alice", &["send", room, "hello"]);
+        world.ok("alice", &["remove", room, "bob"]);
+    }
+    world.ok("bob", &asked(&["recv"]));
+    let listed = world.ok("bob", &["groups"]);
+    assert!(listed.contains(", left, alice invited you  "), "{listed}");
+    assert_eq!(
+        world.ok("bob", &["accept", "kitchen"]),
+        "#kitchen is over: you were removed before you answered; what was written there is kept\n"
+    );
+    assert!(world.ok("bob", &["history", "kitchen"]).contains("hello"));
+    assert!(world.ok("bob", &["recv"]).contains("hello"));
+    assert_eq!(
+        world.ok("bob", &["decline", "garden"]),
+        "the invitation to #garden is declined; you had been removed from the group already\n"
+    );
+    assert_eq!(world.json("bob", &["groups"]).len(), 1);
+}
+
+#[test]
 fn who_leaves_without_a_server_is_out_and_the_next_command_tells_it() {
     let mut world = World::new();
     world.register(&["alice", "bob"]);

@@ -6,7 +6,7 @@ use crate::record::group_label;
 /// Where a group is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::tui) enum Section {
-    /// Somebody who shares no group with this user invited them, or the server alone lists them.
+    /// Somebody who shares no group with this user invited them, or the server alone lists them; and they have not answered.
     Requests,
     Groups,
     /// Not a member any more.
@@ -16,8 +16,8 @@ pub(in crate::tui) enum Section {
 impl Section {
     pub(in crate::tui) fn of(group: &GroupSummary) -> Self {
         match (&group.request, group.state) {
-            (_, GroupState::Left) => Self::Left,
             (Some(_), _) => Self::Requests,
+            (None, GroupState::Left) => Self::Left,
             (None, GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin) => Self::Groups,
         }
     }

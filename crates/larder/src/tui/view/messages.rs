@@ -1,6 +1,6 @@
 //! The messages of the group on the screen.
 
-use larder_client::{ContactRequest, SendStatus};
+use larder_client::{ContactRequest, GroupState, SendStatus};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::Style;
@@ -34,6 +34,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, theme: Them
         devices => format!("{devices} devices"),
     };
     let title = match &group.request {
+        Some(_) if group.state == GroupState::Left => {
+            let name = name_of(group);
+            format!(" you were removed from {name}: /accept keeps what was written, /decline does not")
+        }
         Some(ContactRequest::Invitation { by }) => {
             format!(" {by} invites you to {}: /accept or /decline", name_of(group))
         }
