@@ -41,6 +41,7 @@ mod hostile_rejoins;
 mod hostile_server;
 mod hostile_welcomes;
 mod interruptions;
+mod invented_groups;
 mod last_resort;
 mod leaving;
 mod lost_answers;
