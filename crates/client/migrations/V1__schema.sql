@@ -100,6 +100,8 @@ CREATE TABLE groups (
     muted INTEGER NOT NULL DEFAULT 0 CHECK (muted IN (0, 1)),
     -- Whether the server says that this device is not in the group. That ends nothing.
     denied INTEGER NOT NULL DEFAULT 0 CHECK (denied IN (0, 1)),
+    -- Counts the groups that this device has left, in their order.
+    left_as INTEGER,
     -- Whether this device has left and the server is still to be asked for its leaf there, to be told so: it is not known here.
     leaf_to_ask INTEGER NOT NULL DEFAULT 0 CHECK (leaf_to_ask IN (0, 1)),
     -- Whether the group may be at an earlier epoch than it was here: the server was restored from a backup.
@@ -119,12 +121,19 @@ CREATE TABLE groups (
     -- Of a group that the server alone lists, or that is offered, once it is accepted and until it is joined: the users with whom
     -- it was.
     accepted_with TEXT,
-    -- Of a group with a `request`: the last row of the history before the invitation came, and the group's name then. What came
-    -- after it goes with the invitation when the person declines that, and nothing else does.
+    -- Of a group with a `request`: the last row of the history before it came, and the group's name then. What came after it
+    -- goes when the person declines, or when the server does not list the group any more that it alone said the user is in; and
+    -- nothing else does.
     request_after INTEGER NOT NULL DEFAULT 0,
     name_before TEXT,
     name_id_before TEXT,
     CHECK ((leaf_at IS NULL) = (leaf_draw IS NULL))
+) STRICT, WITHOUT ROWID;
+
+-- Groups that the server lists, that nothing explains, and that the person was not asked about yet: the server is to tell who is in
+-- them first. Or it is to tell that again of groups that the person was asked about without knowing it.
+CREATE TABLE listed (
+    group_id BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
 
 -- How far each group's rows have taken effect here, and how far the server knows. A group that has none begins anywhere.
@@ -241,6 +250,10 @@ CREATE TABLE own_departures (
     request BLOB NOT NULL,
     PRIMARY KEY (group_id, request)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER departures_go_with_their_group AFTER DELETE ON groups BEGIN
+    DELETE FROM own_departures WHERE group_id = old.group_id;
+END;
 
 -- Who was removed from a group by a Commit that the server has lost: they are to be removed again once this device has
 -- rejoined, before anything is said there.

@@ -231,44 +231,6 @@ impl MlsConnection {
         Ok(())
     }
 
-    /// Finds the groups that the server lists and this device does not know: those of the user's other devices, at the start and
-    /// when the server says that there is something new; and its own, when rows of a group come that it does not know. What
-    /// explains them is looked at when they are to be joined.
-    pub(super) async fn follow_groups(&self, progress: &mut Progress) -> Result<(), Error> {
-        let (core, transport) = (&self.0.core, &self.0.transport);
-        let (due, own_due) = (&self.0.groups_due, &self.0.own_groups_due);
-        let of_user = due.load(Ordering::Relaxed) && core.write(core::has_other_devices).await?;
-        if !of_user && !own_due.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let listed = match of_user {
-            true => transport.memberships_of_user().await?.groups,
-            false => transport.memberships().await?.groups,
-        };
-        let asked = listed.clone();
-        let unknown = core.write(move |tx, _| core::unknown_groups(tx, asked)).await?;
-        if !unknown.is_empty() {
-            // The Welcomes of those that this device was added to have come before it was listed.
-            if self.drain(progress).await? {
-                return Ok(());
-            }
-        }
-        core.write(move |tx, _| {
-            let unknown = core::unknown_groups(tx, unknown)?;
-            core::follow_groups(tx, &unknown)?;
-            match of_user {
-                true => core::keep_vouchers(tx, &listed),
-                false => Ok(()),
-            }
-        })
-        .await?;
-        if of_user {
-            due.store(false, Ordering::Relaxed);
-        }
-        own_due.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Tells the server that it may forget what the device that let this one in had to say to it, once all of it is used.
     pub(super) async fn forget_introduction(&self) -> Result<(), Error> {
         let core = &self.0.core;

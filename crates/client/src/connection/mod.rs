@@ -11,6 +11,7 @@ mod events;
 mod invitations;
 mod leaving;
 mod legacy;
+mod listed;
 mod operations;
 mod others_first;
 mod pool;
@@ -68,6 +69,9 @@ struct Inner {
     groups_due: AtomicBool,
     /// There may be groups that the server knows this device as a member of, and that it does not know itself.
     own_groups_due: AtomicBool,
+    /// When the list of the user's groups was last fetched, and whether it had more that nothing explains than are remembered.
+    listed_at: Mutex<Option<Instant>>,
+    more_listed: AtomicBool,
     /// When the server was last asked about groups that it says this device is not in.
     denials_asked: Mutex<Option<Instant>>,
     others_first: OthersFirst,
@@ -171,6 +175,8 @@ impl MlsConnection {
             refresh_due: AtomicBool::new(true),
             groups_due: AtomicBool::new(true),
             own_groups_due: AtomicBool::new(false),
+            listed_at: Mutex::default(),
+            more_listed: AtomicBool::new(false),
             denials_asked: Mutex::default(),
             others_first: OthersFirst::default(),
             own_devices_due: AtomicBool::new(true),

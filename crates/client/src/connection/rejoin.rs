@@ -5,9 +5,9 @@ use larder_wire::{Handshake, ProblemType};
 
 use crate::connection::MlsConnection;
 use crate::connection::doubts::{HANDSHAKES_BYTES_MAX, HANDSHAKES_MAX, size, unless_refused};
-use crate::connection::sync::{Progress, is_final};
+use crate::connection::sync::Progress;
 use crate::core::{self, Rejoined};
-use crate::error::{Error, NotTheServer};
+use crate::error::Error;
 use crate::types::GroupKey;
 
 /// How long the server's word that this device is not in a group holds before it is asked again.
@@ -15,9 +15,6 @@ const DENIALS_APART: Duration = Duration::from_secs(60);
 
 /// Attempts to rejoin one group in one sync. Each may lose a race.
 const REJOINS_MAX: u32 = 4;
-
-/// Groups looked at in one sync that the server lists and nothing explains.
-const UNEXPLAINED_PER_SYNC_MAX: u32 = 64;
 
 impl MlsConnection {
     /// Queues an external Commit for every group that this device lost track of. Whether there was any.
@@ -31,14 +28,6 @@ impl MlsConnection {
                 continue;
             }
             *attempts += 1;
-            let asked = group.clone();
-            let is_explained = core.write(move |tx, _| core::is_explained(tx, &asked)).await?;
-            if !is_explained {
-                if progress.unexplained == UNEXPLAINED_PER_SYNC_MAX {
-                    continue;
-                }
-                progress.unexplained += 1;
-            }
             let info = match self.0.transport.group_info(&group).await {
                 Ok(info) => info,
                 Err(Error::Refused(problem))
@@ -48,17 +37,6 @@ impl MlsConnection {
                     ) =>
                 {
                     core.write(move |tx, context| core::not_let_in(tx, context, &group))
-                        .await?;
-                    continue;
-                }
-                // It names nobody, then.
-                Err(Error::Refused(problem)) if !is_explained && is_final(problem.problem_type) => {
-                    core.write(move |tx, context| core::ask_about_listed(tx, context, &group, None))
-                        .await?;
-                    continue;
-                }
-                Err(Error::NotTheServer(NotTheServer::TooMuch)) if !is_explained => {
-                    core.write(move |tx, context| core::ask_about_listed(tx, context, &group, None))
                         .await?;
                     continue;
                 }
@@ -76,7 +54,6 @@ impl MlsConnection {
                 devices,
                 vouched_tree,
             };
-            let asked = group.clone();
             let staged = core
                 .write(move |tx, context| core::stage_rejoin(tx, context, &group, &offer))
                 .await;
@@ -88,10 +65,6 @@ impl MlsConnection {
                 Ok(Rejoined::Unexplained) => {}
                 Ok(Rejoined::Unlinked) => {
                     tracing::warn!("the server offers a group that nothing links to the one that was known")
-                }
-                Err(Error::Corrupt(_)) if !is_explained => {
-                    core.write(move |tx, context| core::ask_about_listed(tx, context, &asked, None))
-                        .await?;
                 }
                 // One group that cannot be rejoined does not keep the others from going on.
                 Err(

@@ -34,8 +34,6 @@ pub(super) struct Progress {
     pub(super) rejoins: BTreeMap<GroupKey, u32>,
     /// Groups that were left, and the server was asked for this device's leaf there.
     pub(super) leaves_asked: BTreeSet<GroupKey>,
-    /// Groups that the server lists and nothing explains.
-    pub(super) unexplained: u32,
     /// Lists of devices that were fetched.
     pub(super) lists: u32,
     /// Users whose lists were fetched and not believed.
@@ -194,6 +192,7 @@ impl MlsConnection {
             let (settled, ready) = core.write(core::remake).await?;
             progress.settled.extend(settled);
             self.ask_about_denials().await?;
+            self.ask_about_listed().await?;
             let rejoining = self.rejoin(progress).await?;
             self.forget_introduction().await?;
             let adding = self.add_own_devices().await?;

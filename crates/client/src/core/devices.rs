@@ -410,14 +410,6 @@ pub(crate) fn unknown_groups(tx: &Tx<'_>, all: Vec<Membership>) -> Result<Vec<Me
     Ok(unknown)
 }
 
-/// These groups, which the server lists, are to be joined if anything explains them.
-pub(crate) fn follow_groups(tx: &Tx<'_>, unknown: &[Membership]) -> Result<(), Error> {
-    for Membership { group_id, epoch, .. } in unknown {
-        groups::follow(tx.connection(), group_id, *epoch)?;
-    }
-    Ok(())
-}
-
 /// The user's own devices, as this one judges the list.
 pub(crate) fn own_devices(
     tx: &Tx<'_>,

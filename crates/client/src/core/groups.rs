@@ -1,5 +1,5 @@
 use larder_pool::Tx;
-use larder_wire::{Base64Url, CreateGroupRequest};
+use larder_wire::{Base64Url, CreateGroupRequest, GROUPS_PER_DEVICE_MAX};
 use openmls::prelude::{MlsGroup, OpenMlsProvider, OpenMlsRand as _};
 use openmls::treesync::RatchetTree;
 use rusqlite::{Connection, OptionalExtension};
@@ -17,6 +17,9 @@ use crate::types::{GroupKey, GroupState, GroupSummary};
 
 /// The length of the group ids that we choose, in bytes.
 const GROUP_ID_BYTES: usize = 16;
+/// The groups that were left and of which there is nothing that are remembered, so that this device does not follow them: what
+/// the server lists, or blocked users invite to, is declined by itself.
+const LEFT_MAX: usize = GROUPS_PER_DEVICE_MAX;
 /// The shortest part of an id that may stand for it, in characters.
 const ID_PREFIX_CHARS_MIN: usize = 4;
 
@@ -115,16 +118,21 @@ pub(super) fn enter(
     Ok(())
 }
 
-/// Writes the row of a group that the server lists and this device does not know, or has left: it is to be joined if anything
-/// explains it. One that was declined stays so.
+/// Writes the row of a group that the server lists and that this device is to join.
 pub(super) fn follow(connection: &Connection, group: &GroupKey, epoch: u64) -> Result<(), Error> {
-    match find(connection, group)? {
-        None => {}
-        Some((GroupState::Left, _)) if !is_following(connection, group)? => {}
-        Some(_) => return Ok(()),
-    }
     enter(connection, group, GroupState::NeedsRejoin, epoch)?;
     set_following(connection, group, true)
+}
+
+/// Whether this device has room for one more group that it is in, or is to join, or whose invitation the person has not answered:
+/// there are as many as a device can be in.
+pub(super) fn has_room(connection: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT count(*) < ?1 FROM groups WHERE state <> ?2 OR request IS NOT NULL";
+    Ok(connection
+        .prepare_cached(sql)?
+        .query_row((GROUPS_PER_DEVICE_MAX as i64, GroupState::Left.column()), |row| {
+            row.get(0)
+        })?)
 }
 
 pub(super) fn set_following(connection: &Connection, group: &GroupKey, following: bool) -> Result<(), Error> {
@@ -167,8 +175,26 @@ pub(crate) fn depart(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     last_known::forget(tx, group)?;
     listed::joined_group(tx, group)?;
     denials::lift(tx, group)?;
-    set_state(tx.connection(), group, GroupState::Left)?;
-    outbox::drop_all_of(tx, group)
+    outbox::drop_all_of(tx, group)?;
+    tx.connection().execute(
+        "UPDATE groups SET state = ?2, left_as = (SELECT coalesce(max(left_as), 0) + 1 FROM groups) WHERE group_id = ?1",
+        (group.as_bytes(), GroupState::Left.column()),
+    )?;
+    forget_left(tx.connection())
+}
+
+/// Forgets the first ones that were left of those of which there is nothing any more, neither here nor to be told to the server.
+fn forget_left(connection: &Connection) -> Result<(), Error> {
+    connection
+        .prepare_cached(
+            "DELETE FROM groups WHERE group_id IN (
+                 SELECT g.group_id FROM groups g WHERE g.state = ?1 AND g.request IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.group_id = g.group_id)
+                     AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.group_id = g.group_id)
+                 ORDER BY g.left_as DESC LIMIT -1 OFFSET ?2)",
+        )?
+        .execute((GroupState::Left.column(), LEFT_MAX as i64))?;
+    Ok(())
 }
 
 /// Whether the group may be at an earlier epoch than it was here, because the server was restored.
@@ -389,9 +415,44 @@ fn pick(fitting: &[Fitting], kinds: &[fn(&Fitting) -> bool]) -> Result<GroupKey,
 
 #[cfg(test)]
 mod tests {
+    use larder_pool::LocalStore;
     use openmls_rust_crypto::OpenMlsRustCrypto;
 
     use super::*;
+    use crate::core::schema::migrate;
+
+    /// Blocked users and the server make groups that are left at once.
+    #[test]
+    fn the_groups_that_were_left_and_have_nothing_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = LocalStore::open(&directory.path().join("larder.db")).unwrap();
+        migrate(&mut store).unwrap();
+        let connection = store.connection_mut();
+        let more = 10_i64;
+        connection
+            .execute(
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
+                 INSERT INTO groups (group_id, state, joined_epoch, left_as) SELECT CAST(n AS BLOB), 2, 0, n FROM n",
+                [LEFT_MAX as i64 + more],
+            )
+            .unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO own_departures SELECT group_id, x'00' FROM groups;
+                 UPDATE groups SET request = 'mallory' WHERE left_as = 1;
+                 INSERT INTO messages (group_id, kind, text, sent_at, received_at, mine, status)
+                     SELECT group_id, 0, 'kept', 0, 0, 0, 0 FROM groups WHERE left_as = 2;",
+            )
+            .unwrap();
+        forget_left(connection).unwrap();
+        let first = |sql: &str| -> i64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
+        assert_eq!(first("SELECT count(*) FROM groups"), LEFT_MAX as i64 + 2);
+        assert_eq!(first("SELECT count(*) FROM own_departures"), LEFT_MAX as i64 + 2);
+        assert_eq!(
+            first("SELECT min(left_as) FROM groups WHERE left_as > 2"),
+            more + 1
+        );
+    }
 
     #[test]
     fn a_new_id_begins_with_a_letter_and_is_never_the_same() {

@@ -222,7 +222,9 @@ fn finish(
         positions::advance(connection, group, row.seq)?;
         // What is read again and has no effect is not to take the place of what is still remembered.
         if let Some(digest) = digest.filter(|_| took_effect || number != Number::Forgotten) {
-            rows_seen::remember(connection, group, (row.seq, digest), took_effect, is_known)?;
+            // Nothing of a group that this device is not in yet has any effect.
+            let is_remembered = is_known && !groups::is_following(connection, group)?;
+            rows_seen::remember(connection, group, (row.seq, digest), took_effect, is_remembered)?;
         }
         denials::lift(tx, group)?;
     }

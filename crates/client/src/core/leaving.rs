@@ -10,7 +10,7 @@ use crate::core::identity::sign;
 use crate::core::outbox;
 use crate::core::profile::Context;
 use crate::core::schema::corrupt;
-use crate::core::{groups, last_known, mls, rejoin, requests};
+use crate::core::{groups, last_known, listed, mls, rejoin, requests};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
@@ -108,7 +108,8 @@ pub(super) fn refused(tx: &Tx<'_>, group: &GroupKey, again: bool, problem: &Prob
         return Ok(());
     }
     match again {
-        true => groups::follow(tx.connection(), group, 0),
+        true if groups::is_following(tx.connection(), group)? => Ok(()),
+        true => listed::ask_later(tx, group).map(drop),
         false => ask_for_leaf(tx, group, true),
     }
 }

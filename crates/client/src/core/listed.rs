@@ -1,27 +1,181 @@
-//! Groups that the server lists and nothing explains. Each is a request that names who is said to be in it; once the person has
+//! Groups that the server lists and nothing explains. Each becomes a request that names who is said to be in it; once the person has
 //! accepted, this device joins, and holds the group for everybody whom the request did not name.
+//!
+//! All of it is the server's word, so little of it is kept: so many groups at most, and none that the server does not list any more.
 
 use std::collections::BTreeSet;
 
 use larder_judge::{Leaf, named_in_tree};
 use larder_pool::Tx;
-use larder_wire::{GroupInfoAnswer, UserName};
+use larder_wire::{GroupInfoAnswer, Membership, UserName};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::core::peers::{self, Standing};
 use crate::core::profile::Context;
-use crate::core::rejoin::group_info;
+use crate::core::rejoin::{self, group_info};
 use crate::core::schema::corrupt;
 use crate::core::{blocks, devices, groups, holds, leaving, messages, requests, vouchers};
 use crate::error::Error;
-use crate::types::{ContactRequest, GroupKey, MessageKind};
+use crate::types::{ContactRequest, GroupKey, GroupState, MessageKind};
 
 /// How many users a request names.
 const USERS_MAX: usize = 256;
 
+/// The groups that nothing explains of which this device takes note, whether the person was asked about them already or is to be.
+/// The first ones stay: what the server lists now takes no place of what the person was told before.
+const UNEXPLAINED_MAX: i64 = 64;
+
+/// Takes note of groups that the server lists and this device does not know. One that the device which let this one in has vouched
+/// for is to be joined; about any other one the person is to be asked. Whether any is left to a later list, because there is no room.
+pub(crate) fn take_note(tx: &Tx<'_>, unknown: &[Membership]) -> Result<bool, Error> {
+    let connection = tx.connection();
+    let (mut is_full, mut is_any_left) = (false, false);
+    for Membership { group_id, epoch, .. } in unknown {
+        match vouchers::epoch(tx, group_id)? {
+            Some(_) if groups::has_room(connection)? => groups::follow(connection, group_id, *epoch)?,
+            Some(_) => is_any_left = true,
+            None if is_full => {}
+            None => is_full = !ask_later(tx, group_id)?,
+        }
+    }
+    Ok(is_full || is_any_left)
+}
+
+/// Takes note that the person is to be asked about a group, if there is room. Whether it is so.
+pub(super) fn ask_later(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+    let connection = tx.connection();
+    let is_known: bool = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM listed WHERE group_id = ?1)")?
+        .query_row([group.as_bytes()], |row| row.get(0))?;
+    let has_room = is_known || has_room(connection)?;
+    if has_room {
+        put(connection, group)?;
+    }
+    Ok(has_room)
+}
+
+fn put(connection: &Connection, group: &GroupKey) -> Result<(), Error> {
+    connection
+        .prepare_cached("INSERT INTO listed (group_id) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([group.as_bytes()])?;
+    Ok(())
+}
+
+/// Whether the person can be asked about one more group.
+pub(super) fn has_room(connection: &Connection) -> Result<bool, Error> {
+    Ok(unexplained(connection)? < UNEXPLAINED_MAX)
+}
+
+/// The number of groups that nothing explains.
+fn unexplained(connection: &Connection) -> Result<i64, Error> {
+    let asked = requests::listed(connection)?;
+    let mut number = asked.len() as i64;
+    for group in to_ask(connection)? {
+        number += i64::from(!asked.contains(&group));
+    }
+    Ok(number)
+}
+
+/// Whether there is any such group. The server is to be asked again then whether it lists it.
+pub(crate) fn any(tx: &Tx<'_>) -> Result<bool, Error> {
+    Ok(unexplained(tx.connection())? > 0)
+}
+
+fn to_ask(connection: &Connection) -> Result<Vec<GroupKey>, Error> {
+    let mut statement = connection.prepare_cached("SELECT group_id FROM listed ORDER BY group_id")?;
+    let found = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+    found
+        .map(|id| corrupt(GroupKey::from_bytes(&id?).ok(), "group id"))
+        .collect()
+}
+
+/// The groups that the person is to be asked about, once the server has told who is in them.
+pub(crate) fn groups_to_ask(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
+    match groups::has_room(tx.connection())? {
+        true => to_ask(tx.connection()),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// The person is not to be asked about a group any more, or was.
+pub(crate) fn drop(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    tx.connection()
+        .prepare_cached("DELETE FROM listed WHERE group_id = ?1")?
+        .execute([group.as_bytes()])?;
+    Ok(())
+}
+
+/// Drops the groups that nothing explains and that are not `listed`, those that the person was asked about, too: nobody but the
+/// server has said anything of them, and it does not say so any more. Of those that are listed, and that the person was asked about
+/// without knowing who is in them, it is to tell that again.
+pub(crate) fn drop_all_but(tx: &Tx<'_>, listed: &[Membership]) -> Result<(), Error> {
+    let connection = tx.connection();
+    let listed: BTreeSet<&GroupKey> = listed.iter().map(|membership| &membership.group_id).collect();
+    for group in to_ask(connection)? {
+        if !listed.contains(&group) {
+            drop(tx, &group)?;
+        }
+    }
+    for group in groups::in_states(connection, &[GroupState::NeedsRejoin])? {
+        let is_listed = listed.contains(&group);
+        match requests::find(connection, &group)? {
+            Some(ContactRequest::Listed { users: None }) if is_listed => put(connection, &group)?,
+            Some(ContactRequest::Listed { .. }) if !is_listed => take_back(tx, &group)?,
+            // Its voucher went with the list.
+            None if !is_listed
+                && groups::is_following(connection, &group)?
+                && !rejoin::is_explained(tx, &group)? =>
+            {
+                take_back(tx, &group)?
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
+}
+
+fn take_back(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    tracing::info!("the server does not list a group any more that nothing explained");
+    requests::forget(tx, group)?;
+    groups::set_following(tx.connection(), group, false)?;
+    groups::forget(tx, group)
+}
+
+/// Asks the person about a group of the list, as the server tells of it.
+pub(crate) fn ask_about(
+    tx: &Tx<'_>,
+    context: &Context,
+    group: &GroupKey,
+    answer: Option<&GroupInfoAnswer>,
+) -> Result<(), Error> {
+    let connection = tx.connection();
+    drop(tx, group)?;
+    let request = requests::find(connection, group)?;
+    match (groups::find(connection, group)?, &request) {
+        (None | Some((GroupState::Left, _)), None) => {
+            if !groups::has_room(connection)? {
+                return Ok(());
+            }
+            groups::follow(connection, group, 0)?;
+        }
+        // The person was asked, without knowing who is in it.
+        (Some((GroupState::NeedsRejoin, _)), Some(ContactRequest::Listed { users: None })) => {
+            if answer
+                .and_then(|answer| said_to_be_in(context, group, answer))
+                .is_none()
+            {
+                return Ok(());
+            }
+        }
+        // It is not the server's word alone any more; or there is an invitation to it that the person has to answer first.
+        (Some(_), _) | (None, Some(_)) => return Ok(()),
+    }
+    ask(tx, context, group, answer)
+}
+
 /// Makes a request of a group that this device is to join and that nothing explains. What the server tells of it says who is in
 /// it; `None` where that cannot be had. A group of users who are all blocked is declined at once.
-pub(crate) fn ask(
+pub(super) fn ask(
     tx: &Tx<'_>,
     context: &Context,
     group: &GroupKey,
@@ -99,9 +253,10 @@ pub(super) fn accepted_with(tx: &Tx<'_>, group: &GroupKey) -> Result<Option<Vec<
     users_in(tx.connection(), sql, group)
 }
 
-/// The group is joined: what had to explain it before is over.
+/// The group is joined, or left: what had to explain it before is over.
 pub(super) fn joined_group(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
     vouchers::drop(tx, group)?;
+    drop(tx, group)?;
     tx.connection()
         .prepare_cached(
             "UPDATE groups SET accepted_with = NULL, offered = NULL

@@ -77,8 +77,8 @@ pub(crate) use clock::heed_clocks;
 pub(crate) use commits::{housekeeping, stage_remove};
 pub(crate) use denials::{any_denied, lift_all as lift_denials};
 pub(crate) use devices::{
-    Listed, device_checks, follow_groups, groups_without_own_devices, has_other_devices, learn_devices,
-    own_devices, own_devices_to_add, unknown_groups, users_to_look_up,
+    Listed, device_checks, groups_without_own_devices, has_other_devices, learn_devices, own_devices,
+    own_devices_to_add, unknown_groups, users_to_look_up,
 };
 pub(crate) use doubts::{
     Caught, Place as DoubtedPlace, catch_up, doubted_branches, forget_server_epochs, groups_behind,
@@ -101,7 +101,10 @@ pub(crate) use invitation::{
 pub(crate) use leaves::stage_updates;
 pub(crate) use leaving::{leave, leave_as_told, leaves_to_ask};
 pub(crate) use linking::{authorize, link_code, linked, read_link_code};
-pub(crate) use listed::ask as ask_about_listed;
+pub(crate) use listed::{
+    any as any_unexplained, ask_about as ask_about_listed, drop as drop_listed, drop_all_but as keep_listed,
+    groups_to_ask, take_note as take_note_of_listed,
+};
 pub(crate) use lost::{LostFile, file_is_gone, files as lost_files};
 pub(crate) use members::{epoch_code, members};
 pub(crate) use messages::{retry, send};
@@ -113,9 +116,7 @@ pub(crate) use probe::judge_probe;
 pub(crate) use profile::{
     Context, Core, Registering, inventory_digest, is_registered, mark_registered, set_inventory_digest,
 };
-pub(crate) use rejoin::{
-    Offer, Rejoined, groups_to_rejoin, is_explained, last_known_epoch, not_let_in, stage_rejoin,
-};
+pub(crate) use rejoin::{Offer, Rejoined, groups_to_rejoin, last_known_epoch, not_let_in, stage_rejoin};
 pub(crate) use remake::remake;
 pub(crate) use removals::{removed_own, sign_removal};
 pub(crate) use requests::{Forgotten, accept, decline, of_user as requests_of};

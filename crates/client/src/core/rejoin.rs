@@ -41,7 +41,7 @@ pub(crate) fn groups_to_rejoin(tx: &Tx<'_>) -> Result<Vec<GroupKey>, Error> {
 
 /// Whether anything may explain that this device is to be in a group: it was in it before, somebody has vouched for it, or the
 /// person has accepted it.
-pub(crate) fn is_explained(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
+pub(super) fn is_explained(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
     Ok(last_known_epoch(tx, group)?.is_some() || listed::accepted_with(tx, group)?.is_some())
 }
 
@@ -130,7 +130,10 @@ pub(crate) fn stage_rejoin(
     } else if let Some(users) = listed::accepted_with(tx, group)? {
         Explained::Accepted(users)
     } else {
-        listed::ask(tx, context, group, Some(answer))?;
+        // Otherwise it is looked at again once there is.
+        if listed::has_room(tx.connection())? {
+            listed::ask(tx, context, group, Some(answer))?;
+        }
         return Ok(Rejoined::Unexplained);
     };
     let connection = tx.connection();

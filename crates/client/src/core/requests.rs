@@ -232,6 +232,17 @@ pub(crate) fn of_user(tx: &Tx<'_>, user: &UserName) -> Result<Vec<GroupKey>, Err
     Ok(found)
 }
 
+/// The groups that the person was asked about because the server lists them, and has not answered.
+pub(super) fn listed(connection: &Connection) -> Result<Vec<GroupKey>, Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT group_id FROM groups WHERE request IS NOT NULL AND request_form IN (?1, ?2)",
+    )?;
+    let found = statement.query_map([FORM_LISTED, FORM_LISTED_UNKNOWN], |row| row.get::<_, Vec<u8>>(0))?;
+    found
+        .map(|id| corrupt(GroupKey::from_bytes(&id?).ok(), "group id"))
+        .collect()
+}
+
 /// Ends a request, if the group is one, and forgets what came with it. Not that it was there: the user's other devices may be in
 /// the group still, and this one must not follow them.
 pub(super) fn forget(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {

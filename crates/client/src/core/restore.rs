@@ -6,7 +6,7 @@ use larder_wire::Membership;
 
 use crate::core::profile::{Context, forget_inventory_digest};
 use crate::core::state::{Standing, set_standing};
-use crate::core::{denials, groups, last_known, messages, mls, outbox, peers, positions};
+use crate::core::{denials, groups, last_known, listed, messages, mls, outbox, peers, positions};
 use crate::error::Error;
 use crate::types::{GroupKey, GroupState};
 
@@ -18,11 +18,16 @@ use crate::types::{GroupKey, GroupState};
 pub(crate) fn start_over(tx: &Tx<'_>, context: &Context, memberships: &[Membership]) -> Result<(), Error> {
     let connection = tx.connection();
     give_up_others(tx, memberships, context.now())?;
-    for Membership { group_id, epoch, .. } in memberships {
+    for membership in memberships {
+        let Membership { group_id, epoch, .. } = membership;
         match groups::find(connection, group_id)? {
-            // Nothing explains these; nor one that was not joined yet.
-            None | Some((GroupState::Left, _)) => groups::follow(connection, group_id, *epoch)?,
-            Some((GroupState::NeedsRejoin, _)) if groups::is_following(connection, group_id)? => {}
+            // One that was declined, or that was not joined yet.
+            Some((GroupState::Left | GroupState::NeedsRejoin, _))
+                if groups::is_following(connection, group_id)? => {}
+            // Nothing explains these.
+            None | Some((GroupState::Left, _)) => {
+                listed::take_note(tx, std::slice::from_ref(membership))?;
+            }
             Some((GroupState::Creating | GroupState::Active | GroupState::NeedsRejoin, _)) => {
                 let may_go_back = groups::may_go_back(tx, group_id)?;
                 give_up_state(tx, group_id)?;

@@ -22,6 +22,9 @@ pub(crate) fn welcome_epoch(tx: &Tx<'_>, context: &Context, welcome: &[u8]) -> R
         .map_err(PoolError::from)?)
 }
 
+/// What the person is told of an invitation to one group too many.
+const NO_ROOM: &str = "an invitation was not accepted: this device is in as many groups as it can be in";
+
 /// Joins the group of a Welcome. When this fails the KeyPackage is kept, so that the genuine Welcome still joins. Whether the group
 /// was joined: one that a blocked user invites to is left at once, without a word to the person.
 pub(super) fn join(
@@ -36,6 +39,9 @@ pub(super) fn join(
         .as_ref()
         .ok_or_else(|| Failed::row("an invitation without a group arrived"))?;
     let before = groups::find(connection, group)?.map(|(state, _)| state);
+    if matches!(before, None | Some(GroupState::Left)) && !groups::has_room(connection)? {
+        return Err(Failed::row(NO_ROOM));
+    }
     let known = give_way(tx, group)?;
     let joined = context
         .pool

@@ -43,6 +43,7 @@ mod hostile_removals;
 mod hostile_server;
 mod hostile_welcomes;
 mod interruptions;
+mod invented_groups;
 mod last_resort;
 mod leaving;
 mod lost_answers;
