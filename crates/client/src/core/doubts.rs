@@ -189,7 +189,10 @@ pub(crate) fn lose_if_vouched_for(
         }
     }
     match rejoin::group_info(group, answer) {
-        Ok(info) if replay.leads_to(&info) => incoming::lose(tx, context, group),
+        Ok(info) if replay.leads_to(&info) => {
+            verdicts::believe_again(tx, group)?;
+            incoming::lose(tx, context, group)
+        }
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -204,7 +204,10 @@ fn finish(
         (Err(Failed::Unsigned | Failed::WrongTags), Some(group)) => {
             doubts::tell_unsigned(tx, context, group, row)?
         }
-        (Err(Failed::Unfollowable), Some(group)) => lose(tx, context, group)?,
+        (Err(Failed::Unfollowable), Some(group)) => {
+            verdicts::believe_again(tx, group)?;
+            lose(tx, context, group)?;
+        }
         // It was taken over by another way, or the group is not on its branch, which was looked into.
         (Err(Failed::Past | Failed::Blocked), _) => {}
         // None of them concerns no group.

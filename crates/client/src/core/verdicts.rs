@@ -77,6 +77,15 @@ pub(super) fn holds(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {
     Ok(mls::find(tx, group)?.is_some_and(|state| state.epoch().as_u64() == refused.cast_unsigned()))
 }
 
+/// A member has signed what this device cannot follow: that is no word of the server, whatever it delivered before.
+pub(super) fn believe_again(tx: &Tx<'_>, group: &GroupKey) -> Result<(), Error> {
+    tx.connection().execute(
+        "UPDATE groups SET refused_epoch = NULL WHERE group_id = ?1",
+        [group.as_bytes()],
+    )?;
+    Ok(())
+}
+
 /// This device cannot follow the group any more, and the next sync rejoins it; unless the server is not to be believed about
 /// it. Whether it is so.
 pub(super) fn lose_track(tx: &Tx<'_>, group: &GroupKey) -> Result<bool, Error> {

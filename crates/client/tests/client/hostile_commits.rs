@@ -15,7 +15,7 @@ use larder_wire::{Inbox, InboxKind};
 use openmls_basic_credential::SignatureKeyPair;
 
 /// What a server has of the group that a client is in.
-fn public_view(client: &Client, group: &GroupKey) -> PublicView {
+pub(crate) fn public_view(client: &Client, group: &GroupKey) -> PublicView {
     with_state(client, group, |provider, state, keys| PublicView {
         group_info: state
             .export_group_info(provider.crypto(), keys, false)
@@ -26,7 +26,7 @@ fn public_view(client: &Client, group: &GroupKey) -> PublicView {
     })
 }
 
-fn new_keys() -> SignatureKeyPair {
+pub(crate) fn new_keys() -> SignatureKeyPair {
     SignatureKeyPair::new(SignatureScheme::ED25519).unwrap()
 }
 
@@ -39,7 +39,13 @@ fn signature_key(client: &Client, group: &GroupKey) -> Vec<u8> {
 }
 
 /// Delivers these Commits, one in the place of each row of this kind.
-fn deliver(proxy: &Proxy, in_the_place_of: InboxKind, group: &GroupKey, epoch: u64, commits: Vec<Vec<u8>>) {
+pub(crate) fn deliver(
+    proxy: &Proxy,
+    in_the_place_of: InboxKind,
+    group: &GroupKey,
+    epoch: u64,
+    commits: Vec<Vec<u8>>,
+) {
     let group = group.clone();
     proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
         let rows = inbox.rows.iter_mut().filter(|row| row.kind == in_the_place_of);

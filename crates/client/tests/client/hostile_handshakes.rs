@@ -2,6 +2,8 @@
 //! nobody loses a group over it, and with an honest server everybody is where the others are.
 #![allow(clippy::disallowed_methods, reason = "an attacker passes no gate")]
 
+use crate::forger::external_commit;
+use crate::hostile_commits::{deliver, new_keys, public_view};
 use crate::member::with_state;
 use crate::support::{self, Action, Answer, Client, Proxy, Seen, TestServer, flip_last, they_talk, user};
 use larder_client::{GroupKey, GroupState, SendStatus};
@@ -468,9 +470,24 @@ fn with_another_tag(alice: &Client, group: &GroupKey, signs: bool) -> Vec<u8> {
 /// A Commit's tags are not signed. Only a GroupInfo tells a member who made them wrong from a server that did.
 #[tokio::test]
 async fn tags_that_do_not_fit_are_a_members_only_if_it_signed_them() {
-    for signs in [true, false] {
+    for (signs, has_lied) in [(true, false), (false, false), (true, true)] {
         let scene = Scene::set().await;
         let epoch = scene.bob.epoch(&scene.group).await;
+        if has_lied {
+            // A Commit that nobody can have made, at the same epoch.
+            scene.alice.send(&scene.group, "swallowed").await.unwrap();
+            let view = public_view(&scene.alice, &scene.group);
+            let forged = external_commit(&view, (b"mallory/m-1", &new_keys()), None, &[]);
+            deliver(
+                &scene.proxy,
+                InboxKind::Message,
+                &scene.group,
+                epoch,
+                vec![forged],
+            );
+            scene.bob.sync().await.unwrap();
+            assert_eq!(scene.bob.epoch(&scene.group).await, epoch);
+        }
         scene.invite("carol").await;
         let info = with_another_tag(&scene.alice, &scene.group, signs);
         scene.proxy.rule(move |seen| {
