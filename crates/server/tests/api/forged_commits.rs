@@ -292,3 +292,32 @@ async fn no_key_that_nothing_can_be_encrypted_to_comes_into_a_group() {
     let commit = alice.stage_update(&mut group);
     alice.commit(&mut group, &commit).await;
 }
+
+/// Whoever had to keep its private key twice could not merge the Commit.
+#[tokio::test]
+async fn no_key_of_a_parent_node_comes_into_a_group_again() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.device("alice").await, server.device("bob").await);
+    bob.upload(&[bob.mint(KeyPackageSpec::default())]).await;
+    let (mut group, id) = alice.create_group().await;
+    alice.invite(&mut group, &[&bob]).await;
+    let first = Gullible::default();
+    let commit = alice.stage_with(first.crypto(), &mut group, |commit| {
+        commit.force_self_update(true)
+    });
+    alice.commit(&mut group, &commit).await;
+    for nth in [0, 1] {
+        let forger = Gullible::with_the_pair(nth, first.pair(0));
+        let commit = alice.stage_with(forger.crypto(), &mut group, |commit| {
+            commit.force_self_update(true)
+        });
+        let answer = alice.post_commit(&id, &commit).await;
+        assert_eq!(
+            answer.refused(ProblemType::InvalidCommit).check.as_deref(),
+            Some(CommitCheck::PublicState.code())
+        );
+        alice.clear(&mut group);
+    }
+    let commit = alice.stage_update(&mut group);
+    alice.commit(&mut group, &commit).await;
+}
