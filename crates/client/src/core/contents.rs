@@ -90,7 +90,6 @@ pub(super) fn content(
             departures::settle(tx, group, state.public_group())?;
             committed::record(tx, group, &events, now, false)?;
             if let Some(leaf) = returns {
-                removed_leaves::remember(tx, group, &leaf)?;
                 holds::hold_returned(tx, context, group, &leaf)?;
             }
             if is_sibling && !says_nothing {

@@ -7,7 +7,8 @@ use openmls::prelude::{MlsGroup, StagedCommit};
 use crate::error::Error;
 use crate::types::GroupKey;
 
-/// Takes note of whom a Commit removes and whom it brings, before it is merged.
+/// Takes note of whom a Commit removes and whom it brings, before it is merged. Whoever comes in by itself beside the others, and
+/// was removed before, stays noted: no member has brought it.
 pub(super) fn note(
     tx: &Tx<'_>,
     group: &GroupKey,
@@ -18,13 +19,24 @@ pub(super) fn note(
         let index = remove.remove_proposal().removed();
         let removed = state.members().find(|member| member.index == index);
         if let Some(leaf) = removed.and_then(|member| Leaf::of_member(&member)) {
-            remember(tx, group, &leaf)?;
+            execute(
+                tx,
+                "INSERT INTO removed_leaves (group_id, user, device_id, signature_key) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO NOTHING",
+                group,
+                &leaf,
+            )?;
         }
     }
     let added = staged
         .add_proposals()
         .filter_map(|add| Leaf::of_node(add.add_proposal().key_package().leaf_node()));
-    for leaf in added.chain(staged.update_path_leaf_node().and_then(Leaf::of_node)) {
+    // An external Commit that removes a leaf puts another one of the same device in its place.
+    let in_its_place = staged
+        .remove_proposals()
+        .next()
+        .and_then(|_| staged.update_path_leaf_node());
+    for leaf in added.chain(in_its_place.and_then(Leaf::of_node)) {
         execute(
             tx,
             "DELETE FROM removed_leaves
@@ -34,17 +46,6 @@ pub(super) fn note(
         )?;
     }
     Ok(())
-}
-
-/// Takes note of a leaf that was removed.
-pub(super) fn remember(tx: &Tx<'_>, group: &GroupKey, leaf: &Leaf) -> Result<(), Error> {
-    execute(
-        tx,
-        "INSERT INTO removed_leaves (group_id, user, device_id, signature_key) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT DO NOTHING",
-        group,
-        leaf,
-    )
 }
 
 /// Whether this device has seen a leaf removed, and not come again.

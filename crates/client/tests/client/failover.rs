@@ -28,7 +28,7 @@ async fn status_of(client: &Client, group: &GroupKey, text: &str) -> SendStatus 
 
 /// A store that has forgotten more requests of a device than those that it names is still the one that is older.
 #[tokio::test]
-async fn a_store_that_forgot_many_requests_makes_no_device_an_old_copy() {
+async fn a_store_that_forgot_much_makes_no_device_an_old_copy() {
     let mut server = TestServer::start().await;
     let (alice, bob) = (server.client("alice").await, server.client("bob").await);
     let group = alice.group_with(&[&bob]).await;

@@ -118,7 +118,7 @@ async fn a_linked_device_asks_before_it_joins_a_group_that_nothing_explains() {
 
 /// The request names other users only, and whoever accepts it has not accepted a leaf that calls itself a device of theirs.
 #[tokio::test]
-async fn a_leaf_under_the_persons_own_name_is_not_accepted_with_a_listed_group() {
+async fn a_ghost_of_ones_own_is_not_accepted_with_a_listed_group() {
     let server = TestServer::start().await;
     let alice = server.client("alice").await;
     let (second, proxy) = linked(&server, &alice).await;

@@ -160,8 +160,22 @@ async fn what_is_listed_now_takes_no_place_of_what_was_before() {
     assert_eq!(after.difference(&before).count(), 1);
 }
 
+/// Messages of the first invented group with these numbers.
+fn rows_of_invented(numbers: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = InboxRow> {
+    numbers.map(|seq| InboxRow {
+        group_id: Some(invented(1)),
+        seq,
+        first: Some(1),
+        kind: InboxKind::Message,
+        epoch: Some(9),
+        received_at: 1,
+        gone: None,
+        body: Base64Url(seq.to_be_bytes().to_vec()),
+    })
+}
+
 #[tokio::test]
-async fn rows_of_a_group_that_is_only_listed_are_not_kept_as_of_a_group() {
+async fn rows_of_a_group_that_is_only_listed_are_hardly_kept() {
     let server = TestServer::start().await;
     let alice = server.client_with_pool_of("alice", 4).await;
     let (mut bob, proxy) = server.proxied_with_pool_of("bob", 4).await;
@@ -178,16 +192,7 @@ async fn rows_of_a_group_that_is_only_listed_are_not_kept_as_of_a_group() {
         }
         match seen.is("POST", "/v1/inbox/next") && !std::mem::replace(&mut told, true) {
             true => Action::rewrite_json(|inbox: &mut Inbox| {
-                inbox.rows.extend((1..=100).map(|seq| InboxRow {
-                    group_id: Some(invented(1)),
-                    seq,
-                    first: Some(1),
-                    kind: InboxKind::Message,
-                    epoch: Some(9),
-                    received_at: 1,
-                    gone: None,
-                    body: Base64Url(seq.to_be_bytes().to_vec()),
-                }));
+                inbox.rows.extend(rows_of_invented(1..=100));
             }),
             false => Action::Forward,
         }
@@ -197,16 +202,7 @@ async fn rows_of_a_group_that_is_only_listed_are_not_kept_as_of_a_group() {
     let mut told = false;
     proxy.lie("POST", "/v1/inbox/next", move |inbox: &mut Inbox| {
         if !std::mem::replace(&mut told, true) {
-            inbox.rows.extend((101..=200).map(|seq: u64| InboxRow {
-                group_id: Some(invented(1)),
-                seq,
-                first: Some(1),
-                kind: InboxKind::Message,
-                epoch: Some(9),
-                received_at: 1,
-                gone: None,
-                body: Base64Url(seq.to_be_bytes().to_vec()),
-            }));
+            inbox.rows.extend(rows_of_invented(101..=200));
         }
     });
     // What it takes over of that group it acknowledges, which the real server refuses.
@@ -310,7 +306,7 @@ const FILL: &str = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM
     INSERT INTO groups (group_id, state, joined_epoch) SELECT CAST('full' || n AS BLOB), 0, 0 FROM n";
 
 #[tokio::test]
-async fn a_device_in_as_many_groups_as_it_can_be_in_joins_no_further_one() {
+async fn a_device_in_as_many_groups_as_it_can_be_in_joins_no_more() {
     let server = TestServer::start().await;
     let alice = server.client_with_pool_of("alice", 4).await;
     let mut bob = server.client_with_pool_of("bob", 4).await;

@@ -171,7 +171,7 @@ async fn who_was_removed_by_a_commit_that_is_lost_is_removed_again_before_anythi
 
 /// The same of one device of a user who stays.
 #[tokio::test]
-async fn a_device_that_a_lost_commit_removed_is_removed_again_before_anything_is_said() {
+async fn a_device_that_a_lost_commit_removed_is_removed_again() {
     let mut server = TestServer::start().await;
     let alice = server.client("alice").await;
     let bob = server.client_with_pool_of("bob", POOL).await;
